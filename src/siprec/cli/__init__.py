@@ -1,0 +1,6 @@
+"""The `siprec` command."""
+
+
+def main() -> None:
+    """Entry point."""
+    raise SystemExit("siprec: no commands yet")
