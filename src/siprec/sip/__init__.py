@@ -1,0 +1,1 @@
+"""SIP without I/O: messages, headers, transactions, dialogs. Imports neither asyncio nor socket."""
