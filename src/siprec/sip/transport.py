@@ -1,0 +1,53 @@
+"""What the SIP core needs of a transport; :mod:`siprec.net` fulfils it, tests do it on a simulated network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One way to a peer, or from it: where a message goes to or came from.
+
+    `transport` is ``udp``, ``tcp`` or ``tls``; `host` numeric, IPv6 without brackets; `local` is the address and port
+    of the listening socket used (empty host: let the transport choose); `connection` names a stream connection (0: any
+    open one to that address, else a new one); `server_name` is the name to verify with TLS.
+    """
+
+    transport: str
+    host: str
+    port: int
+    local: tuple[str, int] = ("", 0)
+    connection: int = 0
+    server_name: str = ""
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the transport retransmits by itself."""
+        return self.transport != "udp"
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.transport}:{host}:{self.port}"
+
+
+SendFailed = Callable[[str], None]
+
+
+class Transport(Protocol):
+    """Sending, as the transaction layer sees it."""
+
+    def route(self, hop: Hop, size: int) -> Hop:
+        """The hop really to be used for a request of `size` octets: `local` filled in, and UDP turned into TCP when
+        the request would exceed 1300 octets (RFC 3261 18.1.1, TRN-04). Called before Via is written."""
+        ...
+
+    def sent_by(self, hop: Hop) -> tuple[str, int]:
+        """Host and port for the Via of a request sent to `hop` (advertised name if configured)."""
+        ...
+
+    def send(self, data: bytes, hop: Hop, failed: SendFailed | None = None) -> None:
+        """Send octets. `failed(reason)` is called later, never from inside, on a transport error that is known."""
+        ...
