@@ -1,0 +1,57 @@
+# Two commands do everything: `make run` (hear a recorded call) and `make test` (every test).
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help run demo test unit interop lint format bench clean
+help: ## Show the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+$(VENV)/.run: pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "siprec needs Python 3.11 or newer (Debian: apt-get install python3 python3-venv)" >&2; exit 1; fi
+	@tools/system-packages venv $(PYTHON)
+	@echo "==> creating $(VENV) with $$($(PYTHON) --version) and installing siprec"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "==> installing the test tools"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+run: $(VENV)/.run ## Set up, start proxy, relay and recorder, place a real call, show its recording
+	@$(BIN)/siprec demo
+
+demo: $(VENV)/.run ## The same once, without staying up
+	@$(BIN)/siprec demo --once
+
+test: $(VENV)/.test ## Set up, run every test (unit, simulation, interop with the real peers)
+	@tools/system-packages test
+	@$(BIN)/python -m pytest
+
+unit: $(VENV)/.test ## Only the tests that need no other program
+	@$(BIN)/python -m pytest tests/unit tests/simulation
+
+interop: $(VENV)/.test ## Only the tests with SIPp, RTPEngine, baresip, tshark
+	@tools/system-packages test
+	@$(BIN)/python -m pytest tests/interop
+
+lint: $(VENV)/.test ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.test ## Format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.test ## Print the figures: CPU per call, per packet, per message
+	@tools/system-packages test
+	@$(BIN)/python bench/message.py && $(BIN)/python bench/relay.py && $(BIN)/python bench/calls.py
+
+clean: ## Remove what make has made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
