@@ -253,3 +253,6 @@ class ParameterValue:
     def param(self, name: str) -> str:
         """A parameter's value without quotes, or an empty string."""
         return unquote(self.params.get(name) or "")
+
+    def __str__(self) -> str:
+        return f"{self.value}{format_params(self.params)}"

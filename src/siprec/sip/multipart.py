@@ -1,0 +1,317 @@
+"""Bodies of one or several parts (RFC 2046 5.1, RFC 5621): lenient in reading, strict in writing, octets throughout.
+
+Read: any depth of nesting, quoted boundaries, preamble and epilogue, LF line ends, a missing closing delimiter, part
+headers that run into the content without an empty line (RFC 8068 shows all of these). Written: META-07 to META-09.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import quopri
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from siprec.sip.errors import SipError
+from siprec.sip.headers import ParameterValue
+from siprec.sip.message import SipMessage, content_length, encode
+
+SDP_TYPE: Final = "application/sdp"
+METADATA_TYPE: Final = "application/rs-metadata+xml"
+LEGACY_METADATA_TYPE: Final = "application/rs-metadata"
+METADATA_TYPES: Final = frozenset({METADATA_TYPE, LEGACY_METADATA_TYPE})
+"""Metadata and snapshot requests: RFC 9806, and the type of the original RFC 7866 text."""
+
+MAX_PARTS: Final = 64
+MAX_DEPTH: Final = 8
+MAX_BODY: Final = 1 << 20
+
+_PART_HEADER: Final = re.compile(
+    rb"([!#-'*+\-.0-9A-Z^-z|~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t]+[^ \t\r\n][^\r\n]*)*)(?:\r?\n|\Z)"
+)
+_EMPTY_LINE: Final = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
+_FIRST_DELIMITER: Final = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200}?)[ \t]*(?:\r?\n)")
+_FOLD: Final = re.compile(r"\r?\n[ \t]+")
+_PART_LENGTH: Final = re.compile(rb"(?i)(^|\n)(content-length[ \t]*:[ \t]*)\d+")
+_NEW_LINE: Final = re.compile(rb"\r?\n")
+_BODY_HEADERS: Final = (
+    "Content-Type",
+    "Content-Disposition",
+    "Content-Transfer-Encoding",
+    "Content-Encoding",
+    "Content-ID",
+)
+_DEFAULT_DISPOSITION: Final = {
+    SDP_TYPE: "session",
+    METADATA_TYPE: "recording-session",
+    LEGACY_METADATA_TYPE: "recording-session",
+}
+
+
+@dataclass(slots=True)
+class Part:
+    """One leaf of a body.
+
+    `headers` are the part's own headers (of the message, ``Content-*`` only, when the body is not a multipart), `body`
+    its octets. For parts that were read: `start` and `end` say where in the message body the content lies, `head` where
+    the part's headers begin, `boundaries` are the delimiters around it, `alternative` numbers the multipart/alternative
+    it belongs to (0: none).
+    """
+
+    content_type: ParameterValue
+    headers: list[tuple[str, str]]
+    body: bytes
+    alternative: int = 0
+    head: int = 0
+    start: int = 0
+    end: int = 0
+    boundaries: tuple[bytes, ...] = ()
+
+    @classmethod
+    def make(
+        cls, content_type: str, body: bytes, *, disposition: str = "", headers: Iterable[tuple[str, str]] = ()
+    ) -> Part:
+        """A part to be written, with Content-Type, Content-Disposition if given, and further headers."""
+        lines = [("Content-Type", content_type)]
+        if disposition:
+            lines.append(("Content-Disposition", disposition))
+        return cls(ParameterValue.parse(content_type), [*lines, *headers], body)
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header of the part, None when absent. `name` in any case."""
+        name = name.lower()
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    @property
+    def media_type(self) -> str:
+        """``type/subtype`` in lower case."""
+        return self.content_type.value
+
+    @property
+    def disposition(self) -> str:
+        """The disposition in lower case; the default is ``session`` for SDP and ``render`` for anything else
+        (RFC 3261 20.11), but ``recording-session`` for metadata, whose header RFC 8068 forgets at times."""
+        value = self.header("content-disposition")
+        if value is not None and (disposition := ParameterValue.parse(value).value):
+            return disposition
+        return _DEFAULT_DISPOSITION.get(self.media_type, "render")
+
+    @property
+    def handling_required(self) -> bool:
+        """Whether a UAS that does not understand the part has to answer 415 (RFC 5621 8.1; the default)."""
+        return ParameterValue.parse(self.header("content-disposition") or "").param("handling").lower() != "optional"
+
+    @property
+    def content(self) -> bytes:
+        """The body with its Content-Transfer-Encoding undone.
+
+        Raises:
+            SipError: 400, the encoding is broken; 415, it is unknown.
+        """
+        encoding = (self.header("content-transfer-encoding") or "binary").strip().lower()
+        if encoding in ("binary", "8bit", "7bit", ""):
+            return self.body
+        if encoding == "base64":
+            try:
+                return base64.b64decode(self.body)
+            except binascii.Error as error:
+                raise SipError(f"body part with broken base64: {error}") from None
+        if encoding == "quoted-printable":
+            return quopri.decodestring(self.body)
+        raise SipError(f"unknown Content-Transfer-Encoding {encoding[:40]!r}", 415)
+
+
+def parts_of(message: SipMessage) -> list[Part]:
+    """The leaves of a message's body in order; one Part when it is not a multipart, none when it is empty.
+
+    Raises:
+        SipError: 400, a multipart without a single delimiter; 413, too large, too many parts or nested too deep.
+    """
+    if not message.body:
+        return []
+    text = message.get("content-type")
+    headers = [(name, value) for name in _BODY_HEADERS if (value := message.get(name)) is not None]
+    if text is None:
+        # A body needs a Content-Type (RFC 3261 20.15); who forgets it means SDP.
+        text = SDP_TYPE if message.body.startswith(b"v=") else "application/octet-stream"
+    return split_body(ParameterValue.parse(text), message.body, headers)
+
+
+def split_body(content_type: ParameterValue, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> list[Part]:
+    """The leaves of a body of the given type; `headers` go to a body that is no multipart. Raises as `parts_of`."""
+    if len(body) > MAX_BODY:
+        raise SipError("body too large", 413)
+    whole = Part(content_type, list(headers), body, end=len(body))
+    if not content_type.value.startswith("multipart/"):
+        return [whole]
+    leaves: list[Part] = []
+    _Reader(body, leaves).read(whole, 1)
+    return leaves
+
+
+class _Reader:
+    """Walks one multipart body; offsets are those of the whole body."""
+
+    def __init__(self, octets: bytes, leaves: list[Part]) -> None:
+        self.octets = octets
+        self.leaves = leaves
+        self.alternatives = 0
+        self.parts = 0
+
+    def read(self, container: Part, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise SipError("body parts nested too deep", 413)
+        boundary = encode(container.content_type.param("boundary"))
+        if not boundary:
+            first = _FIRST_DELIMITER.search(container.body)
+            if first is None:
+                raise SipError("multipart body without a boundary")
+            boundary = first[1]
+        alternative = container.alternative
+        if container.media_type == "multipart/alternative":
+            self.alternatives += 1
+            alternative = self.alternatives
+        default = "message/rfc822" if container.media_type == "multipart/digest" else "text/plain"
+        boundaries = (*container.boundaries, boundary)
+        for start, end in self._spans(boundary, container.start, container.end):
+            self.parts += 1
+            if self.parts > MAX_PARTS:
+                raise SipError("too many body parts", 413)
+            part = self._part(start, end, default)
+            part.alternative = alternative
+            part.boundaries = boundaries
+            if part.media_type.startswith("multipart/"):
+                self.read(part, depth + 1)
+            else:
+                self.leaves.append(part)
+
+    def _spans(self, boundary: bytes, start: int, end: int) -> list[tuple[int, int]]:
+        """Where the parts between the delimiters lie. The line end before a delimiter belongs to it."""
+        delimiter = re.compile(rb"(?:^|\r?\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r?\n|\Z)")
+        spans: list[tuple[int, int]] = []
+        begin = -1
+        body = self.octets[start:end]
+        for match in delimiter.finditer(body):
+            if begin >= 0:
+                spans.append((start + begin, start + max(begin, match.start())))
+            if match[1] is not None:
+                begin = -1
+                break
+            new_line = _NEW_LINE.match(body, match.end())
+            begin = new_line.end() if new_line is not None else match.end()
+        else:
+            if begin < 0:
+                raise SipError("multipart body without its delimiter")
+        if begin >= 0:
+            spans.append((start + begin, end))
+        return spans
+
+    def _part(self, start: int, end: int, default: str) -> Part:
+        headers: list[tuple[str, str]] = []
+        content_type = default
+        position = start
+        while (match := _PART_HEADER.match(self.octets, position, end)) is not None:
+            name = match[1].decode("ascii")
+            value = _FOLD.sub(" ", match[2].decode("utf-8", "surrogateescape")).strip()
+            headers.append((name, value))
+            if name.lower() == "content-type":
+                content_type = value
+            position = match.end()
+        if (empty := _EMPTY_LINE.match(self.octets, position, end)) is not None:
+            position = empty.end()
+        return Part(
+            ParameterValue.parse(content_type),
+            headers,
+            self.octets[position:end],
+            head=start,
+            start=position,
+            end=end,
+        )
+
+
+def find_part(message: SipMessage, media_type: str | Collection[str], disposition: str | None = None) -> Part | None:
+    """The part of a message with one of the given media types, however deep it lies, or None (OA-06).
+
+    `disposition` must match when given; it is ``session`` for ``application/sdp`` unless said otherwise. Of several
+    matching parts the first counts, except inside a multipart/alternative, where the last is the best
+    (RFC 2046 5.1.4). Raises as `parts_of`.
+    """
+    wanted = (media_type,) if isinstance(media_type, str) else media_type
+    if disposition is None and SDP_TYPE in wanted:
+        disposition = "session"
+    found: Part | None = None
+    for part in parts_of(message):
+        if found is not None and (not found.alternative or part.alternative != found.alternative):
+            break
+        if part.media_type in wanted and (disposition is None or part.disposition == disposition):
+            found = part
+    return found
+
+
+def find_metadata(message: SipMessage) -> Part | None:
+    """The recording metadata, or the snapshot request, of a message (META-08, META-11). Raises as `parts_of`."""
+    return find_part(message, METADATA_TYPES, "recording-session")
+
+
+def replace_part(message: SipMessage, part: Part, body: bytes) -> None:
+    """Put `body` in the place of a part's content; no other octet of the message's body changes.
+
+    Content-Length follows, and so do the part's own Content-Length and Content-Transfer-Encoding where it has one.
+    `part` must come from the present body of `message`: read the parts anew after each replacement.
+
+    Raises:
+        SipError: 500, `body` contains a delimiter of the multipart.
+        ValueError: `part` is none of `message`.
+    """
+    old = message.body
+    if old[part.start : part.end] != part.body or part.end > len(old):
+        raise ValueError("the part is not from the present body of this message")
+    encoding = (part.header("content-transfer-encoding") or "").strip().lower()
+    if encoding == "base64":
+        body = base64.encodebytes(body).replace(b"\n", b"\r\n")
+    elif encoding == "quoted-printable":
+        body = quopri.encodestring(body)
+    if any(b"--" + boundary in body for boundary in part.boundaries):
+        raise SipError("new content contains the boundary of the multipart", 500)
+    head = old[part.head : part.start]
+    if part.boundaries:
+        head = _PART_LENGTH.sub(lambda found: b"%s%s%d" % (found[1], found[2], len(body)), head)
+    message.body = old[: part.head] + head + body + old[part.end :]
+    if content_length(message) != len(message.body):
+        message.set("content-length", str(len(message.body)))
+
+
+def build_multipart(parts: Sequence[Part], subtype: str = "mixed") -> tuple[str, bytes]:
+    """Write a multipart body: Content-Type value and octets (META-07 to META-09).
+
+    Raises:
+        ValueError: no parts, or a part header that cannot be written.
+    """
+    if not parts:
+        raise ValueError("a multipart body has at least one part")
+    blocks: list[bytes] = []
+    for part in parts:
+        lines = list(part.headers)
+        if part.header("content-type") is None:
+            lines.insert(0, ("Content-Type", str(part.content_type)))
+        if any(c in name + value for name, value in lines for c in "\r\n\0"):
+            raise ValueError("line end in a part header")
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        blocks.append(encode(head) + b"\r\n" + part.body)
+    boundary = _boundary(blocks)
+    delimiter = b"--" + boundary.encode()
+    body = delimiter + b"\r\n" + (b"\r\n" + delimiter + b"\r\n").join(blocks) + b"\r\n" + delimiter + b"--\r\n"
+    return f"multipart/{subtype};boundary={boundary}", body
+
+
+def _boundary(blocks: Iterable[bytes]) -> str:
+    """The first of a series of boundaries that occurs in no part; all of token characters, so no quotes are needed."""
+    content = b"".join(blocks)
+    number = 1
+    while True:
+        boundary = f"siprec-part-{number}"
+        if boundary.encode() not in content:
+            return boundary
+        number += 1
