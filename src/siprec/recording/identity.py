@@ -1,0 +1,141 @@
+"""What the metadata takes from the messages of a call: who takes part, which session it is, why it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from base64 import b64encode
+from typing import Final, Literal
+
+from siprec.recording.metadata import ANONYMOUS, OWN_NAMESPACE, NameId, Reason, clean_aor, escape, is_id
+from siprec.sip import headers
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipMessage, SipResponse
+
+#: Where a party's name and address come from (policy; RFC 7865 6.5.1): From or To only; what the network asserts
+#: (P-Asserted-Identity, else Remote-Party-ID), else From or To; or both, From or To first.
+IdentityPolicy = Literal["header", "asserted", "both"]
+
+NIL_UUID: Final = "0" * 32
+_SESSION_ID: Final = re.compile(r"([0-9a-f]{32})\s*(?:;|\Z)")
+_REMOTE: Final = re.compile(r";\s*remote\s*=\s*([0-9a-f]{32})\s*(?:;|\Z)")
+# RFC 3840 9: tags of the base tree stand bare in a Contact, all others begin with "+".
+_BASE_TAGS: Final = re.compile(
+    "actor|application|audio|automata|class|control|data|description|duplex|events|extensions|isfocus|language"
+    "|methods|mobility|priority|schemes|text|type|video"
+)
+# Names a device, not a feature (SEC-13, SEC-14).
+_PRIVATE_TAGS: Final = frozenset({"+sip.instance"})
+
+
+def name_id(address: NameAddr) -> NameId:
+    """Address of record and display name of one address; never raises, malformed gives an anonymous address (P4)."""
+    try:
+        aor = address.uri.aor
+    except SipError:
+        aor = ANONYMOUS
+    return NameId(clean_aor(aor), address.display_name.strip())
+
+
+def name_ids(
+    address: NameAddr, message: SipMessage | None = None, policy: IdentityPolicy = "header"
+) -> tuple[NameId, ...]:
+    """The addresses of a party, at least one.
+
+    Args:
+        address: its From or To.
+        message: what that party sent last (request or response), where an asserted identity may stand.
+        policy: see `IdentityPolicy`.
+    """
+    first = name_id(address)
+    if message is None or policy == "header":
+        return (first,)
+    asserted = [name_id(a) for a in _asserted(message)]
+    candidates = asserted or [first] if policy == "asserted" else [first, *asserted]
+    unique: dict[str, NameId] = {}
+    for candidate in candidates:
+        unique.setdefault(candidate.aor, candidate)
+    return tuple(unique.values())
+
+
+def _asserted(message: SipMessage) -> list[NameAddr]:
+    for header in ("p-asserted-identity", "remote-party-id"):
+        found: list[NameAddr] = []
+        for value in message.values(header):
+            try:
+                found.append(NameAddr.parse(value))
+            except SipError:
+                continue
+        if found:
+            return found
+    return []
+
+
+def feature_params(message: SipMessage | None) -> tuple[tuple[str, str], ...]:
+    """Feature parameters of the first Contact as ``param`` pairs (RFC 4235 4.1.6.2): a bare flag becomes ``true``."""
+    try:
+        contact = message.contact if message is not None else None
+    except SipError:
+        contact = None
+    if contact is None:
+        return ()
+    return tuple(
+        (name, "true" if value is None else headers.unquote(value))
+        for name, value in contact.params.items()
+        if (_BASE_TAGS.fullmatch(name) or name[0] == "+") and name not in _PRIVATE_TAGS
+    )
+
+
+def sip_session_id(invite: SipMessage, response: SipMessage | None) -> tuple[str, ...]:
+    """The RFC 7989 identifier of the dialog that `invite` and its 2xx made, seen from the caller; empty if neither end
+    uses Session-ID (never a Call-ID, metadata.md 3)."""
+    local, _ = _session_id(invite)
+    remote, mirrored = _session_id(response) if response is not None else ("", "")
+    local = local or mirrored
+    if not local and not remote:
+        return ()
+    return (f"{local or NIL_UUID};remote={remote or NIL_UUID}",)
+
+
+def _session_id(message: SipMessage) -> tuple[str, str]:
+    value = message.get("session-id") or ""
+    local = _SESSION_ID.match(value)
+    remote = _REMOTE.search(value)
+    return (
+        local[1] if local is not None and local[1] != NIL_UUID else "",
+        remote[1] if remote is not None and remote[1] != NIL_UUID else "",
+    )
+
+
+def reasons(message: SipMessage | None) -> tuple[Reason, ...]:
+    """Why a call ended, from its BYE, CANCEL or final response: the Reason headers (RFC 3326), else the status."""
+    if message is None:
+        return ()
+    found = [headers.Reason.parse(value) for value in message.values("reason")]
+    result = tuple(
+        Reason(reason.cause, reason.protocol or "SIP", reason.text)
+        for reason in found
+        if reason.cause is not None and reason.cause <= 32767
+    )
+    if not result and isinstance(message, SipResponse) and message.status >= 300:
+        return (Reason(message.status, "SIP", message.reason),)
+    return result
+
+
+def group(text: str, secret: bytes) -> tuple[str, str]:
+    """Identifier and extension XML for a group given by a script.
+
+    Text that is an identifier already stands for itself. Any other text becomes a name-based UUID (RFC 4122 4.3) in a
+    name space that only the deployment's `secret` gives: same text, same id, and nothing to be guessed from it (ID-02);
+    the text itself travels as an extension element.
+    """
+    if is_id(text):
+        return text, ""
+    space = uuid.UUID(bytes=hashlib.sha256(b"siprec group\0" + secret).digest()[:16])
+    name = text.encode("utf-8", "replace").decode()
+    return (
+        b64encode(uuid.uuid5(space, name).bytes).decode(),
+        f'<group-name xmlns="{OWN_NAMESPACE}">{escape(name)}</group-name>',
+    )
