@@ -1,0 +1,1 @@
+"""Makes `tests` importable: what tests share is imported as ``tests.simulation.network`` and so on."""
