@@ -1,0 +1,168 @@
+"""The configuration: one TOML file, typed, with errors that name file and key.
+
+Values of the form ``"env:NAME"`` are taken from the environment, so that secrets stay out of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from siprec.proxy.routes import RouteRule
+from siprec.recording.settings import RecordingProfile
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text says which file, which key and why."""
+
+
+class SipConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[sip]``: where to listen and who we are."""
+
+    listen: list[str] = ["udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"]
+    """Sockets as ``transport:address:port``; port 0 takes a free one."""
+    advertise: str = ""
+    """Name or address to put into Via, Record-Route and Contact instead of the listening address."""
+    domains: list[str] = []
+    """Domains we are responsible for, besides our own addresses."""
+    trusted: list[str] = ["127.0.0.0/8", "::1/128"]
+    """Networks that may be relayed to foreign domains."""
+    user_agent: str = "siprec"
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    tls_verify_clients: bool = False
+    nameserver: str = ""
+    """Resolver to ask as ``address`` or ``address:port``; empty: the system's."""
+    session_expires: int = 0
+    """Session timer asked for on proxied calls in seconds (RFC 4028); 0: only observe."""
+    dialog_idle: float = 43200.0
+    """Seconds after which a call without any message or session timer is forgotten."""
+
+
+class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[media]``: the media server that relays and forks the RTP."""
+
+    server: str = "embedded"
+    """``embedded`` (a relay of our own as child process) or ``ng:udp:ADDRESS:PORT`` / ``ng:tcp:ADDRESS:PORT``."""
+    use: str = "recorded"
+    """``recorded``: only calls that are to be recorded pass through the relay; ``always``: every call."""
+    on_failure: str = "pass"
+    """``pass``: a call whose media cannot be relayed goes on unrecorded; ``reject``: it gets 503."""
+    timeout: float = 0.3
+    """Seconds the call waits for the media server at the most."""
+
+
+class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[relay]``: the embedded relay, and ``siprec relay``."""
+
+    listen: str = "127.0.0.1:0"
+    """Address and port of the ``ng`` control socket."""
+    interfaces: list[str] = ["127.0.0.1"]
+    """Addresses that media is received on and sent from."""
+    ports: str = "30000-39999"
+    media_timeout: float = 3600.0
+    """Seconds without any packet after which a call's media is given up."""
+
+
+class RegistrarConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[registrar]``: phones that register with us."""
+
+    enabled: bool = True
+    min_expires: int = 60
+    max_expires: int = 7200
+    default_expires: int = 3600
+    max_contacts: int = 10
+    realm: str = ""
+    users: dict[str, str] = {}
+    """User name -> password; empty: anyone may register."""
+
+
+class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[recorder]``: our session recording server (``siprec recorder``)."""
+
+    listen: list[str] = ["udp:127.0.0.1:5090", "tcp:127.0.0.1:5090"]
+    directory: str = "recordings"
+    format: str = "wav"
+    """``wav`` or ``flac``."""
+    address: str = "127.0.0.1"
+    """Address that RTP is received on."""
+    ports: str = "40000-49999"
+    max_sessions: int = 1000
+
+
+class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[log]``."""
+
+    level: str = "info"
+
+
+class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    sip: SipConfig = SipConfig()
+    media: MediaConfig = MediaConfig()
+    relay: RelayConfig = RelayConfig()
+    registrar: RegistrarConfig = RegistrarConfig()
+    recorder: RecorderConfig = RecorderConfig()
+    log: LogConfig = LogConfig()
+    script: str = ""
+    """Routing script, relative to the configuration file."""
+    route: list[RouteRule] = []
+    recording: dict[str, RecordingProfile] = {}
+
+
+_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+
+
+def load(path: Path | None) -> Config:
+    """Read and check a configuration file; None gives the defaults.
+
+    Raises:
+        ConfigError: unreadable, no TOML, unknown or wrong key.
+    """
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str = "siprec.toml") -> Config:
+    """Check a configuration given as text; `name` is used in errors.
+
+    Raises:
+        ConfigError: no TOML, unknown or wrong key.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    try:
+        return msgspec.convert(_environment(data, name, ""), Config)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        match = _PATH.search(message)
+        key = match[1] if match else ""
+        reason = message[: match.start()] if match else message
+        raise ConfigError(f"{name}: {key + ': ' if key else ''}{reason}") from None
+
+
+def _environment(value: Any, name: str, key: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _environment(v, name, f"{key}.{k}" if key else k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_environment(v, name, f"{key}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, str) and value.startswith("env:"):
+        found = os.environ.get(value[4:])
+        if found is None:
+            raise ConfigError(f"{name}: {key}: environment variable {value[4:]} is not set")
+        return found
+    return value
