@@ -1,156 +1,45 @@
 """SIP messages: parsed once, lazily; order and bytes of what is not touched are kept.
 
-A message is its start line and a list of ``(key, line)`` pairs: `key` is the canonical lower-case header name
-(compact forms resolved), `line` the raw header line as received, folding included, without the final CRLF. Text is
-UTF-8 with surrogate escapes, so any octet survives. Typed views (`top_via`, `from_`, `cseq`, ...) are parsed on first
-use.
+A message is its start line, its header lines (:mod:`siprec.sip.lines`) and its body. Typed views (`top_via`, `from_`,
+`cseq`, ...) are parsed on first use and kept until their header changes: change headers by the methods only.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from siprec.sip.errors import SipError
 from siprec.sip.headers import TOKEN, CSeq, NameAddr, ParameterValue, Via, split_commas
+from siprec.sip.lines import COMPACT as COMPACT
+from siprec.sip.lines import HeaderLines, field_value, read_lines
+from siprec.sip.lines import encode as encode
+from siprec.sip.lines import header_key as header_key
+from siprec.sip.lines import header_name as header_name
+from siprec.sip.status import REASONS as REASONS
 from siprec.sip.uri import Uri
 
 MAX_MESSAGE: Final = 65535
 MAX_HEADERS: Final = 256
 MAX_HEAD: Final = 49152
+MAX_LINE: Final = 16384
 MAX_VIAS: Final = 70
 
-COMPACT: Final = {
-    "a": "accept-contact",
-    "b": "referred-by",
-    "c": "content-type",
-    "d": "request-disposition",
-    "e": "content-encoding",
-    "f": "from",
-    "i": "call-id",
-    "j": "reject-contact",
-    "k": "supported",
-    "l": "content-length",
-    "m": "contact",
-    "n": "identity-info",
-    "o": "event",
-    "r": "refer-to",
-    "s": "subject",
-    "t": "to",
-    "u": "allow-events",
-    "v": "via",
-    "x": "session-expires",
-    "y": "identity",
-}
-_NAMES: Final = {
-    "call-id": "Call-ID",
-    "cseq": "CSeq",
-    "mime-version": "MIME-Version",
-    "www-authenticate": "WWW-Authenticate",
-    "rack": "RAck",
-    "rseq": "RSeq",
-    "min-se": "Min-SE",
-    "sip-etag": "SIP-ETag",
-    "sip-if-match": "SIP-If-Match",
-    "session-id": "Session-ID",
-    "p-asserted-identity": "P-Asserted-Identity",
-}
-# Requests of methods whose headers may be listed with commas; anything else is one value per line (RFC 3261 7.3.1).
-_SINGLE: Final = frozenset({"call-id", "cseq", "from", "to", "max-forwards", "content-length", "content-type"})
 _START_RESPONSE: Final = re.compile(r"SIP/(\d+\.\d+) (\d{3})(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
 _VERSION: Final = re.compile(r"SIP/\d+\.\d+\Z", re.IGNORECASE)
-_FOLD: Final = re.compile(r"\r?\n[ \t]+")
-
-_key_cache: dict[str, str] = {}
 
 
-def header_key(name: str) -> str:
-    """Canonical lower-case key of a header name, compact forms resolved."""
-    key = _key_cache.get(name)
-    if key is None:
-        key = name.strip().lower()
-        key = COMPACT.get(key, key)
-        if len(_key_cache) < 4096:
-            _key_cache[name] = key
-    return key
-
-
-def header_name(key: str) -> str:
-    """The usual spelling for a header key: ``record-route`` -> ``Record-Route``."""
-    name = _NAMES.get(key)
-    if name is None:
-        name = "-".join(part.capitalize() for part in key.split("-"))
-        if len(_NAMES) < 4096:
-            _NAMES[key] = name
-    return name
-
-
-def encode(text: str) -> bytes:
-    """Text of a message to octets: the inverse of how it was read."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-class SipMessage:
+class SipMessage(HeaderLines):
     """What requests and responses share."""
 
-    __slots__ = ("_cache", "body", "lines")
+    __slots__ = ("body",)
 
-    lines: list[tuple[str, str]]
     body: bytes
 
     def __init__(self, lines: list[tuple[str, str]] | None = None, body: bytes = b"") -> None:
-        self.lines = lines if lines is not None else []
+        super().__init__(lines)
         self.body = body
-        self._cache: dict[str, Any] = {}
-
-    # -- reading ---------------------------------------------------------------------------------------------------
-
-    def get(self, name: str) -> str | None:
-        """The first field value of a header (unfolded, stripped), or None. `name` in any case, compact or long."""
-        key = header_key(name)
-        for k, line in self.lines:
-            if k == key:
-                return _value(line)
-        return None
-
-    def get_all(self, name: str) -> list[str]:
-        """All field values of a header, one per header line."""
-        key = header_key(name)
-        return [_value(line) for k, line in self.lines if k == key]
-
-    def values(self, name: str) -> list[str]:
-        """All elements of a comma-separated header, over all its lines, in order."""
-        key = header_key(name)
-        result: list[str] = []
-        for k, line in self.lines:
-            if k == key:
-                value = _value(line)
-                if "," in value:
-                    result += split_commas(value)
-                elif value:
-                    result.append(value)
-        return result
-
-    def has(self, name: str) -> bool:
-        """Whether the header occurs."""
-        key = header_key(name)
-        return any(k == key for k, _ in self.lines)
-
-    def tokens(self, name: str) -> set[str]:
-        """The elements of a list header such as Supported, Require or Allow, in lower case."""
-        return {value.lower() for value in self.values(name)}
-
-    def _required(self, key: str) -> str:
-        found: str | None = None
-        for k, line in self.lines:
-            if k == key:
-                if found is not None:
-                    raise SipError(f"{header_name(key)} occurs twice")
-                found = line
-        if found is None:
-            raise SipError(f"{header_name(key)} is missing")
-        return _value(found)
 
     @property
     def top_via(self) -> Via:
@@ -163,9 +52,9 @@ class SipMessage:
         if via is None:
             for k, line in self.lines:
                 if k == "via":
-                    value = _value(line)
+                    value = field_value(line)
                     if "," in value:
-                        value = split_commas(value)[0]
+                        value = next(iter(split_commas(value)), "")
                     via = self._cache["via"] = Via.parse(value)
                     return via
             raise SipError("Via is missing")
@@ -251,70 +140,7 @@ class SipMessage:
         value = self.get("content-type")
         return ParameterValue.parse(value) if value is not None else None
 
-    # -- changing --------------------------------------------------------------------------------------------------
-
-    def add(self, name: str, value: str) -> None:
-        """Append a header at the end."""
-        key = header_key(name)
-        self._cache.pop(key, None)
-        self.lines.append((key, f"{name if not name.islower() else header_name(key)}: {value}"))
-
-    def set(self, name: str, value: str) -> None:
-        """Replace all occurrences of a header by one, in the place of the first; append it if there was none."""
-        key = header_key(name)
-        self._cache.pop(key, None)
-        line = (key, f"{header_name(key)}: {value}")
-        lines = self.lines
-        for i, (k, _) in enumerate(lines):
-            if k == key:
-                lines[i] = line
-                if any(k == key for k, _ in lines[i + 1 :]):
-                    lines[i + 1 :] = [item for item in lines[i + 1 :] if item[0] != key]
-                return
-        lines.append(line)
-
-    def prepend(self, name: str, value: str) -> None:
-        """Insert a header above the first of its kind, or on top of all headers."""
-        key = header_key(name)
-        self._cache.pop(key, None)
-        position = next((i for i, (k, _) in enumerate(self.lines) if k == key), 0)
-        self.lines.insert(position, (key, f"{header_name(key)}: {value}"))
-
-    def remove(self, name: str) -> int:
-        """Remove all occurrences; returns how many there were."""
-        key = header_key(name)
-        self._cache.pop(key, None)
-        kept = [item for item in self.lines if item[0] != key]
-        removed = len(self.lines) - len(kept)
-        self.lines = kept
-        return removed
-
-    def remove_first_value(self, name: str) -> str | None:
-        """Remove the topmost value of a list header (Via, Route); returns it, or None."""
-        key = header_key(name)
-        self._cache.pop(key, None)
-        for i, (k, line) in enumerate(self.lines):
-            if k == key:
-                values = split_commas(_value(line))
-                if len(values) <= 1:
-                    del self.lines[i]
-                else:
-                    self.lines[i] = (key, f"{header_name(key)}: {', '.join(values[1:])}")
-                if values:
-                    return values[0]
-                return self.remove_first_value(name)
-        return None
-
-    def replace_first_value(self, name: str, value: str) -> None:
-        """Replace the topmost value of a list header; the other values stay. Adds the header if there is none."""
-        key = header_key(name)
-        self._cache.pop(key, None)
-        for i, (k, line) in enumerate(self.lines):
-            if k == key:
-                rest = split_commas(_value(line))[1:]
-                self.lines[i] = (key, f"{header_name(key)}: {', '.join([value, *rest])}")
-                return
-        self.lines.append((key, f"{header_name(key)}: {value}"))
+    # -- body and wire ---------------------------------------------------------------------------------------------
 
     def set_body(self, body: bytes, content_type: str | None = None) -> None:
         """Replace the body and Content-Length; `content_type` replaces Content-Type when given."""
@@ -325,8 +151,6 @@ class SipMessage:
             self.remove("content-type")
         self.set("content-length", str(len(body)))
 
-    # -- writing ---------------------------------------------------------------------------------------------------
-
     @property
     def start_line(self) -> str:
         """The start line without CRLF."""
@@ -334,16 +158,13 @@ class SipMessage:
 
     def to_bytes(self) -> bytes:
         """The message on the wire; Content-Length is added when missing (RFC 3261 16.6 step 9)."""
-        parts = [self.start_line]
-        has_length = False
-        for key, line in self.lines:
-            parts.append(line)
-            if key == "content-length":
-                has_length = True
-        if not has_length:
+        lines = self.lines
+        parts = [line for _, line in lines]
+        # Content-Length mostly comes last, where looking for it costs nothing.
+        if not (lines and lines[-1][0] == "content-length") and not self.has("content-length"):
             parts.append(f"Content-Length: {len(self.body)}")
-        parts.append("\r\n")
-        return "\r\n".join(parts).encode("utf-8", "surrogateescape") + self.body
+        head = "\r\n".join(parts)
+        return f"{self.start_line}\r\n{head}\r\n\r\n".encode("utf-8", "surrogateescape") + self.body
 
     def _copy_into(self, other: SipMessage) -> None:
         other.lines = self.lines.copy()
@@ -422,7 +243,7 @@ _DIALOG_METHODS: Final = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
 
 def _has_tag(line: str) -> bool:
     try:
-        return bool(NameAddr.parse(_value(line)).tag)
+        return bool(NameAddr.parse(field_value(line)).tag)
     except SipError:
         return ";tag=" in line.lower()
 
@@ -453,13 +274,6 @@ class SipResponse(SipMessage):
         return other
 
 
-def _value(line: str) -> str:
-    value = line[line.find(":") + 1 :]
-    if "\n" in value:
-        value = _FOLD.sub(" ", value)
-    return value.strip(" \t\r\n")
-
-
 def parse_head(head: bytes) -> SipRequest | SipResponse:
     """Parse start line and headers (everything before the empty line).
 
@@ -477,17 +291,9 @@ def parse_head(head: bytes) -> SipRequest | SipResponse:
         raw = _unfold(raw)
     if len(raw) > MAX_HEADERS:
         raise SipError("too many headers", 513)
-    lines: list[tuple[str, str]] = []
-    cache = _key_cache
-    for line in raw:
-        colon = line.find(":")
-        if colon <= 0:
-            # No header at all: kept in place under an empty key, so that it can never be mistaken for one.
-            lines.append(("", line))
-            continue
-        name = line[:colon]
-        lines.append((cache.get(name) or header_key(name), line))
-    return _start(start, lines)
+    if len(text) > MAX_LINE and any(len(line) > MAX_LINE for line in raw):
+        raise SipError("header line too long", 513)
+    return _start(start, read_lines(raw))
 
 
 def _start(start: str, lines: list[tuple[str, str]]) -> SipRequest | SipResponse:
@@ -547,7 +353,7 @@ def content_length(message: SipMessage) -> int | None:
     found: int | None = None
     for key, line in message.lines:
         if key == "content-length":
-            value = _value(line)
+            value = field_value(line)
             if not value.isdecimal() or not value.isascii() or len(value) > 9:
                 raise SipError("malformed Content-Length")
             if found is not None and found != int(value):
@@ -587,72 +393,3 @@ def parse_datagram(data: bytes) -> SipRequest | SipResponse:
         body = body[:length]
     message.body = body
     return message
-
-
-REASONS: Final[dict[int, str]] = {
-    100: "Trying",
-    180: "Ringing",
-    181: "Call Is Being Forwarded",
-    182: "Queued",
-    183: "Session Progress",
-    199: "Early Dialog Terminated",
-    200: "OK",
-    202: "Accepted",
-    204: "No Notification",
-    300: "Multiple Choices",
-    301: "Moved Permanently",
-    302: "Moved Temporarily",
-    305: "Use Proxy",
-    380: "Alternative Service",
-    400: "Bad Request",
-    401: "Unauthorized",
-    402: "Payment Required",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    406: "Not Acceptable",
-    407: "Proxy Authentication Required",
-    408: "Request Timeout",
-    410: "Gone",
-    412: "Conditional Request Failed",
-    413: "Request Entity Too Large",
-    414: "Request-URI Too Long",
-    415: "Unsupported Media Type",
-    416: "Unsupported URI Scheme",
-    420: "Bad Extension",
-    421: "Extension Required",
-    422: "Session Interval Too Small",
-    423: "Interval Too Brief",
-    429: "Provide Referrer Identity",
-    430: "Flow Failed",
-    433: "Anonymity Disallowed",
-    436: "Bad Identity Info",
-    439: "First Hop Lacks Outbound Support",
-    440: "Max-Breadth Exceeded",
-    469: "Bad Info Package",
-    470: "Consent Needed",
-    480: "Temporarily Unavailable",
-    481: "Call/Transaction Does Not Exist",
-    482: "Loop Detected",
-    483: "Too Many Hops",
-    484: "Address Incomplete",
-    485: "Ambiguous",
-    486: "Busy Here",
-    487: "Request Terminated",
-    488: "Not Acceptable Here",
-    489: "Bad Event",
-    491: "Request Pending",
-    493: "Undecipherable",
-    494: "Security Agreement Required",
-    500: "Server Internal Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Server Time-out",
-    505: "Version Not Supported",
-    513: "Message Too Large",
-    600: "Busy Everywhere",
-    603: "Decline",
-    604: "Does Not Exist Anywhere",
-    606: "Not Acceptable",
-}
