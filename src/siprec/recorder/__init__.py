@@ -1,0 +1,1 @@
+"""The session recording server (SRS): RTP in, audio files and one JSON per recording out."""

@@ -1,0 +1,174 @@
+"""Audio files that stay playable whatever happens to the process that writes them.
+
+Both writers bring the length in the header up to date after each block, so after ``kill -9`` the file plays up to the
+last block. :func:`repair` then fits the header to what is really there. Samples are int16, shape ``(frames, channels)``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import soundfile  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+Samples = NDArray[np.int16]
+Format = Literal["wav", "flac"]
+
+_WAV_HEADER = 80
+_FLAC_BLOCK_SIZE = 8
+_FLAC_TOTAL = 21  # 4 bits of the octet at 21 and four octets: total samples (RFC 9639 8.2)
+_SILENCE_BLOCK = 65536
+
+
+class AudioFile(Protocol):
+    """An audio file being written."""
+
+    path: Path
+    frames: int
+
+    def write(self, samples: Samples) -> None:
+        """Append; raises OSError when the disk refuses."""
+        ...
+
+    def write_silence(self, frames: int) -> None:
+        """Append `frames` of silence."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file. Closing twice is harmless."""
+        ...
+
+
+def _wav_header(rate: int, channels: int, octets: int) -> bytes:
+    """RIFF, or RF64 with ds64 once it outgrows 4 GiB (EBU Tech 3306); always the same size."""
+    frame = 2 * channels
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * frame, frame, 16)
+    riff = _WAV_HEADER - 8 + octets
+    if riff <= 0xFFFFFFFF:
+        head = struct.pack("<4sI4s4sI28x", b"RIFF", riff, b"WAVE", b"JUNK", 28)
+        return head + fmt + struct.pack("<4sI", b"data", octets)
+    head = struct.pack("<4sI4s4sI", b"RF64", 0xFFFFFFFF, b"WAVE", b"ds64", 28)
+    head += struct.pack("<QQQI", riff, octets, octets // frame, 0)
+    return head + fmt + struct.pack("<4sI", b"data", 0xFFFFFFFF)
+
+
+class WavFile:
+    """16-bit PCM WAV; unbuffered writes, header fixed up after each."""
+
+    def __init__(self, path: Path, rate: int, channels: int) -> None:
+        self.path = path
+        self.frames = 0
+        self._rate, self._channels = rate, channels
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
+        os.pwrite(self._fd, _wav_header(rate, channels, 0), 0)
+
+    def write(self, samples: Samples) -> None:
+        data = memoryview(np.ascontiguousarray(samples, "<i2").tobytes())
+        position = _WAV_HEADER + self.frames * 2 * self._channels
+        while data:
+            written = os.pwrite(self._fd, data, position)
+            data, position = data[written:], position + written
+        self._advance(len(samples))
+
+    def write_silence(self, frames: int) -> None:
+        # A hole in the file: no octets written, none on the disk, however long the pause.
+        os.ftruncate(self._fd, _WAV_HEADER + (self.frames + frames) * 2 * self._channels)
+        self._advance(frames)
+
+    def _advance(self, frames: int) -> None:
+        self.frames += frames
+        os.pwrite(self._fd, _wav_header(self._rate, self._channels, self.frames * 2 * self._channels), 0)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class FlacFile:
+    """16-bit FLAC. libFLAC writes whole frames; the total in STREAMINFO follows them."""
+
+    def __init__(self, path: Path, rate: int, channels: int) -> None:
+        self.path = path
+        self.frames = 0
+        self._channels = channels
+        with open(path, "xb"):
+            os.chmod(path, 0o640)
+        self._file = soundfile.SoundFile(str(path), "w", rate, channels, "PCM_16", format="FLAC")
+        self._fd = os.open(path, os.O_RDWR)
+
+    def write(self, samples: Samples) -> None:
+        try:
+            self._file.write(samples)
+            self._file.flush()
+        except soundfile.LibsndfileError as error:
+            raise OSError(str(error)) from error
+        self.frames += len(samples)
+        block = int.from_bytes(os.pread(self._fd, 2, _FLAC_BLOCK_SIZE), "big")
+        if block and self.frames:
+            # The encoder keeps one sample back before it closes a frame.
+            _set_flac_total(self._fd, (self.frames - 1) // block * block)
+
+    def write_silence(self, frames: int) -> None:
+        while frames > 0:
+            count = min(frames, _SILENCE_BLOCK)
+            self.write(np.zeros((count, self._channels), np.int16))
+            frames -= count
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._file.close()
+
+
+def _set_flac_total(fd: int, frames: int) -> None:
+    first = os.pread(fd, 1, _FLAC_TOTAL)
+    if first:
+        os.pwrite(fd, bytes([first[0] & 0xF0 | frames >> 32 & 0x0F]) + struct.pack(">I", frames & 0xFFFFFFFF), 21)
+
+
+def create(path: Path, audio_format: Format, rate: int, channels: int) -> AudioFile:
+    """Open a new file for writing at `path`; raises FileExistsError, OSError."""
+    if audio_format == "flac":
+        return FlacFile(path, rate, channels)
+    return WavFile(path, rate, channels)
+
+
+def repair(path: Path) -> int:
+    """Fit the header of a file that was not closed to the audio in it; returns its frames.
+
+    Raises ValueError if it is not one of our files, OSError if it cannot be read or written.
+    """
+    with open(path, "r+b") as file:
+        head = file.read(_WAV_HEADER)
+        if head[:4] == b"fLaC":
+            return _repair_flac(path, file.fileno())
+        if len(head) < _WAV_HEADER or head[:4] not in (b"RIFF", b"RF64") or head[72:76] != b"data":
+            raise ValueError(f"{path.name}: neither a WAV nor a FLAC file of ours")
+        channels, rate = struct.unpack_from("<HI", head, 58)
+        size = os.fstat(file.fileno()).st_size - _WAV_HEADER
+        frames = size // (2 * channels)
+        os.ftruncate(file.fileno(), _WAV_HEADER + frames * 2 * channels)
+        os.pwrite(file.fileno(), _wav_header(rate, channels, frames * 2 * channels), 0)
+        return frames
+
+
+def _repair_flac(path: Path, fd: int) -> int:
+    _set_flac_total(fd, 0)  # unknown: the decoder then reads as far as there are whole frames
+    frames = 0
+    with soundfile.SoundFile(str(path)) as file:
+        while True:
+            try:
+                block = len(file.read(_SILENCE_BLOCK, dtype="int16"))
+            except (soundfile.LibsndfileError, RuntimeError):
+                break
+            frames += block
+            if not block:
+                break
+    _set_flac_total(fd, frames)
+    return frames
