@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Params, Uri, format_params, parse_params, split_outside_quotes
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+\Z")
-_VIA: Final = re.compile(
+_SENT_BY: Final = re.compile(
     r"\s*SIP\s*/\s*2\.0\s*/\s*([A-Za-z0-9\-.!%*_+`'~]+)[ \t\r\n]+"
-    r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.\-]+))\s*(?::\s*(\d{1,5}))?\s*(?:;(.*))?\Z",
-    re.IGNORECASE | re.DOTALL,
+    r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.\-]+))\s*(?::\s*(\d{1,5}))?\s*\Z",
+    re.IGNORECASE,
 )
-_CSEQ: Final = re.compile(r"\s*(\d+)\s+([A-Za-z0-9\-.!%*_+`'~]+)\s*\Z")
-_QUOTED: Final = re.compile(r'\s*"((?:[^"\\]|\\.)*)"\s*', re.DOTALL)
+_CSEQ: Final = re.compile(r"\s*([0-9]+)\s+([A-Za-z0-9\-.!%*_+`'~]+)\s*\Z")
+_NAME_ADDR: Final = re.compile(
+    r'\s*(?:"([^"\\]*(?:\\.[^"\\]*)*)"\s*|([^"<,]*))<([^>]*)>\s*(;.*)?\Z',
+    re.DOTALL,
+)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_Q: Final = re.compile(r"(?:0(?:\.[0-9]*)?|1(?:\.0*)?)\Z")
+_MAX_CACHED: Final = 4096
+_MAX_CACHED_LENGTH: Final = 128
+
+_sent_by: dict[str, tuple[str, str, int | None]] = {}
 
 
 def split_commas(value: str) -> list[str]:
@@ -43,16 +51,46 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-class Via:
+class _Parameters:
+    """Header parameters behind a value, parsed when first asked for. `_rest` is their raw text, ``;name=value...``."""
+
+    __slots__ = ("_params", "_rest")
+
+    _params: Params | None
+    _rest: str
+
+    @property
+    def params(self) -> Params:
+        """The parameters: lower-case names, in order, values raw (quotes kept), None for a flag. May be changed."""
+        params = self._params
+        if params is None:
+            params = self._params = parse_params(self._rest) if self._rest else {}
+        return params
+
+    @params.setter
+    def params(self, params: Params) -> None:
+        self._params = params
+
+    def _first(self, start: str) -> str | None:
+        """The value of the parameter that `start` (``;tag=``) begins, if that comes first and nothing was parsed."""
+        rest = self._rest
+        if self._params is None and rest.startswith(start) and '"' not in rest:
+            end = rest.find(";", len(start))
+            return (rest[len(start) :] if end < 0 else rest[len(start) : end]).strip()
+        return None
+
+
+class Via(_Parameters):
     """One Via value (RFC 3261 20.42). `transport` upper case; `host` without brackets."""
 
-    __slots__ = ("host", "params", "port", "transport")
+    __slots__ = ("host", "port", "transport")
 
-    def __init__(self, transport: str, host: str, port: int | None, params: Params) -> None:
+    def __init__(self, transport: str, host: str, port: int | None, params: Params | None = None) -> None:
         self.transport = transport
         self.host = host
         self.port = port
-        self.params = params
+        self._rest = ""
+        self._params = params if params is not None else {}
 
     @classmethod
     def parse(cls, text: str) -> Via:
@@ -61,18 +99,26 @@ class Via:
         Raises:
             SipError: malformed.
         """
-        match = _VIA.match(text)
-        if match is None:
-            raise SipError("malformed Via")
-        port = int(match[4]) if match[4] is not None else None
-        if port is not None and port > 65535:
-            raise SipError("port out of range in Via")
-        return cls(match[1].upper(), match[2] or match[3], port, parse_params(match[5]) if match[5] else {})
+        semi = text.find(";")
+        sent_by = text if semi < 0 else text[:semi]
+        known = _sent_by.get(sent_by)
+        if known is None:
+            known = _parse_sent_by(sent_by)
+        via = cls.__new__(cls)
+        via.transport, via.host, via.port = known
+        via._rest = "" if semi < 0 else text[semi:]
+        via._params = None
+        return via
 
     @property
     def branch(self) -> str:
         """The branch parameter, or an empty string (RFC 2543 client)."""
-        return self.params.get("branch") or ""
+        return self._first(";branch=") or self.params.get("branch") or ""
+
+    @property
+    def received(self) -> str:
+        """The received parameter without brackets (RFC 5118 4.5), or an empty string."""
+        return (self.params.get("received") or "").strip("[]")
 
     @property
     def sent_by(self) -> str:
@@ -93,8 +139,23 @@ class Via:
         return f"SIP/2.0/{self.transport} {host}{port}{format_params(self.params)}"
 
 
-@dataclass(frozen=True, slots=True)
-class CSeq:
+def _parse_sent_by(text: str) -> tuple[str, str, int | None]:
+    """Transport, host, port of a Via. A peer writes the same for every message, so the last ones are remembered."""
+    match = _SENT_BY.match(text)
+    if match is None:
+        raise SipError("malformed Via")
+    port = int(match[4]) if match[4] is not None else None
+    if port is not None and port > 65535:
+        raise SipError("port out of range in Via")
+    known = (match[1].upper(), match[2] or match[3], port)
+    if len(text) <= _MAX_CACHED_LENGTH:
+        if len(_sent_by) >= _MAX_CACHED:
+            _sent_by.clear()
+        _sent_by[text] = known
+    return known
+
+
+class CSeq(NamedTuple):
     """Sequence number and method (RFC 3261 20.16)."""
 
     number: int
@@ -108,63 +169,66 @@ class CSeq:
             SipError: malformed.
         """
         match = _CSEQ.match(text)
-        if match is None or len(match[1].lstrip("0")) > 10 or int(match[1]) >= 2**32:
+        if match is None:
             raise SipError("malformed CSeq")
-        return cls(int(match[1]), match[2])
+        digits, method = match.groups()
+        if len(digits) > 9 and (len(digits.lstrip("0")) > 10 or int(digits) >= 2**32):
+            raise SipError("CSeq out of range")
+        return cls(int(digits), method)
 
     def __str__(self) -> str:
         return f"{self.number} {self.method}"
 
 
-class NameAddr:
+class NameAddr(_Parameters):
     """``"Display name" <uri>;params`` or ``uri;params`` (From, To, Contact, Route, ...; RFC 3261 20.10).
 
     `display_name` is unquoted, `uri_text` raw, `params` the header's parameters. The URI is parsed on first use.
     """
 
-    __slots__ = ("_uri", "display_name", "params", "uri_text")
+    __slots__ = ("_uri", "display_name", "uri_text")
 
     def __init__(self, display_name: str, uri: str | Uri, params: Params | None = None) -> None:
         self.display_name = display_name
         self.uri_text = uri if isinstance(uri, str) else uri.text
         self._uri = uri if isinstance(uri, Uri) else None
-        self.params: Params = params if params is not None else {}
+        self._rest = ""
+        self._params = params if params is not None else {}
 
     @classmethod
     def parse(cls, text: str) -> NameAddr:
         """Parse one value.
 
         Raises:
-            SipError: malformed (unbalanced quotes or brackets, nothing before the URI).
+            SipError: malformed (unbalanced quotes or brackets, a comma outside quotes, nothing before the URI).
         """
-        quoted = _QUOTED.match(text) if '"' in text else None
-        if quoted is not None:
-            name = _ESCAPED.sub(r"\1", quoted[1])
-            start = quoted.end()
-            if start >= len(text) or text[start] != "<":
-                raise SipError("display name without <uri>")
-        else:
-            start = text.find("<")
-            name = text[:start].strip() if start > 0 else ""
-            if '"' in name:
-                raise SipError("unbalanced quotes in display name")
-        if start >= 0:
-            end = text.find(">", start)
-            if end < 0:
-                raise SipError("missing > in address")
-            uri = text[start + 1 : end].strip()
-            rest = text[end + 1 :].strip()
-            if rest and rest[0] != ";":
-                raise SipError("garbage after <uri>")
+        match = _NAME_ADDR.match(text) if "<" in text else None
+        if match is not None:
+            quoted, name, uri, rest = match.groups()
+            if quoted is None:
+                name = name.strip()
+            elif "\\" in quoted:
+                name = _ESCAPED.sub(r"\1", quoted)
+            else:
+                name = quoted
+            uri = uri.strip()
         else:
             # addr-spec without brackets: parameters belong to the header (RFC 3261 20.10)
-            uri, _, rest = text.partition(";")
+            name = ""
+            uri, semi, rest = text.partition(";")
+            rest = semi + rest
             uri = uri.strip()
-            if any(c in uri for c in ' \t,?"'):
-                raise SipError("address needs <>")
+            if any(c in uri for c in ' \t,?"<>'):
+                raise SipError("malformed address" if "<" in uri or '"' in uri else "address needs <>")
         if not uri:
             raise SipError("empty address")
-        return cls(name, uri, parse_params(rest) if rest else {})
+        value = cls.__new__(cls)
+        value.display_name = name
+        value.uri_text = uri
+        value._uri = None
+        value._rest = rest or ""
+        value._params = None
+        return value
 
     @property
     def uri(self) -> Uri:
@@ -180,11 +244,28 @@ class NameAddr:
     @property
     def tag(self) -> str:
         """The tag parameter, or an empty string."""
-        return self.params.get("tag") or ""
+        return self._first(";tag=") or self.params.get("tag") or ""
+
+    @property
+    def q(self) -> float:
+        """The preference of a Contact, 0 to 1; 1 when absent or malformed (RFC 3261 20.10)."""
+        value = (self.params.get("q") or "").strip()
+        return min(float(value), 1.0) if _Q.match(value) else 1.0
+
+    @property
+    def expires(self) -> int | None:
+        """The expires parameter of a Contact in seconds; None when absent or malformed (RFC 3261 10.3)."""
+        value = (self.params.get("expires") or "").strip()
+        return min(int(value), 2**32 - 1) if value.isdecimal() and value.isascii() and len(value) < 20 else None
+
+    def has_feature(self, name: str) -> bool:
+        """Whether a feature tag such as ``+sip.src`` is there and not said to be false (RFC 3840 9)."""
+        return name in self.params and unquote(self.params[name] or "TRUE").upper() != "FALSE"
 
     def __str__(self) -> str:
         name = f"{quote(self.display_name)} " if self.display_name else ""
-        return f"{name}<{self.uri_text}>{format_params(self.params)}"
+        params = format_params(self._params) if self._params is not None else self._rest
+        return f"{name}<{self.uri_text}>{params}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,19 @@ _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 _MAX_CACHED: Final = 4096
 
 _keys: dict[str, str] = {}
+_names: dict[str, str] = dict(_NAMES)
 # The same for what stands before a value, colon included: a line without a colon never looks like a header.
 _prefixes: dict[str, str] = {}
+
+
+def _remember(cache: dict[str, str], name: str, value: str) -> None:
+    """Keep what was worked out for a name; neither many nor long names of strangers fill the memory."""
+    if len(name) <= 64:
+        if len(cache) >= _MAX_CACHED:
+            cache.clear()
+            if cache is _names:
+                cache.update(_NAMES)
+        cache[name] = value
 
 
 def header_key(name: str) -> str:
@@ -64,18 +75,16 @@ def header_key(name: str) -> str:
     if key is None:
         key = name.strip().lower()
         key = COMPACT.get(key, key)
-        if len(_keys) < _MAX_CACHED:
-            _keys[name] = key
+        _remember(_keys, name, key)
     return key
 
 
 def header_name(key: str) -> str:
     """The usual spelling for a header key: ``record-route`` -> ``Record-Route``."""
-    name = _NAMES.get(key)
+    name = _names.get(key)
     if name is None:
         name = "-".join(part.capitalize() for part in key.split("-"))
-        if len(_NAMES) < _MAX_CACHED:
-            _NAMES[key] = name
+        _remember(_names, key, name)
     return name
 
 
@@ -105,8 +114,8 @@ def _prefix_key(prefix: str) -> str:
     key = _prefixes.get(prefix)
     if key is None:
         key = header_key(prefix[:-1])
-        if prefix and len(_prefixes) < _MAX_CACHED:
-            _prefixes[prefix] = key
+        if prefix:
+            _remember(_prefixes, prefix, key)
     return key
 
 

@@ -156,6 +156,9 @@ class Uri:
             self.user = user
             if colon:
                 self.password = password
+        if ":::" in rest:
+            # A slip of the RFC 3261 grammar, seen in the wild (RFC 5118 4.10).
+            rest = rest.replace(":::", "::")
         q = rest.find("?")
         if q >= 0:
             self.headers = rest[q + 1 :]
