@@ -572,6 +572,7 @@ def recording_media(
     connection = source.connection
     where = address if address is not None else (connection.address if connection else "")
     rtcp = source.rtcp
+    known = {str(number) for number in source.rtpmaps}
     media = build_media(
         source.kind,
         source.port if port is None else port,
@@ -584,7 +585,8 @@ def recording_media(
         line
         for line in source.lines
         if (attribute := _attribute_name(line)) in _COPIED
-        and (attribute not in ("rtpmap", "fmtp") or line[2:].partition(":")[2].split(" ", 1)[0] in source.formats)
+        and (attribute != "rtpmap" or line[9:].split(" ", 1)[0] in known)
+        and (attribute != "fmtp" or line[7:].split(" ", 1)[0] in source.formats)
     ]
     if source.rtcp_mux:
         media.lines.append("a=rtcp-mux")

@@ -1,0 +1,201 @@
+"""What a media server does for the proxy and for the recording: the interface, and the values that pass through it.
+
+Every request takes a `done` callback, called exactly once, from the event loop, with the result or a
+:class:`MediaError`; never before the request returns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from siprec.sdp import MediaDescription, SessionDescription
+
+
+class MediaError(Exception):
+    """A media server refused (`reason` is its own), was silent (`timeout`), or said something that makes no sense."""
+
+    def __init__(self, reason: str, *, timeout: bool = False, server: str = "") -> None:
+        super().__init__(f"{server}: {reason}" if server else reason)
+        self.reason = reason
+        self.timeout = timeout
+        self.server = server
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSession:
+    """A call at the media server: `from_tag` is the tag of who made the offer at hand, `to_tag` of who answers it."""
+
+    call_id: str
+    from_tag: str
+    to_tag: str = ""
+    via_branch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFlags:
+    """Wishes for one request, in the words of the ng protocol; what is empty is not sent.
+
+    `extra` are further ng keys, verbatim.
+    """
+
+    flags: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
+    direction: tuple[str, ...] = ()
+    transport_protocol: str = ""
+    media_address: str = ""
+    ice: str = ""
+    label: str = ""
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+NO_FLAGS = MediaFlags()
+
+
+@dataclass(frozen=True, slots=True)
+class ForkedStream:
+    """One stream of a subscription: what `from_tag` sends on its m-line `source_index` (from 0).
+
+    `section` is the media server's offer for it: address, ports, formats with the payload types of the call.
+    """
+
+    from_tag: str
+    source_index: int
+    kind: str
+    section: MediaDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """The media server's offer of copies. `tag` names the subscription; `streams` are in the order of the
+    m-lines of `sdp`."""
+
+    tag: str
+    sdp: SessionDescription
+    streams: tuple[ForkedStream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatistics:
+    """Counters of one m-line of one party: what came from it. None: this server does not count it.
+
+    `index` is the m-line from 0, `dropped` packets by reason, `last_packet` in seconds since the epoch (0: none yet).
+    """
+
+    tag: str
+    index: int
+    kind: str
+    packets: int
+    octets: int
+    errors: int = 0
+    rtcp_packets: int = 0
+    relayed: int | None = None
+    forked: int | None = None
+    lost: int | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    ssrcs: tuple[int, ...] = ()
+    last_packet: float = 0.0
+    local_port: int = 0
+    endpoint: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForkStatistics:
+    """Counters of one stream of a subscription: what went to the recorder. None: not counted by this server.
+
+    `lost_reported` and `jitter_reported` are from the recorder's last receiver report, `last_report` when it came.
+    """
+
+    tag: str
+    index: int
+    from_tag: str
+    source_index: int
+    packets: int | None = None
+    octets: int | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    paused: bool = False
+    rtcp_received: int | None = None
+    lost_reported: int | None = None
+    jitter_reported: int | None = None
+    last_report: float = 0.0
+    endpoint: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaStatistics:
+    """Counters of a call: RTP totals, and each stream. `created` in seconds since the epoch."""
+
+    created: float
+    packets: int
+    octets: int
+    errors: int
+    streams: tuple[StreamStatistics, ...]
+    forks: tuple[ForkStatistics, ...] = ()
+
+
+SdpResult: TypeAlias = Callable[["bytes | MediaError"], None]
+Result: TypeAlias = Callable[["MediaError | None"], None]
+SubscriptionResult: TypeAlias = Callable[["Subscription | MediaError"], None]
+StatisticsResult: TypeAlias = Callable[["MediaStatistics | MediaError"], None]
+
+
+class MediaServer(ABC):
+    """One media server. `name` says which, in logs and events."""
+
+    name: str
+
+    @abstractmethod
+    def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        """Take part in an offer: `done` gets the description to forward."""
+
+    @abstractmethod
+    def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        """Take part in the answer; `session.to_tag` is needed."""
+
+    @abstractmethod
+    def delete(self, session: MediaSession, done: Result | None = None) -> None:
+        """End the call: ports and subscriptions go. A call that is not known is no error."""
+
+    @abstractmethod
+    def subscribe_request(
+        self,
+        session: MediaSession,
+        from_tags: Sequence[str],
+        done: SubscriptionResult,
+        *,
+        flags: MediaFlags = NO_FLAGS,
+        tag: str = "",
+    ) -> None:
+        """Ask for copies of what `from_tags` send; streams come in their order. `tag` renews that subscription."""
+
+    @abstractmethod
+    def subscribe_answer(
+        self, session: MediaSession, tag: str, sdp: bytes, done: Result, *, flags: MediaFlags = NO_FLAGS
+    ) -> None:
+        """Where the copies go; may be repeated. Streams with port 0, inactive or sendonly get none."""
+
+    @abstractmethod
+    def pause(self, session: MediaSession, tag: str, done: Result) -> None:
+        """Withhold every stream of the subscription, at once (CTL-07), until :meth:`resume`."""
+
+    @abstractmethod
+    def resume(self, session: MediaSession, tag: str, done: Result) -> None:
+        """Send again as the last answer says."""
+
+    @abstractmethod
+    def unsubscribe(self, session: MediaSession, tag: str, done: Result | None = None) -> None:
+        """End the subscription."""
+
+    @abstractmethod
+    def query(self, session: MediaSession, done: StatisticsResult) -> None:
+        """Counters of the call."""
+
+    @abstractmethod
+    def ping(self, done: Result) -> None:
+        """Is it there?"""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection; what is pending fails."""

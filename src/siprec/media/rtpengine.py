@@ -1,0 +1,364 @@
+"""A media server that speaks ng: RTPEngine (10.5 and later) and our own relay.
+
+Differences are taken from what the server answers, not from its version:
+
+- RTPEngine 10.5 goes on sending when a stream of a subscription is answered ``inactive``, and its ``block media``
+  towards a subscription blocks the call as well. What every version obeys is port 0, so that is what withheld streams
+  become, unless the server's replies carry ``gates`` (our relay: RTP stops, RTCP goes on, CTL-05).
+- Which stream of a subscription is whose comes from ``media-labels`` (the ``SIPREC`` flag), else from ``tag-medias``,
+  else from the order of ``from-tags``.
+- A subscription answered with fewer formats than offered is refused without ``allow transcoding``: it is always sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from siprec import sdp
+from siprec.media.bencode import Value
+from siprec.media.engine import (
+    NO_FLAGS,
+    ForkedStream,
+    ForkStatistics,
+    MediaError,
+    MediaFlags,
+    MediaServer,
+    MediaSession,
+    MediaStatistics,
+    Result,
+    SdpResult,
+    StatisticsResult,
+    StreamStatistics,
+    Subscription,
+    SubscriptionResult,
+)
+from siprec.media.ng import NgClient, Opener, Reply
+from siprec.sip.clock import Clock
+
+
+class RtpEngine(MediaServer):
+    """One ng server. `opener` makes the connection (:mod:`siprec.media.sockets`), `timeout` is in seconds."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        opener: Opener,
+        *,
+        name: str = "rtpengine",
+        timeout: float = 3.0,
+        flags: MediaFlags = NO_FLAGS,
+    ) -> None:
+        self.name = name
+        self.client = NgClient(clock, opener, name=name, timeout=timeout)
+        self._flags = flags
+        self._gates = False
+        # Call-ID -> subscription -> the answer it runs by, for pause and resume.
+        self._answers: dict[str, dict[str, bytes]] = {}
+
+    def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        self._exchange("offer", session, sdp, done, flags)
+
+    def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        self._exchange("answer", session, sdp, done, flags)
+
+    def _exchange(self, command: str, session: MediaSession, body: bytes, done: SdpResult, flags: MediaFlags) -> None:
+        def replied(reply: Reply | MediaError) -> None:
+            if isinstance(reply, MediaError):
+                done(reply)
+                return
+            self._learn(reply)
+            text = reply.get("sdp")
+            done(text if isinstance(text, bytes) else MediaError(f"{command} without SDP", server=self.name))
+
+        self.client.request(command, {**_address(session), "sdp": body, **_wishes(self._flags, flags)}, replied)
+
+    def delete(self, session: MediaSession, done: Result | None = None) -> None:
+        self._answers.pop(session.call_id, None)
+        self._simple("delete", {**_address(session), "delete delay": 0}, done)
+
+    def subscribe_request(
+        self,
+        session: MediaSession,
+        from_tags: Sequence[str],
+        done: SubscriptionResult,
+        *,
+        flags: MediaFlags = NO_FLAGS,
+        tag: str = "",
+    ) -> None:
+        def replied(reply: Reply | MediaError) -> None:
+            if isinstance(reply, MediaError):
+                done(reply)
+                return
+            self._learn(reply)
+            try:
+                subscription = read_subscription(reply, from_tags)
+            except sdp.SdpError as error:
+                done(MediaError(f"subscribe request: {error}", server=self.name))
+                return
+            done(subscription)
+
+        arguments = {"call-id": session.call_id, "from-tags": list(from_tags), **_wishes(flags, also=("SIPREC",))}
+        if tag:
+            arguments["to-tag"] = tag
+        self.client.request("subscribe request", arguments, replied)
+
+    def subscribe_answer(
+        self, session: MediaSession, tag: str, sdp: bytes, done: Result, *, flags: MediaFlags = NO_FLAGS
+    ) -> None:
+        self._answer_subscription(session, tag, sdp, done, flags, keep=True)
+
+    def _answer_subscription(
+        self, session: MediaSession, tag: str, body: bytes, done: Result, flags: MediaFlags, *, keep: bool
+    ) -> None:
+        readable = True
+        try:
+            withheld = reject_withheld(body)
+            adapted = body if self._gates else withheld
+        except sdp.SdpError:
+            adapted, readable = body, False  # the refusal is the server's, and comes as its reply
+
+        def replied(reply: Reply | MediaError) -> None:
+            if isinstance(reply, MediaError):
+                done(reply)
+                return
+            if keep and readable:
+                self._answers.setdefault(session.call_id, {})[tag] = body
+            done(None)
+
+        arguments = {
+            "call-id": session.call_id,
+            "to-tag": tag,
+            "sdp": adapted,
+            **_wishes(flags, also=("allow transcoding",)),
+        }
+        self.client.request("subscribe answer", arguments, replied)
+
+    def pause(self, session: MediaSession, tag: str, done: Result) -> None:
+        self._again(session, tag, done, paused=True)
+
+    def resume(self, session: MediaSession, tag: str, done: Result) -> None:
+        self._again(session, tag, done, paused=False)
+
+    def _again(self, session: MediaSession, tag: str, done: Result, *, paused: bool) -> None:
+        body = self._answers.get(session.call_id, {}).get(tag)
+        if body is None:
+            # Nothing flows to an unanswered subscription; whoever pauses it answers it inactive later.
+            arguments = {"call-id": session.call_id}
+            self.client.request(
+                "query", arguments, lambda reply: done(reply if isinstance(reply, MediaError) else None)
+            )
+            return
+        if paused:
+            body = _all_inactive(body)
+        self._answer_subscription(session, tag, body, done, NO_FLAGS, keep=False)
+
+    def unsubscribe(self, session: MediaSession, tag: str, done: Result | None = None) -> None:
+        answers = self._answers.get(session.call_id)
+        if answers is not None:
+            answers.pop(tag, None)
+            if not answers:
+                del self._answers[session.call_id]
+        self._simple("unsubscribe", {"call-id": session.call_id, "to-tag": tag}, done)
+
+    def query(self, session: MediaSession, done: StatisticsResult) -> None:
+        def replied(reply: Reply | MediaError) -> None:
+            done(reply if isinstance(reply, MediaError) else read_statistics(reply))
+
+        self.client.request("query", {"call-id": session.call_id}, replied)
+
+    def ping(self, done: Result) -> None:
+        self._simple("ping", {}, done)
+
+    def close(self) -> None:
+        self._answers.clear()
+        self.client.close()
+
+    def _simple(self, command: str, arguments: Mapping[str, object], done: Result | None) -> None:
+        def replied(reply: Reply | MediaError) -> None:
+            if not isinstance(reply, MediaError):
+                self._learn(reply)
+            if done is not None:
+                done(reply if isinstance(reply, MediaError) else None)
+
+        self.client.request(command, arguments, replied)
+
+    def _learn(self, reply: Reply) -> None:
+        if "gates" in reply:
+            self._gates = True
+
+
+def _address(session: MediaSession) -> dict[str, object]:
+    found: dict[str, object] = {"call-id": session.call_id, "from-tag": session.from_tag}
+    if session.to_tag:
+        found["to-tag"] = session.to_tag
+    if session.via_branch:
+        found["via-branch"] = session.via_branch
+    return found
+
+
+def _wishes(*wishes: MediaFlags, also: tuple[str, ...] = ()) -> dict[str, object]:
+    """ng keys of `wishes`; later ones win, flags add up."""
+    found: dict[str, object] = {}
+    flags: list[str] = list(also)
+    for wish in wishes:
+        flags += [flag for flag in wish.flags if flag not in flags]
+        said = {
+            "replace": list(wish.replace),
+            "direction": list(wish.direction),
+            "transport protocol": wish.transport_protocol,
+            "media address": wish.media_address,
+            "ICE": wish.ice,
+            "label": wish.label,
+        }
+        found |= {key: value for key, value in said.items() if value}
+        found |= wish.extra
+    if flags:
+        found["flags"] = flags
+    return found
+
+
+def _all_inactive(body: bytes) -> bytes:
+    description = sdp.parse(body)
+    for media in description.media:
+        media.direction = "inactive"
+    return description.to_bytes()
+
+
+def reject_withheld(body: bytes) -> bytes:
+    """The answer `body` with port 0 on each line that asks for no media."""
+    description = sdp.parse(body)
+    for media in description.media:
+        if media.direction in ("inactive", "sendonly"):
+            media.port = 0
+    return description.to_bytes()
+
+
+def _text(value: Value | None) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def _int(value: Value | None) -> int:
+    if isinstance(value, bytes) and value.isdigit() and len(value) < 20:
+        return int(value)
+    return value if isinstance(value, int) else 0
+
+
+def _dict(value: Value | None) -> dict[str, Value]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Value | None) -> list[Value]:
+    return value if isinstance(value, list) else []
+
+
+def read_subscription(reply: Reply, asked: Sequence[str]) -> Subscription:
+    """The reply to ``subscribe request`` as a value; raises :class:`~siprec.sdp.SdpError` when it makes no sense."""
+    body, tag = reply.get("sdp"), _text(reply.get("to-tag"))
+    if not isinstance(body, bytes) or not tag:
+        raise sdp.SdpError("a reply without SDP or tag")
+    description = sdp.parse(body)
+    labels = _dict(reply.get("media-labels"))
+    in_order = [
+        (_text(_dict(party).get("tag")), _int(_dict(media).get("index")) - 1)
+        for party in _list(reply.get("tag-medias"))
+        for media in _list(_dict(party).get("medias"))
+    ]
+    tags = [_text(value) for value in _list(reply.get("from-tags"))] or list(asked)
+    streams = []
+    for number, media in enumerate(description.media):
+        said = _dict(labels.get(media.label or ""))
+        if said:
+            source = _text(said.get("tag")), _int(said.get("index")) - 1
+        elif len(in_order) == len(description.media):
+            source = in_order[number]
+        else:
+            each = max(1, len(description.media) // max(1, len(tags)))
+            if number // each >= len(tags):
+                raise sdp.SdpError("more streams than parties")
+            source = tags[number // each], number % each
+        streams.append(ForkedStream(source[0], max(0, source[1]), media.kind, media))
+    return Subscription(tag, description, tuple(streams))
+
+
+def read_statistics(reply: Reply) -> MediaStatistics:
+    """The reply to ``query`` as a value. What is missing or of the wrong type counts as zero."""
+    streams: list[StreamStatistics] = []
+    forks: list[ForkStatistics] = []
+    for tag, value in _dict(reply.get("tags")).items():
+        party = _dict(value)
+        sources = [
+            _text(_dict(each).get("tag"))
+            for each in _list(party.get("subscriptions"))
+            if _dict(each).get("type") == b"pub/sub"
+        ]
+        for media in map(_dict, _list(party.get("medias"))):
+            if sources or "fork" in media:
+                forks.append(_read_fork(tag, media, sources))
+            else:
+                streams.append(_read_stream(tag, media))
+    rtp = _dict(_dict(reply.get("totals")).get("RTP"))
+    return MediaStatistics(
+        created=float(_int(reply.get("created"))),
+        packets=_int(rtp.get("packets")),
+        octets=_int(rtp.get("bytes")),
+        errors=_int(rtp.get("errors")),
+        streams=tuple(streams),
+        forks=tuple(forks),
+    )
+
+
+def _endpoint(stream: dict[str, Value]) -> tuple[str, int] | None:
+    endpoint = _dict(stream.get("endpoint"))
+    port = _int(endpoint.get("port"))
+    return (_text(endpoint.get("address")), port) if port else None
+
+
+def _read_stream(tag: str, media: dict[str, Value]) -> StreamStatistics:
+    parts = [_dict(each) for each in _list(media.get("streams"))]
+    rtp = next((each for each in parts if b"RTP" in _list(each.get("flags"))), {})
+    rtcp = next((each for each in parts if b"RTCP" in _list(each.get("flags"))), {})
+    stats = _dict(rtp.get("stats"))
+    ours = _dict(media.get("counters"))
+    counted = bool(ours)
+    seen = _int(stats.get("packets")) > 0
+    return StreamStatistics(
+        tag=tag,
+        index=_int(media.get("index")) - 1,
+        kind=_text(media.get("type")),
+        packets=_int(stats.get("packets")),
+        octets=_int(stats.get("bytes")),
+        errors=_int(stats.get("errors")),
+        rtcp_packets=_int(_dict(rtcp.get("stats")).get("packets")),
+        relayed=_int(ours.get("relayed")) if counted else None,
+        forked=_int(ours.get("forked")) if counted else None,
+        lost=_int(ours.get("lost")) if counted else None,
+        dropped={reason: _int(count) for reason, count in _dict(ours.get("dropped")).items()},
+        ssrcs=tuple(_int(each) for each in _list(rtp.get("ssrcs"))),
+        last_packet=float(_int(rtp.get("last packet"))) if seen else 0.0,
+        local_port=_int(rtp.get("local port")),
+        endpoint=_endpoint(rtp),
+    )
+
+
+def _read_fork(tag: str, media: dict[str, Value], sources: list[str]) -> ForkStatistics:
+    index = _int(media.get("index")) - 1
+    rtp = next(iter([_dict(each) for each in _list(media.get("streams"))]), {})
+    ours = _dict(media.get("fork"))
+    if not ours:
+        source = sources[index] if 0 <= index < len(sources) else (sources[-1] if sources else "")
+        return ForkStatistics(tag=tag, index=index, from_tag=source, source_index=0, endpoint=_endpoint(rtp))
+    return ForkStatistics(
+        tag=tag,
+        index=index,
+        from_tag=_text(ours.get("from-tag")),
+        source_index=_int(ours.get("source index")) - 1,
+        packets=_int(ours.get("packets")),
+        octets=_int(ours.get("bytes")),
+        dropped={reason: _int(count) for reason, count in _dict(ours.get("dropped")).items()},
+        paused=bool(_int(ours.get("paused"))),
+        rtcp_received=_int(ours.get("rtcp received")),
+        lost_reported=_int(ours.get("lost reported")) if "lost reported" in ours else None,
+        jitter_reported=_int(ours.get("jitter reported")) if "jitter reported" in ours else None,
+        last_report=float(_int(ours.get("last report"))),
+        endpoint=_endpoint(rtp),
+    )

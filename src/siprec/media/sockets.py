@@ -1,0 +1,206 @@
+"""ng over real sockets: thin adapters between an event loop and :mod:`siprec.media.ng`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from siprec.media.bencode import BencodeError
+from siprec.media.ng import NgConnection, Opener, StreamFramer
+
+_DATAGRAM = 65536
+_BATCH = 64
+
+
+class UdpConnection:
+    """A connected UDP socket; ICMP errors surface as the error callback."""
+
+    reliable = False
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        address: tuple[str, int],
+        on_message: Callable[[bytes], None],
+        on_error: Callable[[str], None],
+    ) -> None:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._loop = loop
+        self._on_message = on_message
+        self._on_error = on_error
+        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.connect(address)
+        except OSError:
+            self._socket.close()
+            raise
+        self._open = True
+        loop.add_reader(self._socket, self._readable)
+
+    def send(self, message: bytes) -> None:
+        if not self._open:
+            return
+        try:
+            self._socket.send(message)
+        except BlockingIOError:
+            pass  # as good as lost on the way: the retransmission is under way
+        except OSError as error:
+            self._loop.call_soon(self._failed, error.strerror or str(error))
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+    def _failed(self, reason: str) -> None:
+        if self._open:
+            self._on_error(reason)
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            if not self._open:
+                return
+            try:
+                message = self._socket.recv(_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._failed(error.strerror or str(error))
+                return
+            self._on_message(message)
+
+
+class TcpConnection:
+    """A TCP connection that is made when first used and again after it broke; messages wait for it, bounded."""
+
+    reliable = True
+    _MAX_WAITING = 1 << 20
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        address: tuple[str, int],
+        on_message: Callable[[bytes], None],
+        on_error: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._address = address
+        self._on_message = on_message
+        self._on_error = on_error
+        self._socket: socket.socket | None = None
+        self._connected = False
+        self._closed = False
+        self._out = b""
+        self._framer = StreamFramer()
+
+    def send(self, message: bytes) -> None:
+        if self._closed or len(self._out) + len(message) > self._MAX_WAITING:
+            self._loop.call_soon(self._lost, "not sent: too much waits")
+            return
+        self._out += message
+        if self._socket is None:
+            self._connect()
+        elif self._connected:
+            self._flush()
+
+    def close(self) -> None:
+        self._closed = True
+        self._drop()
+
+    def _connect(self) -> None:
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = sock
+        self._framer = StreamFramer()
+        try:
+            sock.connect(self._address)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._loop.call_soon(self._lost, error.strerror or str(error))
+            return
+        self._loop.add_writer(sock, self._writable)
+
+    def _writable(self) -> None:
+        sock = self._socket
+        if sock is None:
+            return
+        if not self._connected:
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._lost(OSError(code, "").strerror or f"error {code}")
+                return
+            self._connected = True
+            self._loop.add_reader(sock, self._readable)
+        self._loop.remove_writer(sock)
+        self._flush()
+
+    def _flush(self) -> None:
+        sock = self._socket
+        assert sock is not None
+        try:
+            self._out = self._out[sock.send(self._out) :] if self._out else b""
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._loop.call_soon(self._lost, error.strerror or str(error))
+            return
+        if self._out:
+            self._loop.add_writer(sock, self._writable)
+
+    def _readable(self) -> None:
+        sock = self._socket
+        if sock is None:
+            return
+        try:
+            data = sock.recv(_DATAGRAM)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return
+        if not data:
+            self._lost("connection closed by the server")
+            return
+        try:
+            messages = self._framer.feed(data)
+        except BencodeError as error:
+            self._lost(f"not ng: {error}")
+            return
+        for message in messages:
+            self._on_message(message)
+
+    def _lost(self, reason: str) -> None:
+        self._drop()
+        if not self._closed:
+            self._on_error(reason)
+
+    def _drop(self) -> None:
+        sock, self._socket = self._socket, None
+        self._connected = False
+        self._out = b""
+        if sock is not None:
+            self._loop.remove_reader(sock)
+            self._loop.remove_writer(sock)
+            sock.close()
+
+
+def udp(loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> Opener:
+    """Opener for ng over UDP to `address` (an IP address and a port)."""
+
+    def opener(on_message: Callable[[bytes], None], on_error: Callable[[str], None]) -> NgConnection:
+        return UdpConnection(loop, address, on_message, on_error)
+
+    return opener
+
+
+def tcp(loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> Opener:
+    """Opener for ng over TCP to `address`."""
+
+    def opener(on_message: Callable[[bytes], None], on_error: Callable[[str], None]) -> NgConnection:
+        return TcpConnection(loop, address, on_message, on_error)
+
+    return opener
