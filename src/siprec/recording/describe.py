@@ -1,0 +1,243 @@
+"""The metadata of a proxied call: its identifiers, and the document as the call is now."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal, Protocol, runtime_checkable
+
+from siprec import sdp
+from siprec.media.engine import MediaServer, MediaSession
+from siprec.recording import identity
+from siprec.recording.identity import IdentityPolicy
+from siprec.recording.metadata import (
+    Group,
+    IdSource,
+    Participant,
+    ParticipantSessionAssoc,
+    ParticipantStreamAssoc,
+    Reason,
+    Recording,
+    Session,
+    SessionRecordingAssoc,
+    Stream,
+)
+from siprec.recording.offer import StreamKey
+from siprec.recording.settings import RecordingSettings
+from siprec.sdp import SdpError, SessionDescription
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
+
+Leg = Literal["caller", "callee"]
+LEGS: Final[tuple[Leg, Leg]] = ("caller", "callee")
+
+
+@runtime_checkable
+class RecordedCall(Protocol):
+    """What the recording needs of a call of the proxy. Times are seconds since the epoch."""
+
+    dlg_id: str
+    call_id: str
+    from_tag: str
+    to_tag: str
+    invite: SipRequest
+    response: SipResponse | None
+    caller: NameAddr
+    callee: NameAddr
+    start_wall: float
+    answer_wall: float | None
+    end_wall: float | None
+    end_reason: str
+    end_message: SipMessage | None
+    media: MediaServer | None
+    media_session: MediaSession | None
+    caller_sdp: bytes
+    callee_sdp: bytes
+
+
+@dataclass(slots=True)
+class _GroupEntry:
+    formed: float
+    participants: dict[str, str]
+
+
+class GroupRegistry:
+    """Who has which participant id in which CS group, so that it stays the same from call to call (ID-07).
+
+    Holds the `size` groups used last.
+    """
+
+    def __init__(self, new_id: IdSource, size: int = 10_000) -> None:
+        self._new_id = new_id
+        self._size = size
+        self._groups: OrderedDict[str, _GroupEntry] = OrderedDict()
+
+    def join(self, group_id: str, wall: float) -> float:
+        """Note that the group is in use; returns since when it exists."""
+        entry = self._groups.get(group_id)
+        if entry is None:
+            entry = self._groups[group_id] = _GroupEntry(wall, {})
+            while len(self._groups) > self._size:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(group_id)
+        return entry.formed
+
+    def participant(self, group_id: str, aor: str, candidate: str) -> str:
+        """The id that `aor` has in the group: `candidate` if it has none yet."""
+        entry = self._groups.get(group_id)
+        return entry.participants.setdefault(aor, candidate) if entry is not None else candidate
+
+
+class CallMetadata:
+    """Identifiers of one call, shared by all its recordings (ERR-12, ID-08), and what the call is made of now."""
+
+    def __init__(self, call: RecordedCall, new_id: IdSource) -> None:
+        self.call = call
+        self._new_id = new_id
+        self.session_id = new_id()
+        self.participant_ids: dict[Leg, str] = {leg: new_id() for leg in LEGS}
+        self._stream_ids: dict[tuple[Leg, int], str] = {}
+        self._since: dict[tuple[Leg, int], float] = {}
+
+    def tags(self) -> dict[str, Leg]:
+        """The parties by their dialog tags."""
+        return {self.call.from_tag: "caller", self.call.to_tag: "callee"}
+
+    def stream_id(self, leg: Leg, index: int) -> str:
+        """The stream id of a party's m-line; the same whenever asked (ID-08)."""
+        key = (leg, index)
+        found = self._stream_ids.get(key)
+        if found is None:
+            found = self._stream_ids[key] = self._new_id()
+        return found
+
+    def labels(self, labels: dict[StreamKey, str]) -> dict[str, str]:
+        """Stream id -> label, from stream key -> label."""
+        legs = self.tags()
+        return {self.stream_id(legs[tag], index): text for (tag, index), text in labels.items() if tag in legs}
+
+    def document(
+        self,
+        streams: Sequence[StreamKey],
+        attached: float,
+        settings: RecordingSettings,
+        *,
+        identities: IdentityPolicy = "header",
+        groups: GroupRegistry | None = None,
+        secret: bytes = b"",
+        wall: float = 0.0,
+    ) -> Recording:
+        """The complete metadata as things are at `wall`.
+
+        Args:
+            streams: those offered to the SRS.
+            attached: since when this call is attached to the RS.
+            settings: of the instance: group, XML for the parties, extensions.
+            identities: where names and addresses come from.
+            groups: who has which id in which group.
+            secret: of the deployment, for group identifiers.
+        """
+        call = self.call
+        began = call.answer_wall or call.start_wall
+        group: tuple[Group, ...] = ()
+        group_id = ""
+        if settings.group:
+            group_id, extension = identity.group(settings.group, secret)
+            formed = groups.join(group_id, began) if groups is not None else began
+            group = (Group(group_id, formed, None, extension + settings.group_custom_extension),)
+        participants, assocs, feeds = [], [], []
+        who: dict[Leg, str] = {}
+        for leg in LEGS:
+            names = identity.name_ids(*self._party(leg), identities)
+            who[leg] = self.participant_ids[leg]
+            if group_id and groups is not None:
+                who[leg] = groups.participant(group_id, names[0].aor, who[leg])
+        if who["caller"] == who["callee"]:
+            # A party that calls itself is still two participants here (ID-09).
+            who["callee"] = self.participant_ids["callee"]
+        legs = self.tags()
+        since_default = wall if self._since else began
+        mine = {leg: [index for tag, index in streams if legs.get(tag) == leg] for leg in LEGS}
+        flows = {(leg, i): self._flows(leg, i) for leg in LEGS for i in mine[leg]}
+        for leg in LEGS:
+            other: Leg = "callee" if leg == "caller" else "caller"
+            address, message = self._party(leg)
+            participants.append(
+                Participant(
+                    who[leg],
+                    identity.name_ids(address, message, identities),
+                    settings.caller if leg == "caller" else settings.callee,
+                )
+            )
+            assocs.append(
+                ParticipantSessionAssoc(who[leg], self.session_id, began, None, identity.feature_params(message))
+            )
+            since = [self._since.setdefault((leg, i), since_default) for i in mine[leg]]
+            feeds.append(
+                ParticipantStreamAssoc(
+                    who[leg],
+                    tuple(self.stream_id(leg, i) for i in mine[leg] if flows[leg, i]),
+                    tuple(self.stream_id(other, i) for i in mine[other] if flows[other, i]),
+                    min(since, default=began),
+                )
+            )
+        return Recording(
+            groups=group,
+            sessions=(
+                Session(
+                    self.session_id,
+                    identity.sip_session_id(call.invite, call.response),
+                    (),
+                    group_id,
+                    began,
+                    None,
+                    settings.session_custom_extension,
+                ),
+            ),
+            participants=tuple(participants),
+            streams=tuple(
+                Stream(self.stream_id(legs[tag], index), self.session_id) for tag, index in streams if tag in legs
+            ),
+            session_assocs=(SessionRecordingAssoc(self.session_id, attached),),
+            participant_assocs=tuple(assocs),
+            stream_assocs=tuple(feeds),
+        )
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why the call ended."""
+        return identity.reasons(self.call.end_message)
+
+    def _party(self, leg: Leg) -> tuple[NameAddr, SipMessage | None]:
+        call = self.call
+        return (call.caller, call.invite) if leg == "caller" else (call.callee, call.response)
+
+    def _flows(self, leg: Leg, index: int) -> bool:
+        """Whether what `leg` has to say on its m-line `index` reaches the other party: hold shows here (CTL-03)."""
+        own, other = self.call.caller_sdp, self.call.callee_sdp
+        if leg == "callee":
+            own, other = other, own
+        return _may(own, index, "send") and _may(other, index, "recv")
+
+
+def _may(description: bytes, index: int, what: str) -> bool:
+    parsed = _parsed(description)
+    if parsed is None or index >= len(parsed.media):
+        return True
+    line = parsed.media[index]
+    if line.rejected or what not in line.direction:
+        return False
+    connection = line.connection
+    # The old form of hold (RFC 3264 8.4): nothing is to be sent to this party.
+    return what == "send" or connection is None or not connection.is_zero
+
+
+@lru_cache(maxsize=512)
+def _parsed(description: bytes) -> SessionDescription | None:
+    if not description:
+        return None
+    try:
+        return sdp.parse(description)
+    except SdpError:
+        return None

@@ -1,0 +1,84 @@
+"""What recordings tell the outside: the events of the reference and a few more, and who listens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+START: Final = "E_SIPREC_START"
+"""A recording session is established."""
+STOP: Final = "E_SIPREC_STOP"
+"""An established recording session ended: exactly one for each START."""
+FAILED: Final = "E_SIPREC_FAILED"
+"""A call is not, or no longer, recorded although it should be."""
+FAILOVER: Final = "E_SIPREC_FAILOVER"
+"""An SRS did not take the recording, or was lost; another attempt follows. `server` is the one given up."""
+PAUSED: Final = "E_SIPREC_PAUSED"
+"""The SRS confirmed that nothing is streamed any more."""
+RESUMED: Final = "E_SIPREC_RESUMED"
+"""The SRS confirmed that streaming goes on."""
+UPDATE_FAILED: Final = "E_SIPREC_UPDATE_FAILED"
+"""The SRS refused a change; the recording goes on as before it."""
+EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATE_FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class SiprecEvent:
+    """One event.
+
+    `dlg_id`, `dlg_callid`: dialog id and Call-ID of the recorded call; `callid`: Call-ID of the RS (empty if there was
+    none yet); `session_id`: SIPREC UUID; `server`: URI of the SRS; `wall`: seconds since the epoch; `reason` and
+    `status` (SIP, 0 if none) say why.
+    """
+
+    name: str
+    dlg_id: str
+    dlg_callid: str
+    callid: str
+    session_id: str
+    server: str
+    instance: str
+    wall: float
+    reason: str = ""
+    status: int = 0
+
+
+Subscriber = Callable[[SiprecEvent], object]
+
+
+class EventDispatcher:
+    """Hands each event to its subscribers at once, in the order they came. A subscriber's error is logged and stays
+    its own."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[tuple[Subscriber, frozenset[str]]] = []
+
+    def subscribe(self, subscriber: Subscriber, names: Collection[str] = EVENTS) -> Callable[[], None]:
+        """Have `subscriber` called with each event of these names; returns what ends that.
+
+        Raises:
+            ValueError: an unknown event name.
+        """
+        unknown = set(names) - EVENTS
+        if unknown:
+            raise ValueError(f"unknown event {sorted(unknown)[0]!r}; known: {', '.join(sorted(EVENTS))}")
+        entry = (subscriber, frozenset(names))
+        self._subscribers.append(entry)
+
+        def unsubscribe() -> None:
+            self._subscribers = [other for other in self._subscribers if other is not entry]
+
+        return unsubscribe
+
+    def emit(self, event: SiprecEvent) -> None:
+        """Tell everyone; never raises."""
+        for subscriber, names in self._subscribers:
+            if event.name in names:
+                try:
+                    subscriber(event)
+                except Exception:
+                    log.exception("subscriber of %s failed (call %s)", event.name, event.dlg_callid)

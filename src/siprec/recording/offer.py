@@ -1,0 +1,138 @@
+"""The session description of a recording session, seen from the SRC: offers, the SRS's answers, answers to its offers.
+
+One `RsDescription` belongs to one RS dialog. Its m-lines never vanish and never change places (SDP-06, SDP-07), and
+``o=`` moves on exactly when the rest did (SDP-08).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from siprec import sdp
+from siprec.media.engine import ForkedStream, Subscription
+from siprec.sdp import Direction, MediaDescription, Origin, SdpError, SessionDescription
+
+#: Who sends the stream (tag of the party) and on which of its m-lines: names a stream across renewed subscriptions.
+StreamKey = tuple[str, int]
+
+
+def stream_key(stream: ForkedStream) -> StreamKey:
+    """The key of a forked stream."""
+    return stream.from_tag, stream.source_index
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One m-line: the stream in it, None when it was removed and may be used again."""
+
+    stream: ForkedStream | None
+    kind: str
+    proto: str
+    formats: list[str]
+
+
+@dataclass(slots=True)
+class RsDescription:
+    """The SRC's half of the RS's session description. `session_id` is the number in ``o=``."""
+
+    session_id: str
+    slots: list[_Slot] = field(default_factory=list)
+    origin: Origin | None = None
+    _last: tuple[str, ...] = ()
+
+    def update(self, subscription: Subscription, first: str) -> None:
+        """Take the streams of a (renewed) subscription: known ones keep their m-line, new ones get a free or a new one.
+
+        `first` is the tag of the party that comes first among new streams: label 1 is the caller's.
+        """
+        streams = {stream_key(stream): stream for stream in subscription.streams if not stream.section.rejected}
+        for slot in self.slots:
+            if slot.stream is not None:
+                slot.stream = streams.pop(stream_key(slot.stream), None)
+        for stream in sorted(streams.values(), key=lambda s: (s.source_index, s.from_tag != first)):
+            section = stream.section
+            free = next((s for s in self.slots if s.stream is None and s.kind == section.kind), None)
+            if free is None:
+                self.slots.append(_Slot(stream, section.kind, section.proto, list(section.formats)))
+            else:
+                free.stream = stream
+        for slot in self.slots:
+            if slot.stream is not None:
+                slot.proto, slot.formats = slot.stream.section.proto, list(slot.stream.section.formats)
+
+    @property
+    def labels(self) -> dict[StreamKey, str]:
+        """Label of each stream that is offered: the number of its m-line, from 1 (SDP-02)."""
+        return {stream_key(s.stream): str(i) for i, s in enumerate(self.slots, 1) if s.stream is not None}
+
+    def offer(self, inactive: bool = False) -> bytes:
+        """Our offer: every stream ``sendonly``, or ``inactive`` (SDP-01, CTL-01)."""
+        direction: Direction = "inactive" if inactive else "sendonly"
+        return self._write([self._line(i, slot, direction) for i, slot in enumerate(self.slots, 1)])
+
+    def answer(self, offered: SessionDescription, inactive: bool = False) -> bytes:
+        """Our answer to an offer of the SRS, m-line by m-line; what it adds is rejected (SRS-07, SDP-09).
+
+        Raises:
+            SdpError: the offer lost m-lines (RFC 3264 8).
+        """
+        if len(offered.media) < len(self.slots):
+            raise SdpError(f"offer with {len(offered.media)} m-lines where {len(self.slots)} were agreed")
+        lines = []
+        for index, theirs in enumerate(offered.media):
+            slot = self.slots[index] if index < len(self.slots) else None
+            if slot is None or slot.stream is None or theirs.rejected or theirs.kind != slot.kind:
+                lines.append(MediaDescription(theirs.kind, 0, theirs.proto, list(theirs.formats) or ["0"]))
+                continue
+            ours = self._line(index + 1, slot, sdp.answer_direction(theirs.direction, not inactive, "sendonly"))
+            common = [text for text in ours.formats if text in theirs.formats]
+            if common:
+                ours.formats = common
+                ours.proto = theirs.proto
+            else:
+                ours = MediaDescription(theirs.kind, 0, theirs.proto, list(theirs.formats) or ["0"])
+            lines.append(ours)
+        return self._write(lines)
+
+    def for_media_server(self, theirs: SessionDescription, subscription: Subscription) -> bytes:
+        """The SRS's description with its m-lines in the order of `subscription`: an answer for the media server.
+
+        Lines are matched by position, labels are not relied on (SRS-14); one that is missing counts as rejected.
+        """
+        positions = {stream_key(s.stream): i for i, s in enumerate(self.slots) if s.stream is not None}
+        result = SessionDescription(list(theirs.lines))
+        for stream in subscription.streams:
+            index = positions.get(stream_key(stream), len(theirs.media))
+            if index < len(theirs.media):
+                line = theirs.media[index]
+                copy = MediaDescription(line.kind, line.port, line.proto, list(line.formats), line.num_ports)
+                copy.lines = list(line.lines)
+                result.add(copy)
+            else:
+                section = stream.section
+                result.add(MediaDescription(section.kind, 0, section.proto, list(section.formats) or ["0"]))
+        return result.to_bytes()
+
+    def accepted(self, theirs: SessionDescription) -> int:
+        """How many of our streams the SRS takes (also those it wants inactive for now)."""
+        return sum(
+            1
+            for slot, line in zip(self.slots, theirs.media, strict=False)
+            if slot.stream is not None and not line.rejected
+        )
+
+    def _line(self, number: int, slot: _Slot, direction: Direction) -> MediaDescription:
+        if slot.stream is None:
+            return sdp.build_media(slot.kind, 0, slot.formats or ["0"], proto=slot.proto, label=str(number))
+        return sdp.recording_media(slot.stream.section, label=str(number), direction=direction)
+
+    def _write(self, media: Sequence[MediaDescription]) -> bytes:
+        address = next((c.address for m in media if m.port and (c := m._own_connection()) is not None), "")
+        if self.origin is None:
+            self.origin = Origin("siprec", self.session_id, "1", address or "0.0.0.0")
+        lines = tuple(line for m in media for line in (m.to_line(), *m.lines))
+        if self._last and lines != self._last:
+            self.origin = self.origin.bump()
+        self._last = lines
+        return sdp.build_session(self.origin, media).to_bytes()

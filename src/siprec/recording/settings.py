@@ -1,0 +1,266 @@
+"""Settings of a recording: what a routing script sets per call and instance, and the profiles of the configuration."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal
+
+import msgspec
+
+from siprec.recording.identity import IdentityPolicy
+from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
+from siprec.recording.xmlcheck import check_extension, check_participant
+from siprec.sip.errors import SipError
+from siprec.sip.headers import TOKEN
+from siprec.sip.message import header_key
+from siprec.sip.uri import Uri
+
+#: Headers of the RS INVITE that are ours to write; a script must not set them.
+_RESERVED: Final = re.compile(
+    "via|from|to|call-id|cseq|contact|max-forwards|content-length|content-type|route|record-route|require"
+    "|session-expires|min-se|authorization|proxy-authorization|mime-version"
+)
+_HEADER: Final = re.compile(r"([^\s:]+)[ \t]*:[ \t]*(.*)\Z")
+_SOCKET: Final = re.compile(r"(udp|tcp|tls):(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):(\d{1,5})\Z")
+
+
+class SettingError(ValueError):
+    """A recording setting that cannot work; the text names the field and what is wrong."""
+
+
+def check_headers(text: str) -> tuple[tuple[str, str], ...]:
+    """Header lines, each ended by CRLF, as name and value.
+
+    Raises:
+        SettingError: no header line, or a header which the SRC itself writes.
+    """
+    result = []
+    for line in text.replace("\r\n", "\n").split("\n"):
+        if not line.strip():
+            continue
+        match = _HEADER.match(line)
+        if match is None or TOKEN.match(match[1]) is None:
+            raise SettingError(f"headers: not a header line: {line[:60]!r}")
+        if _RESERVED.fullmatch(header_key(match[1])):
+            raise SettingError(f"headers: {match[1]} is written by the recording client itself")
+        result.append((match[1], match[2].strip()))
+    return tuple(result)
+
+
+def check_uri(text: str, field: str) -> Uri:
+    """A SIP or SIPS URI with a host.
+
+    Raises:
+        SettingError: anything else; `field` is named in the text.
+    """
+    try:
+        uri = Uri.parse(text.strip())
+    except SipError as error:
+        raise SettingError(f"{field}: {error.reason}") from None
+    if not uri.is_sip:
+        raise SettingError(f"{field}: a sip: or sips: URI is needed, not {text[:60]!r}")
+    return uri
+
+
+def check_socket(text: str) -> tuple[str, str, int]:
+    """``transport:address:port`` as transport, address without brackets, port.
+
+    Raises:
+        SettingError: not of that form.
+    """
+    match = _SOCKET.match(text.strip().lower())
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise SettingError(f"socket: {text[:60]!r} is not of the form transport:address:port")
+    return match[1], match[2].strip("[]"), int(match[3])
+
+
+def check_srs(text: str) -> tuple[str, ...]:
+    """A comma-separated list of SRS URIs, in order (R7).
+
+    Raises:
+        SettingError: empty, or one is no SIP URI.
+    """
+    found = tuple(part.strip().strip("<>") for part in text.split(",") if part.strip())
+    if not found:
+        raise SettingError("srs: no SRS given")
+    for uri in found:
+        check_uri(uri, "srs")
+    return found
+
+
+def _check_field(name: str, value: str) -> None:
+    try:
+        if name == "headers":
+            check_headers(value)
+        elif name in ("from_uri", "to_uri"):
+            check_uri(value, name)
+        elif name == "socket":
+            check_socket(value)
+        elif name in ("caller", "callee"):
+            check_participant(value)
+        elif name in ("group_custom_extension", "session_custom_extension"):
+            check_extension(value)
+        elif name == "media" and re.search(r"[\x00-\x1f\x7f]", value):
+            raise SettingError("media: control characters")
+    except SettingError:
+        raise
+    except ValueError as error:
+        raise SettingError(f"{name}: {error}") from None
+
+
+FIELDS: Final = (
+    "group",
+    "caller",
+    "callee",
+    "media",
+    "headers",
+    "socket",
+    "from_uri",
+    "to_uri",
+    "group_custom_extension",
+    "session_custom_extension",
+)
+
+
+class RecordingSettings:
+    """What the ``$siprec`` variable of the reference holds for one instance (reference.md). All fields are text, empty
+    where not set; each is checked when it is set.
+
+    Fields: `group` (classifies the call), `caller`, `callee` (XML in place of what is built for that participant),
+    `media` (address or flags for the media server), `headers` (extra headers for the INVITE, each ending in CRLF),
+    `socket` (``transport:address:port`` to send from), `from_uri`, `to_uri` (of the RS dialog),
+    `group_custom_extension`, `session_custom_extension` (XML under ``group`` and ``session``).
+
+    Raises:
+        SettingError: on assignment of a value that cannot work, and AttributeError for an unknown field.
+    """
+
+    __slots__ = FIELDS
+
+    group: str
+    caller: str
+    callee: str
+    media: str
+    headers: str
+    socket: str
+    from_uri: str
+    to_uri: str
+    group_custom_extension: str
+    session_custom_extension: str
+
+    def __init__(self, **fields: str) -> None:
+        for name in FIELDS:
+            setattr(self, name, fields.pop(name, ""))
+        if fields:
+            raise SettingError(f"unknown setting {next(iter(fields))!r}; known: {', '.join(FIELDS)}")
+
+    def __setattr__(self, name: str, value: str | None) -> None:
+        value = value or ""
+        if value and name in FIELDS:
+            _check_field(name, value)
+        object.__setattr__(self, name, value)
+
+    def over(self, base: RecordingSettings) -> RecordingSettings:
+        """These settings, with those of `base` where nothing is set here."""
+        result = RecordingSettings.__new__(RecordingSettings)
+        for name in FIELDS:
+            object.__setattr__(result, name, getattr(self, name) or getattr(base, name))
+        return result
+
+    def as_dict(self) -> dict[str, str]:
+        """The fields that are set."""
+        return {name: value for name in FIELDS if (value := getattr(self, name))}
+
+    def __repr__(self) -> str:
+        return f"RecordingSettings({', '.join(f'{k}={v!r}' for k, v in self.as_dict().items())})"
+
+
+class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[recording.NAME]``: one way to record calls. Times are in seconds.
+
+    Raises:
+        ValueError: from the constructor, with field and reason (a ``ValidationError`` with the path when converted).
+    """
+
+    srs: list[str] | str
+    """The SRSs in order, as a list or separated by commas."""
+    skip_failover_codes: str = ""
+    """Regular expression over the reply code: a match ends the search for an SRS. Default: every failure goes on."""
+    setup_timeout: float = 4.0
+    """How long an SRS may take for its final answer before the next one is tried."""
+    end_timeout: float = 5.0
+    """How long the end of a recording waits for a pending exchange and the last metadata before it sends BYE."""
+    rebuilds: int = 3
+    """How often a recording session that broke down in mid-call is set up again (ERR-09)."""
+    on_failure: Literal["ignore", "end-call"] = "ignore"
+    """What becomes of a call which cannot be recorded (ERR-10)."""
+    profile: Literal["rfc", "legacy-metadata-type"] = "rfc"
+    """``legacy-metadata-type``: ``application/rs-metadata``, as in the first RFC 7866."""
+    updates: Literal["partial", "complete"] = "partial"
+    """What follows the first, complete metadata: changes only, or the whole each time."""
+    identity: IdentityPolicy = "header"
+    """Where names and addresses of the parties are taken from: ``header``, ``asserted`` or ``both``."""
+    transport: Literal["", "udp", "tcp", "tls"] = ""
+    """Transport to the SRS where its URI names none; empty: as RFC 3263 finds it."""
+    outbound_proxy: str = ""
+    """SIP URI that every request outside a dialog goes to first."""
+    username: str = ""
+    password: str = ""
+    realm: str = ""
+    """Digest credentials (401, 407); an empty realm stands for any."""
+    session_expires: int = 1800
+    """Session timer asked for on the recording session (RFC 4028); 0: none."""
+    group: str = ""
+    caller: str = ""
+    callee: str = ""
+    media: str = ""
+    headers: str = ""
+    socket: str = ""
+    from_uri: str = ""
+    to_uri: str = ""
+    group_custom_extension: str = ""
+    session_custom_extension: str = ""
+
+    def __post_init__(self) -> None:
+        self.targets  # noqa: B018 - checks
+        try:
+            re.compile(self.skip_failover_codes)
+        except re.error as error:
+            raise SettingError(f"skip_failover_codes: {error}") from None
+        for name in FIELDS:
+            if getattr(self, name):
+                _check_field(name, getattr(self, name))
+        if self.outbound_proxy:
+            check_uri(self.outbound_proxy, "outbound_proxy")
+        if not 0.1 <= self.setup_timeout <= 180 or not 0.1 <= self.end_timeout <= 60:
+            raise SettingError("setup_timeout must lie in 0.1..180 and end_timeout in 0.1..60 seconds")
+        if not 0 <= self.rebuilds <= 1000:
+            raise SettingError("rebuilds must lie in 0..1000")
+        if self.session_expires and self.session_expires < 90:
+            raise SettingError("session_expires must be 0 or at least 90 (RFC 4028 4)")
+        if self.password and not self.username:
+            raise SettingError("username is needed with a password")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The SRS URIs in order."""
+        return check_srs(self.srs if isinstance(self.srs, str) else ",".join(self.srs))
+
+    @property
+    def settings(self) -> RecordingSettings:
+        """The settings a script may override."""
+        return RecordingSettings(**{name: getattr(self, name) for name in FIELDS})
+
+    @property
+    def metadata_type(self) -> str:
+        """The media type metadata is sent as."""
+        return LEGACY_MEDIA_TYPE if self.profile == "legacy-metadata-type" else MEDIA_TYPE
+
+    def with_srs(self, srs: str) -> RecordingProfile:
+        """This profile for other SRSs (comma-separated).
+
+        Raises:
+            SettingError: empty, or one is no SIP URI.
+        """
+        changes: dict[str, Any] = {"srs": list(check_srs(srs))}
+        return msgspec.structs.replace(self, **changes)

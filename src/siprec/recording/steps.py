@@ -1,0 +1,167 @@
+"""What goes into the machine of a recording session and what comes out: states, events, actions, all plain values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from siprec.recording.metadata import Recording
+
+
+class State(StrEnum):
+    """Where a recording session stands."""
+
+    IDLE = "idle"
+    FORKING = "forking"
+    INVITING = "inviting"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class Kind(StrEnum):
+    """What can happen to a recording session."""
+
+    START = "start"
+    FORKED = "forked"
+    FORK_FAILED = "fork failed"
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    CONNECTED = "connected"
+    CONNECT_FAILED = "connect failed"
+    GATED = "gated"
+    GATE_FAILED = "gate failed"
+    EXCHANGED = "exchanged"
+    EXCHANGE_FAILED = "exchange failed"
+    CHANGED = "changed"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SNAPSHOT = "snapshot"
+    PEER_OFFER = "peer offer"
+    PEER_DONE = "peer done"
+    PEER_BYE = "peer bye"
+    LOST = "lost"
+    MEDIA_LOST = "media lost"
+    STOP = "stop"
+    BYE_DONE = "bye done"
+    RELEASED = "released"
+    TIMER = "timer"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event.
+
+    `document`: the metadata as it is now (with STOP: as it is at the end); `media`: CHANGED concerns the streams, not
+    only the metadata; `status`, `reason`, `retry_after` (seconds): of a failure; `wall`: when, in seconds since the
+    epoch.
+    """
+
+    kind: Kind
+    document: Recording | None = None
+    media: bool = False
+    status: int = 0
+    reason: str = ""
+    retry_after: float = 0.0
+    wall: float = 0.0
+
+
+# -- actions -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Have the media server copy the streams, anew if it does already -> FORKED, FORK_FAILED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """Call the SRS `target` (index into the list) with the streams and complete metadata -> ANSWERED, REFUSED."""
+
+    target: int
+    document: Recording
+    inactive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Give up the INVITE (ERR-07) -> REFUSED, or ANSWERED when the 2xx was faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Tell the media server the SRS's last answer -> CONNECTED, CONNECT_FAILED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Stop (`closed`) or let go the copied packets at the media server -> GATED, GATE_FAILED."""
+
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request inside the RS dialog: re-INVITE with the SDP (`offer`), else UPDATE -> EXCHANGED, EXCHANGE_FAILED."""
+
+    document: Recording | None
+    offer: bool
+    inactive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPeer:
+    """Take the offer the SRS made, or refuse it with `status` -> PEER_DONE (when taken)."""
+
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """End the RS dialog -> BYE_DONE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Have the media server end the fork -> RELEASED, whatever comes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """-> TIMER after `delay` seconds; replaces the one that runs. A negative delay only cancels."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell the subscribers: an event of :mod:`siprec.recording.events`."""
+
+    name: str
+    reason: str = ""
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All is given back; nothing follows."""
+
+
+Action = Fork | Invite | Cancel | Connect | Gate | Exchange | AnswerPeer | Bye | Release | SetTimer | Notify | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a recording session needs of its profile. `targets`: number of SRSs; times in seconds."""
+
+    targets: int = 1
+    skip_failover_codes: str = ""
+    rebuilds: int = 3
+    end_timeout: float = 5.0
+    complete_updates: bool = False
+
+    def gives_up(self, status: int) -> bool:
+        """Whether a reply with this code ends the search for an SRS (R8)."""
+        return bool(self.skip_failover_codes) and re.search(self.skip_failover_codes, str(status)) is not None
