@@ -1,0 +1,376 @@
+"""Our own user agent: calls as UAC and UAS on a transaction layer (RFC 3261 8, 12 to 15).
+
+The SRC uses it for recording sessions, the recorder to take them, the demo phones to call each other. In a process
+that is also a proxy it is asked first (:meth:`UserAgent.request_received`); alone, :class:`Endpoint` is the
+transaction user.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
+
+from siprec.sip.clock import Clock
+from siprec.sip.dialog import Dialog, DialogKey, dialog_key
+from siprec.sip.digest import CredentialStore
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.multipart import SDP_TYPE
+from siprec.sip.transaction import ServerTransaction, TransactionLayer
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+from siprec.sip.useragent_call import Call, CallHandler
+from siprec.sip.useragent_exchange import Exchange, Result
+from siprec.sip.useragent_incoming import IncomingCall, OnInvite
+from siprec.sip.useragent_outgoing import Invitation, OutgoingCall
+from siprec.sip.useragent_reply import Reply, session_description
+from siprec.sip.useragent_timer import MIN_SE, Agreement, session_expires
+
+__all__ = [
+    "ALLOW",
+    "Call",
+    "CallHandler",
+    "Endpoint",
+    "IncomingCall",
+    "OutgoingCall",
+    "Reply",
+    "Resolve",
+    "Result",
+    "UserAgent",
+    "session_description",
+]
+
+Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
+"""Finds the hops for a URI (RFC 3263), best first; may call back at once."""
+
+ALLOW: Final = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, NOTIFY, MESSAGE"
+
+
+class UserAgent:
+    """Calls of our own.
+
+    Arguments:
+        clock, layer: time and the transaction layer.
+        resolve: RFC 3263.
+        contact: the Contact URI for messages that go to a hop.
+        on_invite: gets each new call; without it INVITEs outside a dialog are not ours.
+        accept: says whether a request outside a dialog is for us at all (default: all of them).
+        on_request: gets requests outside a dialog other than INVITE and OPTIONS; returns whether it took them.
+        user_agent: for User-Agent and Server headers; empty: none.
+        extensions: option tags that may be asked for in Require, besides ``timer``.
+        allow: the Allow header.
+        accept_types: for the Accept header of OPTIONS responses.
+        ring_timeout: seconds an INVITE, ours or the peer's, may go without a final response.
+        rng: source of tags, Call-IDs and delays; hand in a seeded one for reproducible tests.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        layer: TransactionLayer,
+        resolve: Resolve,
+        *,
+        contact: Callable[[Hop], str],
+        on_invite: OnInvite | None = None,
+        accept: Callable[[SipRequest], bool] | None = None,
+        on_request: Callable[[ServerTransaction], bool] | None = None,
+        user_agent: str = "siprec",
+        extensions: Collection[str] = (),
+        allow: str = ALLOW,
+        accept_types: str = "application/sdp",
+        ring_timeout: float = 185.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.clock = clock
+        self.layer = layer
+        self.resolve = resolve
+        self.contact = contact
+        self.on_invite = on_invite
+        self.accept = accept
+        self.on_request = on_request
+        self.user_agent = user_agent
+        self.extensions = frozenset(extensions)
+        self.supported = ", ".join(sorted({"timer", *extensions}))
+        self.allow = allow
+        self.accept_types = accept_types
+        self.ring_timeout = ring_timeout
+        self.random = rng or random.SystemRandom()
+        self._calls: dict[DialogKey, Call] = {}
+        self._outgoing: set[OutgoingCall] = set()
+        self._pending: dict[tuple[str, str, int], ServerTransaction] = {}
+
+    def new_token(self) -> str:
+        """An unpredictable token, for tags and Call-IDs."""
+        return f"{self.random.getrandbits(64):016x}"
+
+    def counts(self) -> dict[str, int]:
+        """Live calls and dialogs: for leak checks."""
+        return {"calls": len({*self._calls.values(), *self._outgoing}), "dialogs": len(self._calls)}
+
+    def calls(self) -> list[Call]:
+        """All live calls."""
+        return list({*self._calls.values(), *self._outgoing})
+
+    # -- what we ask -----------------------------------------------------------------------------------------------
+
+    def invite(
+        self,
+        target: Uri,
+        *,
+        from_: NameAddr,
+        to: NameAddr,
+        handler: CallHandler,
+        headers: Iterable[tuple[str, str]] = (),
+        contact_params: str = "",
+        body: bytes = b"",
+        content_type: str = SDP_TYPE,
+        call_id: str = "",
+        hop: Hop | None = None,
+        route: Iterable[str] = (),
+        setup_timeout: float | None = None,
+        credentials: CredentialStore | None = None,
+        session_expires: int | None = None,
+        supported: Iterable[str] = ("timer",),
+        allow: str = "",
+    ) -> OutgoingCall:
+        """Make a call; everything else comes by `handler`, never from inside this method.
+
+        Arguments:
+            target: the Request-URI; resolved unless `hop` or `route` is given.
+            from_, to: From (its tag is replaced by ours) and To.
+            headers: more headers, in order.
+            contact_params: parameters of the Contact header, such as ``+sip.src``.
+            body, content_type: the offer; without SDP in it the offer is expected in the 2xx.
+            call_id: made up when empty.
+            hop: where to send to instead of resolving; `route`: preloaded Route values (outbound proxy).
+            setup_timeout: seconds for each hop to answer finally; then the next hop if it was silent, else the call has
+                failed with ``timeout`` at once (the INVITE is cancelled behind the scenes).
+            credentials: for 401 and 407.
+            session_expires: session timer to ask for, in seconds (RFC 4028).
+            supported, allow: those headers, unless `headers` has them.
+        """
+        lines = list(headers)
+        if allow:
+            lines.append(("Allow", allow))
+        invitation = Invitation(
+            target,
+            from_,
+            to,
+            tuple(lines),
+            contact_params,
+            body,
+            content_type if body else "",
+            hop,
+            setup_timeout,
+            session_expires or 0,
+            tuple(dict.fromkeys(supported)),
+            tuple(route),
+        )
+        call = OutgoingCall(self, handler, call_id or self.new_token(), invitation, credentials)
+        self._outgoing.add(call)
+        call.start()
+        return call
+
+    def request(
+        self,
+        request: SipRequest,
+        target: Uri,
+        done: Callable[[Result], None],
+        *,
+        hop: Hop | None = None,
+        credentials: CredentialStore | None = None,
+    ) -> None:
+        """Send a request outside of any dialog (OPTIONS, REGISTER, MESSAGE, ...) to `target`, or to `hop`.
+
+        `request` needs From, To, Call-ID and CSeq only if they matter; what is missing is added. It comes without Via.
+        """
+        if not request.has("max-forwards"):
+            request.add("Max-Forwards", "70")
+        if not request.has("from"):
+            request.add("From", f"<{target.aor}>;tag={self.new_token()}")
+        if not request.has("to"):
+            request.add("To", f"<{target.aor}>")
+        if not request.has("call-id"):
+            request.add("Call-ID", self.new_token())
+        if not request.has("cseq"):
+            request.add("CSeq", f"{self.random.randint(1, 2**16)} {request.method}")
+        self.identify(request)
+        exchange = Exchange(
+            self,
+            request,
+            target,
+            lambda exchange, result: done(result),
+            next_cseq=lambda: exchange.request.cseq.number + 1,
+            hop=hop,
+            credentials=credentials,
+            prepare=self._add_contact,
+        )
+        exchange.start()
+
+    def _add_contact(self, request: SipRequest, hop: Hop) -> None:
+        if request.method in ("REGISTER", "SUBSCRIBE", "OPTIONS") and not request.has("contact"):
+            request.add("Contact", f"<{self.contact(hop)}>")
+
+    def restore(self, stored: Mapping[str, Any], handler: CallHandler) -> Call:
+        """Go on with a call stored by :meth:`Call.to_dict`, in this or another process (UAC-20).
+
+        Raises:
+            KeyError, TypeError: not what :meth:`Call.to_dict` returned.
+        """
+        dialog = Dialog.from_dict(stored["dialog"])
+        call = Call(self, handler, dialog.call_id)
+        call.dialog = dialog
+        call.state = "confirmed"
+        call.contact = stored["contact"]
+        call.remote_allow = set(stored["remote_allow"])
+        text, content_type = stored["session"]
+        call.local_session = (text.encode("utf-8", "surrogateescape"), content_type)
+        self.register(call, dialog.key)
+        call.start_timer(Agreement(*stored["timer"]) if stored["timer"] is not None else None)
+        return call
+
+    # -- what peers ask --------------------------------------------------------------------------------------------
+
+    def request_received(self, transaction: ServerTransaction) -> bool:
+        """A new server transaction; true if it was for us and has been, or will be, answered."""
+        request = transaction.request
+        if request.to.tag:
+            call = self._calls.get(dialog_key(request))
+            if call is None:
+                return False
+            call.receive(transaction)
+            return True
+        if self.accept is not None and not self.accept(request):
+            return False
+        if request.method == "INVITE":
+            return self._invited(transaction)
+        if request.method == "OPTIONS" and self.on_invite is not None:
+            headers = [("Allow", self.allow), ("Accept", self.accept_types), ("Supported", self.supported)]
+            headers.append(("Contact", f"<{self.contact(transaction.source)}>"))
+            self._respond(transaction, 200, headers)
+            return True
+        return self.on_request is not None and self.on_request(transaction)
+
+    def _invited(self, transaction: ServerTransaction) -> bool:
+        if self.on_invite is None:
+            return False
+        request = transaction.request
+        merged = (request.call_id, request.from_.tag, request.cseq.number)
+        unsupported = [tag for tag in request.values("require") if tag.lower() not in self.extensions | {"timer"}]
+        expires = session_expires(request)
+        if merged in self._pending:
+            self._respond(transaction, 482)  # RFC 3261 8.2.2.2: it came by another way already
+        elif unsupported:
+            self._respond(transaction, 420, [("Unsupported", ", ".join(unsupported))])
+        elif expires is not None and expires.interval < MIN_SE and "timer" in request.tokens("supported"):
+            self._respond(transaction, 422, [("Min-SE", str(MIN_SE))])
+        else:
+            try:
+                call = IncomingCall(self, transaction)
+                call.next_hop()
+            except SipError as error:
+                self._respond(transaction, error.status, reason=error.reason)
+                return True
+            self._pending[merged] = transaction
+            transaction.on_end = lambda reason: self._invite_ended(merged)
+            self.register(call, (request.call_id, call.local_tag, request.from_.tag))
+            self.on_invite(call)
+        return True
+
+    def _invite_ended(self, merged: tuple[str, str, int]) -> None:
+        self._pending.pop(merged, None)
+
+    def _respond(
+        self, transaction: ServerTransaction, status: int, headers: Iterable[tuple[str, str]] = (), reason: str = ""
+    ) -> None:
+        response = transaction.request.response(status, reason, to_tag=self.new_token(), headers=headers)
+        self.identify_response(response)
+        transaction.respond(response)
+
+    def ack_received(self, request: SipRequest, source: Hop) -> bool:
+        """An ACK for a 2xx; true if it was for us."""
+        call = self._calls.get(dialog_key(request))
+        return call is not None and call.ack_received(request)
+
+    # -- for the calls ---------------------------------------------------------------------------------------------
+
+    def identify(self, request: SipRequest) -> None:
+        """Add User-Agent."""
+        if self.user_agent and not request.has("user-agent"):
+            request.add("User-Agent", self.user_agent)
+
+    def identify_response(self, response: SipResponse) -> None:
+        """Add Server."""
+        if self.user_agent and response.status > 100:
+            response.add("Server", self.user_agent)
+
+    def send_ack(self, dialog: Dialog, ack: SipRequest) -> None:
+        """Send the ACK for a 2xx, with a branch of its own, straight to the transport (UAC-03)."""
+
+        def resolved(result: list[Hop] | SipError) -> None:
+            if not isinstance(result, SipError) and result:
+                # Lost or undeliverable: the next 2xx asks for it again.
+                self.layer.send_stateless(ack.copy(), result[0], add_via=self.layer.new_branch())
+
+        self.resolve(dialog.next_hop, resolved)
+
+    def register(self, call: Call, key: DialogKey, *, only: bool = False) -> None:
+        """`key` names a dialog of `call`; with `only`, its other early dialogs are no more."""
+        if only:
+            self.forget(call)
+        call.keys.add(key)
+        self._calls[key] = call
+
+    def forget(self, call: Call) -> None:
+        """The call's dialogs are no more."""
+        for key in call.keys:
+            self._calls.pop(key, None)
+        call.keys.clear()
+        if isinstance(call, OutgoingCall):
+            self._outgoing.discard(call)
+
+
+class Endpoint:
+    """The transaction user of a process that is nothing but a user agent (recorder, phone).
+
+    Make it first, hand it to the layer, then set `agent`::
+
+        endpoint = Endpoint()
+        layer = TransactionLayer(clock, transport, endpoint)
+        endpoint.agent = UserAgent(clock, layer, resolve, contact=...)
+    """
+
+    def __init__(self) -> None:
+        self.agent: UserAgent | None = None
+
+    def request_received(self, transaction: ServerTransaction) -> None:
+        """See :class:`siprec.sip.transaction.TransactionUser`."""
+        agent = self.agent
+        if agent is not None and agent.request_received(transaction):
+            return
+        request = transaction.request
+        known = agent.allow if agent is not None else ""
+        if request.to.tag:
+            status = 481
+        elif request.method not in known.split(", "):
+            status = 405
+        else:
+            status = 403
+        headers = [("Allow", known)] if status == 405 else []
+        transaction.respond(request.response(status, to_tag=secrets.token_hex(5), headers=headers))
+
+    def ack_received(self, request: SipRequest, source: Hop) -> None:
+        """See :class:`siprec.sip.transaction.TransactionUser`."""
+        if self.agent is not None:
+            self.agent.ack_received(request, source)
+
+    def cancel_received(self, request: SipRequest, source: Hop) -> None:
+        """RFC 3261 9.2: 481."""
+        if self.agent is not None:
+            self.agent.layer.reply(request, source, request.response(481, to_tag=secrets.token_hex(5)))
+
+    def malformed(self, error: SipError, request: SipRequest | None, source: Hop) -> None:
+        """The layer has answered."""

@@ -1,0 +1,210 @@
+"""One request of ours until its final response: next hops, credentials, session interval (ERR-01, UAC-12, ERR-05)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from siprec.sip.digest import CredentialStore, authorize
+from siprec.sip.errors import SipError
+from siprec.sip.headers import SessionExpires
+from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.transaction import ClientTransaction
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+from siprec.sip.useragent_timer import min_se, session_expires
+
+if TYPE_CHECKING:
+    from siprec.sip.clock import Timer
+    from siprec.sip.useragent import UserAgent
+
+Result = SipResponse | str
+"""A final response, or why there is none: ``timeout``, ``transport: ...``, ``resolve: ...``, ``cancelled``..."""
+
+_MAX_ATTEMPTS: Final = 16
+
+
+class Exchange:
+    """Sends `request` and calls `on_done(exchange, result)` once.
+
+    `request` has neither Via nor, where the hop decides it, Contact: `prepare(request, hop)` puts in what depends on
+    the hop. `next_cseq()` gives the number for a request that has to be sent again with credentials or another
+    interval. For INVITE, `on_provisional` gets every 1xx but 100 of the current attempt, and `on_late` every 2xx
+    after the first, and those of attempts that had been given up.
+    """
+
+    __slots__ = (
+        "_agent",
+        "_attempts",
+        "_cancel_headers",
+        "_credentials",
+        "_hops",
+        "_limit",
+        "_next_cseq",
+        "_on_done",
+        "_on_late",
+        "_on_provisional",
+        "_prepare",
+        "_uri",
+        "done",
+        "heard",
+        "request",
+        "transaction",
+    )
+
+    def __init__(
+        self,
+        agent: UserAgent,
+        request: SipRequest,
+        uri: Uri | None,
+        on_done: Callable[[Exchange, Result], None],
+        *,
+        next_cseq: Callable[[], int],
+        hop: Hop | None = None,
+        credentials: CredentialStore | None = None,
+        prepare: Callable[[SipRequest, Hop], None] | None = None,
+        on_provisional: Callable[[Exchange, SipResponse], None] | None = None,
+        on_late: Callable[[Exchange, SipResponse], None] | None = None,
+    ) -> None:
+        self._agent = agent
+        self.request = request
+        self._uri = uri
+        self._on_done = on_done
+        self._next_cseq = next_cseq
+        self._hops = [hop] if hop is not None else []
+        self._credentials = credentials
+        self._prepare = prepare
+        self._on_provisional = on_provisional
+        self._on_late = on_late
+        self._attempts = 0
+        self._cancel_headers: tuple[tuple[str, str], ...] | None = None
+        self._limit: Timer | None = None
+        self.transaction: ClientTransaction | None = None
+        self.heard = False
+        self.done = False
+
+    def start(self) -> None:
+        """Find the hops and send. `on_done` is never called from inside."""
+        if self.request.method == "INVITE":
+            # A callee that rings for ever is not waited for (as Timer C does at a proxy).
+            self._limit = self._agent.clock.call_later(self._agent.ring_timeout, self.cancel)
+        if self._hops:
+            self._send()
+        elif self._uri is not None:
+            self._agent.resolve(self._uri, self._resolved)
+
+    def _resolved(self, result: list[Hop] | SipError) -> None:
+        if self.done or self.cancelled:
+            return
+        if isinstance(result, SipError) or not result:
+            reason = result.reason if isinstance(result, SipError) else "no address"
+            # The resolver may answer at once, and whoever started us has not got us in hand yet.
+            self._agent.clock.call_later(0, self._finish, f"resolve: {reason}")
+            return
+        self._hops = list(result)
+        self._send()
+
+    def _send(self) -> None:
+        self._attempts += 1
+        self.heard = False
+        hop = self._hops[0]
+        request = self.request.copy()
+        if self._prepare is not None:
+            self._prepare(request, hop)
+        self.transaction = self._agent.layer.send_request(
+            request, hop, on_response=self._response, on_failure=self._failure
+        )
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._cancel_headers is not None
+
+    def cancel(self, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """CANCEL an INVITE; the result is then its final response, or ``cancelled`` if nothing was sent yet."""
+        if self.done or self.cancelled:
+            return
+        self._cancel_headers = tuple(headers)
+        if self.transaction is None:
+            self._agent.clock.call_later(0, self._finish, "cancelled")
+        else:
+            self.transaction.cancel(self._cancel_headers)
+
+    def abandon(self, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """As :meth:`cancel`, but without waiting: `on_done` is not called any more, a late 2xx goes to `on_late`."""
+        self.cancel(headers)
+        self._conclude()
+
+    def _conclude(self) -> None:
+        self.done = True
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    @property
+    def has_next_hop(self) -> bool:
+        """Whether :meth:`next_hop` would try another hop."""
+        return len(self._hops) > 1 and not self.cancelled and not self.done and self._attempts < _MAX_ATTEMPTS
+
+    def next_hop(self) -> bool:
+        """Give up the present hop and try the next one; false if there is none."""
+        if not self.has_next_hop:
+            return False
+        if self.transaction is not None:
+            self.transaction.cancel()
+        del self._hops[0]
+        self._send()
+        return True
+
+    def _finish(self, result: Result) -> None:
+        if not self.done:
+            self._conclude()
+            self._on_done(self, result)
+
+    def _failure(self, transaction: ClientTransaction, reason: str) -> None:
+        if transaction is not self.transaction or self.done:
+            return
+        # DNS-04: only silence and transport errors mean that another host may do better.
+        if self.heard or not self.next_hop():
+            self._finish(reason)
+
+    def _response(self, transaction: ClientTransaction, response: SipResponse) -> None:
+        status = response.status
+        misrouted = len(response.values("via")) != 1  # UAC-17
+        if transaction is not self.transaction or self.done:
+            if 200 <= status < 300 and self._on_late is not None and not misrouted:
+                self._on_late(self, response)
+            return
+        self.heard = True
+        if status < 200:
+            if status > 100 and self._on_provisional is not None and not misrouted:
+                self._on_provisional(self, response)
+        elif misrouted:
+            self._finish("misrouted response")
+        elif status >= 300 and not self.cancelled and self._again(status, response):
+            return
+        else:
+            self._finish(response)
+
+    def _again(self, status: int, response: SipResponse) -> bool:
+        """Whether the request was sent again because of a failure response."""
+        if status == 503:
+            return self.next_hop()
+        if self._attempts >= _MAX_ATTEMPTS:
+            return False
+        request = self.request.copy()
+        if status in (401, 407):
+            if self._credentials is None or not authorize(request, response, self._credentials):
+                return False
+        elif status == 422:
+            asked, least = session_expires(request), min_se(response)
+            if asked is None or asked.interval >= least:
+                return False
+            request.set("session-expires", str(SessionExpires(least, asked.refresher)))
+            request.set("min-se", str(least))
+        else:
+            return False
+        request.set("cseq", f"{self._next_cseq()} {request.method}")
+        self.request = request
+        self._send()
+        return True
