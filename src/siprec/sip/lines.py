@@ -120,15 +120,17 @@ def _prefix_key(prefix: str) -> str:
 
 
 class HeaderLines:
-    """Header lines, and changing them. `_cache` holds typed views by key; whoever changes a header drops its view."""
+    """Header lines, and changing them. `_cache` holds typed views by key, `_index` the last line of each
+    header; whoever changes a header drops them."""
 
-    __slots__ = ("_cache", "lines")
+    __slots__ = ("_cache", "_index", "lines")
 
     lines: list[tuple[str, str]]
 
     def __init__(self, lines: list[tuple[str, str]] | None = None) -> None:
         self.lines = lines if lines is not None else []
         self._cache: dict[str, Any] = {}
+        self._index: dict[str, str] | None = None
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -168,14 +170,20 @@ class HeaderLines:
         return {value.lower() for value in self.values(name)}
 
     def _required(self, key: str) -> str:
-        found: str | None = None
-        for k, line in self.lines:
-            if k == key:
-                if found is not None:
-                    raise SipError(f"{header_name(key)} occurs twice")
-                found = line
+        """The value of a header that must occur exactly once."""
+        index = self._index
+        if index is None:
+            index = self._index = dict(self.lines)
+        found = index.get(key)
         if found is None:
             raise SipError(f"{header_name(key)} is missing")
+        if len(index) != len(self.lines):
+            # Some header occurs twice: this one does if its first line is not its last.
+            for k, line in self.lines:
+                if k == key:
+                    if line is not found:
+                        raise SipError(f"{header_name(key)} occurs twice")
+                    break
         return field_value(found)
 
     # -- changing --------------------------------------------------------------------------------------------------
@@ -184,12 +192,14 @@ class HeaderLines:
         """Append a header at the end."""
         key = header_key(name)
         self._cache.pop(key, None)
+        self._index = None
         self.lines.append((key, f"{name if not name.islower() else header_name(key)}: {value}"))
 
     def set(self, name: str, value: str) -> None:
         """Replace all occurrences of a header by one, in the place of the first; append it if there was none."""
         key = header_key(name)
         self._cache.pop(key, None)
+        self._index = None
         line = (key, f"{header_name(key)}: {value}")
         lines = self.lines
         position = count = 0
@@ -209,6 +219,7 @@ class HeaderLines:
         """Insert a header above the first of its kind, or on top of all headers."""
         key = header_key(name)
         self._cache.pop(key, None)
+        self._index = None
         line = (key, f"{header_name(key)}: {value}")
         for i, (k, _) in enumerate(self.lines):
             if k == key:
@@ -220,6 +231,7 @@ class HeaderLines:
         """Remove all occurrences; returns how many there were."""
         key = header_key(name)
         self._cache.pop(key, None)
+        self._index = None
         kept = [item for item in self.lines if item[0] != key]
         removed = len(self.lines) - len(kept)
         self.lines = kept
@@ -229,6 +241,7 @@ class HeaderLines:
         """Remove the topmost value of a list header (Via, Route); returns it, or None."""
         key = header_key(name)
         self._cache.pop(key, None)
+        self._index = None
         i = 0
         while i < len(self.lines):
             k, line = self.lines[i]
@@ -248,6 +261,7 @@ class HeaderLines:
         """Replace the topmost value of a list header; the other values stay. Adds the header if there is none."""
         key = header_key(name)
         self._cache.pop(key, None)
+        self._index = None
         for i, (k, line) in enumerate(self.lines):
             if k == key:
                 rest = split_commas(field_value(line))[1:]

@@ -27,6 +27,23 @@ MAX_LINE: Final = 16384
 MAX_VIAS: Final = 70
 
 _START_RESPONSE: Final = re.compile(r"SIP/(\d+\.\d+) (\d{3})(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
+# No list of what is allowed: these need no look at their letters.
+_METHODS: Final = frozenset(
+    {
+        "INVITE",
+        "ACK",
+        "BYE",
+        "CANCEL",
+        "OPTIONS",
+        "REGISTER",
+        "UPDATE",
+        "INFO",
+        "PRACK",
+        "MESSAGE",
+        "NOTIFY",
+        "SUBSCRIBE",
+    }
+)
 _VERSION: Final = re.compile(r"SIP/\d+\.\d+\Z", re.IGNORECASE)
 
 
@@ -38,7 +55,9 @@ class SipMessage(HeaderLines):
     body: bytes
 
     def __init__(self, lines: list[tuple[str, str]] | None = None, body: bytes = b"") -> None:
-        super().__init__(lines)
+        self.lines = lines if lines is not None else []
+        self._cache = {}
+        self._index = None
         self.body = body
 
     @property
@@ -170,6 +189,7 @@ class SipMessage(HeaderLines):
         other.lines = self.lines.copy()
         other.body = self.body
         other._cache = self._cache.copy()
+        other._index = self._index
 
     def __repr__(self) -> str:
         return f"<{self.start_line}>"
@@ -181,7 +201,11 @@ class SipRequest(SipMessage):
     __slots__ = ("method", "uri")
 
     def __init__(self, method: str, uri: str, lines: list[tuple[str, str]] | None = None, body: bytes = b"") -> None:
-        super().__init__(lines, body)
+        # Written out: a call to the base class costs as much as all of this.
+        self.lines = lines if lines is not None else []
+        self._cache = {}
+        self._index = None
+        self.body = body
         self.method = method
         self.uri = uri
 
@@ -278,22 +302,37 @@ def parse_head(head: bytes) -> SipRequest | SipResponse:
     """Parse start line and headers (everything before the empty line).
 
     Raises:
-        SipError: no SIP start line (400, 505), too large or too many headers (400, 513).
+        SipError: no SIP start line (400, 505), a line end inside a line (400), too large or too many headers (513);
+            `MalformedRequest` when it can still be answered.
     """
+    problem = ""
     if len(head) > MAX_HEAD:
-        raise SipError("header section too large", 513)
+        problem = "header section too large"
+        head = head[: max(head.rfind(b"\n", 0, MAX_HEAD), 0)].removesuffix(b"\r")
     text = head.decode("utf-8", "surrogateescape")
     if "\r\n" not in text and "\n" in text:
         text = text.replace("\n", "\r\n")
     start, _, rest = text.partition("\r\n")
     raw = rest.split("\r\n") if rest else []
+    ends = len(raw)
     if "\r\n " in rest or "\r\n\t" in rest:
         raw = _unfold(raw)
     if len(raw) > MAX_HEADERS:
-        raise SipError("too many headers", 513)
+        problem = "too many headers"
+        del raw[MAX_HEADERS:]
     if len(text) > MAX_LINE and any(len(line) > MAX_LINE for line in raw):
-        raise SipError("header line too long", 513)
-    return _start(start, read_lines(raw))
+        problem = "header line too long"
+    message = _start(start, read_lines(raw))
+    if problem:
+        raise _malformed(problem, message, 513)
+    if text.count("\n") != ends or text.count("\r") != ends:
+        # Others may take it for a line end: a header within a header.
+        raise _malformed("CR or LF inside a line", message)
+    return message
+
+
+def _malformed(reason: str, message: SipRequest | SipResponse, status: int = 400) -> SipError:
+    return MalformedRequest(reason, message, status) if isinstance(message, SipRequest) else SipError(reason, status)
 
 
 def _start(start: str, lines: list[tuple[str, str]]) -> SipRequest | SipResponse:
@@ -309,14 +348,17 @@ def _start(start: str, lines: list[tuple[str, str]]) -> SipRequest | SipResponse
         response = SipResponse(status, match[3] or "", lines)
         response.reason = match[3] or ""
         return response
-    method, sp, rest = start.partition(" ")
-    uri, sp2, version = rest.rpartition(" ")
-    if not sp or not sp2 or TOKEN.match(method) is None or _VERSION.match(version) is None:
+    method, _, rest = start.partition(" ")
+    uri, _, version = rest.rpartition(" ")
+    if (version != "SIP/2.0" and _VERSION.match(version) is None) or (
+        method not in _METHODS and TOKEN.match(method) is None
+    ):
         raise MalformedRequest("malformed request line", _partial(method, lines))
     if version[4:] != "2.0":
         raise MalformedRequest("SIP version not supported", _partial(method, lines), 505)
     request = SipRequest(method, uri, lines)
     if not uri or " " in uri or "\t" in uri or uri[0] == "<":
+        request.uri = "sip:invalid"
         raise MalformedRequest("malformed Request-URI", request)
     return request
 
@@ -382,14 +424,10 @@ def parse_datagram(data: bytes) -> SipRequest | SipResponse:
     try:
         length = content_length(message)
     except SipError as error:
-        if isinstance(message, SipRequest):
-            raise MalformedRequest(error.reason, message) from None
-        raise
+        raise _malformed(error.reason, message) from None
     if length is not None and length != len(body):
         if length > len(body):
-            if isinstance(message, SipRequest):
-                raise MalformedRequest("body shorter than Content-Length", message)
-            raise SipError("body shorter than Content-Length")
+            raise _malformed("body shorter than Content-Length", message)
         body = body[:length]
     message.body = body
     return message

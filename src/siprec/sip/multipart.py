@@ -35,7 +35,7 @@ _EMPTY_LINE: Final = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _FIRST_DELIMITER: Final = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200}?)[ \t]*(?:\r?\n)")
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 _PART_LENGTH: Final = re.compile(rb"(?i)(^|\n)(content-length[ \t]*:[ \t]*)\d+")
-_NEW_LINE: Final = re.compile(rb"\r?\n")
+_DELIMITER_REST: Final = re.compile(rb"(--)?[ \t]*(?:\r?\n|\Z)")
 _BODY_HEADERS: Final = (
     "Content-Type",
     "Content-Disposition",
@@ -189,24 +189,24 @@ class _Reader:
 
     def _spans(self, boundary: bytes, start: int, end: int) -> list[tuple[int, int]]:
         """Where the parts between the delimiters lie. The line end before a delimiter belongs to it."""
-        delimiter = re.compile(rb"(?:^|\r?\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r?\n|\Z)")
         spans: list[tuple[int, int]] = []
         begin = -1
-        body = self.octets[start:end]
-        for match in delimiter.finditer(body):
-            if begin >= 0:
-                spans.append((start + begin, start + max(begin, match.start())))
-            if match[1] is not None:
-                begin = -1
-                break
-            new_line = _NEW_LINE.match(body, match.end())
-            begin = new_line.end() if new_line is not None else match.end()
-        else:
-            if begin < 0:
-                raise SipError("multipart body without its delimiter")
-        if begin >= 0:
-            spans.append((start + begin, end))
-        return spans
+        octets = self.octets
+        delimiter = b"--" + boundary
+        at = octets.find(delimiter, start, end)
+        while at >= 0:
+            rest = _DELIMITER_REST.match(octets, at + len(delimiter), end)
+            if rest is not None and (at == start or octets[at - 1] == 10):
+                if begin >= 0:
+                    before = at - 2 if octets[at - 2 : at] == b"\r\n" else at - 1
+                    spans.append((begin, max(begin, before)))
+                if rest[1]:
+                    return spans
+                begin = rest.end()
+            at = octets.find(delimiter, at + len(delimiter), end)
+        if begin < 0:
+            raise SipError("multipart body without its delimiter")
+        return [*spans, (begin, end)]
 
     def _part(self, start: int, end: int, default: str) -> Part:
         headers: list[tuple[str, str]] = []
