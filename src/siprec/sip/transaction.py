@@ -30,6 +30,7 @@ from siprec.sip.transaction_client import (
 )
 from siprec.sip.transaction_server import InviteServerTransaction, NonInviteServerTransaction, ServerTransaction
 from siprec.sip.transport import Hop, SendFailed, Transport
+from siprec.sip.validate import check_request, check_response
 
 __all__ = [
     "COOKIE",
@@ -164,7 +165,9 @@ class TransactionLayer:
         try:
             if request is not None and request.method != "ACK" and request.has("via"):
                 tag = secrets.token_hex(5)
-                self.reply(request, source, request.response(error.status, _reason(error), to_tag=tag))
+                self.reply(
+                    request, source, request.response(error.status, _reason(error), to_tag=tag, headers=error.headers)
+                )
             self.user.malformed(error, request, source)
         except SipError:
             pass  # no usable Via: nobody can be told
@@ -175,10 +178,7 @@ class TransactionLayer:
         via = request.top_via
         self._stamp(request, via, source)
         method = request.method
-        # Needed by every transaction and dialog; what else is malformed is left alone (MSG-02).
-        if request.cseq.method != method:
-            raise SipError("CSeq method differs from the request's")
-        request.from_, request.to, request.call_id  # noqa: B018 - parsed for their errors
+        check_request(request)
         key = _server_key(request, via)
         if method == "INVITE":
             invite = self._invite_servers.get(key)
@@ -249,6 +249,7 @@ class TransactionLayer:
         # Matching no transaction: dropped (RFC 6026 7.3, TXN-05); sent-by not ours: dropped (RFC 3261 18.1.2, TRN-07).
         if transaction is None or transaction.method != cseq.method or transaction.sent_by != via.sent_by:
             return
+        check_response(response)
         transaction.received(response)
 
     def find_invite(self, request: SipRequest) -> ServerTransaction | None:

@@ -261,7 +261,8 @@ class UserAgent:
         merged = (request.call_id, request.from_.tag, request.cseq.number)
         unsupported = [tag for tag in request.values("require") if tag.lower() not in self.extensions | {"timer"}]
         expires = session_expires(request)
-        if merged in self._pending:
+        twin = self._pending.get(merged)
+        if twin is not None and twin.state in ("proceeding", "accepted"):
             self._respond(transaction, 482)  # RFC 3261 8.2.2.2: it came by another way already
         elif unsupported:
             self._respond(transaction, 420, [("Unsupported", ", ".join(unsupported))])
@@ -275,13 +276,14 @@ class UserAgent:
                 self._respond(transaction, error.status, reason=error.reason)
                 return True
             self._pending[merged] = transaction
-            transaction.on_end = lambda reason: self._invite_ended(merged)
+            transaction.on_end = lambda reason: self._invite_ended(merged, transaction)
             self.register(call, (request.call_id, call.local_tag, request.from_.tag))
             self.on_invite(call)
         return True
 
-    def _invite_ended(self, merged: tuple[str, str, int]) -> None:
-        self._pending.pop(merged, None)
+    def _invite_ended(self, merged: tuple[str, str, int], transaction: ServerTransaction) -> None:
+        if self._pending.get(merged) is transaction:
+            del self._pending[merged]
 
     def _respond(
         self, transaction: ServerTransaction, status: int, headers: Iterable[tuple[str, str]] = (), reason: str = ""

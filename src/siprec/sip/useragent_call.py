@@ -171,11 +171,13 @@ class Call:
             return
         self.ack()
         self._close()
-        if self._invite is not None:
-            self._invite(487)
         self._bye = (headers, body, content_type, done)
         if self._answered is None:
             self._send_bye()
+        if self._invite is not None:
+            self._invite(487)
+        if self._update is not None:
+            self._update(487)
 
     def to_dict(self) -> dict[str, Any]:
         """What has to be stored so that :meth:`UserAgent.restore` can go on with a confirmed call (UAC-20).
