@@ -231,13 +231,12 @@ class RecordingSession:
         self.pending = ""
         self.retries = 0
         self.told = self.sent
-        if offer:
-            self.connect_needed = True
-            if self.offered_inactive != self.inactive:
-                self.inactive = self.offered_inactive
-                self.state = State.PAUSED if self.inactive else State.ACTIVE
-                if self.inactive:
-                    out.append(Notify(events.PAUSED))
+        self.connect_needed |= offer or event.media
+        if offer and self.offered_inactive != self.inactive:
+            self.inactive = self.offered_inactive
+            self.state = State.PAUSED if self.inactive else State.ACTIVE
+            if self.inactive:
+                out.append(Notify(events.PAUSED))
         self._pump(out)
 
     def _exchange_failed(self, event: Event, out: list[Action]) -> None:
@@ -286,6 +285,10 @@ class RecordingSession:
 
     def _peer_done(self, event: Event, out: list[Action]) -> None:
         self.peer_busy = False
+        self._pump(out)
+
+    def _peer_answer(self, event: Event, out: list[Action]) -> None:
+        self.connect_needed = True
         self._pump(out)
 
     def _lost(self, event: Event, out: list[Action]) -> None:
@@ -422,6 +425,8 @@ def _rows() -> dict[tuple[State, Kind], tuple[Handler, str]]:
     """State and event -> what happens, and the rule behind it. A missing pair is an event that came too late."""
     rows: dict[tuple[State, Kind], tuple[Handler, str]] = {
         (State.IDLE, Kind.START): (_S._start, "SRC-03"),
+        (State.IDLE, Kind.PAUSE): (_S._pause, "CTL-01"),
+        (State.IDLE, Kind.RESUME): (_S._resume, "CTL-01"),
         (State.IDLE, Kind.STOP): (_S._stop, "nothing was begun"),
         (State.FORKING, Kind.FORKED): (_S._forked, "SRC-01, SRC-06"),
         (State.FORKING, Kind.FORK_FAILED): (_S._fork_failed, "ERR-10"),
@@ -459,6 +464,7 @@ def _rows() -> dict[tuple[State, Kind], tuple[Handler, str]]:
         rows[state, Kind.SNAPSHOT] = (_S._snapshot, "META-13, META-14")
         rows[state, Kind.PEER_OFFER] = (_S._peer_offer, "CTL-02, SDP-09")
         rows[state, Kind.PEER_DONE] = (_S._peer_done, "CTL-02")
+        rows[state, Kind.PEER_ANSWER] = (_S._peer_answer, "RFC 3261 13.2.1")
         rows[state, Kind.PEER_BYE] = (_S._peer_bye, "SRC-17")
         rows[state, Kind.LOST] = (_S._lost, "ERR-09")
         rows[state, Kind.TIMER] = (_S._timer, "ERR-08")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Final, Literal
 
 import msgspec
@@ -28,8 +29,8 @@ class SettingError(ValueError):
     """A recording setting that cannot work; the text names the field and what is wrong."""
 
 
-def check_headers(text: str) -> tuple[tuple[str, str], ...]:
-    """Header lines, each ended by CRLF, as name and value.
+def check_headers(text: str, also: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Header lines, each ended by CRLF, as name and value. `also`: reserved headers (lower case) allowed all the same.
 
     Raises:
         SettingError: no header line, or a header which the SRC itself writes.
@@ -41,7 +42,8 @@ def check_headers(text: str) -> tuple[tuple[str, str], ...]:
         match = _HEADER.match(line)
         if match is None or TOKEN.match(match[1]) is None:
             raise SettingError(f"headers: not a header line: {line[:60]!r}")
-        if _RESERVED.fullmatch(header_key(match[1])):
+        key = header_key(match[1])
+        if _RESERVED.fullmatch(key) and key not in also:
             raise SettingError(f"headers: {match[1]} is written by the recording client itself")
         result.append((match[1], match[2].strip()))
     return tuple(result)
@@ -173,6 +175,34 @@ class RecordingSettings:
 
     def __repr__(self) -> str:
         return f"RecordingSettings({', '.join(f'{k}={v!r}' for k, v in self.as_dict().items())})"
+
+
+class SiprecVariable:
+    """The ``$siprec`` variable: settings per instance as ``variable[instance].field``, and those of the instance
+    ``default`` as ``variable.field``.
+
+    Raises:
+        SettingError: see `RecordingSettings`.
+    """
+
+    __slots__ = ("_instances",)
+
+    _instances: dict[str, RecordingSettings]
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_instances", {})
+
+    def __getitem__(self, instance: str) -> RecordingSettings:
+        return self._instances.setdefault(instance, RecordingSettings())
+
+    def __getattr__(self, name: str) -> str:
+        if name not in FIELDS:
+            raise AttributeError(f"no setting {name!r}; known: {', '.join(FIELDS)}")
+        value: str = getattr(self["default"], name)
+        return value
+
+    def __setattr__(self, name: str, value: str | None) -> None:
+        setattr(self["default"], name, value)
 
 
 class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

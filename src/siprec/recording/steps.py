@@ -41,6 +41,7 @@ class Kind(StrEnum):
     SNAPSHOT = "snapshot"
     PEER_OFFER = "peer offer"
     PEER_DONE = "peer done"
+    PEER_ANSWER = "peer answer"
     PEER_BYE = "peer bye"
     LOST = "lost"
     MEDIA_LOST = "media lost"
@@ -55,8 +56,8 @@ class Event:
     """One event.
 
     `document`: the metadata as it is now (with STOP: as it is at the end); `media`: CHANGED concerns the streams, not
-    only the metadata; `status`, `reason`, `retry_after` (seconds): of a failure; `wall`: when, in seconds since the
-    epoch.
+    only the metadata, EXCHANGED brought an answer of the SRS; `status`, `reason`, `retry_after` (seconds): of a
+    failure; `wall`: when, in seconds since the epoch.
     """
 
     kind: Kind

@@ -1,0 +1,480 @@
+"""One recording of one call: carries out what the machine decides, and tells it what comes of it.
+
+The machine (:mod:`siprec.recording.session`) knows neither media servers nor SIP; here the two meet. Events are handled
+one after the other, also those that come from inside an action.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, Subscription
+from siprec.recording import events
+from siprec.recording.describe import CallMetadata, GroupRegistry
+from siprec.recording.events import EventDispatcher, SiprecEvent
+from siprec.recording.metadata import IdSource, Reason, Recording, new_id, write
+from siprec.recording.offer import RsDescription
+from siprec.recording.session import RecordingSession
+from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.srs import Body, PeerOffer, RsDialog, description_of
+from siprec.recording.steps import (
+    Action,
+    AnswerPeer,
+    Bye,
+    Cancel,
+    Connect,
+    Event,
+    Exchange,
+    Finished,
+    Fork,
+    Gate,
+    Invite,
+    Kind,
+    Notify,
+    Policy,
+    Release,
+    SetTimer,
+    State,
+)
+from siprec.sdp import SdpError, SessionDescription
+from siprec.sip.clock import Clock, Timer
+from siprec.sip.message import SipResponse
+from siprec.sip.useragent import Result, UserAgent
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What all recordings of a process share.
+
+    `from_uri` names the SRC in From (SRC-07); `group_secret` keys group identifiers; `failed(recording, reason)` is
+    told of calls that are not recorded although they should be.
+    """
+
+    clock: Clock
+    agent: UserAgent
+    dispatcher: EventDispatcher
+    from_uri: str = "sip:siprec@localhost"
+    group_secret: bytes = b""
+    new_id: IdSource = new_id
+    groups: GroupRegistry = field(default_factory=lambda: GroupRegistry(new_id))
+    failed: Callable[[ActiveRecording, str], None] = lambda recording, reason: None
+
+
+class ActiveRecording:
+    """A recording instance of a call, from its wish to its end. `finished(self)` is called once, last."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        metadata: CallMetadata,
+        instance: str,
+        profile: RecordingProfile,
+        settings: RecordingSettings,
+        finished: Callable[[ActiveRecording], None],
+    ) -> None:
+        self.around = around
+        self.call = metadata.call
+        self.metadata = metadata
+        self.instance = instance
+        self.profile = profile
+        self.settings = settings
+        self.targets = profile.targets
+        self.machine = RecordingSession(
+            Policy(
+                len(self.targets),
+                profile.skip_failover_codes,
+                profile.rebuilds,
+                profile.end_timeout,
+                profile.updates == "complete",
+            )
+        )
+        self._finished = finished
+        self._queue: deque[Event] = deque()
+        self._busy = False
+        self._timer: Timer | None = None
+        self._media: MediaServer | None = None
+        self._media_session: MediaSession | None = None
+        self._tag = ""
+        self._subscription: Subscription | None = None
+        self._description: RsDescription | None = None
+        self._dialog: RsDialog | None = None
+        self._answer: SessionDescription | None = None
+        self._peer: PeerOffer | None = None
+        self._attached = 0.0
+
+    # -- what the owner asks -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``idle`` (wanted, the call is not answered yet), ``forking``, ``inviting``, ``active``, ``paused``,
+        ``ending`` or ``ended``."""
+        return self.machine.state.value
+
+    @property
+    def server(self) -> str:
+        """The SRS that handles the recording, or is being tried."""
+        return self.targets[self.machine.target]
+
+    @property
+    def rs_call_id(self) -> str:
+        """Call-ID of the present RS dialog, empty if there is none yet."""
+        return self._dialog.call_id if self._dialog is not None else ""
+
+    def begin(self) -> None:
+        """The call is answered: fork and call the SRS."""
+        self._media, self._media_session = self.call.media, self.call.media_session
+        self._post(Event(Kind.START))
+
+    def pause(self) -> None:
+        """Withhold the media (CTL-01); before the recording began: begin it paused."""
+        self._post(Event(Kind.PAUSE))
+
+    def resume(self) -> None:
+        """Let the media go again."""
+        self._post(Event(Kind.RESUME))
+
+    def changed(self, media: bool) -> None:
+        """The call is not what it was: its parties, hold, or (`media`) its streams and codecs."""
+        self._post(Event(Kind.CHANGED, self._document(), media=media))
+
+    def stop(self, reason: str = "stopped") -> None:
+        """End this recording; the call goes on."""
+        wall = self.around.clock.wall()
+        self._post(Event(Kind.STOP, self._document().detached(wall), reason=reason))
+
+    def call_ended(self, wall: float, reasons: tuple[Reason, ...], reason: str) -> None:
+        """The call ended at `wall`: what there is to tell goes to the SRS, then BYE."""
+        self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason))
+
+    def media_lost(self, reason: str) -> None:
+        """The media server that copies the streams is gone."""
+        self._post(Event(Kind.MEDIA_LOST, reason=reason))
+
+    def send(
+        self,
+        method: str,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        content_type: str,
+        done: Callable[[Result], None],
+    ) -> bool:
+        """A request of the script's own inside the RS dialog; false when there is no dialog."""
+        return self._dialog is not None and self._dialog.send(method, headers, body, content_type, done)
+
+    # -- the machine ---------------------------------------------------------------------------------------------------
+
+    def _post(self, event: Event) -> None:
+        self._queue.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._queue:
+                for action in self.machine.handle(self._stamped(self._queue.popleft())):
+                    self._do(action)
+        finally:
+            self._busy = False
+
+    def _stamped(self, event: Event) -> Event:
+        return Event(
+            event.kind,
+            event.document,
+            event.media,
+            event.status,
+            event.reason,
+            event.retry_after,
+            self.around.clock.wall(),
+        )
+
+    def _later(self, event: Event) -> None:
+        self.around.clock.call_later(0, self._post, event)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Fork():
+                self._fork()
+            case Invite():
+                self._invite(action)
+            case Cancel() if self._dialog is not None:
+                self._dialog.cancel()
+            case Connect():
+                self._connect(lambda error: self._media_done(error, Kind.CONNECTED, Kind.CONNECT_FAILED))
+            case Gate(closed):
+                self._gate(closed)
+            case Exchange():
+                self._exchange(action)
+            case AnswerPeer(status):
+                self._answer_peer(status)
+            case Bye() if self._dialog is not None:
+                self._dialog.bye(lambda: self._post(Event(Kind.BYE_DONE)))
+            case Release():
+                self._release()
+            case SetTimer(delay):
+                self._set_timer(delay)
+            case Notify():
+                self._notify(action)
+            case Finished():
+                self._finished(self)
+            case _:
+                pass
+
+    def _document(self) -> Recording:
+        return self.metadata.document(
+            list(self._description.labels) if self._description is not None else (),
+            self._attached,
+            self.settings,
+            identities=self.profile.identity,
+            groups=self.around.groups,
+            secret=self.around.group_secret,
+            wall=self.around.clock.wall(),
+        )
+
+    def _set_timer(self, delay: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay >= 0:
+            self._timer = self.around.clock.call_later(delay, self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._post(Event(Kind.TIMER))
+
+    def _notify(self, action: Notify) -> None:
+        call = self.call
+        log.info(
+            "%s call=%s rs=%s session=%s srs=%s instance=%s%s",
+            action.name,
+            call.call_id,
+            self.rs_call_id,
+            self.metadata.session_id,
+            self.server,
+            self.instance,
+            f" reason={action.status or ''} {action.reason}".rstrip() if action.reason or action.status else "",
+        )
+        self.around.dispatcher.emit(
+            SiprecEvent(
+                action.name,
+                call.dlg_id,
+                call.call_id,
+                self.rs_call_id,
+                self.metadata.session_id,
+                self.server,
+                self.instance,
+                self.around.clock.wall(),
+                action.reason,
+                action.status,
+            )
+        )
+        if action.name == events.FAILED:
+            self.around.failed(self, action.reason)
+
+    # -- the media server ----------------------------------------------------------------------------------------------
+
+    def _fork(self) -> None:
+        media, session = self._media, self._media_session
+        if media is None or session is None:
+            self._later(Event(Kind.FORK_FAILED, reason="the call's media pass through no media server"))
+            return
+        if self.machine.state is State.FORKING:
+            self._attached = self.around.clock.wall()
+        flags = MediaFlags(media_address=self.settings.media) if self.settings.media else MediaFlags()
+        parties = [self.call.from_tag, self.call.to_tag]
+        media.subscribe_request(session, parties, self._forked, flags=flags, tag=self._tag)
+
+    def _forked(self, result: Subscription | MediaError) -> None:
+        if isinstance(result, MediaError):
+            self._post(Event(Kind.FORK_FAILED, reason=f"fork: {result}"))
+            return
+        self._tag = result.tag
+        self._subscription = result
+        if self._description is None or self.machine.state is State.FORKING:
+            self._new_description()
+        else:
+            self._description.update(result, self.call.from_tag)
+        if self._description is None or not self._description.labels:
+            self._post(Event(Kind.FORK_FAILED, reason="fork: the media server offers no stream"))
+        else:
+            self._post(Event(Kind.FORKED, self._document()))
+
+    def _new_description(self) -> None:
+        if self._subscription is not None:
+            # The number in o= only has to be unique for us (RFC 8866 5.2).
+            number = self.around.agent.random.getrandbits(53)
+            self._description = RsDescription(str(number))
+            self._description.update(self._subscription, self.call.from_tag)
+
+    def _connect(self, done: Callable[[MediaError | None], None]) -> None:
+        media, session, answer = self._media, self._media_session, self._answer
+        subscription, description = self._subscription, self._description
+        if media is None or session is None or answer is None or subscription is None or description is None:
+            self.around.clock.call_later(0, done, MediaError("no answer of the SRS"))
+            return
+        try:
+            octets = description.for_media_server(answer, subscription)
+        except SdpError as error:
+            self.around.clock.call_later(0, done, MediaError(error.reason))
+            return
+        media.subscribe_answer(session, self._tag, octets, done)
+
+    def _media_done(self, error: MediaError | None, well: Kind, badly: Kind) -> None:
+        self._post(Event(badly, reason=str(error)) if error is not None else Event(well))
+
+    def _gate(self, closed: bool) -> None:
+        media, session = self._media, self._media_session
+        if media is not None and session is not None:
+            do = media.pause if closed else media.resume
+            do(session, self._tag, lambda error: self._media_done(error, Kind.GATED, Kind.GATE_FAILED))
+
+    def _release(self) -> None:
+        media, session, tag = self._media, self._media_session, self._tag
+        self._tag = ""
+        if media is None or session is None or not tag:
+            self._later(Event(Kind.RELEASED))
+            return
+
+        def done(error: MediaError | None) -> None:
+            if error is not None:
+                # The call's end may have been faster: then the media server has forgotten all of it.
+                log.debug("unsubscribe: %s (call %s)", error, self.call.call_id)
+            self._post(Event(Kind.RELEASED))
+
+        media.unsubscribe(session, tag, done)
+
+    # -- the SRS -------------------------------------------------------------------------------------------------------
+
+    def _invite(self, action: Invite) -> None:
+        around = self.around
+        self._new_description()
+        self._answer = None
+        self._dialog = dialog = RsDialog(
+            around.agent, self.targets[action.target], self.profile, self.settings, around.from_uri, self
+        )
+        try:
+            body = self._body(action.document, True, action.inactive)
+        except SdpError as error:
+            self._later(Event(Kind.REFUSED, status=500, reason=f"offer: {error.reason}"))
+            return
+        dialog.invite(body)
+
+    def _body(self, document: Recording | None, with_sdp: bool, inactive: bool) -> Body:
+        description = self._description
+        octets, labels = b"", None
+        if with_sdp and description is not None:
+            octets = description.offer(inactive)
+            labels = self.metadata.labels(description.labels)
+        return Body(octets, write(document, labels) if document is not None else b"")
+
+    def _exchange(self, action: Exchange) -> None:
+        dialog = self._dialog
+        if dialog is None:
+            self._later(Event(Kind.EXCHANGE_FAILED, reason="ended"))
+            return
+        with_sdp = action.offer or dialog.needs_sdp
+        try:
+            body = self._body(action.document, with_sdp, action.inactive)
+        except SdpError as error:
+            self._later(Event(Kind.EXCHANGE_FAILED, status=500, reason=f"offer: {error.reason}"))
+            return
+
+        def offered(response: SipResponse) -> None:
+            self._answer = description_of(response) or self._answer
+
+        dialog.exchange(body, lambda result: self._exchanged(dialog, result, bool(body.sdp)), offered)
+
+    def _exchanged(self, dialog: RsDialog, result: Result, with_sdp: bool) -> None:
+        if dialog is not self._dialog:
+            return
+        if isinstance(result, str):
+            status = 408 if result == "timeout" else 0 if result == "ended" else 503
+            self._post(Event(Kind.EXCHANGE_FAILED, status=status, reason=result))
+        elif result.status < 300:
+            self._post(Event(Kind.EXCHANGED, media=with_sdp))
+        else:
+            # 491 and a 500 with Retry-After were repeated by the user agent already (UAC-07).
+            wait = (result.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
+            seconds = float(wait) if wait.isdecimal() and len(wait) < 6 and result.status == 503 else 0.0
+            self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason=result.reason, retry_after=seconds))
+
+    def _answer_peer(self, status: int) -> None:
+        peer, self._peer = self._peer, None
+        if peer is None:
+            return
+        if status != 200:
+            peer.refuse(status)
+            return
+        description, inactive = self._description, self.machine.paused_wanted or self.machine.inactive
+        if peer.description is None or description is None:
+            self._offer_peer(peer, inactive)
+            return
+        before = self._answer
+        try:
+            answer = description.answer(peer.description, inactive)
+        except SdpError as error:
+            log.info("offer of the SRS refused: %s (call %s, SRS %s)", error.reason, self.call.call_id, self.server)
+            peer.refuse(488)
+            self._later(Event(Kind.PEER_DONE))
+            return
+        self._answer = peer.description
+
+        def connected(error: MediaError | None) -> None:
+            if error is None:
+                peer.answer(Body(answer))
+            else:
+                self._answer = before
+                peer.refuse(500)
+            self._post(Event(Kind.PEER_DONE))
+
+        self._connect(connected)
+
+    def _offer_peer(self, peer: PeerOffer, inactive: bool) -> None:
+        """An offerless re-INVITE: our offer and all metadata go in the 200, the answer comes in the ACK."""
+        try:
+            peer.answer(self._body(self.machine.current, True, inactive), self.profile.metadata_type)
+        except SdpError:
+            peer.refuse(500)
+        self._later(Event(Kind.PEER_DONE))
+
+    # -- DialogOwner ---------------------------------------------------------------------------------------------------
+
+    def rs_answered(self, dialog: RsDialog, answer: SessionDescription) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`."""
+        if dialog is self._dialog:
+            self._answer = answer
+            self._post(Event(Kind.ANSWERED))
+
+    def rs_refused(self, dialog: RsDialog, status: int, reason: str) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`."""
+        if dialog is self._dialog:
+            self._post(Event(Kind.REFUSED, status=status, reason=reason))
+
+    def rs_offer(self, dialog: RsDialog, offer: PeerOffer) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`."""
+        if dialog is not self._dialog or self.machine.state in (State.ENDED, State.FORKING, State.INVITING):
+            offer.refuse(481)
+            return
+        if self._peer is not None:
+            self._peer.refuse(491)
+        self._peer = offer
+        self._post(Event(Kind.PEER_OFFER))
+
+    def rs_answer_in_ack(self, dialog: RsDialog, answer: SessionDescription) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`."""
+        if dialog is self._dialog:
+            self._answer = answer
+            self._post(Event(Kind.PEER_ANSWER))
+
+    def rs_snapshot(self, dialog: RsDialog) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`."""
+        if dialog is self._dialog:
+            self._post(Event(Kind.SNAPSHOT))
+
+    def rs_ended(self, dialog: RsDialog, status: int, reason: str) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`."""
+        if dialog is self._dialog:
+            self._post(Event(Kind.LOST if status else Kind.PEER_BYE, status=status, reason=reason))

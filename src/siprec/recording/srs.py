@@ -1,0 +1,318 @@
+"""The recording session's SIP side: one dialog with one SRS, as the SRC leads it (RFC 7866 6.1, 7.1, 9)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from siprec import sdp
+from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
+from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
+from siprec.sdp import SdpError, SessionDescription
+from siprec.sip.digest import Credentials, CredentialStore
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.multipart import METADATA_TYPES, SDP_TYPE, Part, build_multipart, parts_of
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+from siprec.sip.useragent import Call, CallHandler, OutgoingCall, Reply, Result, UserAgent, session_description
+
+log = logging.getLogger(__name__)
+
+#: A boolean feature parameter of the Contact header (SRC-05).
+FEATURE: Final = "+sip.src"
+ACCEPT: Final = f"application/sdp, {MEDIA_TYPE}, {LEGACY_MEDIA_TYPE}"
+_REQUIRE: Final = ("Require", "siprec")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What goes to the SRS in one message: SDP, metadata, or both (META-07)."""
+
+    sdp: bytes = b""
+    metadata: bytes = b""
+
+
+class PeerOffer:
+    """An offer of the SRS that waits for its answer, or its wish for one of ours (offerless re-INVITE)."""
+
+    def __init__(self, request: SipRequest, description: SessionDescription | None, reply: Reply) -> None:
+        self.request = request
+        self.description = description
+        self._reply = reply
+
+    def answer(self, body: Body, metadata_type: str = MEDIA_TYPE) -> None:
+        """200 with our description, and metadata where it was offerless (META-03)."""
+        octets, headers = _encode(body, metadata_type)
+        content_type = next((value for name, value in headers if name == "Content-Type"), "")
+        rest = [(name, value) for name, value in headers if name != "Content-Type"]
+        self._reply(200, octets, content_type, rest)
+
+    def refuse(self, status: int) -> None:
+        """A final failure response; the session stays as it was (RFC 3261 14.2)."""
+        self._reply(status)
+
+
+class DialogOwner(Protocol):
+    """Whom an `RsDialog` tells what happens. `dialog` is the one it happened to: a superseded one may still speak."""
+
+    def rs_answered(self, dialog: RsDialog, answer: SessionDescription) -> None:
+        """The SRS takes the recording; `answer` accepts at least one stream."""
+
+    def rs_refused(self, dialog: RsDialog, status: int, reason: str) -> None:
+        """The SRS does not take it; 408 and 503 also when nothing was answered."""
+
+    def rs_offer(self, dialog: RsDialog, offer: PeerOffer) -> None:
+        """The SRS changes the session, or asks for our offer."""
+
+    def rs_answer_in_ack(self, dialog: RsDialog, answer: SessionDescription) -> None:
+        """The SRS's answer to the offer it had asked for."""
+
+    def rs_snapshot(self, dialog: RsDialog) -> None:
+        """The SRS wants a full snapshot; its request is answered."""
+
+    def rs_ended(self, dialog: RsDialog, status: int, reason: str) -> None:
+        """The dialog is over: by BYE of the SRS (`status` 0), or broken (408, 481)."""
+
+
+class RsDialog(CallHandler):
+    """One attempt at one SRS, and the dialog that comes of it.
+
+    Args:
+        agent: our user agent.
+        server: SIP URI of the SRS.
+        profile, settings: see :mod:`siprec.recording.settings`.
+        from_uri: names the SRC where `settings` does not (SRC-07).
+    """
+
+    def __init__(
+        self,
+        agent: UserAgent,
+        server: str,
+        profile: RecordingProfile,
+        settings: RecordingSettings,
+        from_uri: str,
+        owner: DialogOwner,
+    ) -> None:
+        self.agent = agent
+        self.server = server
+        self.profile = profile
+        self.settings = settings
+        self.owner = owner
+        self.call_id = agent.new_token()
+        self._from = NameAddr("", settings.from_uri or from_uri)
+        self._call: OutgoingCall | None = None
+        self._given_up = False
+
+    # -- what the SRC does ---------------------------------------------------------------------------------------------
+
+    def invite(self, body: Body) -> None:
+        """Send the INVITE that starts the RS (SRC-05 to SRC-07, SRC-10)."""
+        target = Uri.parse(self.server)
+        if self.profile.transport and not target.transport:
+            target = target.replace(params={**target.params, "transport": self.profile.transport})
+        if not self.settings.socket:
+            self._invite(target, body, None)
+            return
+        transport, address, port = check_socket(self.settings.socket)
+
+        def resolved(result: list[Hop] | SipError) -> None:
+            if isinstance(result, SipError) or not result:
+                self.agent.clock.call_later(0, self.failed, None, 503, None, f"resolve: {result}")
+            elif self._given_up:
+                self.agent.clock.call_later(0, self.failed, None, 487, None, "cancelled")
+            else:
+                self._invite(target, body, replace(result[0], transport=transport, local=(address, port)))
+
+        self.agent.resolve(target, resolved)
+
+    def _invite(self, target: Uri, body: Body, hop: Hop | None) -> None:
+        profile, settings = self.profile, self.settings
+        octets, headers = _encode(body, profile.metadata_type)
+        content_type = headers[0][1]
+        lines = [_REQUIRE, ("Accept", ACCEPT), *headers[1:]]
+        given = {name.lower() for name, _ in lines}
+        lines += [(n, v) for n, v in check_headers(settings.headers) if n.lower() not in given]
+        credentials = None
+        if profile.username:
+            credentials = CredentialStore([Credentials(profile.username, profile.password, realm=profile.realm)])
+        self._call = self.agent.invite(
+            target,
+            from_=self._from,
+            to=NameAddr("", settings.to_uri or target.aor),
+            handler=self,
+            headers=lines,
+            contact_params=FEATURE,
+            body=octets,
+            content_type=content_type,
+            call_id=self.call_id,
+            hop=hop,
+            route=[f"<{_loose(profile.outbound_proxy)}>"] if profile.outbound_proxy else (),
+            setup_timeout=profile.setup_timeout,
+            credentials=credentials,
+            session_expires=profile.session_expires or None,
+        )
+
+    def cancel(self) -> None:
+        """Give the INVITE up; `rs_refused` follows (ERR-07)."""
+        self._given_up = True
+        if self._call is not None:
+            self._call.cancel((("Reason", 'SIP;cause=487;text="call ended"'),))
+
+    def exchange(self, body: Body, done: Callable[[Result], None], offered: Callable[[SipResponse], None]) -> None:
+        """A re-INVITE with SDP, or an UPDATE with metadata alone; by re-INVITE when the SRS knows no UPDATE.
+
+        A re-INVITE with metadata alone is offerless (META-18), so the metadata then take the present SDP along: the
+        caller has to put it into `body` (see `needs_sdp`). `offered(response)` gets the 2xx to a re-INVITE before
+        `done(result)` is called.
+        """
+        call = self._call
+        if call is None:
+            self.agent.clock.call_later(0, done, "ended")
+            return
+        octets, headers = _encode(body, self.profile.metadata_type)
+
+        def finished(result: Result) -> None:
+            if body.sdp and isinstance(result, SipResponse) and 200 <= result.status < 300:
+                offered(result)
+            done(result)
+
+        lines = [_REQUIRE, ("Accept", ACCEPT), *headers[1:]]
+        if body.sdp:
+            call.reinvite(octets, headers[0][1], lines, finished)
+        else:
+            call.update(octets, headers[0][1], lines, finished)
+
+    @property
+    def needs_sdp(self) -> bool:
+        """Whether metadata has to go in a re-INVITE, since the SRS's Allow lacks UPDATE. No Allow at all: UPDATE is a
+        must for an SRS (SRS-15)."""
+        call = self._call
+        return call is not None and bool(call.remote_allow) and "update" not in call.remote_allow
+
+    def send(
+        self,
+        method: str,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        content_type: str,
+        done: Callable[[Result], None],
+    ) -> bool:
+        """Any other request inside the dialog; false when there is none."""
+        call = self._call
+        if call is None or call.state != "confirmed":
+            return False
+        call.request(method, body, content_type, headers, done)
+        return True
+
+    def bye(self, done: Callable[[], None]) -> None:
+        """End the dialog; `done()` when that is settled, or there is nothing to end."""
+        if self._call is None:
+            self.agent.clock.call_later(0, done)
+        else:
+            self._call.bye(done=lambda result: done())
+
+    # -- CallHandler ---------------------------------------------------------------------------------------------------
+
+    def answered(self, call: Call, response: SipResponse) -> None:
+        """The first 2xx."""
+        answer = description_of(response)
+        if answer is None:
+            # Nothing says where the streams go: this is no recording session.
+            call.bye((("Reason", 'SIP;cause=488;text="no usable answer"'),))
+            self.owner.rs_refused(self, 488, "2xx without usable SDP")
+        elif all(line.rejected for line in answer.media):
+            call.bye((("Reason", 'SIP;cause=488;text="no stream accepted"'),))
+            self.owner.rs_refused(self, 488, "no stream accepted")
+        else:
+            self.owner.rs_answered(self, answer)
+
+    def failed(self, call: Call | None, status: int, response: SipResponse | None, reason: str) -> None:
+        """No dialog came about."""
+        self.owner.rs_refused(self, status, reason)
+
+    def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
+        """A request of the SRS inside the dialog."""
+        method = request.method
+        if method in ("INVITE", "UPDATE"):
+            self._offer(request, reply)
+        elif method == "OPTIONS":
+            reply(200, headers=(("Accept", ACCEPT), ("Allow", self.agent.allow)))
+        elif method in ("INFO", "NOTIFY", "MESSAGE"):
+            # Nothing a recorder says this way changes anything here; INFO may ask for a key frame (RFC 5168).
+            reply(200)
+        else:
+            reply(405, headers=(("Allow", self.agent.allow),))
+
+    def _offer(self, request: SipRequest, reply: Reply) -> None:
+        try:
+            octets = session_description(request)
+            wants_snapshot = octets is None and _is_metadata(request)
+            description = sdp.parse(octets) if octets else None
+        except (SipError, SdpError) as error:
+            log.warning("unusable request of the SRS: %s (call %s, SRS %s)", error, self.call_id, self.server)
+            reply(400 if isinstance(error, SipError) else 488)
+            return
+        if request.method == "UPDATE" and description is None:
+            reply(200)
+            if wants_snapshot:
+                self.owner.rs_snapshot(self)
+            return
+        if wants_snapshot:
+            # Not as RFC 7866 9.2 wants it, but clear enough (C6).
+            self.owner.rs_snapshot(self)
+        self.owner.rs_offer(self, PeerOffer(request, description, reply))
+
+    def ack(self, call: Call, request: SipRequest) -> None:
+        """The ACK for our 200 to a re-INVITE: holds the answer if that had been offerless."""
+        answer = description_of(request)
+        if answer is not None:
+            self.owner.rs_answer_in_ack(self, answer)
+
+    def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
+        """BYE of the SRS, or the dialog broke."""
+        if reason == "bye":
+            self.owner.rs_ended(self, 0, "BYE from the SRS")
+        else:
+            self.owner.rs_ended(self, 481 if "481" in reason else 408, reason)
+
+
+def description_of(message: SipMessage) -> SessionDescription | None:
+    """The SDP of a message, also out of a multipart; None when there is none that can be used."""
+    try:
+        octets = session_description(message)
+        description = sdp.parse(octets) if octets else None
+    except (SipError, SdpError) as error:
+        log.warning("unusable SDP: %s (call %s)", error, message.get("call-id"))
+        return None
+    return description if description is not None and description.media else None
+
+
+def _is_metadata(request: SipRequest) -> bool:
+    """Whether the body is a snapshot request: by disposition or media type, the root element being all it can be
+    (META-11, C2)."""
+    return any(part.disposition == DISPOSITION or part.media_type in METADATA_TYPES for part in parts_of(request))
+
+
+def _loose(proxy: str) -> str:
+    uri = Uri.parse(proxy)
+    return uri.text if "lr" in uri.params else uri.replace(params={**uri.params, "lr": None}).text
+
+
+def _encode(body: Body, metadata_type: str) -> tuple[bytes, list[tuple[str, str]]]:
+    """Octets and headers, Content-Type first. Metadata carry ``recording-session``; SDP and metadata go together in
+    ``multipart/mixed`` (META-07, META-08)."""
+    if body.sdp and body.metadata:
+        content_type, octets = build_multipart(
+            [
+                Part.make(SDP_TYPE, body.sdp, disposition="session;handling=required"),
+                Part.make(metadata_type, body.metadata, disposition=DISPOSITION),
+            ]
+        )
+        return octets, [("Content-Type", content_type), ("MIME-Version", "1.0")]
+    if body.metadata:
+        return body.metadata, [("Content-Type", metadata_type), ("Content-Disposition", DISPOSITION)]
+    return body.sdp, [("Content-Type", SDP_TYPE)]

@@ -1,0 +1,426 @@
+"""A proxy's side with its recording client, recorders, and a media server, on the simulated network.
+
+The SIP stacks are the real ones on both sides. The media server is a model of one: it keeps subscriptions, gates and
+addresses as a real one does and answers after a while; the call is a plain value with real messages in it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from siprec import sdp
+from siprec.media.engine import (
+    NO_FLAGS,
+    ForkedStream,
+    MediaError,
+    MediaFlags,
+    MediaServer,
+    MediaSession,
+    Result,
+    SdpResult,
+    StatisticsResult,
+    Subscription,
+    SubscriptionResult,
+)
+from siprec.recording.events import SiprecEvent
+from siprec.recording.metadata import NAMESPACE
+from siprec.recording.service import CallRecorder, RecordingService
+from siprec.recording.settings import RecordingProfile
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipMessage, SipRequest, SipResponse, parse_datagram
+from siprec.sip.multipart import Part, parts_of
+from siprec.sip.transaction import TransactionLayer
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+from siprec.sip.useragent import Call, CallHandler, Endpoint, IncomingCall, Reply, UserAgent, session_description
+from tests.simulation.network import Node, SimulatedNetwork, VirtualClock
+
+SCHEMA_FILE = Path(__file__).parents[3] / "shared" / "spec" / "recording-local.xsd"
+Q = f"{{{NAMESPACE}}}"
+
+PARTY_SDP = (
+    "v=0\r\no=- 1 1 IN IP4 {host}\r\ns=-\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
+    "m=audio 4000 {proto} {formats}\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\n"
+    "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:secret\r\n"
+    "a=candidate:1 1 udp 1 10.1.1.1 4000 typ host\r\na={direction}\r\n"
+)
+
+
+def party_sdp(host: str, direction: str = "sendrecv", formats: str = "0 8", proto: str = "RTP/AVP") -> bytes:
+    return PARTY_SDP.format(host=host, direction=direction, formats=formats, proto=proto).encode()
+
+
+class FakeMediaServer(MediaServer):
+    """Subscriptions, gates and where the copies go; `fail` lists requests that fail, `delay` seconds each takes."""
+
+    name = "fake"
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.delay = 0.005
+        self.fail: set[str] = set()
+        self.silent: set[str] = set()
+        self.subscriptions: dict[str, Subscription] = {}
+        self.targets: dict[str, sdp.SessionDescription] = {}
+        self.paused: set[str] = set()
+        self.log: list[str] = []
+        self.parties: dict[str, bytes] = {}
+        self.flags: list[MediaFlags] = []
+        self._numbers = 0
+
+    def flowing(self) -> list[str]:
+        """Labels of the streams that are copied to the SRS just now."""
+        return [
+            line.label or "?"
+            for tag, answer in self.targets.items()
+            if tag in self.subscriptions and tag not in self.paused
+            for line in answer.media
+            if not line.rejected and line.direction in ("recvonly", "sendrecv")
+        ]
+
+    def _later(self, name: str, done: Callable[[Any], None] | None, action: Callable[[], Any]) -> None:
+        self.log.append(name)
+        failing = name in self.fail
+
+        def finish() -> None:
+            result = MediaError(f"{name} failed") if failing else action()
+            if done is not None:
+                done(result)
+
+        self.clock.call_later(self.delay, finish)
+
+    def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        raise NotImplementedError  # the proxy's part
+
+    def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        raise NotImplementedError  # the proxy's part
+
+    def delete(self, session: MediaSession, done: Result | None = None) -> None:
+        self._later("delete", done, lambda: None)
+
+    def subscribe_request(
+        self,
+        session: MediaSession,
+        from_tags: Sequence[str],
+        done: SubscriptionResult,
+        *,
+        flags: MediaFlags = NO_FLAGS,
+        tag: str = "",
+    ) -> None:
+        self.flags.append(flags)
+        if not tag:
+            self._numbers += 1
+            tag = f"sub{self._numbers}"
+
+        def action() -> Subscription:
+            lines, streams = [], []
+            for number, party in enumerate(from_tags):
+                description = sdp.parse(self.parties[party])
+                for index, line in enumerate(description.media):
+                    port = 0 if line.rejected else 30000 + 100 * number + 2 * index
+                    section = sdp.build_media(
+                        line.kind,
+                        port,
+                        line.formats,
+                        address="10.0.0.9",
+                        rtpmaps=line.rtpmaps,
+                        rtcp_port=40000 + port % 1000 if port else None,
+                    )
+                    section.lines.append("a=sendonly")
+                    section.lines.append("a=ssrc:1 cname:private")
+                    lines.append(section)
+                    streams.append(ForkedStream(party, index, line.kind, section))
+            whole = sdp.build_session(sdp.Origin("-", "9", "1", "10.0.0.9"), lines)
+            self.subscriptions[tag] = result = Subscription(tag, whole, tuple(streams))
+            return result
+
+        self._later("subscribe", done, action)
+
+    def subscribe_answer(
+        self, session: MediaSession, tag: str, sdp_: bytes, done: Result, *, flags: MediaFlags = NO_FLAGS
+    ) -> None:
+        def action() -> None:
+            if tag in self.subscriptions:
+                answer = sdp.parse(sdp_)
+                assert len(answer.media) == len(self.subscriptions[tag].streams)
+                self.targets[tag] = answer
+
+        self._later("answer", done, action)
+
+    def pause(self, session: MediaSession, tag: str, done: Result) -> None:
+        self._later("pause", done, lambda: self.paused.add(tag))
+
+    def resume(self, session: MediaSession, tag: str, done: Result) -> None:
+        self._later("resume", done, lambda: self.paused.discard(tag))
+
+    def unsubscribe(self, session: MediaSession, tag: str, done: Result | None = None) -> None:
+        def action() -> None:
+            self.subscriptions.pop(tag, None)
+            self.targets.pop(tag, None)
+            self.paused.discard(tag)
+
+        self._later("unsubscribe", done, action)
+
+    def query(self, session: MediaSession, done: StatisticsResult) -> None:
+        raise NotImplementedError  # nobody asks here
+
+    def ping(self, done: Result) -> None:
+        self._later("ping", done, lambda: None)
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
+@dataclass
+class FakeCall:
+    """A call as the proxy has it."""
+
+    dlg_id: str
+    call_id: str
+    from_tag: str
+    to_tag: str
+    invite: SipRequest
+    response: SipResponse | None
+    caller: NameAddr
+    callee: NameAddr
+    start_wall: float
+    media: MediaServer | None
+    media_session: MediaSession | None
+    caller_sdp: bytes
+    callee_sdp: bytes
+    answer_wall: float | None = None
+    end_wall: float | None = None
+    end_reason: str = ""
+    end_message: SipMessage | None = None
+    recorder: CallRecorder | None = None
+
+    @property
+    def rec(self) -> CallRecorder:
+        assert self.recorder is not None
+        return self.recorder
+
+
+def make_call(media: FakeMediaServer, number: int, wall: float) -> FakeCall:
+    call_id, from_tag, to_tag = f"cs{number}@a", f"ft{number}", f"tt{number}"
+    head = (
+        f'From: "Al & Co" <sip:alice@example.org:5090;x=y>;tag={from_tag}\r\nTo: <sip:bob@example.com>{{}}\r\n'
+        f"Call-ID: {call_id}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@10.1.1.1>;+sip.rendering=yes\r\n"
+        f"Session-ID: {'ab' * 16};remote={'0' * 32}\r\n\r\n"
+    )
+    invite = parse_datagram(("INVITE sip:bob@example.com SIP/2.0\r\n" + head.format("")).encode())
+    answer = ("SIP/2.0 200 OK\r\n" + head.format(f";tag={to_tag}")).replace("ab" * 16, "cd" * 16)
+    response = parse_datagram(answer.encode())
+    assert isinstance(invite, SipRequest)
+    assert isinstance(response, SipResponse)
+    call = FakeCall(
+        f"dlg{number}",
+        call_id,
+        from_tag,
+        to_tag,
+        invite,
+        response,
+        invite.from_,
+        response.to,
+        wall,
+        media,
+        MediaSession(call_id, from_tag, to_tag),
+        party_sdp("10.1.1.1"),
+        party_sdp("10.2.2.2"),
+    )
+    media.parties[from_tag] = call.caller_sdp
+    media.parties[to_tag] = call.callee_sdp
+    return call
+
+
+class Srs(CallHandler):
+    """A recorder: keeps every document, answers as told. Set `on_invite`/`on_request` to answer otherwise."""
+
+    def __init__(self, world: World, host: str, **options: Any) -> None:
+        self.world = world
+        self.node: Node = world.network.node(host, **options)
+        self.agent, self.layer = world.agent(self.node, self.invited)
+        self.calls: list[IncomingCall] = []
+        self.offers: list[sdp.SessionDescription] = []
+        self.documents: list[Any] = []
+        self.requests: list[SipRequest] = []
+        self.ended_reasons: list[str] = []
+        self.answer_delay = 0.02
+        self.status = 200
+        self.direction: sdp.Direction = "recvonly"
+        self.on_invite: Callable[[IncomingCall], None] | None = None
+        self.on_request: Callable[[SipRequest, Reply], bool] | None = None
+        self.acks: list[SipRequest] = []
+
+    @property
+    def call(self) -> IncomingCall:
+        return self.calls[-1]
+
+    def invited(self, call: IncomingCall) -> None:
+        call.handler = self
+        call.contact_params = "+sip.srs"
+        self.calls.append(call)
+        self.take(call.invite)
+        if self.on_invite is not None:
+            self.on_invite(call)
+        else:
+            self.world.clock.call_later(self.answer_delay, self.answer_call, call)
+
+    def answer_call(self, call: IncomingCall) -> None:
+        if self.status == 200:
+            call.answer(200, self.answer_to(call.invite), headers=(("Require", "siprec"),))
+        else:
+            call.answer(self.status)
+
+    def take(self, request: SipRequest) -> None:
+        """Keep the request, its offer and its metadata; check what must always be so."""
+        self.requests.append(request)
+        assert request.contact is None or "+sip.src" in request.contact.params
+        offer = session_description(request)
+        labels = set()
+        if offer:
+            description = sdp.parse(offer)
+            self.offers.append(description)
+            labels = {line.label for line in description.media}
+            assert None not in labels
+            assert len(labels) == len(description.media)
+        part = self.metadata_part(request)
+        if part is not None:
+            root = etree.fromstring(part.body)
+            self.world.check_schema(root)
+            found = {label.text for label in root.iter(f"{Q}label")}
+            assert found <= labels  # META-06
+            self.documents.append(root)
+
+    @staticmethod
+    def metadata_part(request: SipRequest) -> Part | None:
+        return next((part for part in parts_of(request) if part.disposition == "recording-session"), None)
+
+    def answer_to(self, request: SipRequest, direction: sdp.Direction | None = None) -> bytes:
+        offer = session_description(request)
+        assert offer is not None
+        wanted = direction or self.direction
+        lines = [
+            sdp.answer_media(line, port=20000 + 2 * i, ready=wanted != "inactive")
+            for i, line in enumerate(sdp.parse(offer).media)
+        ]
+        return sdp.build_session(sdp.Origin("srs", "5", str(len(self.requests)), self.node.host), lines).to_bytes()
+
+    def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
+        self.take(request)
+        if self.on_request is not None and self.on_request(request, reply):
+            return
+        if session_description(request):
+            self.world.clock.call_later(self.answer_delay, lambda: reply(200, self.answer_to(request)))
+        else:
+            reply(200)
+
+    def ack(self, call: Call, request: SipRequest) -> None:
+        self.acks.append(request)
+
+    def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
+        self.ended_reasons.append(reason)
+
+    @property
+    def methods(self) -> list[str]:
+        return [request.method for request in self.requests]
+
+
+@dataclass
+class World:
+    """Everything on one clock."""
+
+    seed: int = 0
+    profile: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clock = VirtualClock()
+        self.network = SimulatedNetwork(self.clock, self.seed)
+        self.media = FakeMediaServer(self.clock)
+        self.node = self.network.node("10.0.0.1")
+        self.rng = random.Random(self.seed)
+        self.ua, self.layer = self.agent(self.node, None)
+        self.srs = Srs(self, "10.0.0.2")
+        self.events: list[SiprecEvent] = []
+        self.service = RecordingService(
+            self.clock,
+            self.ua,
+            profiles={"default": RecordingProfile(**{"srs": "sip:srs@10.0.0.2", **self.profile})},
+            from_uri="sip:src@10.0.0.1",
+            group_secret=b"s",
+        )
+        self.service.events.subscribe(self.events.append)
+        self.calls = 0
+        self._schema: Any = etree.XMLSchema(etree.parse(str(SCHEMA_FILE))) if SCHEMA_FILE.exists() else None
+
+    def agent(self, node: Node, on_invite: Callable[[IncomingCall], None] | None) -> tuple[UserAgent, TransactionLayer]:
+        endpoint = Endpoint()
+        layer = TransactionLayer(self.clock, node, endpoint)
+        node.attach(layer)
+
+        def resolve(uri: Uri, done: Callable[[list[Hop] | SipError], None]) -> None:
+            done([Hop(uri.transport or "udp", uri.host, uri.effective_port)])
+
+        endpoint.agent = UserAgent(
+            self.clock,
+            layer,
+            resolve,
+            contact=lambda hop: (
+                f"sip:ua@{node.host}:{node.port}" + ("" if hop.transport == "udp" else ";transport=tcp")
+            ),
+            on_invite=on_invite,
+            extensions=("siprec",),
+            rng=random.Random(self.seed + node.port),
+        )
+        return endpoint.agent, layer
+
+    def check_schema(self, root: Any) -> None:
+        if self._schema is not None:
+            self._schema.assertValid(root)
+
+    def answered_call(self, record: bool = True, run: bool = True) -> FakeCall:
+        """A call that is answered now, recorded as the default profile says."""
+        self.calls += 1
+        call = make_call(self.media, self.calls, self.clock.wall())
+        self.service.call_created(call)
+        if record:
+            assert call.rec.record()
+        call.answer_wall = self.clock.wall()
+        self.service.call_answered(call)
+        if run:
+            self.clock.run_for(3.0)
+        return call
+
+    def end(
+        self, call: FakeCall, message: str = 'BYE sip:x SIP/2.0\r\nReason: Q.850;cause=16;text="Normal"\r\n\r\n'
+    ) -> None:
+        call.end_wall = self.clock.wall()
+        call.end_reason = "bye"
+        call.end_message = parse_datagram(message.encode())
+        self.service.call_ended(call)
+
+    def names(self) -> list[str]:
+        return [event.name.removeprefix("E_SIPREC_") for event in self.events]
+
+    def state(self, call: FakeCall, instance: str = "default") -> str:
+        recording = call.rec.recordings.get(instance)
+        return recording.state if recording is not None else "gone"
+
+    def assert_clean(self) -> None:
+        """Nothing is left anywhere, once all timers have run out."""
+        self.clock.run_until_idle(4000.0)
+        assert not self.service.info()
+        assert not self.service.counts()
+        assert not self.media.subscriptions
+        assert not any(self.layer.counts().values()), self.layer.counts()
+        assert self.ua.counts() == {"calls": 0, "dialogs": 0}
+        assert self.srs.agent.counts() == {"calls": 0, "dialogs": 0}
+        assert self.clock.pending == 0
+        names = self.names()
+        assert names.count("START") == names.count("STOP")
