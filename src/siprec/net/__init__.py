@@ -1,0 +1,1 @@
+"""Sockets and names: timers, UDP, TCP and TLS, RFC 3263."""

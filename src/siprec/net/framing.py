@@ -1,0 +1,137 @@
+"""Messages out of a byte stream (RFC 3261 7.5, 18.3; RFC 5626 4.4.1; MSG-06). Knows no socket."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from siprec.sip.errors import SipError
+from siprec.sip.message import (
+    MAX_HEAD,
+    MAX_MESSAGE,
+    MalformedRequest,
+    SipRequest,
+    SipResponse,
+    content_length,
+    parse_head,
+)
+
+
+class Ping:
+    """A double CRLF between messages: a keep-alive that wants a single CRLF back (RFC 5626 4.4.1)."""
+
+
+PING: Final = Ping()
+
+Event = SipRequest | SipResponse | SipError | Ping
+
+
+class StreamFramer:
+    """Cuts the octets of one connection into messages.
+
+    `error` is set when the stream cannot be read any further; nothing is read after that. `max_message` limits a
+    body (octets), the header section has the parser's limit.
+    """
+
+    __slots__ = ("_buffer", "_half_ping", "_head", "_length", "_max", "_scanned", "error")
+
+    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+        self._buffer = bytearray()
+        self._max = max_message
+        self._scanned = 0
+        self._half_ping = False
+        self._head: SipRequest | SipResponse | MalformedRequest | None = None
+        self._length = 0
+        self.error: SipError | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Octets of an unfinished message."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Event]:
+        """What `data` completes, in order: messages, pings, and errors of requests that could be skipped.
+
+        Never raises; see `error`.
+        """
+        events: list[Event] = []
+        if self.error is None:
+            self._buffer += data
+            try:
+                while self._step(events):
+                    pass
+            except SipError as error:
+                self.error = error
+        if self.error is not None:
+            self._buffer.clear()
+            self._head = None
+        return events
+
+    def _step(self, events: list[Event]) -> bool:
+        buffer = self._buffer
+        if self._head is None:
+            if not self._scanned:
+                self._skip_blank(events)
+            if not buffer:
+                return False
+            end = buffer.find(b"\r\n\r\n", self._scanned)
+            if end > MAX_HEAD or (end < 0 and len(buffer) > MAX_HEAD):
+                raise SipError("header section too large", 513)
+            if end < 0:
+                self._scanned = max(0, len(buffer) - 3)
+                return False
+            head = bytes(buffer[:end])
+            del buffer[: end + 4]
+            self._scanned = 0
+            self._read_head(head)
+        message = self._head
+        if message is None or len(buffer) < self._length:
+            return False
+        if not isinstance(message, MalformedRequest):
+            message.body = bytes(buffer[: self._length])
+        del buffer[: self._length]
+        self._head = None
+        events.append(message)
+        return True
+
+    def _read_head(self, head: bytes) -> None:
+        message: SipRequest | SipResponse | MalformedRequest
+        try:
+            message = parse_head(head)
+            parsed: SipRequest | SipResponse = message
+        except MalformedRequest as error:
+            # Its end is known all the same: other calls on this connection need not suffer.
+            message, parsed = error, error.request
+        try:
+            length = content_length(parsed)
+            if length is None:
+                raise SipError("Content-Length is missing")
+            if length > self._max:
+                raise SipError("message too large", 513)
+        except SipError as error:
+            if isinstance(parsed, SipRequest):
+                raise MalformedRequest(error.reason, parsed, error.status) from None
+            raise
+        self._head = message
+        self._length = length
+
+    def _skip_blank(self, events: list[Event]) -> None:
+        buffer = self._buffer
+        i, end = 0, len(buffer)
+        while i < end:
+            octet = buffer[i]
+            if octet == 13:
+                if i + 1 == end:
+                    break
+                if buffer[i + 1] == 10:
+                    i += 1
+                    if self._half_ping:
+                        events.append(PING)
+                    self._half_ping = not self._half_ping
+                i += 1
+            elif octet == 10:
+                i += 1
+            else:
+                self._half_ping = False
+                break
+        if i:
+            del buffer[:i]

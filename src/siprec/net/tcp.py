@@ -1,0 +1,286 @@
+"""Stream connections, TCP and TLS alike (RFC 3261 18, RFC 5626 4.4.1).
+
+A connection is an asyncio protocol: no task reads it. Opening one takes a task, for as long as that takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final, Protocol
+
+from siprec.net.address import ListenAddress, bound_socket, family_of, is_wildcard
+from siprec.net.counters import Counters
+from siprec.net.framing import Ping, StreamFramer
+from siprec.sip.errors import SipError
+from siprec.sip.message import MAX_MESSAGE, SipRequest, SipResponse
+from siprec.sip.transport import Hop, SendFailed
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 1024
+UNANSWERED: Final = 256
+
+Key = tuple[str, str, int, str, tuple[str, int]]
+"""What a connection is found by: transport, remote host and port, name verified (TLS), local listener."""
+
+
+def key_of(hop: Hop) -> Key:
+    """The key of the connection that serves `hop`."""
+    return (hop.transport, hop.host, hop.port, hop.server_name, hop.local)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Limits of stream connections: octets and seconds.
+
+    `idle` closes a connection without a complete message or keep-alive for that long; RFC 3261 18 wants 64*T1 at
+    least (TRN-08), RFC 5626 clients ping every 120 s.
+    """
+
+    idle: float = 300.0
+    connect: float = 5.0
+    max_message: int = MAX_MESSAGE
+    max_connections: int = 10000
+    max_buffered: int = 4 << 20
+
+
+class StreamOwner(Protocol):
+    """What a connection tells its transport."""
+
+    counters: Counters
+    limits: StreamLimits
+
+    def stream_opened(self, connection: StreamConnection) -> bool:
+        """A connection is up; False refuses it."""
+        ...
+
+    def stream_closed(self, connection: StreamConnection) -> None:
+        """It is gone."""
+        ...
+
+    def stream_message(self, message: SipRequest | SipResponse, hop: Hop) -> None:
+        """A message came."""
+        ...
+
+    def stream_malformed(self, error: SipError, hop: Hop) -> None:
+        """Something came that is none."""
+        ...
+
+
+class StreamConnection(asyncio.Protocol):
+    """One TCP or TLS connection, accepted (`target` None) or opened towards `target`.
+
+    `hop` names the peer; `id` is unique in the transport and never 0; `active` is the time of the last message.
+    """
+
+    def __init__(
+        self, owner: StreamOwner, ident: int, transport_name: str, local: tuple[str, int], target: Hop | None = None
+    ) -> None:
+        self.id = ident
+        self.active = monotonic()
+        self.hop = Hop(transport_name, "", 0, local, ident)
+        self.target = target
+        self.transport: asyncio.Transport | None = None
+        self.refused = False
+        self._owner = owner
+        self._framer = StreamFramer(owner.limits.max_message)
+        self._unanswered: deque[SendFailed] = deque(maxlen=UNANSWERED)
+
+    @property
+    def key(self) -> Key:
+        """What it is found by for the next request to the same peer."""
+        return key_of(self.hop)
+
+    def peer_certificate(self) -> dict[str, Any]:
+        """The verified certificate of the peer as :meth:`ssl.SSLSocket.getpeercert` gives it; empty without one."""
+        session = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        return (session.getpeercert() or {}) if session is not None else {}
+
+    # -- asyncio.Protocol ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop (after the TLS handshake)."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        peer = transport.get_extra_info("peername")
+        if not peer:  # gone before it was looked at
+            self.refused = True
+            transport.abort()
+            return
+        name = self.target.server_name if self.target is not None else ""
+        self.hop = Hop(self.hop.transport, peer[0], peer[1], self.hop.local, self.id, name)
+        if not self._owner.stream_opened(self):
+            self.refused = True
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        if self.refused:
+            return
+        framer, owner = self._framer, self._owner
+        self._unanswered.clear()
+        for event in framer.feed(data):
+            self.active = monotonic()
+            if isinstance(event, Ping):
+                owner.counters.pings += 1
+                self._write(b"\r\n")
+            elif isinstance(event, SipError):
+                owner.stream_malformed(event, self.hop)
+            else:
+                owner.stream_message(event, self.hop)
+        if framer.error is not None:
+            self.refused = True
+            owner.stream_malformed(framer.error, self.hop)
+            if self.transport is not None:
+                self.transport.close()  # what answers the error is still written
+
+    def eof_received(self) -> bool:
+        """Called by the event loop: nobody can answer a half-closed SIP connection for long, so it is closed."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called by the event loop."""
+        lost = self._unanswered if error is not None else ()
+        reason = f"connection lost: {describe(error)}" if error is not None else ""
+        for failed in lost:
+            asyncio.get_running_loop().call_soon(failed, reason)
+        self._unanswered.clear()
+        self._owner.stream_closed(self)
+        self.transport = None
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes, failed: SendFailed | None) -> str:
+        """Write; returns why that is impossible, or an empty string.
+
+        `failed` is called when the connection breaks (not: is closed in good order) before anything came back.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return "connection closed"
+        if transport.get_write_buffer_size() + len(data) > self._owner.limits.max_buffered:
+            self._owner.counters.slow_closed += 1
+            transport.abort()
+            return "peer does not read"
+        transport.write(data)
+        if failed is not None and failed not in self._unanswered:
+            self._unanswered.append(failed)
+        return ""
+
+    def _write(self, data: bytes) -> None:
+        self.send(data, None)
+
+    def close(self) -> None:
+        """Close at once; what is buffered is dropped."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class StreamListener:
+    """One listening TCP or TLS socket."""
+
+    def __init__(self, server: asyncio.Server, address: ListenAddress) -> None:
+        self._server = server
+        self.address = address
+        self.local = (address.host, address.port)
+
+    @classmethod
+    async def open(
+        cls,
+        address: ListenAddress,
+        accept: Callable[[ListenAddress], StreamConnection],
+        context: ssl.SSLContext | None,
+        handshake: float,
+    ) -> StreamListener:
+        """Bind and listen. `accept` makes the protocol of a new connection.
+
+        Raises:
+            OSError: the address is in use or not ours.
+        """
+        sock = bound_socket(address)
+        host, port = sock.getsockname()[:2]
+        real = ListenAddress(address.transport, host, port)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: accept(real),
+            sock=sock,
+            backlog=BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=handshake if context is not None else None,
+        )
+        return cls(server, real)
+
+    def close(self) -> None:
+        """Stop listening; connections stay."""
+        self._server.close()
+
+
+class Connecting:
+    """A connection on its way: what waits for it, at most `limit` octets."""
+
+    __slots__ = ("_limit", "_octets", "queue", "task")
+
+    def __init__(self, limit: int) -> None:
+        self.queue: list[tuple[bytes, SendFailed | None]] = []
+        self.task: asyncio.Task[None] | None = None
+        self._octets = 0
+        self._limit = limit
+
+    def add(self, data: bytes, failed: SendFailed | None) -> bool:
+        """Queue a message; False when there is no room."""
+        if self._octets + len(data) > self._limit:
+            return False
+        self._octets += len(data)
+        self.queue.append((data, failed))
+        return True
+
+
+async def connect(
+    hop: Hop, protocol: StreamConnection, context: ssl.SSLContext | None, seconds: float
+) -> StreamConnection:
+    """Open a connection to `hop` from its `local` host (any port), TLS with `context`.
+
+    Raises:
+        OSError: refused, unreachable, no valid certificate...
+        TimeoutError: not up within `seconds`.
+    """
+    loop = asyncio.get_running_loop()
+    host = hop.local[0]
+    sock = socket.socket(family_of(hop.host), socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if host and not is_wildcard(host):
+            sock.bind((host, 0))
+        async with asyncio.timeout(seconds):
+            await loop.sock_connect(sock, (hop.host, hop.port))
+            name = hop.server_name or hop.host
+            if context is None:
+                await loop.create_connection(lambda: protocol, sock=sock)
+            else:
+                await loop.create_connection(
+                    lambda: protocol, sock=sock, ssl=context, server_hostname=name, ssl_handshake_timeout=seconds
+                )
+    except BaseException:
+        sock.close()
+        raise
+    return protocol
+
+
+def describe(error: BaseException | None) -> str:
+    """A few words for a connection error."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, OSError) and error.errno:
+        return error.strerror or errno.errorcode.get(error.errno, str(error.errno))
+    return str(error) or type(error).__name__

@@ -1,0 +1,72 @@
+"""TLS settings and contexts (RFC 3261 26.3.1, RFC 5922)."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """One identity and what it trusts. Paths name PEM files.
+
+    `certificate` (with its chain) and `private_key` (empty: in the same file) are shown by a listener, and as client
+    certificate when a server asks for one. `ca_file` (empty: the system's) has the trusted issuers. `verify_server`
+    checks chain and name of the servers we connect to; `verify_client` says whether a listener wants certificates of
+    its clients. `ciphers` is an OpenSSL cipher list for TLS 1.2 (empty: OpenSSL's default).
+    """
+
+    certificate: str = ""
+    private_key: str = ""
+    key_password: str = ""
+    ca_file: str = ""
+    verify_server: bool = True
+    verify_client: Literal["none", "optional", "required"] = "none"
+    ciphers: str = ""
+
+    def server_context(self) -> ssl.SSLContext:
+        """A context for accepting connections: TLS 1.2 or later.
+
+        Raises:
+            ValueError: no certificate is set.
+            OSError: a file is missing, or not what it should be (``ssl.SSLError``).
+        """
+        if not self.certificate:
+            raise ValueError("a TLS listener needs a certificate")
+        context = self._context(ssl.PROTOCOL_TLS_SERVER)
+        if self.verify_client != "none":
+            context.verify_mode = ssl.CERT_REQUIRED if self.verify_client == "required" else ssl.CERT_OPTIONAL
+            self._load_trust(context, ssl.Purpose.CLIENT_AUTH)
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """A context for connecting: TLS 1.2 or later, name and chain checked unless `verify_server` is off.
+
+        Raises:
+            OSError: a file is missing, or not what it should be (``ssl.SSLError``).
+        """
+        context = self._context(ssl.PROTOCOL_TLS_CLIENT)
+        if self.verify_server:
+            self._load_trust(context, ssl.Purpose.SERVER_AUTH)
+        else:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        if self.ciphers:
+            context.set_ciphers(self.ciphers)
+        if self.certificate:
+            # Always a password, so that OpenSSL never asks for one on the terminal.
+            context.load_cert_chain(self.certificate, self.private_key or None, lambda: self.key_password)
+        return context
+
+    def _load_trust(self, context: ssl.SSLContext, purpose: ssl.Purpose) -> None:
+        if self.ca_file:
+            context.load_verify_locations(cafile=self.ca_file)
+        else:
+            context.load_default_certs(purpose)

@@ -1,0 +1,449 @@
+"""SIP over real sockets: UDP, TCP and TLS under one roof (RFC 3261 18).
+
+transport = SocketTransport()
+transport.on_message = layer.receive
+transport.on_malformed = layer.receive_malformed
+await transport.listen(["udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import count
+from time import monotonic
+from typing import Final
+
+from siprec.net.address import (
+    DEFAULT_PORTS,
+    ListenAddress,
+    family_of,
+    is_local_address,
+    is_wildcard,
+    refusal,
+    source_address,
+    split_host_port,
+)
+from siprec.net.counters import Counters
+from siprec.net.tcp import Connecting, Key, StreamConnection, StreamLimits, StreamListener, connect, describe, key_of
+from siprec.net.tls import TlsSettings
+from siprec.net.udp import UdpListener
+from siprec.sip.errors import SipError
+from siprec.sip.message import SipRequest, SipResponse, parse_datagram
+from siprec.sip.transport import Hop, SendFailed
+
+log = logging.getLogger(__name__)
+
+MAX_UDP_REQUEST: Final = 1300
+TCP_REFUSED_MEMORY: Final = 300.0
+SOURCE_MEMORY: Final = 60.0
+
+OnMessage = Callable[[SipRequest | SipResponse, Hop], None]
+OnMalformed = Callable[[SipError, Hop], None]
+Trace = Callable[[str, Hop, bytes], None]
+
+
+@dataclass(slots=True)
+class Listener:
+    """One listening socket. `address` has the real port; `advertise` is what Via and Contact say (empty host: the
+    address itself; port 0: the listening port)."""
+
+    address: ListenAddress
+    advertise: tuple[str, int]
+    socket: UdpListener | StreamListener
+    tls: ssl.SSLContext | None = None
+    """The context for connections opened from here."""
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """Host and port as in :attr:`Hop.local`."""
+        return (self.address.host, self.address.port)
+
+
+class SocketTransport:
+    """:class:`siprec.sip.transport.Transport` on real sockets, on the running event loop.
+
+    `on_message(message, hop)` gets what was parsed, `on_malformed(error, hop)` what could not be; what they raise is
+    logged. `tls` is the identity and trust for connections opened when no TLS listener has its own. `trace(direction,
+    hop, octets)`, direction ``"in"`` or ``"out"``, sees every SIP message when set. `allow` names addresses that may be
+    sent to although they are multicast or broadcast (TRN-11).
+    """
+
+    def __init__(
+        self,
+        *,
+        on_message: OnMessage | None = None,
+        on_malformed: OnMalformed | None = None,
+        limits: StreamLimits | None = None,
+        tls: TlsSettings | None = None,
+        allow: Iterable[str] = (),
+        max_udp_request: int = MAX_UDP_REQUEST,
+    ) -> None:
+        self.on_message: OnMessage | None = on_message
+        self.on_malformed: OnMalformed | None = on_malformed
+        self.trace: Trace | None = None
+        self.limits = limits or StreamLimits()
+        self.counters = Counters()
+        self.listeners: list[Listener] = []
+        self._loop = asyncio.get_running_loop()
+        self._tls = tls or TlsSettings()
+        self._client_context: ssl.SSLContext | None = None
+        self._allow = frozenset(allow)
+        self._max_udp = max_udp_request
+        self._by_local: dict[tuple[str, str, int], Listener] = {}
+        self._ids = count(1)
+        self._connections: dict[int, StreamConnection] = {}
+        self._by_key: dict[Key, StreamConnection] = {}
+        self._connecting: dict[Key, Connecting] = {}
+        self._tcp_refused: dict[tuple[str, int], float] = {}
+        self._sources: dict[str, tuple[float, str]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # -- set-up and end --------------------------------------------------------------------------------------------
+
+    async def listen(
+        self, addresses: str | Iterable[str], *, advertise: str = "", tls: TlsSettings | None = None
+    ) -> list[Listener]:
+        """Listen on ``udp:127.0.0.1:5060``, ``tcp:[::1]:0``, ``tls:0.0.0.0:5061``...
+
+        `advertise` (``host`` or ``host:port``) is what is written into Via for these listeners; `tls` the identity of
+        those of them that are TLS (default: the transport's). Port 0 takes a free one; a TCP listener that follows a
+        UDP one of the same host with port 0 in the same call takes the same number if it is free.
+
+        Raises:
+            ValueError: malformed address, or TLS without a certificate.
+            OSError: address in use or not ours, TLS files missing. Listeners of this call are closed again.
+        """
+        texts = [addresses] if isinstance(addresses, str) else list(addresses)
+        host, port = split_host_port(advertise) if advertise else ("", None)
+        opened: list[Listener] = []
+        try:
+            for text in texts:
+                wanted = ListenAddress.parse(text)
+                listener = await self._open(wanted, (host, port or 0), tls or self._tls, opened)
+                opened.append(listener)
+        except BaseException:
+            for listener in opened:
+                listener.socket.close()
+            raise
+        for listener in opened:
+            self.listeners.append(listener)
+            self._by_local[(listener.address.transport, *listener.local)] = listener
+        return opened
+
+    async def _open(
+        self, wanted: ListenAddress, advertise: tuple[str, int], tls: TlsSettings, opened: list[Listener]
+    ) -> Listener:
+        if wanted.transport == "udp":
+            udp = UdpListener(self._loop, wanted, self._datagram, self.counters)
+            return Listener(udp.address, advertise, udp)
+        server = client = None
+        if wanted.transport == "tls":
+            server, client = tls.server_context(), tls.client_context()
+        stream: StreamListener | None = None
+        if wanted.transport == "tcp" and wanted.port == 0:
+            # UDP and TCP on one number (TRN-01), if nobody else has it.
+            for other in opened:
+                if other.address.transport == "udp" and other.address.host == wanted.host:
+                    try:
+                        same = replace(wanted, port=other.address.port)
+                        stream = await StreamListener.open(same, self._accept, None, self.limits.connect)
+                    except OSError:
+                        pass
+        if stream is None:
+            stream = await StreamListener.open(wanted, self._accept, server, self.limits.connect)
+        return Listener(stream.address, advertise, stream, client)
+
+    async def close(self) -> None:
+        """Close listeners and connections; returns when all are gone. Waiting messages are dropped in silence."""
+        self._closed = True
+        for listener in self.listeners:
+            listener.socket.close()
+        self.listeners = []
+        self._by_local = {}
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        tasks = [connecting.task for connecting in self._connecting.values() if connecting.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(self._connections.values()):
+            connection.close()
+        for _ in range(200):
+            await asyncio.sleep(0)
+            if not self._connections:
+                break
+        await asyncio.sleep(0)
+
+    # -- choosing the way ------------------------------------------------------------------------------------------
+
+    def route(self, hop: Hop, size: int) -> Hop:
+        """See :meth:`siprec.sip.transport.Transport.route`. A destination where TCP failed lately stays with UDP."""
+        if hop.connection:
+            return hop
+        if hop.transport == "udp" and size > self._max_udp and not self._is_tcp_refused(hop):
+            stream = self._choose(replace(hop, transport="tcp"))
+            if stream is not None:
+                return replace(hop, transport="tcp", local=stream.local)
+        listener = self._choose(hop)
+        return hop if listener is None or listener.local == hop.local else replace(hop, local=listener.local)
+
+    def _is_tcp_refused(self, hop: Hop) -> bool:
+        until = self._tcp_refused.get((hop.host, hop.port))
+        if until is None:
+            return False
+        if until > monotonic():
+            return True
+        del self._tcp_refused[(hop.host, hop.port)]
+        return False
+
+    def _choose(self, hop: Hop) -> Listener | None:
+        """The listener to send from: the one asked for, else the one whose address the kernel would use."""
+        if hop.local[0]:
+            listener = self._by_local.get((hop.transport, *hop.local))
+            if listener is not None:
+                return listener
+        family = family_of(hop.host)
+        fitting = [x for x in self.listeners if x.address.transport == hop.transport and x.address.family == family]
+        if len(fitting) < 2:
+            return fitting[0] if fitting else None
+        wanted = hop.local[0] or self._source(hop.host)
+        for listener in fitting:
+            if listener.address.host == wanted:
+                return listener
+        return next((x for x in fitting if is_wildcard(x.address.host)), fitting[0])
+
+    def _source(self, host: str) -> str:
+        now = monotonic()
+        known = self._sources.get(host)
+        if known is not None and known[0] > now:
+            return known[1]
+        if len(self._sources) >= 4096:
+            self._sources.clear()
+        source = source_address(host)
+        self._sources[host] = (now + SOURCE_MEMORY, source)
+        return source
+
+    def sent_by(self, hop: Hop) -> tuple[str, int]:
+        """See :meth:`siprec.sip.transport.Transport.sent_by`. IPv6 without brackets."""
+        listener = self._choose(hop)
+        if listener is None:
+            return (self._source(hop.host) or "localhost", DEFAULT_PORTS.get(hop.transport, 5060))
+        host, port = listener.advertise
+        host = host or listener.address.host
+        if is_wildcard(host):
+            host = self._source(hop.host) or host
+        return (host, port or listener.address.port)
+
+    def is_ours(self, host: str, port: int) -> bool:
+        """Whether host (numeric, or an advertised name) and port are those of one of our listeners."""
+        for listener in self.listeners:
+            name, advertised = listener.advertise
+            if name and name.lower() == host.lower() and port == (advertised or listener.address.port):
+                return True
+            if listener.address.port == port:
+                own = listener.address.host
+                if own == host:
+                    return True
+                if is_wildcard(own) and family_of(host) == listener.address.family and is_local_address(host):
+                    return True
+        return False
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes, hop: Hop, failed: SendFailed | None = None) -> None:
+        """See :meth:`siprec.sip.transport.Transport.send`.
+
+        ``hop.connection`` other than 0 means that connection and no other: when it is gone, `failed` says so, and the
+        caller may try again with 0 (RFC 3261 18.2.2, TRN-03).
+        """
+        forbidden = refusal(hop.host)
+        if (forbidden and hop.host not in self._allow) or not 0 < hop.port < 65536:
+            self._fail(failed, forbidden or f"port {hop.port}")
+        elif hop.transport == "udp":
+            listener = self._choose(hop)
+            if listener is None or not isinstance(listener.socket, UdpListener):
+                self._fail(failed, f"no UDP listener towards {hop.host}")
+                return
+            self.counters.sent += 1
+            if self.trace is not None:
+                self._traced("out", replace(hop, local=listener.local), data)
+            listener.socket.send(data, hop.host, hop.port, failed)
+        elif hop.transport in ("tcp", "tls"):
+            self._send_stream(data, hop, failed)
+        else:
+            self._fail(failed, f"transport {hop.transport} not supported")
+
+    def _fail(self, failed: SendFailed | None, reason: str) -> None:
+        self.counters.send_errors += 1
+        if failed is not None:
+            self._loop.call_soon(failed, reason)
+
+    def _send_stream(self, data: bytes, hop: Hop, failed: SendFailed | None) -> None:
+        if hop.connection:
+            connection = self._connections.get(hop.connection)
+        else:
+            listener = self._choose(hop)
+            if listener is not None and listener.local != hop.local:
+                hop = replace(hop, local=listener.local)
+            if hop.transport == "tcp" and hop.server_name:
+                hop = replace(hop, server_name="")
+            connection = self._by_key.get(key_of(hop))
+        if connection is None:
+            if hop.connection or self._closed:
+                self._fail(failed, "connection closed")
+            else:
+                self._connect(data, hop, failed)
+            return
+        refused = connection.send(data, failed)
+        if refused:
+            self._fail(failed, refused)
+            return
+        connection.active = monotonic()
+        self.counters.sent += 1
+        if self.trace is not None:
+            self._traced("out", connection.hop, data)
+
+    def _connect(self, data: bytes, hop: Hop, failed: SendFailed | None) -> None:
+        key = key_of(hop)
+        connecting = self._connecting.get(key)
+        if connecting is None:
+            if len(self._connections) + len(self._connecting) >= self.limits.max_connections:
+                self._fail(failed, "too many connections")
+                return
+            connecting = self._connecting[key] = Connecting(self.limits.max_buffered)
+            connecting.task = self._loop.create_task(self._open_connection(key, hop, connecting))
+        if not connecting.add(data, failed):
+            self._fail(failed, "send queue full")
+
+    async def _open_connection(self, key: Key, hop: Hop, connecting: Connecting) -> None:
+        protocol = StreamConnection(self, next(self._ids), hop.transport, hop.local, hop)
+        try:
+            context = self._context(hop) if hop.transport == "tls" else None
+            await connect(hop, protocol, context, self.limits.connect)
+            if protocol.refused:
+                raise ConnectionError("connection refused by our limits")
+        except (OSError, TimeoutError, ValueError, ssl.SSLError) as error:
+            self._connecting.pop(key, None)
+            self.counters.connect_failed += 1
+            reason = f"cannot connect to {hop}: {describe(error)}"
+            log.info("%s", reason)
+            if hop.transport == "tcp":
+                if len(self._tcp_refused) >= 4096:
+                    self._tcp_refused.clear()
+                self._tcp_refused[(hop.host, hop.port)] = monotonic() + TCP_REFUSED_MEMORY
+            for _, failed in connecting.queue:
+                self._fail(failed, reason)
+            return
+        except BaseException:
+            self._connecting.pop(key, None)
+            raise
+        self._connecting.pop(key, None)
+        self._tcp_refused.pop((hop.host, hop.port), None)
+        self.counters.connected += 1
+        self._by_key[key] = protocol
+        for data, failed in connecting.queue:
+            self._send_stream(data, protocol.hop, failed)
+
+    def _context(self, hop: Hop) -> ssl.SSLContext:
+        listener = self._choose(hop)
+        if listener is not None and listener.tls is not None:
+            return listener.tls
+        if self._client_context is None:
+            self._client_context = self._tls.client_context()
+        return self._client_context
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """How many stream connections are open."""
+        return len(self._connections)
+
+    def connection(self, ident: int) -> StreamConnection | None:
+        """An open connection by :attr:`Hop.connection` (for its certificate, say)."""
+        return self._connections.get(ident)
+
+    def _accept(self, address: ListenAddress) -> StreamConnection:
+        return StreamConnection(self, next(self._ids), address.transport, (address.host, address.port))
+
+    def stream_opened(self, connection: StreamConnection) -> bool:
+        """A connection is up (called by it); False: too many."""
+        if self._closed or len(self._connections) >= self.limits.max_connections:
+            self.counters.refused += 1
+            return False
+        self._connections[connection.id] = connection
+        if connection.target is None:
+            self.counters.accepted += 1
+            self._by_key.setdefault(connection.key, connection)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(self.limits.idle / 4, self._close_idle)
+        return True
+
+    def stream_closed(self, connection: StreamConnection) -> None:
+        """A connection is gone (called by it)."""
+        if self._connections.pop(connection.id, None) is None:
+            return
+        self.counters.closed += 1
+        if self._by_key.get(connection.key) is connection:
+            del self._by_key[connection.key]
+
+    def _close_idle(self) -> None:
+        self._sweep = None
+        oldest = monotonic() - self.limits.idle
+        for connection in list(self._connections.values()):
+            if connection.active < oldest:
+                self.counters.idle_closed += 1
+                connection.close()
+        if self._connections:
+            self._sweep = self._loop.call_later(self.limits.idle / 4, self._close_idle)
+
+    # -- in --------------------------------------------------------------------------------------------------------
+
+    def _datagram(self, data: bytes, hop: Hop) -> None:
+        if self.trace is not None:
+            self._traced("in", hop, data)
+        try:
+            message = parse_datagram(data)
+        except SipError as error:
+            self.stream_malformed(error, hop)
+            return
+        except Exception:
+            log.exception("the parser failed on a datagram from %s", hop)
+            return
+        self._deliver(message, hop)
+
+    def stream_message(self, message: SipRequest | SipResponse, hop: Hop) -> None:
+        """A message came on a connection (called by it). Never raises."""
+        if self.trace is not None:
+            self._traced("in", hop, message.to_bytes())
+        self._deliver(message, hop)
+
+    def _deliver(self, message: SipRequest | SipResponse, hop: Hop) -> None:
+        self.counters.received += 1
+        if self.on_message is not None:
+            try:
+                self.on_message(message, hop)
+            except Exception:
+                log.exception("error while handling %r from %s, Call-ID %s", message, hop, message.get("call-id"))
+
+    def stream_malformed(self, error: SipError, hop: Hop) -> None:
+        """Something came that is no message. Never raises."""
+        self.counters.malformed += 1
+        if self.on_malformed is not None:
+            try:
+                self.on_malformed(error, hop)
+            except Exception:
+                log.exception("error while handling a malformed message from %s", hop)
+
+    def _traced(self, direction: str, hop: Hop, data: bytes) -> None:
+        try:
+            assert self.trace is not None
+            self.trace(direction, hop, data)
+        except Exception:
+            log.exception("error in the trace hook")
