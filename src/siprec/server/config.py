@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -88,12 +88,15 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
 
     listen: list[str] = ["udp:127.0.0.1:5090", "tcp:127.0.0.1:5090"]
     directory: str = "recordings"
-    format: str = "wav"
-    """``wav`` or ``flac``."""
+    format: Literal["wav", "flac"] = "wav"
     address: str = "127.0.0.1"
     """Address that RTP is received on."""
+    advertise: str = ""
+    """Address to put into SDP answers instead."""
     ports: str = "40000-49999"
     max_sessions: int = 1000
+    strict: bool = False
+    """Refuse recording clients whose Contact lacks ``+sip.src``."""
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -153,6 +156,21 @@ def parse(text: str, name: str = "siprec.toml") -> Config:
         key = match[1] if match else ""
         reason = message[: match.start()] if match else message
         raise ConfigError(f"{name}: {key + ': ' if key else ''}{reason}") from None
+
+
+def port_range(text: str, key: str) -> tuple[int, int]:
+    """``first-last`` as two port numbers, first and last included.
+
+    Raises:
+        ConfigError: not of that form, or fewer than two ports; `key` is named in the text.
+    """
+    first, dash, last = text.partition("-")
+    if not (dash and first.strip().isdecimal() and last.strip().isdecimal()):
+        raise ConfigError(f"{key}: {text!r} is not of the form first-last")
+    numbers = int(first), int(last)
+    if not 0 < numbers[0] < numbers[1] < 65536:
+        raise ConfigError(f"{key}: {text!r} is no range of ports")
+    return numbers
 
 
 def _environment(value: Any, name: str, key: str) -> Any:

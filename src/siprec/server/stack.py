@@ -7,8 +7,11 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
+
+from siprec.net.transport import SocketTransport
+from siprec.sip.transport import Hop
 
 log = logging.getLogger(__name__)
 
@@ -49,3 +52,10 @@ def announce(line: str) -> None:
         print(line, flush=True)
 
 
+def contact_uri(transport: SocketTransport, hop: Hop, user: str = "") -> str:
+    """The Contact URI for messages that go to `hop`."""
+    host, port = transport.sent_by(hop)
+    scheme = "sips" if hop.transport == "tls" else "sip"
+    where = f"{f'[{host}]' if ':' in host else host}:{port}"
+    parameter = ";transport=tcp" if hop.transport == "tcp" else ""
+    return f"{scheme}:{user + '@' if user else ''}{where}{parameter}"

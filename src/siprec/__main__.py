@@ -1,0 +1,5 @@
+"""``python -m siprec``."""
+
+from siprec.cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""``siprec recorder``: the session recording server as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from siprec.net.resolver import Resolver
+from siprec.net.timers import TimerWheel
+from siprec.net.transport import SocketTransport
+from siprec.recorder.library import RecorderLibrary
+from siprec.recorder.ports import PortPool
+from siprec.recorder.server import ACCEPT, EXTENSION, RecorderServer
+from siprec.recorder.session import Recorder, RecorderSettings
+from siprec.server.config import Config, ConfigError, load, port_range
+from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
+from siprec.sip.transaction import TransactionLayer
+from siprec.sip.useragent import Endpoint, UserAgent
+
+log = logging.getLogger(__name__)
+
+
+def main(file: Path | None) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit status."""
+    try:
+        config = load(file)
+        setup_logging(config.log.level)
+        return run(_main(config, file.parent if file is not None else Path()))
+    except (ConfigError, OSError, ValueError) as error:
+        print(f"siprec recorder: {error}", file=sys.stderr)
+        return 1
+
+
+async def _main(config: Config, base: Path) -> int:
+    loop = asyncio.get_running_loop()
+    settings = config.recorder
+    library = RecorderLibrary(base / settings.directory)
+    for repaired in library.recover():
+        log.warning("recording %s was interrupted; its files have been repaired", repaired.id)
+    clock = TimerWheel(loop)
+    transport = SocketTransport()
+    first, last = port_range(settings.ports, "recorder.ports")
+    recorder = Recorder(
+        library,
+        PortPool(settings.address, first, last),
+        clock,
+        loop,
+        RecorderSettings(
+            audio_format=settings.format, advertised=settings.advertise, max_sessions=settings.max_sessions
+        ),
+    )
+    endpoint = Endpoint()
+    layer = TransactionLayer(clock, transport, endpoint)
+    transport.on_message = layer.receive
+    transport.on_malformed = layer.receive_malformed
+    server = RecorderServer(recorder, strict=settings.strict)
+    resolver = Resolver(clock)
+    endpoint.agent = UserAgent(
+        clock,
+        layer,
+        resolver.resolve,
+        contact=lambda hop: contact_uri(transport, hop, "recorder"),
+        on_invite=server.take,
+        user_agent="siprec recorder",
+        extensions=(EXTENSION,),
+        accept_types=ACCEPT,
+    )
+    try:
+        await transport.listen(settings.listen)
+        addresses = " ".join(str(listener.address) for listener in transport.listeners)
+        announce(f"siprec recorder: ready {addresses}")
+        await wait_for_signal()
+        server.close()
+        # The BYEs get a moment to be answered.
+        for _ in range(20):
+            if not endpoint.agent.counts()["calls"]:
+                break
+            await asyncio.sleep(0.1)
+        await asyncio.to_thread(recorder.close)
+    finally:
+        await transport.close()
+        await resolver.close()
+        clock.close()
+    return 0
