@@ -1,7 +1,8 @@
 """Audio files that stay playable whatever happens to the process that writes them.
 
 Both writers bring the length in the header up to date after each block, so after ``kill -9`` the file plays up to the
-last block. :func:`repair` then fits the header to what is really there. Samples are int16, shape ``(frames, channels)``.
+last block. :func:`repair` then fits the header to what is really there. Samples are int16, shape
+``(frames, channels)``.
 """
 
 from __future__ import annotations
@@ -152,23 +153,39 @@ def repair(path: Path) -> int:
             raise ValueError(f"{path.name}: neither a WAV nor a FLAC file of ours")
         channels, rate = struct.unpack_from("<HI", head, 58)
         size = os.fstat(file.fileno()).st_size - _WAV_HEADER
-        frames = size // (2 * channels)
+        frames: int = size // (2 * channels)
         os.ftruncate(file.fileno(), _WAV_HEADER + frames * 2 * channels)
         os.pwrite(file.fileno(), _wav_header(rate, channels, frames * 2 * channels), 0)
         return frames
 
 
 def _repair_flac(path: Path, fd: int) -> int:
-    _set_flac_total(fd, 0)  # unknown: the decoder then reads as far as there are whole frames
-    frames = 0
-    with soundfile.SoundFile(str(path)) as file:
-        while True:
-            try:
-                block = len(file.read(_SILENCE_BLOCK, dtype="int16"))
-            except (soundfile.LibsndfileError, RuntimeError):
-                break
-            frames += block
-            if not block:
-                break
-    _set_flac_total(fd, frames)
-    return frames
+    """The header says what was written when it was last touched: at most some frames more or less are there."""
+    size = int.from_bytes(os.pread(fd, 2, _FLAC_BLOCK_SIZE), "big") or 4096
+    high, low = os.pread(fd, 5, _FLAC_TOTAL)[:1], os.pread(fd, 4, _FLAC_TOTAL + 1)
+    if len(low) < 4:
+        raise ValueError(f"{path.name}: FLAC header cut off")
+    said = (high[0] & 0x0F) << 32 | int.from_bytes(low, "big")
+    if _readable(path, said, size) and not _readable(path, said // size * size + size, size):
+        return said  # closed in good order
+    for blocks in range(said // size + 3, 0, -1):
+        _set_flac_total(fd, blocks * size)
+        if _readable(path, blocks * size, size):
+            return blocks * size
+    _set_flac_total(fd, 0)
+    return 0
+
+
+def _readable(path: Path, frames: int, size: int) -> bool:
+    """True if the last block of `frames` frames can be decoded under the present header."""
+    if not frames:
+        return False
+    start = (frames - 1) // size * size
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            if file.frames < frames:
+                return False
+            file.seek(start)
+            return len(file.read(frames - start, dtype="int16")) == frames - start
+    except (soundfile.LibsndfileError, RuntimeError):
+        return False

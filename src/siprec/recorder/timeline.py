@@ -43,6 +43,10 @@ class SourceClock:
         """Seconds for an extended timestamp."""
         return self.anchor + (timestamp - self.anchor_timestamp) / self.clock_rate
 
+    def estimate(self, items: Sequence[Ordered]) -> float:
+        """Where the first of `items` will lie, or lies; changes nothing."""
+        return self.time_of(items[0].timestamp) if self._anchored else self._ideal(items, 0)
+
     def _ideal(self, items: Sequence[Ordered], index: int) -> float:
         """The time of items[index] by its own and the following arrivals, or by the sender report."""
         first = items[index]

@@ -1,0 +1,207 @@
+"""``recording.json``: who, when, which file. Built in the loop thread out of the live objects."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siprec.recorder.line import MediaLine
+from siprec.recorder.metadata import Extension, Id, Time
+from siprec.recorder.metadata_state import MetadataState, Participant, Session
+from siprec.recorder.pipeline import Line, Pipeline
+
+if TYPE_CHECKING:
+    from siprec.recorder.session import RecordingSession
+
+FILE = "recording.json"
+FORMAT = 1
+
+
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Replace `path` atomically; if `durable`, wait until it is on the disk."""
+    data = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    temporary = path.with_name(f".{path.name}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+    try:
+        os.write(fd, data)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)
+
+
+def stamp(wall: float | None) -> str | None:
+    """Unix seconds as RFC 3339 in UTC."""
+    return Time.at(wall).text if wall is not None else None
+
+
+def build(session: RecordingSession) -> dict[str, Any]:
+    """The whole document of a session, running or ended."""
+    pipeline, state = session.pipeline, session.state
+    origin = pipeline.origin
+    return {
+        "format": FORMAT,
+        "recorder": f"siprec {session.version}",
+        "id": session.directory.name,
+        "state": session.progress,
+        "start": stamp(session.started),
+        "end": stamp(session.ended),
+        "end_reason": session.end_reason,
+        "audio_start": stamp(origin + pipeline.wall_offset) if origin is not None else None,
+        "duration": _duration(session),
+        "recording_session": {
+            "call_id": session.call_id,
+            "from": session.from_uri,
+            "src_address": session.src_address,
+        },
+        "mix": _mix(pipeline),
+        "streams": [_stream(line, session) for line in session.all_lines],
+        "participants": [_participant(p) for p in state.participants.values()],
+        "communication_sessions": [_session(s, state) for s in state.sessions.values()],
+        "groups": [
+            {**_id("group_id", g.id), "intervals": [i.as_dict() for i in g.intervals], **_rest(g.extensions)}
+            for g in state.groups.values()
+        ],
+        "metadata": session.documents,
+        "errors": [*pipeline.errors],
+    }
+
+
+def _duration(session: RecordingSession) -> float | None:
+    pipeline = session.pipeline
+    tracks = [line.track for line in list(pipeline.lines.values()) if line.track is not None]
+    return round(max(t.file.frames / t.rate for t in tracks), 3) if tracks else None
+
+
+def _mix(pipeline: Pipeline) -> dict[str, Any] | None:
+    if pipeline.mix is None:
+        return None
+    sides = {
+        "left": [n for n, line in list(pipeline.lines.items()) if line.track and line.gains[0] > 0],
+        "right": [n for n, line in list(pipeline.lines.items()) if line.track and line.gains[1] > 0],
+    }
+    file = pipeline.mix.file
+    return {
+        "file": file.path.name,
+        "rate": pipeline.mix.rate,
+        "channels": 2,
+        "duration": round(file.frames / pipeline.mix.rate, 3),
+        **sides,
+    }
+
+
+def _id(name: str, id_: Id) -> dict[str, Any]:
+    return {name: id_.text, "uuid": id_.uuid}
+
+
+def _rest(extensions: Iterable[Extension]) -> dict[str, Any]:
+    found = [{"element": e.name, "text": e.text} for e in extensions]
+    return {"extensions": found} if found else {}
+
+
+def _participant(participant: Participant) -> dict[str, Any]:
+    names = [{"aor": n.aor, "name": n.name, **({"lang": n.lang} if n.lang else {})} for n in participant.names]
+    out = {**_id("participant_id", participant.id), "names": names, **_rest(participant.extensions)}
+    return {**out, "placeholder": True} if participant.placeholder else out
+
+
+def _session(session: Session, state: MetadataState) -> dict[str, Any]:
+    members = [
+        {
+            "participant_id": m.participant.text,
+            "intervals": [i.as_dict() for i in m.intervals],
+            **({"params": dict(m.params)} if m.params else {}),
+        }
+        for (_, session_id), m in state.memberships.items()
+        if session_id == session.id
+    ]
+    return {
+        **_id("session_id", session.id),
+        "sip_session_ids": session.sip_session_ids,
+        "group_id": session.group.text if session.group else None,
+        "start": stamp(session.start.seconds) if session.start else None,
+        "stop": stamp(session.stop.seconds) if session.stop else None,
+        "reasons": [{"protocol": r.protocol, "cause": r.cause, "text": r.text} for r in session.reasons],
+        "recorded": [i.as_dict() for i in session.recorded],
+        "participants": members,
+        **({"placeholder": True} if session.placeholder else {}),
+        **_rest(session.extensions),
+    }
+
+
+def _stream(line: MediaLine, session: RecordingSession) -> dict[str, Any]:
+    work = session.pipeline.lines.get(line.number)
+    offset = session.pipeline.wall_offset
+    ids = list(line.stream_ids)
+    latest = session.state.streams.get(ids[-1]) if ids else None
+    counters: dict[str, int | float] = line.receiver.total().as_dict()
+    counters["discarded_while_paused"] = line.discarded_paused
+    counters["dropped_by_disk"] = line.dropped_disk
+    out: dict[str, Any] = {
+        "number": line.number,
+        "kind": line.kind,
+        "m_line": line.index,
+        "label": line.label or None,
+        "stream_ids": [_id("stream_id", i) for i in ids],
+        "session_id": latest.session.text if latest and latest.session else None,
+        "participants": [p.id.text for i in ids for p in session.state.ever_senders(i)],
+        "file": None,
+        "raw_file": None,
+        "offered_codecs": line.codec_names,
+        "source": f"{line.source[0]} port {line.source[1]}" if line.source else None,
+        "port": line.pair.port,
+        "packets": counters,
+        "pauses": [{"from": stamp(p.start), "to": stamp(p.end)} for p in line.pauses],
+        "dtmf": [],
+        "cnames": {f"{ssrc:08x}": name for ssrc, name in line.cnames.items()},
+        "rtcp_received": line.rtcp_received,
+        "rtcp_sent": line.reporter.sent,
+        "rtcp_bye": [f"{ssrc:08x}" for ssrc in line.byes],
+    }
+    if work is not None:
+        out.update(_work(work, session.pipeline, offset))
+    return out
+
+
+def _work(work: Line, pipeline: Pipeline, offset: float) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "codecs": dict(work.used),
+        "ssrcs": [f"{ssrc:08x}" for ssrc in work.ssrcs],
+        "first_audio": stamp(work.first_audio + offset) if work.first_audio is not None else None,
+        "last_audio": stamp(work.last_audio + offset) if work.first_audio is not None else None,
+        "dtmf": [
+            {
+                "time": stamp(event.start + offset),
+                "position": round(event.start - pipeline.origin, 3) if pipeline.origin is not None else None,
+                "digit": event.digit,
+                "duration": round(event.duration, 3),
+                "complete": event.ended,
+            }
+            for event in list(work.events)
+        ],
+        "time_corrections": [
+            {"time": stamp(when + offset), "seconds": round(change, 4)}
+            for clock in list(work.clocks.values())
+            for when, change in list(clock.corrections)
+        ],
+    }
+    if work.shifted:
+        out["displaced_seconds"] = round(work.shifted, 4)
+    if work.pcap is not None:
+        out["raw_file"] = work.pcap.path.name
+        out["raw_packets"] = work.pcap.packets
+    track = work.track
+    if track is not None:
+        out.update(
+            file=track.file.path.name,
+            rate=track.rate,
+            channels=track.channels,
+            duration=round(track.file.frames / track.rate, 3),
+            audio_seconds=round(track.audio_frames / track.rate, 3),
+            overlap_lost_seconds=round(track.trimmed / track.rate, 4),
+        )
+    return out

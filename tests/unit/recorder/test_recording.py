@@ -1,0 +1,207 @@
+"""RTP over real sockets into files: is what was recorded what was sent, at the right time?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network
+
+from siprec.audio.codecs import codec
+from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
+from siprec.audio.packets import packets
+from siprec.recorder.session import RecorderSettings
+
+PCMU = codec("PCMU", 8000)
+RATE = 8000
+Samples = NDArray[np.int16]
+Open = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Open]:
+    made: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        address = str(settings.pop("address", "127.0.0.1"))
+        made.append(Bench(tmp_path, RecorderSettings(**settings), address))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def tunes(seconds: float, rate: int = RATE) -> tuple[Samples, Samples]:
+    return to_int16(caller_melody(seconds, rate)), to_int16(callee_melody(seconds, rate))
+
+
+def test_two_streams_become_two_files_and_a_stereo_mix_of_what_was_sent(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"), b.audio("2"))
+    left, right = tunes(6)
+    b.play(packets(left, PCMU, 0, ssrc=1), packets(right, PCMU, 0, ssrc=2))
+    result = b.finish()
+    assert result.state == "complete"
+    for number, tune in ((1, left), (2, right)):
+        score, lag = match(read(result.stream_file(number))[:, 0], tune, RATE)
+        assert score > 0.99
+        assert abs(lag) < 0.001
+    mix = read(result.mix)
+    assert matches(mix[:, 0], left, RATE) > 0.99
+    assert matches(mix[:, 1], right, RATE) > 0.99
+    assert matches(mix[:, 0], right, RATE) < 0.3
+    assert [s["packets"]["received"] for s in result.streams] == [300, 300]
+    assert [s["packets"]["lost"] for s in result.streams] == [0, 0]
+    assert json.loads((result.directory / "recording.json").read_text())["state"] == "complete"
+
+
+def test_losses_become_silence_and_the_rest_stays_in_its_place(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"), b.audio("2"))
+    left, right = tunes(10)
+    sent = list(packets(left, PCMU, 0, ssrc=1, sequence=65500, timestamp=0xFFFFF000))
+    network = with_network(sent, 7, loss=0.1, duplicate=0.05, jitter=0.09)
+    b.play(network, packets(right, PCMU, 0, ssrc=2))
+    result = b.finish()
+    got = read(result.stream_file(1))[:, 0]
+    arrived = {data for _, data in network}
+    expected = left.copy()
+    missing = 0
+    for number, (_, data) in enumerate(sent):
+        if data not in arrived:
+            expected[number * 160 : (number + 1) * 160] = 0
+            missing += 1
+    assert missing > 30
+    assert matches(got, expected, RATE) > 0.99
+    lag = round(match(got, expected, RATE)[1] * RATE)
+    silent = np.flatnonzero([not expected[n : n + 160].any() for n in range(0, 79_840, 160)])
+    assert len(silent) >= missing - 1
+    assert all(not got[lag + n * 160 : lag + (n + 1) * 160].any() for n in silent)
+    counters = result.streams[0]["packets"]
+    assert counters["lost"] == missing
+    assert counters["duplicate"] == len(network) - len(arrived)
+    assert counters["reordered"] > 10
+    assert result.streams[1]["packets"]["lost"] == 0
+
+
+def test_a_pause_keeps_its_length_whether_or_not_the_timestamps_go_on(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"), b.audio("2"))
+    first, second = tunes(3)
+    # Line 1: timestamps go on during 7 s of silence. Line 2: the sender's clock stands still meanwhile.
+    running = [
+        *packets(first, PCMU, 0, ssrc=1),
+        *((at + 10, restamp(d, sequence=150)) for at, d in packets(second, PCMU, 0, ssrc=1, timestamp=80_000)),
+    ]
+    frozen = [
+        *packets(first, PCMU, 0, ssrc=2),
+        *((at + 10, d) for at, d in packets(second, PCMU, 0, ssrc=2, sequence=150, timestamp=24_000)),
+    ]
+    frozen = [(at, d[:1] + bytes([d[1] & 0x7F]) + d[2:]) for at, d in frozen]  # and no marker says so
+    b.play(running, frozen)
+    result = b.finish()
+    for number in (1, 2):
+        got = read(result.stream_file(number))[:, 0]
+        assert len(got) == pytest.approx(13 * RATE, abs=200)
+        assert match(got[: 5 * RATE], first, RATE)[0] > 0.99
+        score, lag = match(got[5 * RATE :], second, RATE)
+        assert score > 0.99
+        assert lag == pytest.approx(5.0, abs=0.01)
+        assert not got[3 * RATE + 200 : 10 * RATE - 200].any()
+    assert result.streams[1]["time_corrections"]
+    assert not result.streams[0]["time_corrections"]
+
+
+def test_a_stall_on_the_way_is_not_a_pause(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"))
+    tune = tunes(8)[0]
+    late = [(max(at, 5.0) if at > 3.0 else at, data) for at, data in packets(tune, PCMU, 0, ssrc=1)]
+    b.play(late)
+    result = b.finish()
+    score, lag = match(read(result.stream_file(1))[:, 0], tune, RATE)
+    assert score > 0.99
+    assert abs(lag) < 0.001
+    assert result.streams[0]["packets"]["lost"] == 0
+
+
+def test_a_pre_roll_that_arrives_in_a_burst_lies_before_the_live_audio(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"), b.audio("2"))
+    left, right = tunes(8)
+    # The first three seconds of the left stream were kept by the sender until the answer came.
+    burst = [(max(at, 3.0), data) for at, data in packets(left, PCMU, 0, ssrc=1)]
+    live = [(at, data) for at, data in packets(right, PCMU, 0, ssrc=2) if at >= 3.0]
+    b.play(burst, live)
+    result = b.finish()
+    score, lag = match(read(result.stream_file(1))[:, 0], left, RATE)
+    assert score > 0.99
+    assert abs(lag) < 0.01
+    score, lag = match(read(result.stream_file(2))[:, 0], right[3 * RATE :], RATE)
+    assert score > 0.99
+    assert lag == pytest.approx(3.0, abs=0.01)
+    mix = read(result.mix)
+    assert matches(mix[:, 0], left, RATE) > 0.99
+
+
+def test_a_new_ssrc_goes_on_in_the_same_file(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"))
+    first, second = tunes(3)
+    b.play(
+        [
+            *packets(first, PCMU, 0, ssrc=1, sequence=900, timestamp=77),
+            *((at + 3.0, d) for at, d in packets(second, PCMU, 0, ssrc=0xDEAD, sequence=5, timestamp=0xFFFF0000)),
+        ]
+    )
+    result = b.finish()
+    got = read(result.stream_file(1))[:, 0]
+    assert match(got, first, RATE)[1] == pytest.approx(0, abs=0.001)
+    score, lag = match(got[2 * RATE :], second, RATE)
+    assert score > 0.99
+    assert lag == pytest.approx(1.0, abs=0.005)
+    assert result.streams[0]["ssrcs"] == ["00000001", "0000dead"]
+    assert result.streams[0]["packets"]["lost"] == 0
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac"])
+@pytest.mark.parametrize(
+    ("rtpmap", "payload_type", "rate", "clock", "channels"),
+    [
+        ("PCMU", 0, 8000, 8000, 1),
+        ("PCMA", 8, 8000, 8000, 1),
+        ("G722", 9, 16000, 8000, 1),
+        ("L16", 97, 16000, 16000, 1),
+        ("L16", 98, 44100, 44100, 2),
+    ],
+)
+def test_every_codec_is_recorded_in_either_format(
+    bench: Open, audio_format: str, rtpmap: str, payload_type: int, rate: int, clock: int, channels: int
+) -> None:
+    b = bench(audio_format=audio_format)
+    suffix = f"/{channels}" if channels > 1 else ""
+    b.offer(b.audio("1", str(payload_type), f"rtpmap:{payload_type} {rtpmap}/{clock}{suffix}"), b.audio("2"))
+    meaning = codec(rtpmap, clock, channels)
+    left, right = tunes(3, rate)
+    signal = left if channels == 1 else np.stack([left, right], axis=1)
+    tune = tunes(3)[1]
+    b.play(packets(signal, meaning, payload_type, ssrc=1, ptime=0.01), packets(tune, PCMU, 0, ssrc=2))
+    result = b.finish()
+    got = read(result.stream_file(1))
+    assert result.streams[0]["rate"] == rate
+    assert got.shape[1] == channels
+    assert matches(got[:, 0], left, rate) > 0.98
+    if channels == 2:
+        assert matches(got[:, 1], right, rate) > 0.98
+    mix = read(result.mix)
+    mix_rate = result.summary["mix"]["rate"]
+    assert mix_rate == max(rate, 8000)
+    assert matches(mix[:, 1], to_int16(callee_melody(3, mix_rate)), mix_rate) > 0.98
+    if channels == 1:
+        assert matches(mix[:, 0], left, rate) > 0.98
