@@ -1,0 +1,1 @@
+"""Our media relay: an ng server with an RTP data plane that forks. Runs as a process of its own."""

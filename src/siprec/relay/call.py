@@ -1,0 +1,346 @@
+"""A call at the relay: its parties, their streams, and how descriptions are rewritten.
+
+Each party has, per m-line, a pair of ports of ours that faces it. What arrives there goes out through the pair that
+faces its peer. An offer allocates both pairs; ports stay the same through re-INVITEs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from siprec import sdp
+from siprec.relay.flow import Flow, Latching
+from siprec.relay.fork import Keeper, Subscription
+from siprec.relay.loop import PacketLoop
+from siprec.relay.ports import Interface, NoPorts, PortPair, PortPool, socket_address
+from siprec.sdp import MediaDescription, SdpError, SessionDescription
+from siprec.sip.clock import Clock
+
+_ICE = ("candidate", "end-of-candidates", "remote-candidates", "ice-ufrag", "ice-pwd", "ice-options", "ice-mismatch")
+_ICE_SESSION = ("ice-lite", "ice-options", "ice-ufrag", "ice-pwd", "ice-pacing")
+RELAYED = ("RTP/", "UDPTL", "UDP/TLS/RTP/")
+
+
+class CallError(Exception):
+    """A request that cannot be done; the text is the error-reason of the reply."""
+
+
+@dataclass(slots=True)
+class Plane:
+    """What calls are made of: sockets, ports, time, policies (times in seconds)."""
+
+    clock: Clock
+    packets: PacketLoop
+    pool: PortPool
+    latching: Latching = field(default_factory=Latching)
+    preroll: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``."""
+
+    origin: bool = False
+    session_name: bool = False
+    interfaces: tuple[str, ...] = ()
+    media_address: str = ""
+    family: str = ""
+    flags: frozenset[str] = frozenset()
+    label: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Stream:
+    """One m-line as it faces one party."""
+
+    kind: str
+    pair: PortPair
+    rtp: Flow
+    rtcp: Flow
+    keeper: Keeper | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Party:
+    """A participant, by its tag ("" until it is known)."""
+
+    tag: str
+    created: float
+    interface: Interface
+    streams: list[Stream | None] = field(default_factory=list)
+    description: SessionDescription | None = None
+    answered: bool = False
+    label: str = ""
+    public: str = ""
+
+
+class Call:
+    """Offer, answer and the state between; :mod:`siprec.relay.forks` adds subscriptions."""
+
+    def __init__(self, call_id: str, plane: Plane) -> None:
+        self.call_id = call_id
+        self.plane = plane
+        self.created = plane.clock.wall()
+        self.started = plane.clock.now()
+        self.last_signal = plane.clock.now()
+        self.parties: dict[str, Party] = {}
+        self.pairs: list[tuple[Party, Party]] = []
+        self.subscriptions: dict[str, Subscription] = {}
+        self.answered = False
+
+    # ---------- offer / answer
+
+    def offer(self, from_tag: str, to_tag: str, body: bytes, wishes: Wishes) -> bytes:
+        """The offer as the other side shall see it; raises :class:`CallError`."""
+        description = _parse(body)
+        party, peer = self._dialogue(from_tag, to_tag, description, wishes)
+        for index, media in enumerate(description.media):
+            if not media.rejected and relayed(media):
+                self._stream(party, peer, index, media.kind)
+        self._signalled(party, description, wishes)
+        return self._rewritten(description, party, peer, wishes)
+
+    def answer(self, from_tag: str, to_tag: str, body: bytes, wishes: Wishes) -> bytes:
+        """The answer of `to_tag` as `from_tag`, who offered, shall see it; raises :class:`CallError`."""
+        offerer = self.parties.get(from_tag)
+        if offerer is None or offerer.description is None:
+            raise CallError("No offer from that from-tag")
+        description = _parse(body)
+        offered = offerer.description.media
+        if len(description.media) != len(offered):
+            raise CallError("Answer does not match the offer: number of m-lines")
+        for was, now in zip(offered, description.media, strict=True):
+            if was.kind != now.kind:
+                raise CallError("Answer does not match the offer: media type")
+        answerer = self._peer(offerer)
+        if to_tag and answerer.tag != to_tag:
+            # The first tag names the peer; another branch's answer (OA-03) takes its place, both tags stay known.
+            self._rename(answerer, to_tag)
+        for index, media in enumerate(description.media):
+            if media.rejected:
+                self._release(offerer, index)
+                self._release(answerer, index)
+            elif relayed(media):
+                self._stream(offerer, answerer, index, media.kind)
+        self._signalled(answerer, description, wishes)
+        self.answered = offerer.answered = answerer.answered = True
+        return self._rewritten(description, answerer, offerer, wishes)
+
+    def _dialogue(
+        self, from_tag: str, to_tag: str, description: SessionDescription, wishes: Wishes
+    ) -> tuple[Party, Party]:
+        party = self.parties.get(from_tag)
+        if party is not None:
+            return party, self._peer(party)
+        known = self.parties.get(to_tag) if to_tag else None
+        if known is not None:
+            party = self._peer(known)
+            self._rename(party, from_tag)
+            return party, known
+        pool, now = self.plane.pool, self.plane.clock.wall()
+        family = next((m.connection.family for m in description.media if m.connection is not None), "")
+        names = (*wishes.interfaces, "", "")
+        inner = pool.interface(name=names[0], family=family)
+        outer = pool.interface(name=names[1], family=wishes.family or (inner.family if not names[1] else ""))
+        party, peer = Party(from_tag, now, inner), Party(to_tag, now, outer)
+        self.parties[from_tag] = party
+        if to_tag != from_tag:
+            self.parties[to_tag] = peer
+        self.pairs.append((party, peer))
+        return party, peer
+
+    def _peer(self, party: Party) -> Party:
+        for one, other in self.pairs:
+            if party is one:
+                return other
+            if party is other:
+                return one
+        raise CallError("No peer")  # cannot be: parties come in pairs
+
+    def _rename(self, party: Party, tag: str) -> None:
+        if self.parties.get(tag) not in (None, party):
+            raise CallError("That tag belongs to the other side")
+        self.parties[tag] = party
+        if not party.tag and self.parties.get("") is party:
+            del self.parties[""]
+        party.tag = tag
+
+    def _stream(self, party: Party, peer: Party, index: int, kind: str) -> None:
+        """See to it that both sides have a stream for m-line `index`."""
+        for side in (party, peer):
+            while len(side.streams) <= index:
+                side.streams.append(None)
+            present = side.streams[index]
+            if present is not None and present.kind != kind:
+                self._release(side, index)  # a slot may be used again for other media (RFC 3264 8.3.2)
+            if side.streams[index] is None:
+                side.streams[index] = self._open(side, kind)
+        mine, theirs = party.streams[index], peer.streams[index]
+        assert mine is not None
+        assert theirs is not None
+        if mine.rtp.peer is not theirs.rtp:
+            mine.rtp.pair(theirs.rtp)
+            theirs.rtp.pair(mine.rtp)
+            mine.rtcp.pair(theirs.rtcp)
+            theirs.rtcp.pair(mine.rtcp)
+
+    def _open(self, party: Party, kind: str) -> Stream:
+        try:
+            pair = self.plane.pool.allocate(party.interface)
+        except NoPorts as error:
+            raise CallError(f"No ports: {error}") from error
+        stream = Stream(kind, pair, Flow(pair.rtp, self.plane.latching), Flow(pair.rtcp, self.plane.latching))
+        self.plane.packets.add_flow(stream.rtp)
+        self.plane.packets.add_control(stream.rtcp)
+        return stream
+
+    def _release(self, party: Party, index: int) -> None:
+        stream = party.streams[index] if index < len(party.streams) else None
+        if stream is None:
+            return
+        party.streams[index] = None
+        for flow in (stream.rtp, stream.rtcp):
+            self.plane.packets.remove(flow.sock)
+            if flow.peer is not None:
+                flow.peer.pair(None)
+                flow.pair(None)
+        stream.pair.close()
+
+    # ---------- addresses
+
+    def _signalled(self, party: Party, description: SessionDescription, wishes: Wishes) -> None:
+        """Take over where `party` says it receives."""
+        self.last_signal = self.plane.clock.now()
+        party.description = description
+        party.label = wishes.label or party.label
+        shared = _bundled(description)
+        for index, media in enumerate(description.media):
+            stream = party.streams[index] if index < len(party.streams) else None
+            if stream is None or media.rejected:
+                continue
+            where = shared.get(index, media)
+            connection = where.connection
+            held = connection is not None and connection.is_zero
+            family = stream.pair.interface.family
+            rtp = rtcp = None
+            if connection is not None and not held:
+                rtp = socket_address(family, connection.address, where.port)
+                control = where.rtcp
+                rtcp = socket_address(family, *control) if control is not None else None
+            stream.rtp.signal(rtp, held=held)
+            stream.rtcp.signal(rtcp, held=held)
+            if "pre-roll" in wishes.flags and stream.keeper is None:
+                stream.keeper = Keeper(self.plane.clock.now, self.plane.preroll)
+                stream.rtp.forks = (*stream.rtp.forks, stream.keeper)
+
+    def _rewritten(self, description: SessionDescription, sender: Party, receiver: Party, wishes: Wishes) -> bytes:
+        """`description` of `sender` with the addresses and ports that face `receiver`."""
+        # sender.description keeps what the party said, so what is edited is a copy
+        out = sdp.parse(description.to_bytes())
+        public = wishes.media_address or receiver.public or receiver.interface.public
+        receiver.public = public
+        shared = _bundled(description)
+        session_connection = out.connection
+        positions = {id(media): index for index, media in enumerate(description.media)}
+        for index, (was, media) in enumerate(zip(description.media, out.media, strict=True)):
+            at = positions[id(shared[index])] if index in shared else index
+            stream = receiver.streams[at] if at < len(receiver.streams) else None
+            own = media._own_connection()
+            if stream is None or was.rejected:
+                if was.port and own is None and session_connection is not None:
+                    media.set_address(session_connection.address)  # not ours: keeps what it inherited
+                if was.port and relayed(was):
+                    media.port = 0
+                continue
+            connection = was.connection
+            if connection is None:
+                media.set_address(public)
+            elif own is not None and not own.is_zero:
+                media._rewrite_connection(public)
+            media.num_ports = 1
+            if was.port:
+                media.port = stream.pair.port
+            if media.attribute("rtcp") is not None:
+                mux = media.rtcp_mux
+                media.set_attribute("rtcp", str(stream.pair.port + (0 if mux else 1)))
+            media.remove_attributes(*_ICE)
+        out.remove_attributes(*_ICE_SESSION)
+        if session_connection is not None and not session_connection.is_zero:
+            out._rewrite_connection(public)
+        if wishes.origin and (origin := out.origin) is not None:
+            out.origin = sdp.Origin(origin.username, origin.session_id, origin.version, public)
+        if wishes.session_name:
+            out.lines[:] = ["s=-" if line.startswith("s=") else line for line in out.lines]
+        return out.to_bytes()
+
+    # ---------- life
+
+    def streams(self) -> list[tuple[Party, int, Stream]]:
+        """Every stream that is open."""
+        sides = {id(side): side for pair in self.pairs for side in pair}
+        return [
+            (side, index, stream)
+            for side in sides.values()
+            for index, stream in enumerate(side.streams)
+            if stream is not None
+        ]
+
+    @property
+    def last_media(self) -> float:
+        """Monotonic time of the last datagram from a party; the start of the call if there was none."""
+        times = [max(stream.rtp.last, stream.rtp.heard, stream.rtcp.heard) for _, _, stream in self.streams()]
+        return max([self.started, *times])
+
+    @property
+    def held(self) -> bool:
+        """Nobody has reason to send: every stream is inactive or at the zero address."""
+        sections = [
+            media
+            for side in {id(side): side for pair in self.pairs for side in pair}.values()
+            if side.description is not None
+            for media in side.description.media
+            if not media.rejected
+        ]
+        return bool(sections) and any(
+            media.direction == "inactive" or (media.connection is not None and media.connection.is_zero)
+            for media in sections
+        )
+
+    def expire_keepers(self, now: float) -> None:
+        """Pre-roll that no subscription has asked for in its time goes."""
+        for _, _, stream in self.streams():
+            keeper = stream.keeper
+            if keeper is not None and now - keeper.since > self.plane.preroll:
+                stream.keeper = None
+                stream.rtp.forks = tuple(sink for sink in stream.rtp.forks if sink is not keeper)
+
+    def close(self) -> None:
+        """Release every port of the parties."""
+        for party, index, _ in self.streams():
+            self._release(party, index)
+        self.parties.clear()
+        self.pairs.clear()
+
+
+def relayed(media: MediaDescription) -> bool:
+    """Do media of this m-line pass through here? (RTP in all its profiles, T.38; not TCP.)"""
+    proto = media.proto.upper()
+    return proto.startswith(RELAYED) and "TCP" not in proto
+
+
+def _parse(body: bytes) -> SessionDescription:
+    try:
+        return sdp.parse(body)
+    except SdpError as error:
+        raise CallError(f"Failed to parse SDP: {error}") from error
+
+
+def _bundled(description: SessionDescription) -> dict[int, MediaDescription]:
+    """m-lines that share the port of the first of their BUNDLE group (RFC 8843): index -> that first one."""
+    found: dict[int, MediaDescription] = {}
+    for mids in description.bundles:
+        members = [(i, media) for i, media in enumerate(description.media) if media.mid in mids and media.port]
+        if members:
+            first = members[0][1]
+            found |= {i: first for i, media in members[1:] if media.port == first.port}
+    return found

@@ -1,0 +1,292 @@
+"""The relay: calls, and the ng commands that make, change and end them."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, encode
+from siprec.relay.call import Call, CallError, Plane, Wishes
+from siprec.relay.statistics import Reply, statistics
+from siprec.relay.subscriptions import subscribe_answer, subscribe_request, unsubscribe
+from siprec.sdp import SdpError
+
+log = logging.getLogger(__name__)
+
+MAX_ID: Final = 512
+"""Octets of a Call-ID or tag."""
+REPLIES_KEPT: Final = 4096
+REPLIES_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds after which a call that nobody deleted ends: `media` without any packet once answered, `held`
+    the same while it is on hold, `setup` without an answer."""
+
+    media: float = 60.0
+    held: float = 3600.0
+    setup: float = 300.0
+
+
+class Relay:
+    """Takes ng messages (:meth:`message`), keeps the calls; :meth:`tick` is due about once a second."""
+
+    def __init__(self, plane: Plane, timeouts: Timeouts | None = None, *, max_calls: int = 20_000) -> None:
+        self.plane = plane
+        self.timeouts = timeouts or Timeouts()
+        self.calls: dict[str, Call] = {}
+        self.counters = {"requests": 0, "errors": 0, "repeated": 0, "malformed": 0, "timeouts": 0}
+        self._max_calls = max_calls
+        self._replies: OrderedDict[tuple[object, bytes], tuple[float, bytes]] = OrderedDict()
+        self._commands: dict[str, Callable[[dict[str, Value]], Reply]] = {
+            "ping": lambda _: {"result": "pong"},
+            "offer": self._offer,
+            "answer": self._answer,
+            "delete": self._delete,
+            "query": self._query,
+            "list": self._list,
+            "subscribe request": self._subscribe_request,
+            "subscribe answer": self._subscribe_answer,
+            "unsubscribe": self._unsubscribe,
+            "block media": lambda request: self._block(request, True),
+            "unblock media": lambda request: self._block(request, False),
+            "statistics": self._statistics,
+        }
+
+    def message(self, message: bytes, source: object) -> bytes | None:
+        """The reply to one ng message from `source` (any hashable); None where there is none to give. Never raises."""
+        cookie, space, body = message.partition(b" ")
+        if not space or not 0 < len(cookie) <= 255:
+            self.counters["malformed"] += 1
+            return None
+        now = self.plane.clock.now()
+        known = self._replies.get((source, cookie))
+        if known is not None:
+            self.counters["repeated"] += 1
+            return known[1]
+        try:
+            request = decode_dict(body)
+        except BencodeError as error:
+            self.counters["malformed"] += 1
+            reply: Reply = {"result": "error", "error-reason": f"Could not decode the dictionary: {error}"}
+        else:
+            reply = self.request(request)
+        data = cookie + b" " + encode(reply)
+        self._replies[source, cookie] = (now, data)
+        while self._replies:
+            oldest = next(iter(self._replies.values()))
+            if len(self._replies) <= REPLIES_KEPT and oldest[0] > now - REPLIES_SECONDS:
+                break
+            self._replies.popitem(last=False)
+        return data
+
+    def request(self, request: dict[str, Value]) -> Reply:
+        """Carry out one request. Whatever is wrong with it becomes an error reply."""
+        self.counters["requests"] += 1
+        handler = self._commands.get(_text(request, "command"))
+        try:
+            if handler is None:
+                raise CallError("Unrecognized command")
+            # `gates`: a stream answered inactive gets no media here (see siprec.media.rtpengine)
+            return {"result": "ok", "gates": 1, **handler(request)}
+        except (CallError, SdpError) as error:
+            self.counters["errors"] += 1
+            return {"result": "error", "error-reason": str(error)}
+        except Exception:
+            self.counters["errors"] += 1
+            log.exception("%s: %s failed", _text(request, "call-id"), _text(request, "command"))
+            return {"result": "error", "error-reason": "Internal error"}
+
+    def tick(self) -> None:
+        """Reports that are due, pre-roll and calls that are over."""
+        now, wall = self.plane.clock.now(), self.plane.clock.wall()
+        for call in list(self.calls.values()):
+            for subscription in call.subscriptions.values():
+                for fork in subscription.forks:
+                    fork.tick(now, wall)
+            call.expire_keepers(now)
+            quiet = now - max(call.last_media, call.last_signal)
+            limits = self.timeouts
+            limit = limits.setup if not call.answered else limits.held if call.held else limits.media
+            if 0 < limit < quiet:
+                self.counters["timeouts"] += 1
+                log.info("%s: no media for %.0f s, deleted", call.call_id, quiet)
+                self._remove(call)
+
+    def close(self) -> None:
+        """End every call."""
+        for call in list(self.calls.values()):
+            self._remove(call)
+
+    def _remove(self, call: Call) -> None:
+        for tag in list(call.subscriptions):
+            unsubscribe(call, tag)
+        call.close()
+        self.calls.pop(call.call_id, None)
+
+    # ---------- commands
+
+    def _call(self, request: dict[str, Value]) -> Call:
+        call = self.calls.get(_needed(request, "call-id"))
+        if call is None:
+            raise CallError("Unknown call-id")
+        return call
+
+    def _offer(self, request: dict[str, Value]) -> Reply:
+        call_id, from_tag = _needed(request, "call-id"), _needed(request, "from-tag")
+        body = _body(request)
+        call = self.calls.get(call_id)
+        if call is None:
+            if len(self.calls) >= self._max_calls:
+                raise CallError("Too many calls")
+            call = Call(call_id, self.plane)
+            try:
+                reply = call.offer(from_tag, _text(request, "to-tag"), body, _wishes(request))
+            except Exception:
+                call.close()
+                raise
+            self.calls[call_id] = call
+            return {"sdp": reply}
+        return {"sdp": call.offer(from_tag, _text(request, "to-tag"), body, _wishes(request))}
+
+    def _answer(self, request: dict[str, Value]) -> Reply:
+        call = self._call(request)
+        from_tag, to_tag = _needed(request, "from-tag"), _needed(request, "to-tag")
+        return {"sdp": call.answer(from_tag, to_tag, _body(request), _wishes(request))}
+
+    def _delete(self, request: dict[str, Value]) -> Reply:
+        call = self.calls.get(_needed(request, "call-id"))
+        if call is None:
+            if "fatal" in _wishes(request).flags:
+                raise CallError("Call-ID not found")
+            return {"warning": "Call-ID not found"}
+        reply = statistics(call)
+        self._remove(call)
+        return reply
+
+    def _query(self, request: dict[str, Value]) -> Reply:
+        return statistics(self._call(request))
+
+    def _list(self, request: dict[str, Value]) -> Reply:
+        limit = request.get("limit", 32)
+        if not isinstance(limit, int) or limit < 1:
+            raise CallError("limit must be a positive integer")
+        return {"calls": list(self.calls)[:limit]}
+
+    def _subscribe_request(self, request: dict[str, Value]) -> Reply:
+        call = self._call(request)
+        wishes = _wishes(request)
+        listed = request.get("from-tags")
+        tags = [_decoded(tag) for tag in listed] if isinstance(listed, list) else []
+        if "all" in wishes.flags or request.get("all") not in (None, b"none"):
+            tags = []
+        elif not tags:
+            tags = [_needed(request, "from-tag")]
+        offered = subscribe_request(call, tags, _text(request, "to-tag"), wishes)
+        subscription = offered.subscription
+        reply: Reply = {
+            "sdp": offered.description.to_bytes(),
+            "to-tag": subscription.tag,
+            "from-tags": list(offered.tags),
+        }
+        if "SIPREC" in wishes.flags:
+            labels: dict[str, Encodable] = {}
+            parties: dict[str, list[Encodable]] = {tag: [] for tag in offered.tags}
+            for fork, media in zip(subscription.forks, offered.description.media, strict=True):
+                said: Reply = {
+                    "index": fork.index + 1,
+                    "type": media.kind,
+                    "label": fork.label,
+                    "mode": media.direction,
+                }
+                parties[fork.from_tag].append(said)
+                labels[fork.label] = {**said, "tag": fork.from_tag}
+            reply["media-labels"] = labels
+            reply["tag-medias"] = [{"tag": tag, "medias": medias} for tag, medias in parties.items()]
+        return reply
+
+    def _subscribe_answer(self, request: dict[str, Value]) -> Reply:
+        subscribe_answer(self._call(request), _needed(request, "to-tag"), _body(request))
+        return {}
+
+    def _unsubscribe(self, request: dict[str, Value]) -> Reply:
+        if not unsubscribe(self._call(request), _needed(request, "to-tag")):
+            return {"warning": "To-tag not found"}
+        return {}
+
+    def _block(self, request: dict[str, Value], block: bool) -> Reply:
+        """Towards a subscription (``to-tag``): its forks only. Else what ``from-tag``, or everybody, sends."""
+        call = self._call(request)
+        from_tag, to_tag = _text(request, "from-tag"), _text(request, "to-tag")
+        subscription = call.subscriptions.get(to_tag)
+        if subscription is not None:
+            for fork in subscription.forks:
+                if not from_tag or fork.from_tag == from_tag:
+                    fork.pause(block)
+            return {}
+        if from_tag and from_tag not in call.parties:
+            raise CallError("No such from-tag")
+        for party, _, stream in call.streams():
+            if not from_tag or call.parties.get(from_tag) is party:
+                stream.rtp.block(block)
+        return {}
+
+    def _statistics(self, _: dict[str, Value]) -> Reply:
+        pool = self.plane.pool
+        return {
+            "statistics": {
+                "calls": len(self.calls),
+                "subscriptions": sum(len(call.subscriptions) for call in self.calls.values()),
+                "sockets": self.plane.packets.sockets,
+                "port pairs": {"used": pool.in_use, "per address": pool.capacity},
+                **self.counters,
+            }
+        }
+
+
+def _decoded(value: Value | None) -> str:
+    if isinstance(value, bytes) and len(value) <= MAX_ID:
+        return value.decode("utf-8", "surrogateescape")
+    return ""
+
+
+def _text(request: dict[str, Value], key: str) -> str:
+    return _decoded(request.get(key))
+
+
+def _needed(request: dict[str, Value], key: str) -> str:
+    text = _text(request, key)
+    if not text:
+        raise CallError(f"No {key} in message")
+    return text
+
+
+def _body(request: dict[str, Value]) -> bytes:
+    body = request.get("sdp")
+    if not isinstance(body, bytes) or not body:
+        raise CallError("No sdp in message")
+    return body
+
+
+def _words(value: Value | None) -> list[str]:
+    if isinstance(value, list):
+        return [_decoded(word) for word in value]
+    return _decoded(value).split()
+
+
+def _wishes(request: dict[str, Value]) -> Wishes:
+    replace = {word.replace("-", " ") for word in _words(request.get("replace"))}
+    single = _text(request, "interface")
+    return Wishes(
+        origin="origin" in replace,
+        session_name="session name" in replace,
+        interfaces=tuple(_words(request.get("direction"))) or ((single,) if single else ()),
+        media_address=_text(request, "media address"),
+        family=_text(request, "address family"),
+        flags=frozenset(_words(request.get("flags"))),
+        label=_text(request, "label") or _text(request, "set-label"),
+    )

@@ -1,0 +1,193 @@
+"""Subscriptions of a call: ``subscribe request``, ``subscribe answer``, ``unsubscribe``, and pausing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from siprec import sdp
+from siprec.relay.call import Call, CallError, Party, Stream, Wishes, relayed
+from siprec.relay.fork import Fork, Subscription, release, watch
+from siprec.relay.ports import NoPorts, socket_address
+from siprec.sdp import MediaDescription, SessionDescription
+
+MAX_SUBSCRIPTIONS: Final = 32
+"""Recorders of one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The reply to ``subscribe request``: the description, and whose stream each of its m-lines is."""
+
+    subscription: Subscription
+    description: SessionDescription
+    tags: tuple[str, ...]
+
+
+def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes) -> Offered:
+    """Offer copies of all streams of the parties `tags` (all parties if empty), in that order.
+
+    With the `tag` of an existing subscription, that one is renewed: streams that go on keep ports, destination and
+    pause, others end. Raises :class:`~siprec.relay.call.CallError`.
+    """
+    parties = _parties(call, tags)
+    subscription = call.subscriptions.get(tag) if tag else None
+    if subscription is None:
+        if tag in call.parties and tag:
+            raise CallError("That tag is a party's")
+        if len(call.subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise CallError("Too many subscriptions")
+        subscription = Subscription(tag or secrets.token_hex(16), created=call.plane.clock.wall())
+    subscription.label = wishes.label or subscription.label
+    kept = {(fork.source, fork.from_tag): fork for fork in subscription.forks}
+    forks: list[Fork] = []
+    try:
+        for name, party in parties:
+            for index, stream in enumerate(party.streams):
+                if stream is None:
+                    continue
+                fork = kept.get((stream.rtp, name)) or _open(call, name, index, stream, wishes)
+                fork.section = _section(call, party, index, stream, fork, wishes)
+                fork.label = str(len(forks) + 1)
+                forks.append(fork)
+    except NoPorts as error:
+        for fork in forks:
+            if fork not in subscription.forks:
+                release(fork, call.plane.packets)
+        raise CallError(f"No ports: {error}") from error
+    for fork in subscription.forks:
+        if fork not in forks:
+            release(fork, call.plane.packets)
+    subscription.forks = forks
+    subscription.version += 1
+    call.subscriptions[subscription.tag] = subscription
+    return Offered(subscription, _offer(call, subscription, wishes), tuple(name for name, _ in parties))
+
+
+def subscribe_answer(call: Call, tag: str, body: bytes) -> None:
+    """The recorder's answer; may come again at any time. Raises :class:`~siprec.relay.call.CallError`."""
+    subscription = call.subscriptions.get(tag)
+    if subscription is None:
+        raise CallError("To-tag not found")
+    try:
+        description = sdp.parse(body)
+    except sdp.SdpError as error:
+        raise CallError(f"Failed to parse SDP: {error}") from error
+    if len(description.media) != len(subscription.forks):
+        raise CallError("Answer does not match the subscription: number of m-lines")
+    steps = []
+    for fork, media in zip(subscription.forks, description.media, strict=True):
+        if fork.section is not None and media.kind != fork.section.kind:
+            raise CallError("Answer does not match the subscription: media type")
+        connection = media.connection
+        held = media.direction in ("inactive", "sendonly") or (connection is not None and connection.is_zero)
+        remote = control = None
+        if not media.rejected and connection is not None and not connection.is_zero:
+            family = fork.pair.interface.family
+            remote = socket_address(family, connection.address, media.port)
+            if remote is None:
+                raise CallError("Answer with an address that cannot be reached from the offered one")
+            where = media.rtcp
+            # multiplexing was not offered, so RTCP has a port of its own (SDP-15)
+            control = socket_address(family, *where) if where is not None else None
+        if remote is None and not media.rejected and not held:
+            raise CallError("Answer without an address")
+        steps.append((fork, remote, control, media.rejected, held))
+    for fork, remote, control, rejected, held in steps:
+        try:
+            fork.answer(remote, control, rejected=rejected, gated=held)
+        except OSError as error:
+            raise CallError(f"Recorder's address: {error.strerror}") from error
+
+
+def unsubscribe(call: Call, tag: str) -> bool:
+    """End a subscription; false if there is none of that tag."""
+    subscription = call.subscriptions.pop(tag, None)
+    if subscription is None:
+        return False
+    for fork in subscription.forks:
+        release(fork, call.plane.packets)
+    return True
+
+
+def _parties(call: Call, tags: Sequence[str]) -> list[tuple[str, Party]]:
+    if not tags:
+        found = [(party.tag, party) for pair in call.pairs for party in pair if party.description is not None]
+    else:
+        found = []
+        for tag in dict.fromkeys(tags):
+            party = call.parties.get(tag)
+            if party is not None:
+                found.append((tag, party))
+    if not found or (tags and len(found) < len(set(tags))):
+        raise CallError("No such from-tag")
+    return found
+
+
+def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes) -> Fork:
+    pool = call.plane.pool
+    name = wishes.interfaces[0] if wishes.interfaces else ""
+    family = wishes.family or stream.pair.interface.family
+    interface = pool.interface(name=name, family=family) if name or wishes.family else stream.pair.interface
+    fork = Fork(call.plane.clock, stream.rtp, pool.allocate(interface), from_tag, index, call.plane.preroll)
+    if stream.keeper is not None:
+        fork.inherit(stream.keeper)
+    watch(fork, call.plane.packets)
+    return fork
+
+
+def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, wishes: Wishes) -> MediaDescription:
+    """The m-line offered for one stream: formats as `party` sends them (SDP-12), afresh (SDP-14)."""
+    own = _media(party, index)
+    peer = _media(call._peer(party), index)
+    source = peer or own
+    formats: list[str] = list(source.formats) if source is not None else ["0"]
+    if own is not None and peer is not None and relayed(peer):
+        names = {_meaning(meaning) for meaning in own.rtpmaps.values()}
+        both = [f for f in peer.formats if f.isdecimal() and _meaning(peer.rtpmaps.get(int(f))) in names]
+        formats = both or formats
+    maps = source.rtpmaps if source is not None else {}
+    maps = {number: meaning for number, meaning in maps.items() if str(number) in formats}
+    first = next(iter(maps.values()), None)
+    fork.clock_rate = first.clock_rate if first is not None else 8000
+    sending = own is None or own.direction in ("sendrecv", "sendonly")
+    ptime = own.ptime if own is not None else None
+    return sdp.build_media(
+        stream.kind,
+        fork.pair.port,
+        formats,
+        proto=source.proto if source is not None and "/SAVP" not in source.proto else "RTP/AVP",
+        address=wishes.media_address or fork.pair.interface.public,
+        rtpmaps=maps,
+        fmtp=source.fmtp if source is not None else None,
+        ptime=ptime,
+        direction="sendonly" if sending else "inactive",
+    )
+
+
+def _media(party: Party, index: int) -> MediaDescription | None:
+    if party.description is None or index >= len(party.description.media):
+        return None
+    media = party.description.media[index]
+    return None if media.rejected else media
+
+
+def _meaning(meaning: sdp.RtpMap | None) -> tuple[str, int, int] | None:
+    return (meaning.encoding.lower(), meaning.clock_rate, meaning.channels) if meaning is not None else None
+
+
+def _offer(call: Call, subscription: Subscription, wishes: Wishes) -> SessionDescription:
+    sections = []
+    for fork in subscription.forks:
+        assert fork.section is not None
+        if "SIPREC" in wishes.flags:
+            fork.section.set_attribute("label", fork.label)
+        sections.append(fork.section)
+    if not sections:
+        raise CallError("Nothing to subscribe to")
+    interface = subscription.forks[0].pair.interface
+    address = wishes.media_address or interface.public
+    origin = sdp.Origin("-", str(subscription.session_id), str(subscription.version), address)
+    return sdp.build_session(origin, sections)
