@@ -246,31 +246,31 @@ class ActiveRecording:
         self._post(Event(Kind.TIMER))
 
     def _notify(self, action: Notify) -> None:
-        call = self.call
-        log.info(
-            "%s call=%s rs=%s session=%s srs=%s instance=%s%s",
+        event = SiprecEvent(
             action.name,
-            call.call_id,
+            self.call.dlg_id,
+            self.call.call_id,
             self.rs_call_id,
             self.metadata.session_id,
-            self.server,
+            self.targets[action.target],
             self.instance,
-            f" reason={action.status or ''} {action.reason}".rstrip() if action.reason or action.status else "",
+            self.around.clock.wall(),
+            action.reason,
+            action.status,
         )
-        self.around.dispatcher.emit(
-            SiprecEvent(
-                action.name,
-                call.dlg_id,
-                call.call_id,
-                self.rs_call_id,
-                self.metadata.session_id,
-                self.server,
-                self.instance,
-                self.around.clock.wall(),
-                action.reason,
-                action.status,
+        if log.isEnabledFor(logging.INFO):
+            why = f" reason={event.status or ''} {event.reason}".rstrip() if event.reason or event.status else ""
+            log.info(
+                "%s call=%s rs=%s session=%s srs=%s instance=%s%s",
+                event.name,
+                event.dlg_callid,
+                event.callid,
+                event.session_id,
+                event.server,
+                event.instance,
+                why,
             )
-        )
+        self.around.dispatcher.emit(event)
         if action.name == events.FAILED:
             self.around.failed(self, action.reason)
 

@@ -84,6 +84,9 @@ class RecordingSession:
             handler[0](self, event, out)
         return out
 
+    def _notify(self, out: list[Action], name: str, reason: str = "", status: int = 0) -> None:
+        out.append(Notify(name, reason, status, self.target))
+
     # -- setting up ----------------------------------------------------------------------------------------------------
 
     def _start(self, event: Event, out: list[Action]) -> None:
@@ -125,7 +128,7 @@ class RecordingSession:
         self.retries = 0
         self.offer_needed = self.full_needed = False
         self.connect_needed = True
-        out.append(Notify(events.START))
+        self._notify(out, events.START)
         self._pump(out)
 
     def _refused(self, event: Event, out: list[Action]) -> None:
@@ -133,7 +136,7 @@ class RecordingSession:
         self.dialog = ""
         self.tried += 1
         if self.tried < self.policy.targets and not self.policy.gives_up(event.status):
-            out.append(Notify(events.FAILOVER, event.reason, event.status))
+            self._notify(out, events.FAILOVER, event.reason, event.status)
             self.target = (self.target + 1) % self.policy.targets
             if self.media_changed:
                 self._to_forking(out)
@@ -218,7 +221,7 @@ class RecordingSession:
         self.pending = ""
         self.gated = not self.gated
         if not self.gated and not self.inactive:
-            out.append(Notify(events.RESUMED))
+            self._notify(out, events.RESUMED)
         self._pump(out)
 
     def _media_failed(self, event: Event, out: list[Action]) -> None:
@@ -236,7 +239,7 @@ class RecordingSession:
             self.inactive = self.offered_inactive
             self.state = State.PAUSED if self.inactive else State.ACTIVE
             if self.inactive:
-                out.append(Notify(events.PAUSED))
+                self._notify(out, events.PAUSED)
         self._pump(out)
 
     def _exchange_failed(self, event: Event, out: list[Action]) -> None:
@@ -253,7 +256,7 @@ class RecordingSession:
             self._wait(min(max(event.retry_after, 1.0), MAX_RETRY_AFTER), out)
             return
         self.retries = 0
-        out.append(Notify(events.UPDATE_FAILED, event.reason, event.status))
+        self._notify(out, events.UPDATE_FAILED, event.reason, event.status)
         # Not applied: the next document has to be a full one (META-16), but a refusal is not repeated right away.
         self.full_needed = True
         if offer and self.offered_inactive != self.inactive:
@@ -310,7 +313,7 @@ class RecordingSession:
             self._fail(event, out)
             return
         self.rebuilds += 1
-        out.append(Notify(events.FAILOVER, event.reason, event.status))
+        self._notify(out, events.FAILOVER, event.reason, event.status)
         if event.status != 481:
             self.target = (self.target + 1) % self.policy.targets
         self.tried = 0
@@ -323,12 +326,12 @@ class RecordingSession:
         self.dialog = ""
         if self.started:
             self.started = False
-            out.append(Notify(events.STOP, self.end_reason or event.reason, event.status))
+            self._notify(out, events.STOP, self.end_reason or event.reason, event.status)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
     def _fail(self, event: Event, out: list[Action]) -> None:
-        out.append(Notify(events.FAILED, event.reason, event.status))
+        self._notify(out, events.FAILED, event.reason, event.status)
         self._stop(Event(Kind.STOP, reason=event.reason, status=event.status), out)
 
     def _media_lost(self, event: Event, out: list[Action]) -> None:

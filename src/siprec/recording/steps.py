@@ -138,11 +138,12 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Tell the subscribers: an event of :mod:`siprec.recording.events`."""
+    """Tell the subscribers: an event of :mod:`siprec.recording.events`, about the SRS `target`."""
 
     name: str
     reason: str = ""
     status: int = 0
+    target: int = 0
 
 
 @dataclass(frozen=True, slots=True)

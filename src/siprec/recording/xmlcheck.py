@@ -49,6 +49,7 @@ class _Check:
     def __init__(self, fragment: str, names_first: bool) -> None:
         if len(fragment) > MAX_FRAGMENT:
             raise FragmentError(f"XML block of {len(fragment)} characters, at most {MAX_FRAGMENT} allowed")
+        self.lines = fragment.count("\n") + 1
         self.path: list[str] = []
         self.names = 0
         self.foreign = 0
@@ -69,15 +70,19 @@ class _Check:
             parser.Parse(text, True)
         except expat.ExpatError as error:
             raise FragmentError(
-                f"XML block not well-formed: {expat.ErrorString(error.code)} in line {max(1, error.lineno - 1)}"
+                f"XML block not well-formed: {expat.ErrorString(error.code)} in line {self.line(error.lineno)}"
             ) from None
         if names_first and not self.names:
             raise FragmentError("XML block of a participant needs at least one <nameID aor=...>")
         if not names_first and not self.foreign:
             raise FragmentError("XML block holds no element")
 
+    def line(self, number: int) -> int:
+        """The line of the fragment, from that of the wrapped text."""
+        return min(max(1, number - 1), self.lines)
+
     def fail(self, what: str) -> None:
-        raise FragmentError(f"{what} in line {max(1, self.parser.CurrentLineNumber - 1)} of the XML block")
+        raise FragmentError(f"{what} in line {self.line(self.parser.CurrentLineNumber)} of the XML block")
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         self.elements += 1

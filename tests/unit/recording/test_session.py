@@ -98,7 +98,7 @@ def test_second_srs_gets_the_call_when_the_first_refuses() -> None:
         Invite(1, DOCUMENT, False),
     ]
     assert session.handle(Event(Kind.REFUSED, status=408, reason="timeout")) == [
-        Notify(events.FAILED, "timeout", 408),
+        Notify(events.FAILED, "timeout", 408, 1),
         Release(),
     ]
     assert session.handle(Event(Kind.RELEASED)) == [SetTimer(-1.0), Finished()]
