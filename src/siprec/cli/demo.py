@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import soundfile
+import soundfile  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -52,6 +52,7 @@ def main(*, once: bool, seconds: float, directory: Path) -> int:
     setup_logging("warning")
     console = Console()
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         return run(_demo(console, once=once, seconds=max(2.0, min(seconds, 600.0)), directory=directory.resolve()))
     except (ChildError, PhoneError, OSError) as error:
         console.print(f"[red]siprec demo:[/red] {error}", highlight=False)
@@ -95,7 +96,6 @@ level = "warning"
 
 
 async def _demo(console: Console, *, once: bool, seconds: float, directory: Path) -> int:
-    directory.mkdir(parents=True, exist_ok=True)
     recorder, proxy = Child("recorder"), Child("proxy")
     phones: list[Phone] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -143,8 +143,8 @@ async def _demo(console: Console, *, once: bool, seconds: float, directory: Path
             await phone.register(0)
         host, port = proxy.address()
         console.print(
-            f"\nStill running. Register softphones at [bold]{host}:{port}[/bold] (UDP or TCP, domain {DOMAIN}, any user, no"
-            f" password)\nand call each other: each call is recorded into {directory}. Ctrl-C ends it.",
+            f"\nStill running. Register softphones at [bold]{host}:{port}[/bold] (UDP or TCP, domain {DOMAIN}, any user,"
+            f" no password)\nand call each other: each call is recorded into {directory}. Ctrl-C ends it.",
             highlight=False,
         )
         await wait_for_signal()
@@ -186,3 +186,53 @@ async def _finished(directory: Path, known: set[Path], limit: float) -> Path | N
                 return path
         await asyncio.sleep(0.1)
     return None
+
+
+def _check(path: Path, alice: Phone, bob: Phone, signals: dict[str, Floats]) -> tuple[list[Channel], dict[str, Any]]:
+    """Compare each recorded stream with what the phone of its participant sent."""
+    recording: dict[str, Any] = json.loads(path.read_text())
+    names = {p["participant_id"]: p["names"][0]["aor"] for p in recording["participants"] if p["names"]}
+    channels = []
+    for phone in (alice, bob):
+        assert phone.media is not None
+        stream = next(
+            (
+                stream
+                for stream in recording["streams"]
+                if any(f":{phone.user}@" in names.get(member, "") for member in stream["participants"])
+            ),
+            None,
+        )
+        if stream is None or not stream["file"]:
+            channels.append(Channel(phone.user, phone.media.sent, 0, phone.media.sent, "(no file)", 0.0, 0.0))
+            continue
+        samples, rate = soundfile.read(path.parent / stream["file"], dtype="float32", always_2d=True)
+        score, delay = match(samples.mean(axis=1), signals[phone.user].astype(np.float32), rate)
+        packets = stream["packets"]
+        channels.append(
+            Channel(phone.user, phone.media.sent, packets["received"], packets["lost"], stream["file"], score, delay)
+        )
+    return channels, recording
+
+
+def _report(console: Console, path: Path, recording: dict[str, Any], channels: list[Channel], alice: Phone) -> None:
+    assert alice.call is not None
+    session = recording["recording_session"]
+    console.print(f"\ncall       Call-ID {alice.call.call_id}", highlight=False)
+    console.print(f"recording  Call-ID {session['call_id']}, from {session['from']}", highlight=False)
+    for communication in recording["communication_sessions"]:
+        console.print(f"session    {communication['uuid']}, {len(recording['metadata'])} metadata documents")
+    table = Table(box=None, pad_edge=False)
+    for title in ("stream", "sent", "recorded", "lost"):
+        table.add_column(title, justify="left" if title == "stream" else "right")
+    table.add_column("recorded audio is what was sent", justify="right")
+    table.add_column("file")
+    for channel in channels:
+        verdict = f"[green]yes, {channel.score:.3f}[/green]" if channel.good else f"[red]NO, {channel.score:.3f}[/red]"
+        table.add_row(channel.name, str(channel.sent), str(channel.received), str(channel.lost), verdict, channel.file)
+    console.print(table)
+    mix = recording.get("mix")
+    if mix:
+        console.print("\nListen (caller left, callee right):")
+        console.print(f"  {path.parent / mix['file']}", soft_wrap=True, highlight=False, style="bold")
+    console.print(f"Who, when, which file:\n  {path}", soft_wrap=True, highlight=False)
