@@ -22,8 +22,9 @@ from siprec.sip.multipart import SDP_TYPE
 from siprec.sip.transaction import ServerTransaction, TransactionLayer
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-from siprec.sip.useragent_call import Call, CallHandler
+from siprec.sip.useragent_call import Call
 from siprec.sip.useragent_exchange import Exchange, Result
+from siprec.sip.useragent_handler import CallHandler
 from siprec.sip.useragent_incoming import IncomingCall, OnInvite
 from siprec.sip.useragent_outgoing import Invitation, OutgoingCall
 from siprec.sip.useragent_reply import Reply, session_description

@@ -5,9 +5,7 @@ How a call begins is in :mod:`siprec.sip.useragent_outgoing` and :mod:`siprec.si
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from siprec.sip.dialog import Dialog, DialogKey
@@ -18,78 +16,16 @@ from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent_exchange import Exchange, Result
+from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
+from siprec.sip.useragent_queue import OfferQueue, Queued
 from siprec.sip.useragent_reply import AnsweredInvite, Reply, session_description
 from siprec.sip.useragent_timer import MIN_SE, Agreement, SessionTimer, agreed_as_uac, session_expires
 
 if TYPE_CHECKING:
-    from siprec.sip.clock import Timer
     from siprec.sip.digest import CredentialStore
     from siprec.sip.useragent import UserAgent
 
-Headers = Iterable[tuple[str, str]]
-Done = Callable[[Result], None]
-
-_MAX_TRIES: Final = 10
 _DEAD: Final = frozenset({408, 481})
-
-
-def ignore(result: Result) -> None:
-    """For who does not want to know how a request ended."""
-
-
-class CallHandler:
-    """What a call tells its owner; a base class whose methods do nothing, or refuse what needs an answer.
-
-    For an outgoing call exactly one of :meth:`answered` and :meth:`failed` is called. :meth:`ended` is called once if
-    the call ends other than by our own ``cancel()`` or ``bye()``.
-    """
-
-    def progress(self, call: Call, response: SipResponse) -> None:
-        """A provisional response above 100."""
-
-    def answered(self, call: Call, response: SipResponse) -> None:
-        """The 2xx came. With the offer in it (the INVITE had none), ``call.ack(body)`` is now due."""
-
-    def failed(self, call: Call, status: int, response: SipResponse | None, reason: str) -> None:
-        """No dialog came about. `status` is that of `response`; without one 408 (timeout), 503 (transport) or 487.
-
-        `reason` is the reason phrase, or ``timeout``, ``transport: ...``, ``resolve: ...``, ``cancelled``.
-        """
-
-    def prack(self, call: Call, response: SipResponse) -> tuple[bytes, str]:
-        """Body and content type for the PRACK of a reliable provisional response: the answer if that had an offer."""
-        return b"", ""
-
-    def ack(self, call: Call, request: SipRequest) -> None:
-        """The ACK for a 2xx of ours came; it holds the answer if the 2xx had the offer."""
-
-    def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
-        """A request within the dialog: re-INVITE, UPDATE, INFO, OPTIONS, ... CSeq and glare are checked already.
-
-        ``reply(status, body, content_type, headers)`` may be called later. BYE, PRACK, ACK and CANCEL do not come here.
-        """
-        if request.method == "OPTIONS" or (request.method == "UPDATE" and session_description(request) is None):
-            reply(200)
-        elif request.method in ("INVITE", "UPDATE"):
-            reply(488)
-        else:
-            reply(501)
-
-    def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
-        """The call is over: ``bye`` (with the BYE), ``cancelled`` (with the CANCEL), ``no ACK``, ``session expired``,
-        ``dialog dead: ...``, ``no answer``."""
-
-
-@dataclass(slots=True)
-class _Queued:
-    method: str
-    body: bytes
-    content_type: str
-    headers: tuple[tuple[str, str], ...]
-    done: Done
-    offer: bool
-    refresh: bool = False
-    tries: int = 0
 
 
 class Call:
@@ -110,16 +46,14 @@ class Call:
         self.user: Any = None
         """Free for the owner."""
         self._keys: set[DialogKey] = set()
-        self._queue: deque[_Queued] = deque()
-        self._current: tuple[_Queued, Exchange] | None = None
-        self._backoff: Timer | None = None
+        self._queue = OfferQueue(self)
         self._ack: SipRequest | None = None
         self._ack_due: tuple[SipRequest, SipResponse] | None = None
         self._invite: Reply | None = None
         self._update: Reply | None = None
         self._answered: AnsweredInvite | None = None
         self._bye: tuple[Headers, bytes, str, Done] | None = None
-        self._timer = SessionTimer(agent.clock, self._refresh, self._expired)
+        self.session_timer = SessionTimer(agent.clock, self._refresh, self._expired)
 
     # -- what the owner asks ---------------------------------------------------------------------------------------
 
@@ -130,10 +64,10 @@ class Call:
         invite, _ = self._ack_due
         self._ack_due = None
         if body:
-            self._remember_session(body, content_type)
+            self.remember_session(body, content_type)
         self._ack = self._make_ack(self.dialog, invite, body, content_type, headers)
         self.agent.send_ack(self.dialog, self._ack)
-        self._pump()
+        self._queue.pump()
 
     def reinvite(
         self, body: bytes = b"", content_type: str = SDP_TYPE, headers: Headers = (), done: Done = ignore
@@ -160,7 +94,7 @@ class Call:
 
         def finished(exchange: Exchange, result: Result) -> None:
             done(result)
-            self._check_dead(result)
+            self.check_dead(result)
 
         self._exchange(self.dialog, method, body, content_type, headers, finished)
 
@@ -192,58 +126,41 @@ class Call:
             "contact": self.contact,
             "remote_allow": sorted(self.remote_allow),
             "session": (self.local_session[0].decode("utf-8", "surrogateescape"), self.local_session[1]),
-            "timer": self._timer.agreement,
+            "timer": self.session_timer.agreement,
         }
 
     # -- exchanges of ours -----------------------------------------------------------------------------------------
 
-    def _enqueue(
-        self, method: str, body: bytes, content_type: str, headers: Headers, done: Done, *, refresh: bool = False
-    ) -> None:
+    def _enqueue(self, method: str, body: bytes, content_type: str, headers: Headers, done: Done) -> None:
         if self.state in ("ended", "calling"):
             self.agent.clock.call_later(0, done, "ended" if self.state == "ended" else "no dialog")
-            return
-        offer = method == "INVITE" or bool(body)
-        self._queue.append(_Queued(method, body, content_type, tuple(headers), done, offer, refresh))
-        self._pump()
+        else:
+            self._queue.add(Queued(method, body, content_type, tuple(headers), done))
 
-    def _pump(self) -> None:
-        """Send what waits, if nothing is open in either direction."""
-        if (
+    @property
+    def busy(self) -> bool:
+        """Whether an exchange of ours has to wait: an INVITE or offer is open, in either direction (UAC-06)."""
+        return (
             self.state != "confirmed"
-            or not self._queue
-            or self._current is not None
-            or self._backoff is not None
             or self._ack_due is not None
             or self._invite is not None
             or self._update is not None
             or self._answered is not None
-            or self.dialog is None
-        ):
-            return
-        item = self._queue.popleft()
-        headers = [("Contact", self.contact), *item.headers, *self._timer_headers(item)]
-        exchange = self._exchange(
-            self.dialog, item.method, item.body, item.content_type, headers, self._exchanged, self._ack_again
         )
-        if exchange is not None:
-            self._current = (item, exchange)
-            if item.body:
-                self._remember_session(item.body, item.content_type)
 
-    def _timer_headers(self, item: _Queued) -> list[tuple[str, str]]:
-        agent = self.agent
-        headers = [("Allow", agent.allow), ("Supported", ", ".join(sorted({"timer", *agent.extensions})))]
-        agreement = self._timer.agreement
-        if agreement is not None:
-            # RFC 4028 7.4: keep interval and role.
-            role = "uac" if agreement.we_refresh else "uas"
-            headers.append(("Session-Expires", f"{agreement.interval};refresher={role}"))
-            headers.append(("Min-SE", str(min(agreement.interval, MIN_SE))))
-        elif self.session_expires:
-            headers.append(("Session-Expires", str(self.session_expires)))
-        given = {name.lower() for name, _ in item.headers}
-        return [(name, value) for name, value in headers if name.lower() not in given]
+    def exchange(
+        self,
+        method: str,
+        body: bytes,
+        content_type: str,
+        headers: Headers,
+        on_done: Callable[[Exchange, Result], None],
+        on_late: Callable[[Exchange, SipResponse], None] | None = None,
+    ) -> Exchange | None:
+        """Send a request within the dialog; None if there is no dialog or no way to the peer."""
+        if self.dialog is None:
+            return None
+        return self._exchange(self.dialog, method, body, content_type, headers, on_done, on_late)
 
     def _exchange(
         self,
@@ -278,27 +195,13 @@ class Call:
             self._over(f"dialog dead: {reason}", None)
         self.agent.forget(self)
 
-    def _exchanged(self, exchange: Exchange, result: Result) -> None:
-        if self._current is None or self._current[1] is not exchange:
-            return
-        item, _ = self._current
-        self._current = None
-        if isinstance(result, SipResponse):
-            if 200 <= result.status < 300:
-                self._accepted(exchange.request, result)
-            elif self._try_again(item, result):
-                return
-        item.done(result)
-        self._check_dead(result)
-        self._pump()
-
-    def _accepted(self, request: SipRequest, response: SipResponse) -> None:
-        """A 2xx to our re-INVITE or UPDATE."""
+    def accepted(self, request: SipRequest, response: SipResponse) -> None:
+        """A 2xx to our re-INVITE or UPDATE came."""
         if self.dialog is None:
             return
         self._refresh_target(response)
         if self.state == "confirmed":
-            self._timer.start(agreed_as_uac(response))
+            self.session_timer.start(agreed_as_uac(response))
         if request.method == "INVITE":
             self._acknowledge(request, response)
 
@@ -309,7 +212,7 @@ class Call:
         if self.state == "ended" or session_description(invite) or not session_description(response):
             self.ack()
 
-    def _ack_again(self, exchange: Exchange, response: SipResponse) -> None:
+    def ack_again(self, exchange: Exchange, response: SipResponse) -> None:
         """A 2xx came again: its ACK was lost (UAC-03)."""
         if self._ack is not None and self.dialog is not None and self._ack.cseq.number == response.cseq.number:
             self.agent.send_ack(self.dialog, self._ack)
@@ -325,28 +228,7 @@ class Call:
         self.agent.identify(ack)
         return ack
 
-    def _try_again(self, item: _Queued, response: SipResponse) -> bool:
-        """491 and 500 with Retry-After are no refusal (UAC-07, ERR-08)."""
-        delay: float | None = None
-        if response.status == 491:
-            # RFC 3261 14.1: the owner of the Call-ID waits longer, in steps of 10 ms.
-            owner = self.dialog is not None and self.dialog.owner
-            delay = (self.agent.random.randint(210, 400) if owner else self.agent.random.randint(0, 200)) / 100
-        elif response.status == 500:
-            seconds = (response.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
-            delay = float(seconds) if seconds.isdecimal() and len(seconds) <= 2 else None
-        if delay is None or self.state != "confirmed" or item.tries >= _MAX_TRIES:
-            return False
-        item.tries += 1
-        self._queue.appendleft(item)
-        self._backoff = self.agent.clock.call_later(delay, self._backed_off)
-        return True
-
-    def _backed_off(self) -> None:
-        self._backoff = None
-        self._pump()
-
-    def _check_dead(self, result: Result) -> None:
+    def check_dead(self, result: Result) -> None:
         """RFC 3261 12.2.1.2 (UAC-11): 481, 408 or silence end the dialog."""
         dead = result == "timeout" if isinstance(result, str) else result.status in _DEAD
         if dead and self.state == "confirmed":
@@ -359,16 +241,8 @@ class Call:
     def _close(self) -> None:
         """No more exchanges of ours; what waits is told."""
         self.state = "ended"
-        self._timer.stop()
-        if self._backoff is not None:
-            self._backoff.cancel()
-            self._backoff = None
-        if self._current is not None:
-            self._current[1].cancel()  # a re-INVITE that rings for ever must not outlive the call
-        waiting = [*self._queue]
-        self._queue.clear()
-        for item in waiting:
-            item.done("ended")
+        self.session_timer.stop()
+        self._queue.close()
 
     def _over(self, reason: str, request: SipRequest | None) -> None:
         """The call is over without a BYE of ours."""
@@ -401,20 +275,20 @@ class Call:
     def start_timer(self, agreement: Agreement | None) -> None:
         """A 2xx of ours or the peer's says when the session expires (RFC 4028)."""
         if self.state == "confirmed":
-            self._timer.start(agreement)
+            self.session_timer.start(agreement)
 
     def _refresh(self) -> None:
         if "update" in self.remote_allow:
-            self._enqueue("UPDATE", b"", "", (), ignore, refresh=True)
+            self._enqueue("UPDATE", b"", "", (), ignore)
         else:
-            self._enqueue("INVITE", *self.local_session, (), ignore, refresh=True)
+            self._enqueue("INVITE", *self.local_session, (), ignore)
 
     def _expired(self) -> None:
         if self.state == "confirmed":
             self.bye(headers=(("Reason", 'SIP;cause=408;text="session expired"'),))
             self.handler.ended(self, "session expired", None)
 
-    def _remember_session(self, body: bytes, content_type: str) -> None:
+    def remember_session(self, body: bytes, content_type: str) -> None:
         message = SipMessage()
         message.set_body(body, content_type)
         description = session_description(message)
@@ -501,7 +375,7 @@ class Call:
         """Whether an offer, or an INVITE, of ours is unanswered."""
         if self._ack_due is not None or (self._answered is not None and self._answered.offered):
             return True
-        return self._current is not None and self._current[0].offer
+        return self._queue.offer_open
 
     def replied(self, reply: Reply, response: SipResponse) -> None:
         """A final response to a re-INVITE or UPDATE was sent (called by :class:`Reply`)."""
@@ -513,10 +387,10 @@ class Call:
         if 200 <= response.status < 300:
             self._refresh_target(request)
             if response.body:
-                self._remember_session(response.body, response.get("content-type") or "")
+                self.remember_session(response.body, response.get("content-type") or "")
             if request.method == "INVITE":
                 self._answered = AnsweredInvite(self, reply.transaction, response)
-        self._pump()
+        self._queue.pump()
 
     def ack_received(self, request: SipRequest) -> bool:
         """The peer's ACK for a 2xx of ours; false if none is expected."""
@@ -529,7 +403,7 @@ class Call:
             self._send_bye()
         else:
             self.handler.ack(self, request)
-            self._pump()
+            self._queue.pump()
         return True
 
     def not_acknowledged(self) -> None:

@@ -10,7 +10,8 @@ from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
 from siprec.sip.multipart import SDP_TYPE
 from siprec.sip.transaction import ServerTransaction
-from siprec.sip.useragent_call import Call, CallHandler, Done, Headers, ignore
+from siprec.sip.useragent_call import Call
+from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
 from siprec.sip.useragent_reply import AnsweredInvite
 from siprec.sip.useragent_timer import agreed_as_uas
 
@@ -99,7 +100,7 @@ class IncomingCall(Call):
             return
         self.state = "confirmed"
         if body:
-            self._remember_session(body, content_type)
+            self.remember_session(body, content_type)
         self._answered = AnsweredInvite(self, self.transaction, response)
         self.transaction.respond(response)
         self.start_timer(agreement)

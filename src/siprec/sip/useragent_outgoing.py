@@ -11,8 +11,9 @@ from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-from siprec.sip.useragent_call import Call, CallHandler, Headers
+from siprec.sip.useragent_call import Call
 from siprec.sip.useragent_exchange import Exchange, Result
+from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
 from siprec.sip.useragent_timer import MIN_SE, agreed_as_uac
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ class OutgoingCall(Call):
             self._stop_setup()
             self._invite_exchange.cancel(headers)
 
+    def bye(self, headers: Headers = (), body: bytes = b"", content_type: str = "", done: Done = ignore) -> None:
+        """End the call; before the answer that is a CANCEL."""
+        if self.dialog is None:
+            self.cancel(headers)
+        super().bye(headers, body, content_type, done)
+
     # -- the INVITE ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -80,7 +87,7 @@ class OutgoingCall(Call):
         invitation = self.invitation
         request = self._make_invite()
         if invitation.body:
-            self._remember_session(invitation.body, invitation.content_type)
+            self.remember_session(invitation.body, invitation.content_type)
         uri = NameAddr.parse(invitation.route[0]).uri if invitation.route else invitation.target
         self._invite_exchange = exchange = Exchange(
             self.agent,
@@ -182,7 +189,6 @@ class OutgoingCall(Call):
             self._failed(502, response, f"unusable 2xx: {error.reason}")
             return
         dialog.local_cseq = max(dialog.local_cseq, exchange.request.cseq.number)
-        self._early.clear()
         self.dialog = dialog
         self.state = "confirmed"
         self.agent.register(self, dialog.key, only=True)
@@ -194,7 +200,7 @@ class OutgoingCall(Call):
     def _late(self, exchange: Exchange, response: SipResponse) -> None:
         """A 2xx after the first one, or after we gave up."""
         if self.dialog is not None and response.to.tag == self.dialog.remote_tag:
-            self._ack_again(exchange, response)
+            self.ack_again(exchange, response)
         else:
             self._discard(exchange, response)
 
@@ -204,11 +210,10 @@ class OutgoingCall(Call):
         dialog = self._early.get(tag)
         try:
             if dialog is None:
-                invite = exchange.request
-                dialog = Dialog.from_response(invite, response)
-                dialog.local_cseq = response.cseq.number
+                dialog = Dialog.from_response(exchange.request, response)
             else:
                 dialog.confirm(response)
+            dialog.local_cseq = max(dialog.local_cseq, response.cseq.number)
             ack = self._strays.get(tag)
             known = ack is not None
             if ack is None:
