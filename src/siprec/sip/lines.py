@@ -102,19 +102,33 @@ def field_value(line: str) -> str:
 
 
 def read_lines(raw: list[str]) -> list[tuple[str, str]]:
-    """Raw header lines with their keys. A line that is no header keeps its place under an empty key."""
+    """Header lines with their keys; continuation lines are joined to the header they belong to, CRLF included.
+
+    A line that is no header keeps its place under an empty key.
+    """
     prefixes = _prefixes
     try:
         return [(prefixes[line[: line.find(":") + 1]], line) for line in raw]
     except KeyError:
-        return [(_prefix_key(line[: line.find(":") + 1]), line) for line in raw]
+        # A name not seen before, or a continuation line: those are never remembered.
+        return [(_prefix_key(line[: line.find(":") + 1]), line) for line in _unfold(raw)]
+
+
+def _unfold(raw: list[str]) -> list[str]:
+    lines: list[str] = []
+    for line in raw:
+        if line[:1] in (" ", "\t") and lines:
+            lines[-1] = f"{lines[-1]}\r\n{line}"
+        else:
+            lines.append(line)
+    return lines
 
 
 def _prefix_key(prefix: str) -> str:
     key = _prefixes.get(prefix)
     if key is None:
         key = header_key(prefix[:-1])
-        if prefix:
+        if prefix and prefix[0] not in " \t":
             _remember(_prefixes, prefix, key)
     return key
 

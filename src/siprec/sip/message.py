@@ -314,18 +314,17 @@ def parse_head(head: bytes) -> SipRequest | SipResponse:
         text = text.replace("\n", "\r\n")
     start, _, rest = text.partition("\r\n")
     raw = rest.split("\r\n") if rest else []
-    ends = len(raw)
-    if "\r\n " in rest or "\r\n\t" in rest:
-        raw = _unfold(raw)
-    if len(raw) > MAX_HEADERS:
+    lines = read_lines(raw)
+    if len(lines) > MAX_HEADERS:
         problem = "too many headers"
-        del raw[MAX_HEADERS:]
-    if len(text) > MAX_LINE and any(len(line) > MAX_LINE for line in raw):
+        del lines[MAX_HEADERS:]
+    if len(text) > MAX_LINE and any(len(line) > MAX_LINE for _, line in lines):
         problem = "header line too long"
-    message = _start(start, read_lines(raw))
+    message = _start(start, lines)
     if problem:
         raise _malformed(problem, message, 513)
-    if text.count("\n") != ends or text.count("\r") != ends:
+    joined = "".join(raw)
+    if "\n" in joined or "\r" in joined or "\n" in start or "\r" in start:
         # Others may take it for a line end: a header within a header.
         raise _malformed("CR or LF inside a line", message)
     return message
@@ -373,17 +372,6 @@ class MalformedRequest(SipError):
     def __init__(self, reason: str, request: SipRequest, status: int = 400) -> None:
         super().__init__(reason, status)
         self.request = request
-
-
-def _unfold(raw: list[str]) -> list[str]:
-    """Join continuation lines to the header they belong to; the CRLF stays in the line."""
-    lines: list[str] = []
-    for line in raw:
-        if line[:1] in (" ", "\t") and lines:
-            lines[-1] = f"{lines[-1]}\r\n{line}"
-        else:
-            lines.append(line)
-    return lines
 
 
 def content_length(message: SipMessage) -> int | None:
