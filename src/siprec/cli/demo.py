@@ -143,7 +143,7 @@ async def _demo(console: Console, *, once: bool, seconds: float, directory: Path
             await phone.register(0)
         host, port = proxy.address()
         console.print(
-            f"\nStill running. Register softphones at [bold]{host}:{port}[/bold] (UDP or TCP, domain {DOMAIN}, any user,"
+            f"\nRunning. Register softphones at [bold]{host}:{port}[/bold] (UDP or TCP, domain {DOMAIN}, any user,"
             f" no password)\nand call each other: each call is recorded into {directory}. Ctrl-C ends it.",
             highlight=False,
         )
