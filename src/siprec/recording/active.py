@@ -202,14 +202,14 @@ class ActiveRecording:
                 self._invite(action)
             case Cancel() if self._dialog is not None:
                 self._dialog.cancel()
-            case Connect():
-                self._connect(lambda error: self._media_done(error, Kind.CONNECTED, Kind.CONNECT_FAILED))
+            case Connect(withheld):
+                self._connect(withheld, lambda error: self._media_done(error, Kind.CONNECTED, Kind.CONNECT_FAILED))
             case Gate(closed):
                 self._gate(closed)
             case Exchange():
                 self._exchange(action)
-            case AnswerPeer(status):
-                self._answer_peer(status)
+            case AnswerPeer(status, withheld):
+                self._answer_peer(status, withheld)
             case Bye() if self._dialog is not None:
                 self._dialog.bye(lambda: self._post(Event(Kind.BYE_DONE)))
             case Release():
@@ -309,14 +309,14 @@ class ActiveRecording:
             self._description = RsDescription(str(number))
             self._description.update(self._subscription, self.call.from_tag)
 
-    def _connect(self, done: Callable[[MediaError | None], None]) -> None:
+    def _connect(self, withheld: bool, done: Callable[[MediaError | None], None]) -> None:
         media, session, answer = self._media, self._media_session, self._answer
         subscription, description = self._subscription, self._description
         if media is None or session is None or answer is None or subscription is None or description is None:
             self.around.clock.call_later(0, done, MediaError("no answer of the SRS"))
             return
         try:
-            octets = description.for_media_server(answer, subscription)
+            octets = description.for_media_server(answer, subscription, withheld)
         except SdpError as error:
             self.around.clock.call_later(0, done, MediaError(error.reason))
             return
@@ -401,20 +401,20 @@ class ActiveRecording:
             seconds = float(wait) if wait.isdecimal() and len(wait) < 6 and result.status == 503 else 0.0
             self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason=result.reason, retry_after=seconds))
 
-    def _answer_peer(self, status: int) -> None:
+    def _answer_peer(self, status: int, withheld: bool) -> None:
         peer, self._peer = self._peer, None
         if peer is None:
             return
         if status != 200:
             peer.refuse(status)
             return
-        description, inactive = self._description, self.machine.paused_wanted or self.machine.inactive
+        description = self._description
         if peer.description is None or description is None:
-            self._offer_peer(peer, inactive)
+            self._offer_peer(peer, withheld)
             return
         before = self._answer
         try:
-            answer = description.answer(peer.description, inactive)
+            answer = description.answer(peer.description, withheld)
         except SdpError as error:
             log.info("offer of the SRS refused: %s (call %s, SRS %s)", error.reason, self.call.call_id, self.server)
             peer.refuse(488)
@@ -430,12 +430,12 @@ class ActiveRecording:
                 peer.refuse(500)
             self._post(Event(Kind.PEER_DONE))
 
-        self._connect(connected)
+        self._connect(withheld, connected)
 
-    def _offer_peer(self, peer: PeerOffer, inactive: bool) -> None:
+    def _offer_peer(self, peer: PeerOffer, withheld: bool) -> None:
         """An offerless re-INVITE: our offer and all metadata go in the 200, the answer comes in the ACK."""
         try:
-            peer.answer(self._body(self.machine.current, True, inactive), self.profile.metadata_type)
+            peer.answer(self._body(self.machine.current, True, withheld), self.profile.metadata_type)
         except SdpError:
             peer.refuse(500)
         self._later(Event(Kind.PEER_DONE))

@@ -95,8 +95,10 @@ class RsDescription:
             lines.append(ours)
         return self._write(lines)
 
-    def for_media_server(self, theirs: SessionDescription, subscription: Subscription) -> bytes:
+    def for_media_server(self, theirs: SessionDescription, subscription: Subscription, withheld: bool = False) -> bytes:
         """The SRS's description with its m-lines in the order of `subscription`: an answer for the media server.
+
+        `withheld`: all of them inactive.
 
         Lines are matched by position, labels are not relied on (SRS-14); one that is missing counts as rejected.
         """
@@ -108,6 +110,8 @@ class RsDescription:
                 line = theirs.media[index]
                 copy = MediaDescription(line.kind, line.port, line.proto, list(line.formats), line.num_ports)
                 copy.lines = list(line.lines)
+                if withheld:
+                    copy.direction = "inactive"
                 result.add(copy)
             else:
                 section = stream.section

@@ -63,6 +63,7 @@ class RecordingSession:
     started: bool = False
     paused_wanted: bool = False
     gated: bool = False
+    withheld: bool = False
     inactive: bool = False
     offered_inactive: bool = False
     media_changed: bool = False
@@ -162,14 +163,14 @@ class RecordingSession:
             self.pending = "fork"
             out.append(Fork())
         elif self.connect_needed:
-            self.connect_needed = False
-            self.pending = "connect"
-            out.append(Connect())
+            self._connect(out)
         elif self.offer_needed or self.paused_wanted != self.inactive:
             self.pending = "offer"
             self.offer_needed = False
             self.offered_inactive = self.paused_wanted
             out.append(Exchange(self._document(), True, self.paused_wanted))
+        elif self.withheld and not self.paused_wanted:
+            self._connect(out)
         elif self.gated and not self.paused_wanted:
             self.pending = "gate"
             out.append(Gate(False))
@@ -178,6 +179,12 @@ class RecordingSession:
             if document is not None:
                 self.pending = "update"
                 out.append(Exchange(document, False, self.inactive))
+
+    def _connect(self, out: list[Action]) -> None:
+        self.connect_needed = False
+        self.withheld = self.paused_wanted
+        self.pending = "connect"
+        out.append(Connect(self.withheld))
 
     def _document(self) -> Recording | None:
         """The metadata that is due: complete when asked for or when the SRS's state is unknown (META-04, META-16)."""
@@ -281,7 +288,8 @@ class RecordingSession:
             out.append(AnswerPeer(491))
         else:
             self.peer_busy = True
-            out.append(AnswerPeer())
+            self.withheld = self.paused_wanted or self.inactive
+            out.append(AnswerPeer(withheld=self.withheld))
 
     def _peer_offer_early(self, event: Event, out: list[Action]) -> None:
         out.append(AnswerPeer(491))

@@ -93,7 +93,13 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Tell the media server the SRS's last answer -> CONNECTED, CONNECT_FAILED."""
+    """Tell the media server the SRS's last answer -> CONNECTED, CONNECT_FAILED.
+
+    `withheld`: with every stream inactive, since a pause is wanted. Not every media server has a gate that holds while
+    it gets a new answer.
+    """
+
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +120,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPeer:
-    """Take the offer the SRS made, or refuse it with `status` -> PEER_DONE (when taken)."""
+    """Take the offer the SRS made (with nothing to be sent: `withheld`), or refuse it with `status` -> PEER_DONE (when
+    taken)."""
 
     status: int = 200
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def test_pause_shuts_the_gate_first_and_resume_opens_it_last() -> None:
     session = active()
     assert session.handle(Event(Kind.PAUSE)) == [Gate(True)]
     assert session.handle(Event(Kind.GATED)) == [Exchange(None, True, True)]
-    assert session.handle(Event(Kind.EXCHANGED)) == [Notify(events.PAUSED), Connect()]
+    assert session.handle(Event(Kind.EXCHANGED)) == [Notify(events.PAUSED), Connect(withheld=True)]
     assert session.state.value == "paused"
     session.handle(Event(Kind.CONNECTED))
     assert session.handle(Event(Kind.RESUME)) == [Exchange(None, True, False)]
@@ -143,6 +143,19 @@ def test_pause_shuts_the_gate_first_and_resume_opens_it_last() -> None:
     assert session.handle(Event(Kind.CONNECTED)) == [Gate(False)]
     assert session.handle(Event(Kind.GATED)) == [Notify(events.RESUMED)]
     assert session.state.value == "active"
+
+
+def test_a_pause_that_is_taken_back_at_once_leaves_the_streams_connected() -> None:
+    session = RecordingSession(Policy())
+    session.handle(Event(Kind.START, DOCUMENT))
+    session.handle(Event(Kind.FORKED))
+    session.handle(Event(Kind.PAUSE))
+    # The offer was sendonly, but nothing may flow any more: neither by the gate nor by the answer.
+    assert session.handle(Event(Kind.ANSWERED)) == [Notify(events.START), Gate(True)]
+    assert session.handle(Event(Kind.GATED)) == [Connect(withheld=True)]
+    session.handle(Event(Kind.RESUME))
+    assert session.handle(Event(Kind.CONNECTED)) == [Connect()]
+    assert session.handle(Event(Kind.CONNECTED)) == [Gate(False)]
 
 
 def test_a_pause_before_the_answer_is_offered_inactive() -> None:
@@ -297,7 +310,7 @@ class World:
         self.exchanging = False
         self.starts = self.stops = self.finished = 0
         self.timer = False
-        self.gate = False
+        self.gate = self.withheld = False
         self.number = 0
 
     def feed(self, event: Event) -> None:
@@ -320,8 +333,10 @@ class World:
                 self.later(lambda: self.invited(flip() < 0.6))
             case Cancel():
                 assert self.dialog == "calling"
-            case Connect():
+            case Connect(withheld):
                 assert self.dialog == "up"
+                assert withheld or not self.session.paused_wanted
+                self.withheld = withheld
                 self.later(lambda: Event(Kind.CONNECTED if flip() < 0.95 else Kind.CONNECT_FAILED))
             case Gate(closed):
                 self.later(lambda: self.gated(closed, flip() < 0.95))
@@ -351,6 +366,9 @@ class World:
                 assert self.starts - self.stops in (0, 1)
                 if name == events.PAUSED:
                     assert self.gate
+                if name == events.RESUMED:
+                    assert not self.gate
+                    assert not self.withheld
             case Finished():
                 self.finished += 1
 
