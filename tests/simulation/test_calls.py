@@ -684,6 +684,69 @@ def test_call_goes_on_in_another_process_from_what_was_stored() -> None:
     w.finish()
 
 
+def test_own_reinvite_waits_for_the_ack_of_the_invite_before() -> None:
+    w = TwoPhones()
+    w.network.drop = lambda sent: sent.line.startswith("ACK") and sent.time < 1002
+
+    def take(call: IncomingCall) -> None:
+        call.answer(200, ANSWER)
+        call.reinvite(HOLD)
+
+    w.bob.take = take
+    call = w.call()
+    w.clock.run_for(5)
+    own = [sent.time for sent in w.sent("INVITE") if sent.source[0] == "10.0.0.2"]
+    assert own[0] > next(sent.time for sent in w.sent("ACK") if not sent.lost)
+    call.bye()
+    w.finish()
+
+
+def test_reinvite_that_rings_for_ever_is_cancelled_when_the_call_ends() -> None:
+    w = TwoPhones()
+    call, incoming = w.established()
+    original = w.bob.endpoint.request_received
+
+    def stubborn(transaction: ServerTransaction) -> None:
+        if transaction.method == "INVITE":
+            transaction.respond(transaction.request.response(180))
+        else:
+            original(transaction)
+
+    w.bob.endpoint.request_received = stubborn  # type: ignore[method-assign]
+    results: list[object] = []
+    call.reinvite(HOLD, done=results.append)
+    w.clock.run_for(1)
+    call.bye()
+    w.clock.run_until_idle()
+    assert len(w.sent("CANCEL")) == 1
+    assert results == ["timeout"]
+    assert w.alice.left() == {}
+    assert incoming.state == "ended"
+
+
+def test_update_with_metadata_alone_is_no_offer() -> None:
+    w = TwoPhones()
+    call, incoming = w.established()
+    call.update(b"<recording/>", "application/rs-metadata+xml")
+    incoming.reinvite(HOLD)
+    w.clock.run_for(1)
+    assert "A 491" not in w.lines()
+    assert "B 491" not in w.lines()
+    call.bye()
+    w.finish()
+
+
+def test_hanging_up_before_the_answer_cancels() -> None:
+    w = TwoPhones()
+    w.bob.take = ring
+    call = w.call()
+    w.clock.run_for(1)
+    call.bye()
+    w.clock.run_for(1)
+    assert w.alice.diary.events == ["180", "failed 487 cancelled"]
+    w.finish()
+
+
 # -- session timer -----------------------------------------------------------------------------------------------------
 
 
@@ -758,6 +821,16 @@ def test_too_small_interval_is_raised_after_422() -> None:
     w.finish()
 
 
+def test_refresh_has_the_headers_its_owner_wants() -> None:
+    w = TwoPhones()
+    call, _ = w.established(session_expires=600)
+    call.refresh_headers = [("X-Recorder", "7")]
+    w.clock.run_for(310)
+    assert parsed(w.sent("UPDATE")[0]).get("x-recorder") == "7"
+    call.bye()
+    w.finish()
+
+
 # -- outside of dialogs ------------------------------------------------------------------------------------------------
 
 
@@ -770,6 +843,17 @@ def ask(w: TwoPhones, method: str, **headers: str) -> SipResponse:
     w.clock.run_for(5)
     assert isinstance(results[0], SipResponse)
     return results[0]
+
+
+def test_silence_after_a_provisional_response_is_no_reason_to_try_another_hop() -> None:
+    w = TwoPhones(resolve=two_hops(Hop("udp", "10.0.0.2", 5060), Hop("udp", "10.0.0.3", 5060)))
+    w.bob.endpoint.request_received = lambda transaction: None  # type: ignore[method-assign]
+    results: list[object] = []
+    w.alice.agent.request(SipRequest("MESSAGE", "sip:pool"), Uri.parse("sip:pool"), results.append)
+    w.finish()
+    assert "B 100" in w.lines()
+    assert results == ["timeout"]
+    assert {sent.destination[0] for sent in w.sent("MESSAGE")} == {"10.0.0.2"}
 
 
 def test_options_says_what_we_can() -> None:

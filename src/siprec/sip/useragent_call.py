@@ -18,7 +18,7 @@ from siprec.sip.uri import Uri
 from siprec.sip.useragent_exchange import Exchange, Result
 from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
 from siprec.sip.useragent_queue import OfferQueue, Queued
-from siprec.sip.useragent_reply import AnsweredInvite, Reply, session_description
+from siprec.sip.useragent_reply import AnsweredInvite, Reply, described, session_description
 from siprec.sip.useragent_timer import MIN_SE, Agreement, SessionTimer, agreed_as_uac, session_expires
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Call:
         self.remote_allow: set[str] = set()
         self.local_session: tuple[bytes, str] = (b"", "")
         """Body and type of the SDP we sent last: what a session refresh by re-INVITE repeats (UAC-13)."""
+        self.refresh_headers: Headers = ()
+        """More headers for the requests that refresh the session (RFC 4028)."""
         self.user: Any = None
         """Free for the owner."""
         self._keys: set[DialogKey] = set()
@@ -135,7 +137,8 @@ class Call:
         if self.state in ("ended", "calling"):
             self.agent.clock.call_later(0, done, "ended" if self.state == "ended" else "no dialog")
         else:
-            self._queue.add(Queued(method, body, content_type, tuple(headers), done))
+            offer = method == "INVITE" or described(body, content_type) is not None
+            self._queue.add(Queued(method, body, content_type, tuple(headers), done, offer))
 
     @property
     def busy(self) -> bool:
@@ -279,9 +282,9 @@ class Call:
 
     def _refresh(self) -> None:
         if "update" in self.remote_allow:
-            self._enqueue("UPDATE", b"", "", (), ignore)
+            self._enqueue("UPDATE", b"", "", self.refresh_headers, ignore)
         else:
-            self._enqueue("INVITE", *self.local_session, (), ignore)
+            self._enqueue("INVITE", *self.local_session, self.refresh_headers, ignore)
 
     def _expired(self) -> None:
         if self.state == "confirmed":
@@ -289,9 +292,7 @@ class Call:
             self.handler.ended(self, "session expired", None)
 
     def remember_session(self, body: bytes, content_type: str) -> None:
-        message = SipMessage()
-        message.set_body(body, content_type)
-        description = session_description(message)
+        description = described(body, content_type)
         if description is not None:
             self.local_session = (description, SDP_TYPE)
 

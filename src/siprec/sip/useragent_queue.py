@@ -27,12 +27,9 @@ class Queued:
     content_type: str
     headers: tuple[tuple[str, str], ...]
     done: Done
+    offer: bool
+    """Whether it opens an offer/answer exchange."""
     tries: int = 0
-
-    @property
-    def offer(self) -> bool:
-        """Whether it opens an offer/answer exchange."""
-        return self.method == "INVITE" or bool(self.body)
 
 
 class OfferQueue:

@@ -23,6 +23,13 @@ def session_description(message: SipMessage) -> bytes | None:
     return part.content if part is not None else None
 
 
+def described(body: bytes, content_type: str) -> bytes | None:
+    """As :func:`session_description`, for a body that is to be sent."""
+    message = SipMessage()
+    message.set_body(body, content_type)
+    return session_description(message)
+
+
 class Reply:
     """Answers one request of the peer: ``reply(200, body, content_type, headers)``; provisional ones may come before.
 
