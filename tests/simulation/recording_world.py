@@ -28,13 +28,13 @@ from siprec.media.engine import (
     Subscription,
     SubscriptionResult,
 )
+from siprec.proxy.call import Call as ProxyCall
 from siprec.recording.events import SiprecEvent
 from siprec.recording.metadata import NAMESPACE
-from siprec.recording.service import CallRecorder, RecordingService
+from siprec.recording.service import RecordingService
 from siprec.recording.settings import RecordingProfile
 from siprec.sip.errors import SipError
-from siprec.sip.headers import NameAddr
-from siprec.sip.message import SipMessage, SipRequest, SipResponse, parse_datagram
+from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import Part, parts_of
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop
@@ -178,36 +178,8 @@ class FakeMediaServer(MediaServer):
         self.log.append("close")
 
 
-@dataclass
-class FakeCall:
-    """A call as the proxy has it."""
-
-    dlg_id: str
-    call_id: str
-    from_tag: str
-    to_tag: str
-    invite: SipRequest
-    response: SipResponse | None
-    caller: NameAddr
-    callee: NameAddr
-    start_wall: float
-    media: MediaServer | None
-    media_session: MediaSession | None
-    caller_sdp: bytes
-    callee_sdp: bytes
-    answer_wall: float | None = None
-    end_wall: float | None = None
-    end_reason: str = ""
-    end_message: SipMessage | None = None
-    recorder: CallRecorder | None = None
-
-    @property
-    def rec(self) -> CallRecorder:
-        assert self.recorder is not None
-        return self.recorder
-
-
-def make_call(media: FakeMediaServer, number: int, wall: float) -> FakeCall:
+def make_call(media: FakeMediaServer, number: int, wall: float) -> ProxyCall:
+    """A call as the proxy has it when the 200 was forwarded, but still ``early``."""
     call_id, from_tag, to_tag = f"cs{number}@a", f"ft{number}", f"tt{number}"
     head = (
         f'From: "Al & Co" <sip:alice@example.org:5090;x=y>;tag={from_tag}\r\nTo: <sip:bob@example.com>{{}}\r\n'
@@ -219,21 +191,11 @@ def make_call(media: FakeMediaServer, number: int, wall: float) -> FakeCall:
     response = parse_datagram(answer.encode())
     assert isinstance(invite, SipRequest)
     assert isinstance(response, SipResponse)
-    call = FakeCall(
-        f"dlg{number}",
-        call_id,
-        from_tag,
-        to_tag,
-        invite,
-        response,
-        invite.from_,
-        response.to,
-        wall,
-        media,
-        MediaSession(call_id, from_tag, to_tag),
-        party_sdp("10.1.1.1"),
-        party_sdp("10.2.2.2"),
-    )
+    call = ProxyCall(f"dlg{number}", invite, "udp:10.1.1.1:5060", wall)
+    call.to_tag = to_tag
+    call.response = response
+    call.media, call.media_session = media, MediaSession(call_id, from_tag, to_tag)
+    call.caller_sdp, call.callee_sdp = party_sdp("10.1.1.1"), party_sdp("10.2.2.2")
     media.parties[from_tag] = call.caller_sdp
     media.parties[to_tag] = call.callee_sdp
     return call
@@ -384,22 +346,34 @@ class World:
         if self._schema is not None:
             self._schema.assertValid(root)
 
-    def answered_call(self, record: bool = True, run: bool = True) -> FakeCall:
+    def answered_call(self, record: bool = True, run: bool = True) -> ProxyCall:
         """A call that is answered now, recorded as the default profile says."""
-        self.calls += 1
-        call = make_call(self.media, self.calls, self.clock.wall())
-        self.service.call_created(call)
+        call = self.new_call()
         if record:
-            assert call.rec.record()
-        call.answer_wall = self.clock.wall()
-        self.service.call_answered(call)
+            call.record()
+        self.answer(call)
         if run:
             self.clock.run_for(3.0)
         return call
 
+    def new_call(self) -> ProxyCall:
+        """A call that rings."""
+        self.calls += 1
+        call = make_call(self.media, self.calls, self.clock.wall())
+        self.service.call_created(call)
+        return call
+
+    def answer(self, call: ProxyCall) -> None:
+        """The 200 was forwarded."""
+        call.state = "confirmed"
+        call.answer_wall = self.clock.wall()
+        self.service.call_answered(call)
+
     def end(
-        self, call: FakeCall, message: str = 'BYE sip:x SIP/2.0\r\nReason: Q.850;cause=16;text="Normal"\r\n\r\n'
+        self, call: ProxyCall, message: str = 'BYE sip:x SIP/2.0\r\nReason: Q.850;cause=16;text="Normal"\r\n\r\n'
     ) -> None:
+        """The call is over."""
+        call.state = "terminated"
         call.end_wall = self.clock.wall()
         call.end_reason = "bye"
         call.end_message = parse_datagram(message.encode())
@@ -408,15 +382,20 @@ class World:
     def names(self) -> list[str]:
         return [event.name.removeprefix("E_SIPREC_") for event in self.events]
 
-    def state(self, call: FakeCall, instance: str = "default") -> str:
-        recording = call.rec.recordings.get(instance)
-        return recording.state if recording is not None else "gone"
+    def states(self, call: ProxyCall) -> dict[str, str]:
+        """State of each recording of a call, by instance."""
+        return {info.instance: info.state for info in self.service.info() if info.dlg_id == call.dlg_id}
+
+    def state(self, call: ProxyCall) -> str:
+        """State of its default recording."""
+        return self.states(call).get("default", "gone")
 
     def assert_clean(self) -> None:
         """Nothing is left anywhere, once all timers have run out."""
         self.clock.run_until_idle(4000.0)
         assert not self.service.info()
         assert not self.service.counts()
+        assert not self.service._recorders
         assert not self.media.subscriptions
         assert not any(self.layer.counts().values()), self.layer.counts()
         assert self.ua.counts() == {"calls": 0, "dialogs": 0}

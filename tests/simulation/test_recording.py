@@ -15,7 +15,7 @@ from siprec.sip.message import SipResponse
 from siprec.sip.multipart import Part, build_multipart, find_part, parts_of
 from siprec.sip.useragent import IncomingCall
 from tests.simulation.network import LinkQuality
-from tests.simulation.recording_world import Q, Srs, World, make_call, party_sdp
+from tests.simulation.recording_world import Q, Srs, World, party_sdp
 
 
 def test_a_call_is_recorded_from_answer_to_end() -> None:
@@ -122,10 +122,9 @@ def test_the_call_ends_before_the_media_server_answers() -> None:
 
 def test_a_call_that_is_never_answered_is_never_recorded() -> None:
     world = World()
-    call = make_call(world.media, 1, world.clock.wall())
-    world.service.call_created(call)
-    assert call.rec.record()
-    assert call.rec.wanted
+    call = world.new_call()
+    assert call.siprec_start_recording("sip:srs@10.0.0.2")
+    assert call.recordings == ["default"]
     assert world.state(call) == "idle"
     world.end(call, "SIP/2.0 486 Busy Here\r\n\r\n")
     assert world.media.log == []
@@ -259,13 +258,13 @@ def test_a_media_server_that_cannot_fork_leaves_the_call_alone() -> None:
 
 def test_a_call_without_media_server_is_not_recorded() -> None:
     world = World()
-    call = make_call(world.media, 1, world.clock.wall())
+    call = world.new_call()
     call.media = None
-    world.service.call_created(call)
-    assert call.rec.record()
-    world.service.call_answered(call)
+    call.record()
+    world.answer(call)
     world.clock.run_for(1)
     assert world.names() == ["FAILED"]
+    world.end(call)
     world.assert_clean()
 
 
@@ -275,13 +274,13 @@ def test_a_call_without_media_server_is_not_recorded() -> None:
 def test_bye_of_the_srs_ends_this_recording_only() -> None:
     world = World()
     call = world.answered_call(record=False)
-    assert call.rec.siprec_start_recording("sip:srs@10.0.0.2", "a")
-    assert call.rec.siprec_start_recording("sip:srs@10.0.0.2", "b")
+    assert call.siprec_start_recording("sip:srs@10.0.0.2", "a")
+    assert call.siprec_start_recording("sip:srs@10.0.0.2", "b")
     world.clock.run_for(2)
-    assert {i.instance: i.state for i in call.rec.info()} == {"a": "active", "b": "active"}
+    assert world.states(call) == {"a": "active", "b": "active"}
     world.srs.calls[0].bye()
     world.clock.run_for(2)
-    assert {i.instance: i.state for i in call.rec.info()} == {"b": "active"}
+    assert world.states(call) == {"b": "active"}
     assert len(world.media.subscriptions) == 1
     assert world.names() == ["START", "START", "STOP"]
     world.end(call)
@@ -291,7 +290,7 @@ def test_bye_of_the_srs_ends_this_recording_only() -> None:
 def test_pause_stops_packets_then_tells_the_srs() -> None:
     world = World()
     call = world.answered_call()
-    assert call.rec.siprec_pause_recording()
+    assert call.siprec_pause_recording()
     world.clock.run_until_true(lambda: world.media.paused)
     assert world.srs.methods == ["INVITE"]
     assert world.media.flowing() == []
@@ -306,7 +305,7 @@ def test_pause_stops_packets_then_tells_the_srs() -> None:
         before.origin.session_id,
         int(before.origin.version) + 1,
     )
-    assert call.rec.siprec_resume_recording()
+    assert call.siprec_resume_recording()
     world.clock.run_for(2)
     assert world.state(call) == "active"
     assert [line.direction for line in world.srs.offers[2].media] == ["sendonly", "sendonly"]
@@ -318,16 +317,15 @@ def test_pause_stops_packets_then_tells_the_srs() -> None:
 
 def test_engaged_paused_begins_without_a_packet() -> None:
     world = World()
-    call = make_call(world.media, 1, world.clock.wall())
-    world.service.call_created(call)
-    call.rec.record()
-    call.rec.siprec_pause_recording()
-    world.service.call_answered(call)
+    call = world.new_call()
+    call.siprec_start_recording("sip:srs@10.0.0.2")
+    call.siprec_pause_recording()
+    world.answer(call)
     world.clock.run_for(2)
     assert world.state(call) == "paused"
     assert [line.direction for line in world.srs.offers[0].media] == ["inactive", "inactive"]
     assert world.media.flowing() == []
-    call.rec.siprec_resume_recording()
+    call.siprec_resume_recording()
     world.clock.run_for(2)
     assert world.media.flowing() == ["1", "2"]
     world.end(call)
@@ -467,7 +465,7 @@ def test_the_srs_moves_and_pauses_the_streams_itself() -> None:
 def test_an_offer_of_the_srs_never_lets_media_out_of_a_pause() -> None:
     world = World()
     call = world.answered_call()
-    call.rec.siprec_pause_recording()
+    call.siprec_pause_recording()
     world.clock.run_for(2)
     results: list[object] = []
     world.srs.call.reinvite(world.srs.answer_to(world.srs.requests[0]), done=results.append)
@@ -553,7 +551,7 @@ def test_an_srs_that_forgot_the_dialog_gets_a_new_one_with_the_same_ids() -> Non
     forgotten = world.srs.calls[0]
     world.srs.agent.forget(forgotten)
     forgotten._close()
-    call.rec.siprec_pause_recording()
+    call.siprec_pause_recording()
     world.clock.run_for(5)
     assert world.names() == ["START", "STOP", "FAILOVER", "START"]
     assert world.state(call) == "paused"
@@ -605,14 +603,14 @@ def test_the_session_timer_keeps_the_recording_alive_and_ends_a_dead_one() -> No
 def test_stop_ends_the_recording_but_not_the_session() -> None:
     world = World()
     call = world.answered_call()
-    assert call.rec.siprec_stop_recording()
+    assert call.siprec_stop_recording()
     world.clock.run_for(2)
     final = world.srs.documents[-1]
     assert final.find(f"{Q}sessionrecordingassoc/{Q}disassociate-time") is not None
     assert final.find(f"{Q}session") is None
-    assert not call.rec.siprec_stop_recording()
+    assert not call.siprec_stop_recording()
     # Recorded once more in the same call: the same session, another RS.
-    assert call.rec.record()
+    assert world.service.record(call)
     world.clock.run_for(2)
     assert world.state(call) == "active"
     assert world.events[0].session_id == world.events[-1].session_id
@@ -627,34 +625,32 @@ def test_stop_ends_the_recording_but_not_the_session() -> None:
 def test_engaged_twice_is_a_warning_and_no_second_rs(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     call = world.answered_call()
-    assert not call.rec.siprec_start_recording("sip:srs@10.0.0.2")
+    assert not call.siprec_start_recording("sip:srs@10.0.0.2")
     assert "engaged already" in caplog.text
     world.clock.run_for(2)
     assert len(world.srs.calls) == 1
-    assert not call.rec.siprec_start_recording("mailto:x", "other")
-    assert not call.rec.record("unknown")
+    assert not call.siprec_start_recording("mailto:x", "other")
+    assert not world.service.record(call, "unknown")
     world.end(call)
-    assert not call.rec.siprec_start_recording("sip:srs@10.0.0.2", "late")
+    assert not call.siprec_start_recording("sip:srs@10.0.0.2", "late")
     world.assert_clean()
 
 
 def test_settings_show_in_invite_and_metadata() -> None:
     world = World()
-    call = make_call(world.media, 1, world.clock.wall())
-    world.service.call_created(call)
-    recorder = call.rec
-    recorder.record()
-    recorder.siprec.group = "sales & co"
-    recorder.siprec.caller = '<nameID aor="sip:vip@example.org"><name>V &amp; P</name></nameID>'
-    recorder.siprec.group_custom_extension = '<g xmlns="urn:x">1</g>'
-    recorder.siprec.session_custom_extension = '<s xmlns="urn:x">2</s>'
-    recorder.siprec.headers = "X-One: 1\r\nX-Two: a, b\r\n"
-    recorder.siprec.from_uri = "sip:me@here.example"
-    recorder.siprec.to_uri = "sip:you@there.example"
-    recorder.siprec.media = "192.0.2.7"
+    call = world.new_call()
+    assert call.siprec_start_recording("sip:srs@10.0.0.2")
+    call.settings.group = "sales & co"
+    call.settings.caller = '<nameID aor="sip:vip@example.org"><name>V &amp; P</name></nameID>'
+    call.settings.group_custom_extension = '<g xmlns="urn:x">1</g>'
+    call.settings.session_custom_extension = '<s xmlns="urn:x">2</s>'
+    call.settings.headers = "X-One: 1\r\nX-Two: a, b\r\n"
+    call.settings.from_uri = "sip:me@here.example"
+    call.settings.to_uri = "sip:you@there.example"
+    call.settings.media = "192.0.2.7"
     with pytest.raises(SettingError, match=r"session_custom_extension: .*line 1"):
-        recorder.siprec.session_custom_extension = "<broken"
-    world.service.call_answered(call)
+        call.settings.session_custom_extension = "<broken"
+    world.answer(call)
     world.clock.run_for(2)
     invite, document = world.srs.requests[0], world.srs.documents[0]
     assert (invite.from_.uri_text, invite.to.uri_text) == ("sip:me@here.example", "sip:you@there.example")
@@ -690,18 +686,18 @@ def test_requests_of_the_script_go_inside_the_dialog() -> None:
     world = World()
     call = world.answered_call()
     got: list[object] = []
-    assert call.rec.siprec_send_indialog(
-        "INFO", "X-Key: 5\r\nContent-Type: application/dtmf-relay\r\n", "Signal=5", done=got.append
-    )
+    lines = "X-Key: 5\r\nContent-Type: application/dtmf-relay\r\n"
+    assert world.service.siprec_send_indialog(call, "INFO", lines, "Signal=5", done=got.append)
     world.clock.run_for(1)
     info = world.srs.requests[-1]
     assert (info.method, info.get("x-key"), info.body) == ("INFO", "5", b"Signal=5")
     assert info.content_type is not None
     assert info.content_type.value == "application/dtmf-relay"
     assert isinstance(got[0], SipResponse)
-    assert not call.rec.siprec_send_indialog("BYE")
-    assert not call.rec.siprec_send_indialog("INFO", "Call-ID: x\r\n")
-    assert not call.rec.siprec_send_indialog("INFO", instance="none")
+    assert not call.siprec_send_indialog("BYE")
+    assert not call.siprec_send_indialog("INFO", [("Call-ID", "x")])
+    assert call.siprec_send_indialog("INFO", [("X-Key", "6")], b"Signal=6", "application/dtmf-relay")
+    assert not call.siprec_send_indialog("INFO", instance="none")
     world.end(call)
     world.assert_clean()
 
@@ -794,14 +790,13 @@ def test_whenever_the_call_ends_nothing_is_left(block: int) -> None:
             choose.choice([[], [], [], ["subscribe"], ["answer"], ["pause"], ["resume"], ["unsubscribe"]])
         )
         call = world.answered_call(run=False)
-        recorder = call.rec
         for _ in range(choose.randint(0, 8)):
             world.clock.run_for(choose.choice([0.0, 0.01, 0.1, 0.7, 3.0]))
             match choose.randrange(7):
                 case 0:
-                    recorder.siprec_pause_recording()
+                    call.siprec_pause_recording()
                 case 1:
-                    recorder.siprec_resume_recording()
+                    call.siprec_resume_recording()
                 case 2:
                     direction = choose.choice(["sendrecv", "sendonly", "inactive"])
                     call.caller_sdp = party_sdp("10.1.1.1", direction)

@@ -3,29 +3,29 @@
 ::
 
     service = RecordingService(clock, agent, profiles={"default": RecordingProfile(srs="sip:srs.example.com")})
-    service.call_created(call)              # call.recorder is set now
-    call.recorder.record("default")         # or siprec_start_recording("sip:a.example.com, sip:b.example.com")
-    service.call_answered(call)             # after the 200 was forwarded: the recording begins
+    proxy = ProxyCore(..., observers=[service])
 
-It is an observer of the proxy's calls (``call_created``, ``call_answered``, ``call_media_changed``, ``call_ended``);
-nothing here ever makes a call wait (SRC-15) or raises into it.
+Calls whose `recordings` name a profile are recorded from the answer on; a script starts others with
+``call.siprec_start_recording(...)``. Nothing here ever makes a call wait (SRC-15) or raises into it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final
 
 from siprec import sdp
 from siprec.media.engine import MediaServer
+from siprec.proxy.call import Call, CallObserver
 from siprec.recording.active import ActiveRecording, Surroundings
-from siprec.recording.describe import CallMetadata, GroupRegistry, RecordedCall
+from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher
 from siprec.recording.metadata import IdSource, new_id
 from siprec.recording.settings import (
     RecordingProfile,
+    RecordingSettings,
     SettingError,
     SiprecVariable,
     check_headers,
@@ -34,19 +34,13 @@ from siprec.recording.settings import (
 from siprec.sdp import SdpError
 from siprec.sip.clock import Clock
 from siprec.sip.headers import TOKEN
-from siprec.sip.message import SipMessage, encode
+from siprec.sip.message import encode
 from siprec.sip.useragent import Result, UserAgent
 
 log = logging.getLogger(__name__)
 
-DEFAULT = "default"
-_OURS = frozenset({"INVITE", "UPDATE", "BYE", "CANCEL", "ACK", "PRACK"})
-
-
-class ProxyCall(RecordedCall, Protocol):
-    """A call of the proxy, with the place where its recorder goes."""
-
-    recorder: CallRecorder | None
+DEFAULT: Final = "default"
+_OURS: Final = frozenset({"INVITE", "UPDATE", "BYE", "CANCEL", "ACK", "PRACK"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,87 +57,40 @@ class RecordingInfo:
 
 
 class CallRecorder:
-    """The recordings of one call; what a routing script calls (reference.md, functions).
+    """The recordings of one call."""
 
-    `siprec` is the ``$siprec`` variable: ``recorder.siprec.group = "sales"``, ``recorder.siprec["copy"].media = ...``.
-    """
-
-    def __init__(self, service: RecordingService, call: RecordedCall) -> None:
+    def __init__(self, service: RecordingService, call: Call) -> None:
         self.service = service
         self.call = call
-        self.siprec = SiprecVariable()
         self.metadata = CallMetadata(call, service.around.new_id)
         self.recordings: dict[str, ActiveRecording] = {}
         self.answered = False
         self.over = False
         self._streams: object = None
 
-    @property
-    def wanted(self) -> bool:
-        """Whether any recording of this call is wanted or going on: its media then have to pass a media server."""
-        return bool(self.recordings)
-
-    def record(self, name: str = DEFAULT) -> bool:
-        """Record this call as ``[recording.NAME]`` says; false (and a warning) if that cannot be or is done already."""
-        profile = self.service.profiles.get(name)
-        if profile is None:
-            log.warning("no recording profile %r (call %s)", name, self.call.call_id)
+    def engage(self, instance: str, profile: RecordingProfile, settings: RecordingSettings | None) -> bool:
+        """Want a recording: it begins with the answer, or now when that was."""
+        if self.over:
+            log.warning("recording %r wanted after the end of call %s", instance, self.call.call_id)
             return False
-        return self._engage(name, profile)
-
-    def siprec_start_recording(self, srs: str, instance: str = DEFAULT) -> bool:
-        """Record this call at one of the SRSs of the comma-separated list `srs`, in order.
-
-        Before the answer the recording begins with it; later at once. The profile named `instance`, else ``default``,
-        gives what is not said here. False (and a warning) on a bad list, a call that is over, or when the instance is
-        engaged already: then there is no second RS.
-        """
-        profiles = self.service.profiles
-        base = profiles.get(instance) or profiles.get(DEFAULT)
-        try:
-            profile = base.with_srs(srs) if base is not None else RecordingProfile(srs=srs)
-        except SettingError as error:
-            log.warning("siprec_start_recording: %s (call %s)", error, self.call.call_id)
+        if instance in self.recordings:
+            log.warning("recording %r is engaged already (call %s)", instance, self.call.call_id)
             return False
-        return self._engage(instance, profile)
-
-    def siprec_pause_recording(self, instance: str = DEFAULT) -> bool:
-        """Withhold the media from the SRS; false when nothing is being recorded."""
-        return self._with(instance, ActiveRecording.pause)
-
-    def siprec_resume_recording(self, instance: str = DEFAULT) -> bool:
-        """Go on after a pause; false when nothing is being recorded."""
-        return self._with(instance, ActiveRecording.resume)
-
-    def siprec_stop_recording(self, instance: str = DEFAULT) -> bool:
-        """End the recording, the call goes on; false when nothing is being recorded."""
-        return self._with(instance, ActiveRecording.stop)
-
-    def siprec_send_indialog(
-        self,
-        method: str = "INFO",
-        headers: str = "",
-        body: bytes | str = b"",
-        instance: str = DEFAULT,
-        content_type: str = "text/plain",
-        done: Callable[[Result], None] = lambda result: None,
-    ) -> bool:
-        """Send a request inside the RS dialog (INFO with DTMF, say). `headers` each end in CRLF; `done` gets the final
-        response or why there is none. False when there is no RS dialog, or on a method or header that is ours."""
-        recording = self.recordings.get(instance)
-        try:
-            if TOKEN.match(method) is None or method.upper() in _OURS:
-                raise SettingError(f"method {method[:20]!r} cannot be sent by a script")
-            pairs = check_headers(headers, also=("content-type",))
-        except SettingError as error:
-            log.warning("siprec_send_indialog: %s (call %s)", error, self.call.call_id)
-            return False
-        given = [value for name, value in pairs if name.lower() == "content-type"]
-        pairs = tuple(pair for pair in pairs if pair[0].lower() != "content-type")
-        octets = encode(body) if isinstance(body, str) else body
-        return recording is not None and recording.send(
-            method, pairs, octets, given[0] if given else content_type if octets else "", done
+        recording = ActiveRecording(
+            self.service.around,
+            self.metadata,
+            instance,
+            profile,
+            settings.over(profile.settings) if settings is not None else profile.settings,
+            self._finished,
         )
+        self.recordings[instance] = recording
+        if instance not in self.call.recordings:
+            # The proxy looks here whether the media have to pass a media server.
+            self.call.recordings.append(instance)
+        if self.answered:
+            recording.begin()
+        return True
 
     def info(self) -> list[RecordingInfo]:
         """The recordings of this call."""
@@ -160,36 +107,12 @@ class CallRecorder:
             for recording in self.recordings.values()
         ]
 
-    # -- from the service ----------------------------------------------------------------------------------------------
-
-    def _engage(self, instance: str, profile: RecordingProfile) -> bool:
-        if self.over:
-            log.warning("recording %r wanted after the end of call %s", instance, self.call.call_id)
-            return False
-        if instance in self.recordings:
-            log.warning("recording %r is engaged already (call %s)", instance, self.call.call_id)
-            return False
-        settings = self.siprec[instance].over(profile.settings)
-        recording = ActiveRecording(self.service.around, self.metadata, instance, profile, settings, self._finished)
-        self.recordings[instance] = recording
-        self.service.engaged(self)
-        if self.answered:
-            recording.begin()
-        return True
-
-    def _with(self, instance: str, do: Callable[[ActiveRecording], object]) -> bool:
-        recording = self.recordings.get(instance)
-        if recording is None or recording.state in ("ending", "ended"):
-            log.warning("no recording %r (call %s)", instance, self.call.call_id)
-            return False
-        do(recording)
-        return True
-
     def _finished(self, recording: ActiveRecording) -> None:
         if self.recordings.get(recording.instance) is recording:
             del self.recordings[recording.instance]
-        if not self.recordings:
-            self.service.released(self)
+        if recording.instance in self.call.recordings and not self.answered:
+            self.call.recordings.remove(recording.instance)
+        self.service.released(self)
 
     def begin(self) -> None:
         """The call is answered."""
@@ -197,7 +120,9 @@ class CallRecorder:
         self._streams = stream_signature(self.call)
         for recording in list(self.recordings.values()):
             # The script may have set more since it asked for the recording.
-            recording.settings = self.siprec[recording.instance].over(recording.profile.settings)
+            settings = settings_of(self.call, recording.instance)
+            if settings is not None:
+                recording.settings = settings.over(recording.settings)
             recording.begin()
 
     def media_changed(self) -> None:
@@ -216,7 +141,13 @@ class CallRecorder:
             recording.call_ended(wall, self.metadata.reasons(), call.end_reason or "call ended")
 
 
-def stream_signature(call: RecordedCall) -> object:
+def settings_of(call: Call, instance: str) -> RecordingSettings | None:
+    """What the script set for an instance of this call."""
+    settings = call.settings[instance] if call.settings is not None else None
+    return settings if isinstance(settings, RecordingSettings) else None
+
+
+def stream_signature(call: Call) -> object:
     """What makes a new fork and offer necessary when it changes: m-lines, formats and what they mean, rejected or not.
     Direction and addresses do not: hold is metadata (CTL-03), and addresses are the media server's business."""
     return tuple(_signature(octets) for octets in (call.caller_sdp, call.callee_sdp))
@@ -242,8 +173,8 @@ def _signature(octets: bytes) -> object:
     )
 
 
-class RecordingService:
-    """The SRC. Give it to the proxy as an observer of its calls.
+class RecordingService(CallObserver):
+    """The SRC: an observer of the proxy's calls, and the recorder their scripts speak to (reference.md, functions).
 
     Args:
         clock: time.
@@ -269,7 +200,7 @@ class RecordingService:
         from_uri: str = "sip:siprec@localhost",
         group_secret: bytes = b"",
         new_id: IdSource = new_id,
-        hang_up: Callable[[RecordedCall, str], None] | None = None,
+        hang_up: Callable[[Call, str], None] | None = None,
     ) -> None:
         check_uri(from_uri, "from_uri")
         self.events = events or EventDispatcher()
@@ -279,7 +210,7 @@ class RecordingService:
         )
         self.profiles: Mapping[str, RecordingProfile] = {}
         self.set_profiles(profiles or {})
-        self._recorders: dict[int, CallRecorder] = {}
+        self._recorders: dict[str, CallRecorder] = {}
 
     def set_profiles(self, profiles: Mapping[str, RecordingProfile]) -> None:
         """Take a new configuration; recordings that exist keep theirs.
@@ -294,33 +225,137 @@ class RecordingService:
 
     # -- the proxy's observer ------------------------------------------------------------------------------------------
 
-    def call_created(self, call: ProxyCall) -> None:
-        """A new call: it gets its recorder."""
-        call.recorder = CallRecorder(self, call)
+    def call_created(self, call: Call) -> None:
+        """A new call: scripts find us at `call.recorder`, and their settings at `call.settings`."""
+        call.recorder = self
+        if call.settings is None:
+            call.settings = SiprecVariable()
 
-    def call_progress(self, call: ProxyCall, response: SipMessage) -> None:
-        """A provisional response was forwarded: recordings wait for the answer (R3)."""
-
-    def call_answered(self, call: ProxyCall) -> None:
+    def call_answered(self, call: Call) -> None:
         """The 200 was forwarded: begin (SRC-15)."""
-        if call.recorder is not None:
-            call.recorder.begin()
+        for name in list(call.recordings):
+            recorder = self._recorders.get(call.dlg_id)
+            if recorder is None or name not in recorder.recordings:
+                self.record(call, name)
+        # Also without a recording: one may be wanted in mid-call.
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            recorder.begin()
 
-    def call_media_changed(self, call: ProxyCall, who: str = "") -> None:
+    def call_media_changed(self, call: Call, who: str = "") -> None:
         """A re-INVITE or UPDATE of the call was completed."""
-        if call.recorder is not None:
-            call.recorder.media_changed()
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            recorder.media_changed()
 
-    def call_ended(self, call: ProxyCall) -> None:
+    def call_media_failed(self, call: Call, reason: str) -> None:
+        """The media server is out of this call, and so are the copies it made."""
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            for recording in list(recorder.recordings.values()):
+                recording.media_lost(f"media server: {reason}")
+
+    def call_ended(self, call: Call) -> None:
         """The call is over, or never came about."""
-        if call.recorder is not None:
-            call.recorder.end()
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            recorder.end()
+            self.released(recorder)
 
     def media_server_lost(self, server: MediaServer, reason: str) -> None:
         """A media server is gone, and with it what it copied."""
         for recording in list(self._active()):
             if recording.call.media is server:
                 recording.media_lost(reason)
+
+    # -- what scripts, the API and the command line ask ----------------------------------------------------------------
+
+    def record(self, call: Call, name: str = DEFAULT) -> bool:
+        """Record the call as ``[recording.NAME]`` says; false (and a warning) if that cannot be or is done already."""
+        profile = self.profiles.get(name)
+        if profile is None:
+            log.warning("no recording profile %r (call %s)", name, call.call_id)
+            return False
+        return self._engage(call, name, profile, None)
+
+    def siprec_start_recording(self, call: Call, srs: str, instance: str = DEFAULT, settings: Any = None) -> bool:
+        """Record the call at one of the SRSs of the comma-separated list `srs`, in order.
+
+        Before the answer the recording begins with it; later at once. The profile named `instance`, else ``default``,
+        gives what neither `settings` nor the call's own settings say. False (and a warning) on a bad list, a call that
+        is over, or when the instance is engaged already: then there is no second RS.
+        """
+        base = self.profiles.get(instance) or self.profiles.get(DEFAULT)
+        try:
+            profile = base.with_srs(srs) if base is not None else RecordingProfile(srs=srs)
+        except SettingError as error:
+            log.warning("siprec_start_recording: %s (call %s)", error, call.call_id)
+            return False
+        return self._engage(call, instance, profile, settings if isinstance(settings, RecordingSettings) else None)
+
+    def siprec_pause_recording(self, call: Call, instance: str = DEFAULT) -> bool:
+        """Withhold the media from the SRS; false when nothing is being recorded."""
+        return self._with(call, instance, ActiveRecording.pause)
+
+    def siprec_resume_recording(self, call: Call, instance: str = DEFAULT) -> bool:
+        """Go on after a pause; false when nothing is being recorded."""
+        return self._with(call, instance, ActiveRecording.resume)
+
+    def siprec_stop_recording(self, call: Call, instance: str = DEFAULT) -> bool:
+        """End the recording, the call goes on; false when nothing is being recorded."""
+        return self._with(call, instance, ActiveRecording.stop)
+
+    def siprec_send_indialog(
+        self,
+        call: Call,
+        method: str = "INFO",
+        headers: Iterable[tuple[str, str]] | str = (),
+        body: bytes | str = b"",
+        content_type: str = "",
+        instance: str = DEFAULT,
+        done: Callable[[Result], None] = lambda result: None,
+    ) -> bool:
+        """Send a request inside the RS dialog (INFO with DTMF, say).
+
+        `headers` are pairs, or lines each ending in CRLF; `content_type` is ``text/plain`` for a body unless said
+        there or here; `done` gets the final response or why there is none. False when there is no RS dialog, or on a
+        method or header that is not a script's to send.
+        """
+        recorder = self._recorders.get(call.dlg_id)
+        recording = recorder.recordings.get(instance) if recorder is not None else None
+        lines = headers if isinstance(headers, str) else "".join(f"{name}: {value}\r\n" for name, value in headers)
+        try:
+            if TOKEN.match(method) is None or method.upper() in _OURS:
+                raise SettingError(f"method {method[:20]!r} cannot be sent by a script")
+            pairs = check_headers(lines, also=("content-type",))
+        except SettingError as error:
+            log.warning("siprec_send_indialog: %s (call %s)", error, call.call_id)
+            return False
+        given = [value for name, value in pairs if name.lower() == "content-type"]
+        octets = encode(body) if isinstance(body, str) else body
+        kind = (content_type or (given[0] if given else "text/plain")) if octets else ""
+        pairs = tuple(pair for pair in pairs if pair[0].lower() != "content-type")
+        return recording is not None and recording.send(method, pairs, octets, kind, done)
+
+    def _engage(self, call: Call, instance: str, profile: RecordingProfile, settings: RecordingSettings | None) -> bool:
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is None:
+            if call.state == "terminated":
+                log.warning("recording %r wanted after the end of call %s", instance, call.call_id)
+                return False
+            recorder = self._recorders[call.dlg_id] = CallRecorder(self, call)
+            if call.state == "confirmed" and call.answer_wall is not None:
+                recorder.begin()
+        return recorder.engage(instance, profile, settings or settings_of(call, instance))
+
+    def _with(self, call: Call, instance: str, do: Callable[[ActiveRecording], object]) -> bool:
+        recorder = self._recorders.get(call.dlg_id)
+        recording = recorder.recordings.get(instance) if recorder is not None else None
+        if recording is None or recording.state in ("ending", "ended"):
+            log.warning("no recording %r (call %s)", instance, call.call_id)
+            return False
+        do(recording)
+        return True
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -346,16 +381,12 @@ class RecordingService:
 
     # -- from the recorders --------------------------------------------------------------------------------------------
 
-    def engaged(self, recorder: CallRecorder) -> None:
-        """The recorder has a recording."""
-        self._recorders[id(recorder)] = recorder
-
     def released(self, recorder: CallRecorder) -> None:
-        """The recorder has none any more."""
-        self._recorders.pop(id(recorder), None)
+        """A recording is over: of a call that is over too, nothing is kept when the last one is."""
+        if recorder.over and not recorder.recordings:
+            self._recorders.pop(recorder.call.dlg_id, None)
 
     def _failed(self, recording: ActiveRecording, reason: str) -> None:
-        if recording.profile.on_failure == "end-call" and self.hang_up is not None:
-            recorder = self._recorders.values()
-            if any(recording in r.recordings.values() and not r.over for r in recorder):
-                self.hang_up(recording.call, reason)
+        recorder = self._recorders.get(recording.call.dlg_id)
+        if recording.profile.on_failure == "end-call" and self.hang_up and recorder is not None and not recorder.over:
+            self.hang_up(recorder.call, reason)
