@@ -81,21 +81,27 @@ def response_hop(request: SipRequest, source: Hop) -> Hop | None:
     Raises:
         SipError: Via missing or malformed.
     """
-    via = request.top_via
-    host, port = source.host, source.port
-    if not source.reliable:
-        if "rport" not in via.params:
-            port = via.effective_port
-        maddr = via.params.get("maddr")
-        if maddr:
-            host = maddr.strip("[]")
+    return _response_hop(request.top_via, source)
+
+
+def _response_hop(via: Via, source: Hop) -> Hop | None:
+    if source.reliable:
+        return source
+    params = via.params
+    port = source.port if "rport" in params else via.effective_port
+    if port == 0:
+        return None
+    maddr = params.get("maddr")
+    if not maddr:
+        return source if port == source.port else replace(source, port=port)
+    host = maddr.strip("[]")
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    if address.is_multicast or address.is_unspecified or host == "255.255.255.255" or port == 0:
+    if address.is_multicast or address.is_unspecified or host == "255.255.255.255":
         return None
-    return source if host == source.host and port == source.port else replace(source, host=host, port=port)
+    return replace(source, host=host, port=port)
 
 
 class TransactionLayer:
@@ -176,16 +182,18 @@ class TransactionLayer:
 
     def _receive_request(self, request: SipRequest, source: Hop) -> None:
         via = request.top_via
-        self._stamp(request, via, source)
+        try:
+            check_request(request)
+        finally:
+            self._stamp(request, via, source)
         method = request.method
-        check_request(request)
         key = _server_key(request, via)
         if method == "INVITE":
             invite = self._invite_servers.get(key)
             if invite is not None:
                 invite.retransmitted()
                 return
-            invite = InviteServerTransaction(self, request, source, response_hop(request, source), key)
+            invite = InviteServerTransaction(self, request, source, _response_hop(via, source), key)
             self._invite_servers[key] = invite
             self._start(invite)
         elif method == "ACK":
@@ -195,9 +203,9 @@ class TransactionLayer:
             else:
                 self.user.ack_received(request, source)
         else:
-            self._receive_other(request, key, source)
+            self._receive_other(request, via, key, source)
 
-    def _receive_other(self, request: SipRequest, invite_key: tuple[str, ...], source: Hop) -> None:
+    def _receive_other(self, request: SipRequest, via: Via, invite_key: tuple[str, ...], source: Hop) -> None:
         key = (*invite_key, request.method)
         transaction = self._servers.get(key)
         if transaction is not None:
@@ -209,7 +217,7 @@ class TransactionLayer:
             if invite is None:
                 self.user.cancel_received(request, source)
                 return
-        transaction = NonInviteServerTransaction(self, request, source, response_hop(request, source), key)
+        transaction = NonInviteServerTransaction(self, request, source, _response_hop(via, source), key)
         self._servers[key] = transaction
         if invite is None:
             self._start(transaction)
