@@ -1,0 +1,383 @@
+"""What our relay does besides: pre-roll, RTCP of its own towards the recorder, counters, and an end without orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from tests.interop.media.rig import Endpoint, Rig, recorder_answer, relay_options, running, target, until
+
+from siprec import sdp
+from siprec.media import sockets
+from siprec.media.engine import MediaFlags, MediaSession, Subscription
+from siprec.media.rtpengine import RtpEngine
+from siprec.relay import rtcp
+from siprec.relay.child import RelayFailed, start_relay
+from siprec.relay.process import LoopClock, RelayOptions, RunningRelay, run_relay
+from siprec.relay.server import Timeouts
+from siprec.sip.clock import Timer
+
+CALL = MediaSession("a-call@example.com", "caller", "callee")
+
+
+class SkewedClock:
+    """Real time that can be put forward."""
+
+    def __init__(self) -> None:
+        self.skew = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def now(self) -> float:
+        return time.monotonic() + self.skew
+
+    def wall(self) -> float:
+        return time.time() + self.skew
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        return self._loop.call_later(delay, callback, *args)
+
+
+class Local:
+    """A relay in this process, a call through it, and a clock to put forward."""
+
+    def __init__(self, running: RunningRelay, rig: Rig, clock: SkewedClock) -> None:
+        self.running, self.rig, self.clock = running, rig, clock
+        self.relay = running.relay
+
+    async def establish(self, host: str = "127.0.0.1", flags: tuple[str, ...] = ()) -> None:
+        wish = MediaFlags(flags=flags)
+        self.a, self.b = self.rig.endpoint(host, 0xA), self.rig.endpoint(host, 0xB)
+        offered = await self.rig.offer(MediaSession(CALL.call_id, CALL.from_tag), self.a.sdp(), wish)
+        answered = await self.rig.answer(CALL, self.b.sdp(), wish)
+        self.to_b, self.to_a = target(offered), target(answered)
+
+    async def subscribed(self, host: str = "127.0.0.1") -> tuple[Subscription, list[Endpoint]]:
+        subscription = await self.rig.subscribe(CALL, ["caller", "callee"])
+        srs = [self.rig.endpoint(host), self.rig.endpoint(host)]
+        await self.rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
+        return subscription, srs
+
+    async def talk(self, count: int) -> list[bytes]:
+        """The caller talks; the callee hears all of it."""
+        before = len(self.b.poll())
+        sent: list[bytes] = []
+        for _ in range(count):
+            sent += self.a.send(self.to_a)
+            await asyncio.sleep(0)
+        await until(lambda: len(self.b.poll()) >= before + count, "packets at the callee")
+        return sent
+
+    def later(self, seconds: float) -> None:
+        self.clock.skew += seconds
+        self.relay.tick()
+
+
+@contextlib.asynccontextmanager
+async def local(**changes: Any) -> AsyncIterator[Local]:
+    loop = asyncio.get_running_loop()
+    relay = await run_relay(relay_options(**changes))
+    clock = SkewedClock()
+    relay.relay.plane.clock = clock
+    relay._packets._now = clock.now
+    engine = RtpEngine(LoopClock(loop), sockets.udp(loop, relay.ng_address), name="local", timeout=20)
+    rig = Rig(engine, "relay")
+    try:
+        yield Local(relay, rig, clock)
+    finally:
+        engine.close()
+        await relay.close()
+        for endpoint in rig.endpoints:
+            endpoint.close()
+
+
+def test_what_was_said_before_the_recorder_answered_reaches_it_first_and_in_order() -> None:
+    async def scenario() -> None:
+        async with local() as it:
+            await it.establish()
+            subscription = await it.rig.subscribe(CALL, ["caller", "callee"])
+            early = await it.talk(200)
+            srs = [it.rig.endpoint(), it.rig.endpoint()]
+            await it.rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
+            late: list[bytes] = []
+            while len(late) < 100:  # goes on while what was kept is sent
+                late += it.a.send(it.to_a)
+                await asyncio.sleep(0.001)
+            await until(lambda: len(srs[0].poll()) >= 300, "pre-roll and the rest")
+            assert srs[0].received == early + late
+            fork = (await it.rig.query(CALL)).forks[0]
+            assert (fork.packets, fork.octets) == (300, 300 * 172)
+
+    asyncio.run(scenario())
+
+
+def test_pre_roll_can_begin_before_there_is_a_subscription_and_is_bounded_in_time() -> None:
+    async def scenario() -> None:
+        async with local(preroll=10.0) as it:
+            await it.establish(flags=("pre-roll",))
+            early = await it.talk(30)
+            first, second = await it.subscribed(), await it.subscribed()
+            for _, srs in (first, second):
+                await until(lambda s=srs: len(s[0].poll()) >= 30, "pre-roll")  # type: ignore[misc]
+                assert srs[0].received == early
+            it.later(10.1)
+            assert all(
+                not stream.rtp.forks or stream.keeper is None for _, _, stream in it.relay.calls[CALL.call_id].streams()
+            )
+            subscription = await it.rig.subscribe(CALL, ["caller"], "late")
+            await it.talk(5)
+            it.clock.skew += 10.5
+            kept = await it.talk(5)
+            srs = [it.rig.endpoint()]
+            await it.rig.accept(CALL, "late", recorder_answer(subscription, srs))
+            await until(lambda: len(srs[0].poll()) >= 5, "the last ten seconds")
+            assert srs[0].received == kept
+
+    asyncio.run(scenario())
+
+
+def test_nothing_said_before_or_during_a_pause_is_sent_after_it() -> None:
+    async def scenario() -> None:
+        async with local() as it:
+            await it.establish()
+            subscription = await it.rig.subscribe(CALL, ["caller", "callee"])
+            await it.talk(10)
+            await it.rig.raw("block media", call_id=CALL.call_id, to_tag=subscription.tag)
+            await it.talk(10)
+            srs = [it.rig.endpoint(), it.rig.endpoint()]
+            await it.rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
+            await it.talk(10)
+            assert srs[0].poll() == []
+            assert (await it.rig.query(CALL)).forks[0].paused
+            await it.rig.raw("unblock media", call_id=CALL.call_id, to_tag=subscription.tag)
+            after = await it.talk(10)
+            await until(lambda: len(srs[0].poll()) >= 10, "copies after the pause")
+            assert srs[0].received == after
+
+    asyncio.run(scenario())
+
+
+def test_the_recorder_gets_reports_of_a_real_endpoint_also_in_a_pause_and_a_goodbye() -> None:  # MEDIA-01, -12, -13
+    async def scenario() -> None:
+        async with local() as it:
+            await it.establish()
+            subscription, srs = await it.subscribed()
+            await it.talk(25)
+            await until(lambda: len(srs[0].poll()) == 25, "copies")
+            it.later(8)
+            await until(lambda: bool(srs[0].poll() and srs[0].reports), "a sender report")
+            report = srs[0].reports[-1]
+            first, kind, _, ssrc, seconds, _, timestamp, packets, octets = struct.unpack_from("!BBHIIIIII", report)
+            assert (first, kind, ssrc, packets, octets) == (0x80, 200, 0xA, 25, 25 * 160)
+            assert abs(seconds - 2_208_988_800 - it.clock.wall()) < 5
+            # eight seconds of the media clock have gone by since the last packet
+            assert 8 * 8000 <= timestamp - it.a.timestamp < 13 * 8000
+            await until(lambda: bool(srs[1].poll() is not None and srs[1].reports), "a report without media")
+            assert srs[1].reports[-1][:2] == bytes((0x80, 201))
+            await it.rig.pause(CALL, subscription.tag)
+            count = len(srs[0].reports)
+            it.later(8)
+            await until(lambda: bool(srs[0].poll()) and len(srs[0].reports) > count, "a report during the pause")
+            srs[0].rtcp.sendto(
+                bytes((0x81, 201, 0, 7))
+                + bytes(4)
+                + (0xA).to_bytes(4)
+                + bytes((0, 0, 0, 2))
+                + bytes(4)
+                + (17).to_bytes(4)
+                + bytes(8),
+                ("127.0.0.1", subscription.streams[0].section.port + 1),
+            )
+            srs[1].rtcp.sendto(b"nonsense", ("127.0.0.1", subscription.streams[1].section.port + 1))
+            fork = it.relay.calls[CALL.call_id].subscriptions[subscription.tag].forks[0]
+            await until(lambda: fork.rtcp_received == 1, "the report is read")
+            heard = (await it.rig.query(CALL)).forks[0]
+            assert (heard.lost_reported, heard.jitter_reported, heard.rtcp_received) == (2, 17, 1)
+            await it.rig.unsubscribe(CALL, subscription.tag)
+            await until(lambda: bool(srs[0].poll()) and srs[0].reports[-1][-8:-6] == bytes((0x81, 203)), "BYE")
+            assert all(rtcp.report_blocks(packet) is not None for packet in srs[0].reports)
+
+    asyncio.run(scenario())
+
+
+def test_strangers_and_rubbish_reach_nobody_and_are_counted() -> None:
+    async def scenario() -> None:
+        async with local() as it:
+            await it.establish()
+            _, srs = await it.subscribed()
+            sent = await it.talk(5)
+            stranger = it.rig.endpoint(ssrc=0x666)
+            stranger.send(it.to_a, 7)
+            for rubbish in (
+                b"",
+                b"x",
+                b"\x80" * 11,
+                b"\0\1" + bytes(2) + b"\x21\x12\xa4\x42" + bytes(12),
+                b"\x16" * 60,
+            ):
+                stranger.rtp.sendto(rubbish, it.to_a)
+            it.a.rtp.sendto(b"\0\1" + bytes(2) + b"\x21\x12\xa4\x42" + bytes(12), it.to_a)
+            flow = next(s.rtp for p, _, s in it.relay.calls[CALL.call_id].streams() if p.tag == "caller")
+            await until(lambda: sum(flow.dropped.values()) == 13, "all of it is counted")
+            sent += await it.talk(5)
+            await until(lambda: len(srs[0].poll()) == 10, "copies")
+            assert it.b.received == sent == srs[0].received
+            caller = next(s for s in (await it.rig.query(CALL)).streams if s.tag == "caller")
+            assert caller.dropped == {"stranger": 8, "short": 3, "stun": 2}
+            assert (caller.packets, caller.relayed, caller.forked, caller.lost) == (10, 10, 10, 0)
+
+    asyncio.run(scenario())
+
+
+def test_counters_tell_loss_and_a_recorder_that_is_gone() -> None:
+    async def scenario() -> None:
+        async with local() as it:
+            await it.establish()
+            subscription, srs = await it.subscribed()
+            await it.talk(5)
+            it.a.seq += 3
+            await it.talk(5)
+            await until(lambda: len(srs[0].poll()) == 10, "copies")
+            srs[0].close()
+            await it.talk(1)
+            await it.talk(5)
+            statistics = await it.rig.query(CALL)
+            caller = next(s for s in statistics.streams if s.tag == "caller")
+            assert (caller.packets, caller.lost) == (16, 3)
+            fork = next(f for f in statistics.forks if f.from_tag == "caller")
+            assert fork.dropped.get("refused", 0) >= 1
+            assert fork.packets == 16 - fork.dropped["refused"]
+            assert fork.tag == subscription.tag
+
+    asyncio.run(scenario())
+
+
+def test_rtcp_of_the_call_passes_and_stays_in_the_call() -> None:
+    async def scenario() -> None:
+        async with local() as it:
+            await it.establish()
+            _, srs = await it.subscribed()
+            await it.talk(3)
+            report = rtcp.sender_report(0xA, time.time(), 1, 3, 480, b"caller")
+            it.a.rtcp.sendto(report, (it.to_a[0], it.to_a[1] + 1))
+            await until(lambda: bool(it.b.poll() is not None and it.b.reports), "the report at the callee")
+            assert it.b.reports == [report]
+            it.a.rtp.sendto(report, it.to_a)  # multiplexed (RFC 5761)
+            await until(lambda: report in it.b.poll(), "the report on the RTP port")
+            assert report not in srs[0].poll()
+            assert (await it.rig.query(CALL)).packets == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_call_over_ipv6_is_relayed_and_forked() -> None:
+    async def scenario() -> None:
+        async with local() as it:
+            try:
+                await it.establish("::1")
+            except OSError:
+                pytest.skip("no IPv6 loopback")
+            assert it.to_a[0] == it.to_b[0] == "::1"
+            subscription, srs = await it.subscribed("::1")
+            assert subscription.sdp.media[0].connection == sdp.Connection("IP6", "::1")
+            sent = await it.talk(20)
+            await until(lambda: len(srs[0].poll()) == 20, "copies")
+            assert srs[0].received == sent == it.b.received
+
+    asyncio.run(scenario())
+
+
+def test_many_calls_leave_no_socket_port_or_call_behind() -> None:
+    async def scenario() -> None:
+        async with local() as it:
+            before = len(os.listdir("/proc/self/fd"))
+            for number in range(200):
+                session = MediaSession(f"call-{number}", "a", "b")
+                body = b"v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 4000 RTP/AVP 0\r\n"
+                await it.rig.offer(MediaSession(session.call_id, "a"), body)
+                await it.rig.answer(session, body)
+                subscription = await it.rig.subscribe(session, ["a", "b"])
+                await it.rig.accept(session, subscription.tag, recorder_answer(subscription, [it_port, it_port]))
+                if number % 2:
+                    await it.rig.unsubscribe(session, subscription.tag)
+                await it.rig.delete(session)
+            assert it.relay.calls == {}
+            assert it.relay.plane.pool.in_use == 0
+            assert it.relay.plane.packets.sockets == 0
+            assert len(os.listdir("/proc/self/fd")) == before
+            assert it.rig.engine.client.pending == 0
+            assert it.rig.engine._answers == {}
+
+    it_port = Endpoint()
+    try:
+        asyncio.run(scenario())
+    finally:
+        it_port.close()
+
+
+def test_a_silent_call_is_deleted_by_the_process_itself() -> None:
+    async def scenario() -> None:
+        options = relay_options(timeouts=Timeouts(media=0.6, held=0.6, setup=0.6))
+        async with running("relay", options=options) as rig:
+            body = b"v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 4000 RTP/AVP 0\r\n"
+            await rig.offer(MediaSession("c", "a"), body)
+            await rig.answer(MediaSession("c", "a", "b"), body)
+            end = time.monotonic() + 20
+            while (await rig.raw("list"))["calls"]:
+                assert time.monotonic() < end
+                await asyncio.sleep(0.1)
+
+    asyncio.run(scenario())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_child_ends_with_its_parent_however_that_ends() -> None:
+    program = (
+        "import asyncio\n"
+        "from siprec.relay.child import start_relay\n"
+        "from siprec.relay.process import RelayOptions\n"
+        "async def main():\n"
+        "    relay = await start_relay(RelayOptions(ports=(47600, 47699)))\n"
+        "    print(relay.pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert _alive(pid)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    end = time.monotonic() + 20
+    while _alive(pid):
+        assert time.monotonic() < end, "the relay outlives its parent"
+        time.sleep(0.02)
+
+
+def test_a_child_that_cannot_start_says_so_and_stop_is_harmless_twice() -> None:
+    async def scenario() -> None:
+        relay = await start_relay(relay_options())
+        with pytest.raises(RelayFailed):
+            await start_relay(RelayOptions(listen=relay.ng_address, ports=(47700, 47799)))
+        assert relay.running
+        await relay.stop()
+        await relay.stop()
+        assert not relay.running
+        assert await relay.wait() == 0
+
+    asyncio.run(scenario())
