@@ -51,12 +51,13 @@ def test_a_party_behind_nat_is_learned_once(sock: socket.socket) -> None:
 
 
 def test_the_signalled_address_takes_over_from_whoever_came_first(sock: socket.socket) -> None:
-    flow = Flow(sock, Latching(window=3.0))
+    flow = Flow(sock, Latching())
     flow.signal(PHONE)
     assert admitted(flow, STRANGER, 1.0)
-    assert admitted(flow, PHONE, 1.5)
+    assert admitted(flow, STRANGER, 60.0)
+    assert admitted(flow, PHONE, 60.01)
     assert flow.remote == PHONE
-    assert not admitted(flow, STRANGER, 1.6)
+    assert not admitted(flow, STRANGER, 60.02)
 
 
 def test_after_a_reinvite_with_a_new_address_the_old_one_is_a_stranger(sock: socket.socket) -> None:

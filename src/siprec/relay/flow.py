@@ -3,7 +3,7 @@
 Latching. Media may come from another address than the description says (NAT), so the first source is learned; but
 whoever knows a port could then send first, or take over later. Hence, per :class:`Latching`:
 
-- the signalled address is always right: it wins at once, and takes over from another source within `window` seconds;
+- the signalled address is always right: it wins at once, and takes over from any other source;
 - another source is learned only while none is (after an offer/answer that changed the address), if `learn` allows it;
 - afterwards everything from elsewhere is dropped and counted, except the same host on a new port after `port_silence`
   seconds without media (NAT rebinding), and any host after `host_silence` (0: never).
@@ -26,11 +26,10 @@ MAX_SSRCS = 16
 
 @dataclass(frozen=True, slots=True)
 class Latching:
-    """Policy of learning sources; times in seconds. `learn`: ``any`` host, the signalled ``host`` on any port, or only
+    """Policy of learning sources, times in seconds. `learn`: ``any`` host, the signalled ``host`` on any port, or only
     what is ``signalled``."""
 
     learn: Literal["any", "host", "signalled"] = "any"
-    window: float = 3.0
     port_silence: float = 2.0
     host_silence: float = 0.0
 
@@ -49,7 +48,6 @@ class Flow:
         "heard",
         "held",
         "last",
-        "latched_at",
         "latching",
         "late",
         "next_seq",
@@ -76,7 +74,6 @@ class Flow:
         self.latching = latching
         self.source: Address = None
         self.signalled: Address = None
-        self.latched_at = 0.0
         self.peer: Flow | None = None
         self.send: Callable[[memoryview, Address], int] | None = None
         self.target: Address = None
@@ -146,7 +143,7 @@ class Flow:
                 or (policy.learn == "host" and self.signalled is not None and source[0] == self.signalled[0])
             )
         elif source == self.signalled:
-            welcome = now - self.latched_at <= policy.window or now - self.last >= policy.port_silence
+            welcome = True
         elif source[0] == self.source[0] and policy.learn != "signalled":
             welcome = now - self.last >= policy.port_silence
         else:
@@ -154,8 +151,6 @@ class Flow:
         if not welcome:
             self.drop("stranger")
             return False
-        if self.source is None or source != self.signalled:
-            self.latched_at = now
         self.source = source
         if self.peer is not None:
             self.peer.retarget()

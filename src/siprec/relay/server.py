@@ -20,6 +20,7 @@ MAX_ID: Final = 512
 """Octets of a Call-ID or tag."""
 REPLIES_KEPT: Final = 4096
 REPLIES_SECONDS: Final = 30.0
+EXPIRY_INTERVAL: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Relay:
         self.calls: dict[str, Call] = {}
         self.counters = {"requests": 0, "errors": 0, "repeated": 0, "malformed": 0, "timeouts": 0}
         self._max_calls = max_calls
+        self._expiry_at = 0.0
         self._replies: OrderedDict[tuple[object, bytes], tuple[float, bytes]] = OrderedDict()
         self._commands: dict[str, Callable[[dict[str, Value]], Reply]] = {
             "ping": lambda _: {"result": "pong"},
@@ -104,10 +106,14 @@ class Relay:
     def tick(self) -> None:
         """Reports that are due, pre-roll and calls that are over."""
         now, wall = self.plane.clock.now(), self.plane.clock.wall()
-        for call in list(self.calls.values()):
+        for call in self.calls.values():
             for subscription in call.subscriptions.values():
                 for fork in subscription.forks:
                     fork.tick(now, wall)
+        if now < self._expiry_at:
+            return
+        self._expiry_at = now + EXPIRY_INTERVAL
+        for call in list(self.calls.values()):
             call.expire_keepers(now)
             quiet = now - max(call.last_media, call.last_signal)
             limits = self.timeouts
