@@ -6,17 +6,16 @@ A connection is an asyncio protocol: no task reads it. Opening one takes a task,
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import socket
+import os
 import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
-from siprec.net.address import ListenAddress, bound_socket, family_of, is_wildcard
+from siprec.net.address import ListenAddress, bound_socket, is_wildcard
 from siprec.net.counters import Counters
 from siprec.net.framing import Ping, StreamFramer
 from siprec.sip.errors import SipError
@@ -108,18 +107,18 @@ class StreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop (after the TLS handshake)."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        peer = transport.get_extra_info("peername")
+        # A cast: uvloop's transports do not derive from asyncio's.
+        self.transport = stream = cast(asyncio.Transport, transport)
+        peer = stream.get_extra_info("peername")
         if not peer:  # gone before it was looked at
             self.refused = True
-            transport.abort()
+            stream.abort()
             return
         name = self.target.server_name if self.target is not None else ""
         self.hop = Hop(self.hop.transport, peer[0], peer[1], self.hop.local, self.id, name)
         if not self._owner.stream_opened(self):
             self.refused = True
-            transport.abort()
+            stream.abort()
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
@@ -251,25 +250,17 @@ async def connect(
         OSError: refused, unreachable, no valid certificate...
         TimeoutError: not up within `seconds`.
     """
-    loop = asyncio.get_running_loop()
     host = hop.local[0]
-    sock = socket.socket(family_of(hop.host), socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        if host and not is_wildcard(host):
-            sock.bind((host, 0))
-        async with asyncio.timeout(seconds):
-            await loop.sock_connect(sock, (hop.host, hop.port))
-            name = hop.server_name or hop.host
-            if context is None:
-                await loop.create_connection(lambda: protocol, sock=sock)
-            else:
-                await loop.create_connection(
-                    lambda: protocol, sock=sock, ssl=context, server_hostname=name, ssl_handshake_timeout=seconds
-                )
-    except BaseException:
-        sock.close()
-        raise
+    async with asyncio.timeout(seconds):
+        await asyncio.get_running_loop().create_connection(
+            lambda: protocol,
+            hop.host,
+            hop.port,
+            local_addr=(host, 0) if host and not is_wildcard(host) else None,
+            ssl=context,
+            server_hostname=(hop.server_name or hop.host) if context is not None else None,
+            ssl_handshake_timeout=seconds if context is not None else None,
+        )
     return protocol
 
 
@@ -282,5 +273,5 @@ def describe(error: BaseException | None) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, OSError) and error.errno:
-        return error.strerror or errno.errorcode.get(error.errno, str(error.errno))
+        return os.strerror(error.errno)  # asyncio writes prose of its own into strerror
     return str(error) or type(error).__name__
