@@ -135,7 +135,14 @@ def rtpengine() -> Iterator[tuple[int, tuple[str, int]]]:
         sys.exit("rtpengine is not installed (Debian: rtpengine-daemon)")
     sock, port = udp_pair()
     sock.close()
-    command = ["rtpengine", "--table=-1", "--interface=127.0.0.1", f"--listen-ng=127.0.0.1:{port}", "--foreground"]
+    command = [
+        "rtpengine",
+        "--config-file=none",
+        "--table=-1",
+        "--interface=127.0.0.1",
+        f"--listen-ng=127.0.0.1:{port}",
+        "--foreground",
+    ]
     command += ["--log-stderr", "--log-level=3", "--pidfile=/dev/null", "--port-min=40000", "--port-max=59999"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -257,6 +257,7 @@ def _rtpengine(port: int, transport: str) -> Any:
     process = subprocess.Popen(
         [
             "rtpengine",
+            "--config-file=none",  # the packaged one opens further, fixed ports
             "--table=-1",
             "--interface=127.0.0.1",
             f"--listen-{'tcp-' if transport == 'tcp' else ''}ng=127.0.0.1:{port}",
