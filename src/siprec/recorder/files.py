@@ -99,7 +99,10 @@ class FlacFile:
         self._channels = channels
         with open(path, "xb"):
             os.chmod(path, 0o640)
-        self._file = soundfile.SoundFile(str(path), "w", rate, channels, "PCM_16", format="FLAC")
+        try:
+            self._file = soundfile.SoundFile(str(path), "w", rate, channels, "PCM_16", format="FLAC")
+        except soundfile.LibsndfileError as error:
+            raise OSError(f"{path.name}: {error}") from error
         self._fd = os.open(path, os.O_RDWR)
 
     def write(self, samples: Samples) -> None:

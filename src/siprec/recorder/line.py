@@ -20,6 +20,7 @@ Address = tuple[str, int]
 _DATAGRAM = 9216
 _DRAIN = 256  # datagrams read per wake-up, so that one stream cannot starve the others
 _MAX_RAW = 20_000
+_COMFORT_NOISE = 13
 
 
 def codec_table(media: sdp.MediaDescription) -> dict[int, codecs.Codec]:
@@ -87,6 +88,8 @@ class MediaLine:
     stream_ids: dict[Id, None] = field(default_factory=dict)
     """Ids the metadata gave to this stream, in order, the latest last."""
     dropped_disk: int = 0
+    last_media: float | None = None
+    """Monotonic time of the last RTP from the sender, paused or not."""
     rtcp_received: int = 0
     rtcp_malformed: int = 0
     cnames: dict[int, str] = field(default_factory=dict)
@@ -105,7 +108,10 @@ class MediaLine:
 
     def _rate(self, payload_type: int) -> int | None:
         codec = self.table.get(payload_type)
-        return codec.clock_rate if codec else None
+        if codec is None:
+            # Comfort noise is sent by many who never announced it (RFC 3389 5); without it their pauses look like loss.
+            return 8000 if payload_type == _COMFORT_NOISE else None
+        return codec.clock_rate
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -150,11 +156,13 @@ class MediaLine:
                 self.receiver.counters.stranger += 1
                 return
             self.source = address
+        self.last_media = now
         if not self.receiving:
             self.discarded_paused += 1
             return
         packet = self.receiver.receive(data, now)
-        if packet is not None and self.table[packet.payload_type].kind == "unknown":
+        codec = self.table.get(packet.payload_type) if packet is not None else None
+        if codec is not None and codec.kind == "unknown":
             self._raw.append(RawPacket(now, address, (self.local_address, self.pair.port), data))
 
     def rtcp_datagram(self, data: bytes, address: Address, now: float) -> None:

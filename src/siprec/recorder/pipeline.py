@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _DIGITS = "0123456789*#ABCD"
 _MIX_LAG = 10.0  # seconds a stalled stream may hold the mix back
+_MIX_AHEAD = 30.0  # seconds of the mix that are held at most
 _MAX_EVENTS = 10_000
 _SETTLED = 2.0  # seconds after which a stream that received nothing no longer holds the mix back once it is inactive
 
@@ -92,6 +93,8 @@ class Line:
     pcap: PcapFile | None = None
     events: list[DtmfEvent] = field(default_factory=list)
     ssrcs: list[int] = field(default_factory=list)
+    csrcs: list[int] = field(default_factory=list)
+    """Contributors a mixer named (MEDIA-06), in order of appearance."""
     used: dict[str, int] = field(default_factory=dict)
     clocks: dict[tuple[int, int], SourceClock] = field(default_factory=dict)
     decoders: dict[tuple[int, str], Decoder] = field(default_factory=dict)
@@ -137,7 +140,9 @@ class Pipeline:
         if line is None:
             self.lines[number] = Line(number, table, active, gains)
         else:
-            line.codecs, line.active = table, active
+            line.codecs, line.active, line.gains = table, active, gains
+            if self.mix is not None:
+                self.mix.place(number, gains)
 
     def write(self, batch: Batch) -> None:
         """Place, decode and write one batch. A disk that refuses ends the recording's files, not the process."""
@@ -268,6 +273,8 @@ class Pipeline:
             packet = item.packet
             codec = line.codecs[packet.payload_type]
             line.used[codec.name] = line.used.get(codec.name, 0) + 1
+            if packet.csrc:
+                line.csrcs += [c for c in packet.csrc if c not in line.csrcs][: 64 - len(line.csrcs)]
             if codec.kind == "event":
                 self._event(line, codec, clock.time_of(item.timestamp), packet.payload)
                 continue
@@ -348,11 +355,16 @@ class Pipeline:
     def _settle(self, batch: Batch) -> None:
         if self.mix is None or self.origin is None:
             return
+        busy = {part.line for part in batch.lines if any(source.items for source in part.sources)}
+        for line in self.lines.values():
+            if line.track is not None and line.number not in busy:
+                line.track.commit(line.track.end)  # it fell silent: nothing overlaps its end any more
         complete = batch.horizon - self.origin - _SETTLED
         for line in self.lines.values():
             if line.track is not None and line.active:
                 complete = min(complete, line.track.file.frames / line.track.rate - 0.1)
-        complete = max(complete, batch.now - self.origin - _MIX_LAG)
+        # Neither a stalled stream nor one that sends faster than time may make the mix grow in memory.
+        complete = max(complete, batch.now - self.origin - _MIX_LAG, self.mix.end / self.mix.rate - _MIX_AHEAD)
         self.mix.settle(int(complete * self.mix.rate))
 
 

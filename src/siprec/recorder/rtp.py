@@ -155,6 +155,7 @@ class Source:
     _transit: float | None = None
     _handed: int = -1
     _held: dict[int, Ordered] = field(default_factory=dict)
+    _recent: set[int] = field(default_factory=set)
 
     @property
     def highest(self) -> int:
@@ -197,8 +198,6 @@ class Source:
         counters.expected = self._earlier_expected + self._highest - self._base + 1
         self._measure(packet)
         self._held[sequence] = Ordered(sequence, timestamp, packet)
-
-    _recent: set[int] = field(default_factory=set)
 
     def _extend(self, packet: RtpPacket) -> int:
         """The extended sequence number, -1 if the packet has to wait for a successor (RFC 3550 A.1)."""

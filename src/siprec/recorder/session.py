@@ -120,6 +120,7 @@ class RecordingSession:
         self._origin = sdp.Origin(session_id=str(secrets.randbits(62)), version="0")
         self._answer: bytes = b""
         self._ntp_clocks: dict[str, NtpClock] = {}
+        self._began = self._clock.now()
         self._submitted = 0
         self._written = 0
         self._audio_lines = 0
@@ -197,6 +198,13 @@ class RecordingSession:
         parsed, problem = self._read(document, charset)
         self._apply(document, parsed, problem, wall)
         self._save()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since any stream last received RTP (since the start if none did): when it is long and nothing is
+        paused, the SRC has probably died without a BYE."""
+        heard = [line.last_media for line in self.all_lines if line.last_media is not None]
+        return self._clock.now() - max(heard, default=self._began)
 
     @property
     def wants_snapshot(self) -> bool:
@@ -442,8 +450,10 @@ class RecordingSession:
         return self._submitted - self._written
 
     def _write(self, batch: Batch) -> None:
-        self.pipeline.write(batch)
-        self._written += 1
+        try:
+            self.pipeline.write(batch)
+        finally:
+            self._written += 1
 
     def _save(self) -> None:
         """Write the JSON, built now, in the disk thread."""

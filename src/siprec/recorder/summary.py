@@ -171,6 +171,7 @@ def _work(work: Line, pipeline: Pipeline, offset: float) -> dict[str, Any]:
     out: dict[str, Any] = {
         "codecs": dict(work.used),
         "ssrcs": [f"{ssrc:08x}" for ssrc in work.ssrcs],
+        "csrcs": [f"{csrc:08x}" for csrc in work.csrcs],
         "first_audio": stamp(work.first_audio + offset) if work.first_audio is not None else None,
         "last_audio": stamp(work.last_audio + offset) if work.first_audio is not None else None,
         "dtmf": [

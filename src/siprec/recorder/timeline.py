@@ -38,6 +38,7 @@ class SourceClock:
         """Re-anchorings made: time, change in seconds."""
         self._anchored = False
         self._previous: Ordered | None = None
+        self._step = 0.0
 
     def time_of(self, timestamp: int) -> float:
         """Seconds for an extended timestamp."""
@@ -95,7 +96,11 @@ class SourceClock:
     def _interrupted(self, before: Ordered, item: Ordered) -> bool:
         ticks = (item.timestamp - before.timestamp) / self.clock_rate
         arrivals = item.packet.arrival - before.packet.arrival
-        return item.packet.marker or abs(ticks - arrivals) > _JUMP or ticks > _GAP or ticks < 0
+        # Long packets and lost ones are no gaps: the timestamps advance per packet as they did before.
+        step = (item.timestamp - before.timestamp) / max(item.sequence - before.sequence, 1)
+        gap = ticks > _GAP and step != self._step
+        self._step = step
+        return item.packet.marker or abs(ticks - arrivals) > _JUMP or gap or ticks < 0
 
     def _same_talk(self, before: Ordered, item: Ordered, error: float) -> bool:
         """True for back-to-back audio, in which only a leap of the clock may be corrected."""

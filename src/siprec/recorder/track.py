@@ -135,6 +135,16 @@ class Mix:
         feed = self._feeds[key] = _Feed(track.rate, self.rate, gains)
         track.on_audio = lambda position, samples: self._add(feed, feed.put(position, samples))
 
+    @property
+    def end(self) -> int:
+        """Frames from position 0 to the end of what has been added."""
+        return self.file.frames + len(self._pending)
+
+    def place(self, key: int, gains: tuple[float, float]) -> None:
+        """Change the gains of an attached stream from here on."""
+        if key in self._feeds:
+            self._feeds[key].gains = np.array(gains, np.float32)
+
     def _add(self, feed: _Feed, pieces: list[tuple[int, Floats]]) -> None:
         for position, mono in pieces:
             start = position - self.file.frames

@@ -17,6 +17,7 @@ from tests.unit.audio.ogg_opus import opus_packets
 from tests.unit.recorder.recorder_harness import Bench, read, restamp
 
 from siprec.audio.codecs import codec
+from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder import rtcp, rtp
@@ -212,6 +213,83 @@ def test_a_lone_stream_is_on_both_sides(bench: Open) -> None:
     mix = read(b.finish().mix)
     assert np.array_equal(mix[:, 0], mix[:, 1])
     assert mix.any()
+
+
+def test_a_lone_stream_moves_left_when_a_second_one_joins(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"))
+    one, two = tune(3), other_tune(3)
+    b.play(packets(one, PCMU, 0, ssrc=1))
+    b.offer(b.audio("1"), b.audio("2"))
+    b.play(packets(one, PCMU, 0, ssrc=1, sequence=150, timestamp=24_000), packets(two, PCMU, 0, ssrc=2))
+    b.wait(12)
+    result = b.finish()
+    mix = read(result.mix)
+    assert matches(mix[:RATE, 1], one[:RATE], RATE) > 0.99
+    assert matches(mix[4 * RATE : 6 * RATE, 0], one[RATE:], RATE) > 0.95
+    assert matches(mix[4 * RATE : 6 * RATE, 1], one[RATE:], RATE) < 0.3
+    assert matches(mix[:, 1], two, RATE) > 0.6
+
+
+def test_contributors_that_a_mixer_names_are_kept(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"))
+    mixed = [
+        (at, bytes([0x82]) + d[1:12] + struct.pack("!II", 0xA, 0xB if at < 0.5 else 0xC) + d[12:])
+        for at, d in packets(tune(1), PCMU, 0, ssrc=1)
+    ]
+    b.play(mixed)
+    result = b.finish()
+    assert result.streams[0]["csrcs"] == ["0000000a", "0000000b", "0000000c"]
+    assert matches(read(result.stream_file(1))[:, 0], tune(1), RATE) > 0.99
+
+
+def test_comfort_noise_that_was_never_announced_is_a_pause_and_no_loss(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"))
+    sent = list(packets(tune(3), PCMU, 0, ssrc=1))
+    sent[50:100] = [(sent[50][0], rtp.build(13, 50, 8000, 1, b"\x40"))]
+    sent[51:] = [(at, restamp(d, sequence=-49)) for at, d in sent[51:]]
+    b.play(sent)
+    result = b.finish()
+    got = read(result.stream_file(1))[:, 0]
+    assert result.streams[0]["packets"]["lost"] == 0
+    assert not got[RATE : 2 * RATE].any()
+    assert match(got[2 * RATE :], tune(3)[2 * RATE :], RATE)[1] == pytest.approx(0, abs=0.001)
+
+
+def test_a_full_disk_ends_the_files_and_not_the_recorder(bench: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    b.offer(b.audio("1"))
+    b.play(packets(tune(3), PCMU, 0, ssrc=1))
+    b.recorder.writer.call(lambda: None).result(timeout=60)
+
+    def refuse(fd: int, data: object, position: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    b.play(packets(tune(3), PCMU, 0, ssrc=1, sequence=150, timestamp=24_000))
+    b.recorder.writer.call(lambda: None).result(timeout=60)
+    monkeypatch.undo()
+    result = b.finish()
+    assert result.state == "failed"
+    assert "No space left" in result.summary["errors"][0]
+    assert result.streams[0]["packets"]["received"] == 300
+    assert len(read(result.directory / "stream-1.wav")) > 0
+    assert b.pool.open == 0
+
+
+def test_a_sender_faster_than_time_does_not_fill_the_memory(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"), b.audio("2"))
+    signal = tune(120)
+    b.play((at / 20, data) for at, data in packets(signal, PCMU, 0, ssrc=1))
+    b.wait(3)
+    b.recorder.writer.call(lambda: None).result(timeout=60)
+    assert b.session.pipeline.mix is not None
+    assert len(b.session.pipeline.mix._pending) <= 31 * RATE
+    result = b.finish()
+    assert np.array_equal(read(result.stream_file(1))[:, 0], ulaw_decode(ulaw_encode(signal)))
 
 
 def test_the_codec_may_change_in_the_middle(bench: Open) -> None:
