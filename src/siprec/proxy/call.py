@@ -1,0 +1,239 @@
+"""The call: one proxied INVITE and what came of it. What routing scripts and the recording see."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from siprec.media.engine import MediaServer, MediaSession
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
+
+if TYPE_CHECKING:
+    from siprec.proxy.media import CallMedia
+    from siprec.proxy.routes import MediaUse
+
+log = logging.getLogger(__name__)
+
+
+class RecordingUnavailable(RuntimeError):
+    """A script asked for a recording, but nothing that records is set up."""
+
+
+class Recorder(Protocol):
+    """What records calls; handed in from above (:mod:`siprec.recording`). Each returns false on an internal error."""
+
+    def siprec_start_recording(self, call: Call, srs: str, instance: str, settings: Any) -> bool:
+        """Record `call` at the SRSs in `srs` (comma-separated URIs); `settings` are those of the message in hand."""
+        ...
+
+    def siprec_pause_recording(self, call: Call, instance: str) -> bool: ...
+
+    def siprec_resume_recording(self, call: Call, instance: str) -> bool: ...
+
+    def siprec_stop_recording(self, call: Call, instance: str) -> bool: ...
+
+    def siprec_send_indialog(
+        self, call: Call, method: str, headers: Iterable[tuple[str, str]], body: bytes, content_type: str, instance: str
+    ) -> bool: ...
+
+
+class CallObserver:
+    """Told what happens to calls; does nothing by itself. Called after the message has been forwarded (all but
+    `call_created`): what an observer does never delays the call, and what it raises is logged."""
+
+    def call_created(self, call: Call) -> None:
+        """An INVITE outside a dialog came; rules and script have not seen it yet."""
+
+    def call_progress(self, call: Call, response: SipResponse) -> None:
+        """A provisional response, not 100, was forwarded."""
+
+    def call_answered(self, call: Call) -> None:
+        """The first 2xx was forwarded. With a late offer `call.caller_sdp` follows with the ACK, as a media change."""
+
+    def call_media_changed(self, call: Call, who: str) -> None:
+        """An offer/answer exchange begun by ``caller`` or ``callee`` after the answer is complete."""
+
+    def call_media_failed(self, call: Call, reason: str) -> None:
+        """The media server is out of this call, which goes on without (or was rejected, by policy)."""
+
+    def call_ended(self, call: Call) -> None:
+        """Over, for whatever reason, answered or not; its media is deleted right after this."""
+
+
+class Call:
+    """One initial INVITE, all its branches, and the dialog that was answered (SCN-13).
+
+    `state` is ``early``, ``confirmed`` or ``terminated``; `from_tag` the caller's, `to_tag` that of the answered
+    branch. `invite` is the request as received, `response` the 2xx, `caller` and `callee` From and To. Times are
+    seconds since the epoch. `end_reason` says what ended it (``bye``, ``cancelled``, ``486``, ``expired``...),
+    `end_message` is the BYE or failure response, if any, and `end_side` who sent the BYE. `media` and `media_session`
+    are set while a media server carries the call; `caller_sdp`, `callee_sdp` are what the parties last agreed, as each
+    of them sent it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_settings",
+        "answer_wall",
+        "call_id",
+        "callee",
+        "callee_sdp",
+        "caller",
+        "caller_sdp",
+        "dlg_id",
+        "end_message",
+        "end_reason",
+        "end_side",
+        "end_wall",
+        "from_tag",
+        "invite",
+        "media",
+        "media_error",
+        "media_path",
+        "media_session",
+        "media_use",
+        "recorder",
+        "recordings",
+        "response",
+        "source",
+        "start_wall",
+        "state",
+        "to_tag",
+    )
+
+    def __init__(self, dlg_id: str, invite: SipRequest, source: str, wall: float) -> None:
+        self.dlg_id = dlg_id
+        self.call_id = invite.call_id
+        self.from_tag = invite.from_.tag
+        self.to_tag = ""
+        self.invite = invite
+        self.response: SipResponse | None = None
+        self.caller: NameAddr = invite.from_
+        self.callee: NameAddr = invite.to
+        self.source = source
+        self.state = "early"
+        self.start_wall: float = wall
+        self.answer_wall: float | None = None
+        self.end_wall: float | None = None
+        self.end_reason = ""
+        self.end_side = ""
+        self.end_message: SipMessage | None = None
+        self.media: MediaServer | None = None
+        self.media_session: MediaSession | None = None
+        self.media_path: CallMedia | None = None
+        self.media_use: MediaUse = ""
+        self.media_error = ""
+        self.caller_sdp = b""
+        self.callee_sdp = b""
+        self.recordings: list[str] = []
+        self.recorder: Recorder | None = None
+        self._settings: Any = None
+
+    @property
+    def offer_sdp(self) -> bytes:
+        """What the caller sent (the offer, unless it came late)."""
+        return self.caller_sdp
+
+    @property
+    def answer_sdp(self) -> bytes:
+        """What the callee sent."""
+        return self.callee_sdp
+
+    @property
+    def settings(self) -> Any:
+        """Recording settings by instance, as the script set them (``request.siprec``); None if it did not."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, value: Any) -> None:
+        self._settings = value
+
+    # -- for routing scripts -------------------------------------------------------------------------------------------
+
+    def record(self, name: str = "default") -> None:
+        """Have the call recorded as ``[recording.NAME]`` says, from its answer on. Twice is once."""
+        if name not in self.recordings:
+            self.recordings.append(name)
+
+    def siprec_start_recording(self, srs: str, instance: str = "default") -> bool:
+        """Record at `srs`, one or more SIP URIs separated by commas, in order of preference.
+
+        Raises:
+            RecordingUnavailable: nothing that records is set up.
+        """
+        settings = self._settings[instance] if self._settings is not None else None
+        return self._recorder().siprec_start_recording(self, srs, instance, settings)
+
+    def siprec_pause_recording(self, instance: str = "default") -> bool:
+        """Withhold the media from the SRS; the recording session stays. Raises RecordingUnavailable."""
+        return self._recorder().siprec_pause_recording(self, instance)
+
+    def siprec_resume_recording(self, instance: str = "default") -> bool:
+        """Go on after a pause. Raises RecordingUnavailable."""
+        return self._recorder().siprec_resume_recording(self, instance)
+
+    def siprec_stop_recording(self, instance: str = "default") -> bool:
+        """End the recording session; the call goes on. Raises RecordingUnavailable."""
+        return self._recorder().siprec_stop_recording(self, instance)
+
+    def siprec_send_indialog(
+        self,
+        method: str = "INFO",
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "",
+        instance: str = "default",
+    ) -> bool:
+        """Send a request to the SRS within the recording session's dialog. Raises RecordingUnavailable."""
+        return self._recorder().siprec_send_indialog(self, method, headers, body, content_type, instance)
+
+    def _recorder(self) -> Recorder:
+        if self.recorder is None:
+            raise RecordingUnavailable(f"no recording service is set up (Call-ID {self.call_id})")
+        return self.recorder
+
+    def snapshot(self) -> dict[str, object]:
+        """The call as plain values, for lists and APIs."""
+        return {
+            "dlg_id": self.dlg_id,
+            "call_id": self.call_id,
+            "from_tag": self.from_tag,
+            "to_tag": self.to_tag,
+            "caller": self.caller.uri_text,
+            "callee": self.callee.uri_text,
+            "state": self.state,
+            "source": self.source,
+            "start": self.start_wall,
+            "answer": self.answer_wall,
+            "end": self.end_wall,
+            "end_reason": self.end_reason,
+            "recordings": list(self.recordings),
+            "media": self.media.name if self.media is not None else "",
+            "media_error": self.media_error,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Call {self.call_id} {self.state}>"
+
+
+class Observers:
+    """All observers of a proxy, told in order."""
+
+    __slots__ = ("_observers",)
+
+    def __init__(self, observers: Iterable[CallObserver] = ()) -> None:
+        self._observers: list[CallObserver] = list(observers)
+
+    def add(self, observer: CallObserver) -> None:
+        """One more."""
+        self._observers.append(observer)
+
+    def tell(self, event: str, call: Call, *arguments: object) -> None:
+        """Call the method `event` of each."""
+        for observer in self._observers:
+            try:
+                getattr(observer, event)(call, *arguments)
+            except Exception:
+                log.exception("%s failed in %s, Call-ID %s", event, type(observer).__name__, call.call_id)

@@ -1,0 +1,507 @@
+"""The proxy core: what happens to a request between its server transaction and its branches (RFC 3261 16)."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from siprec.media.engine import NO_FLAGS, MediaFlags
+from siprec.proxy import recordroute, sessiontimer
+from siprec.proxy.call import Call, CallObserver, Observers, Recorder
+from siprec.proxy.context import Branch, ResponseContext, by_preference
+from siprec.proxy.dialogs import OTHER, DialogTable, ProxiedDialog, Side
+from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
+from siprec.proxy.identity import Identity, Networks
+from siprec.proxy.media import MediaTimes
+from siprec.proxy.negotiation import Negotiation, PickMedia
+from siprec.proxy.recordroute import Cookies
+from siprec.proxy.registrar import Registrar
+from siprec.proxy.routes import Rules, Target
+from siprec.sip.clock import Clock
+from siprec.sip.errors import SipError
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.transaction import ServerTransaction, TransactionLayer
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+from siprec.sip.useragent import Resolve, UserAgent
+from siprec.sip.validate import check_forwarding, check_request
+
+if TYPE_CHECKING:
+    from siprec.proxy.script import Script
+
+log = logging.getLogger(__name__)
+
+ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, UPDATE, PRACK, INFO, MESSAGE, SUBSCRIBE, NOTIFY, REFER, PUBLISH"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyOptions:
+    """Choices of a deployment; times in seconds.
+
+    `trusted` networks may be relayed to foreign domains, everybody with `allow_relay`. `silence_timeout`: how long a
+    next hop may say nothing at all while another one waits. `session_expires`: session timer to ask for (RFC 4028; 0:
+    only observe). `recurse`: follow 3xx for own domains. `cookie_secret` signs Record-Route (random when empty).
+    """
+
+    trusted: Collection[str] = ("127.0.0.0/8", "::1/128")
+    allow_relay: bool = False
+    timer_c: float = 185.0
+    silence_timeout: float = 4.0
+    recurse: bool = False
+    session_expires: int = 0
+    dialog_idle: float = 43200.0
+    dialog_max_age: float = 0.0
+    cookie_secret: bytes = b""
+    media_use: Literal["recorded", "always", "never"] = "recorded"
+    on_media_failure: Literal["pass", "reject"] = "pass"
+    media_times: MediaTimes = field(default_factory=MediaTimes)
+    media_flags: MediaFlags = NO_FLAGS
+
+
+class ProxyCore:
+    """A transaction-stateful, record-routing, dialog-tracking proxy; a `TransactionUser`.
+
+    Make it first, then the layer with it as user, then :meth:`attach` the layer::
+
+        core = ProxyCore(clock, identity, resolve, registrar=registrar, pick_media=lambda call: relay)
+        layer = TransactionLayer(clock, transport, core)
+        core.attach(layer, agent)
+
+    Arguments: `resolve` finds next hops (RFC 3263); `pick_media` the media server of a call; `observers` hear of calls;
+    `recorder` is what scripts' ``siprec_*`` calls go to; `settings` makes the recording settings holder of a request
+    (``request.siprec``).
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        identity: Identity,
+        resolve: Resolve,
+        *,
+        registrar: Registrar | None = None,
+        rules: Rules | None = None,
+        script: Script | None = None,
+        pick_media: PickMedia | None = None,
+        observers: Iterable[CallObserver] = (),
+        recorder: Recorder | None = None,
+        settings: Callable[[], object] | None = None,
+        options: ProxyOptions | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        options = options or ProxyOptions()
+        self.clock = clock
+        self.identity = identity
+        self.resolve = resolve
+        self.registrar = registrar
+        self.rules = rules or Rules()
+        self.script = script
+        self.recorder = recorder
+        self.settings = settings
+        self.options = options
+        self.timer_c = options.timer_c
+        self.silence_timeout = options.silence_timeout
+        self.recurse = options.recurse
+        self.observers = Observers(observers)
+        self.counters: Counter[str] = Counter()
+        self.contexts: set[ResponseContext] = set()
+        self.calls: dict[str, Call] = {}
+        self.dialogs = DialogTable(clock, self._dialog_ended, idle=options.dialog_idle, max_age=options.dialog_max_age)
+        self.cookies = Cookies(options.cookie_secret)
+        self.media = Negotiation(
+            self,
+            pick_media,
+            use=options.media_use,
+            on_failure=options.on_media_failure,
+            times=options.media_times,
+            flags=options.media_flags,
+        )
+        self.random = rng or random.SystemRandom()
+        self._trusted = Networks(options.trusted)
+        self._agent: UserAgent | None = None
+        self._layer: TransactionLayer | None = None
+
+    def attach(self, layer: TransactionLayer, agent: UserAgent | None = None) -> None:
+        """The layer that sends, and our own user agent, which is asked first."""
+        self._layer = layer
+        self._agent = agent
+
+    @property
+    def layer(self) -> TransactionLayer:
+        """The transaction layer. Raises RuntimeError before `attach`."""
+        if self._layer is None:
+            raise RuntimeError("attach() a transaction layer first")
+        return self._layer
+
+    def counts(self) -> dict[str, int]:
+        """What is alive: for leak checks and metrics."""
+        return {
+            "contexts": len(self.contexts),
+            "calls": len(self.calls),
+            "dialogs": len(self.dialogs),
+            "media_sessions": self.media.sessions,
+        }
+
+    def is_trusted(self, source: Hop) -> bool:
+        """Whether requests from there may go anywhere."""
+        return self.options.allow_relay or source.host in self._trusted
+
+    def to_tag(self, context: ResponseContext) -> str:
+        """The To tag of our own responses to one request: always the same."""
+        tag = context.transaction.to_tag
+        if not tag:
+            tag = context.transaction.to_tag = secrets.token_hex(5)
+        return tag
+
+    # -- TransactionUser -----------------------------------------------------------------------------------------------
+
+    def request_received(self, transaction: ServerTransaction) -> None:
+        """See :class:`siprec.sip.transaction.TransactionUser`."""
+        self.counters["requests"] += 1
+        if self._agent is not None and self._agent.request_received(transaction):
+            return
+        request = transaction.request
+        try:
+            self._process(transaction, request)
+        except SipError as error:
+            self.refuse(transaction, error)
+
+    def ack_received(self, request: SipRequest, source: Hop) -> None:
+        """The ACK for a 2xx: routed like a request, never answered (TXN-08)."""
+        if self._agent is not None and self._agent.ack_received(request, source):
+            return
+        try:
+            self._forward_ack(request, source)
+        except SipError as error:
+            log.debug("ACK dropped: %s, from %s", error, source)
+
+    def cancel_received(self, request: SipRequest, source: Hop) -> None:
+        """A CANCEL of nothing we know: forwarded statelessly (CAN-02), or 481 when it goes no further."""
+        base = request.copy()
+        try:
+            check_request(base)
+            check_forwarding(base)
+            preprocess(base, self.identity)
+            if self.identity.serves(base.ruri) or not self.is_trusted(source):
+                self.layer.reply(request, source, request.response(481, to_tag=secrets.token_hex(5)))
+                return
+            loop = loop_part(request)
+            if has_looped(request, self.identity, loop):
+                return
+            count_hop(base)
+            self._stateless(base, aim(base, Target(base.ruri)), loop)
+        except SipError as error:
+            log.debug("CANCEL dropped: %s, from %s", error, source)
+
+    def malformed(self, error: SipError, request: SipRequest | None, source: Hop) -> None:
+        """The layer has answered."""
+        self.counters["malformed"] += 1
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def _process(self, transaction: ServerTransaction, request: SipRequest) -> None:
+        invite = request.method == "INVITE"
+        check_request(request)  # REQ-02
+        if invite:
+            transaction.respond(request.response(100))  # REQ-01
+        check_forwarding(request)  # REQ-03, REQ-04, REQ-06
+        loop = loop_part(request)
+        if len(request.values("via")) > 1 and has_looped(request, self.identity, loop):
+            raise SipError("Loop detected", 482)  # REQ-05
+        base = request.copy()
+        ours, cookie = preprocess(base, self.identity)
+        context = ResponseContext(self, transaction, base, loop)
+        if request.to.tag and self._in_dialog(context, ours, cookie):
+            return
+        self._outside(context)
+
+    def _in_dialog(self, context: ResponseContext, ours: bool, cookie: str) -> bool:
+        """A request with a To tag; false when nothing says that it belongs to a dialog through here."""
+        base, source = context.base, context.transaction.source
+        method = base.method
+        dlg_id = self.cookies.check(cookie, context.call_id) if cookie else None
+        found = self.dialogs.find(base, dlg_id or "")
+        if found is None:
+            if dlg_id and method != "BYE" and self.dialogs.is_over(base, dlg_id):
+                raise SipError("Call/Transaction Does Not Exist", 481)  # RR-08
+            if self.identity.serves(base.ruri) and not base.ruri.user and not base.has("route"):
+                raise SipError("Call/Transaction Does Not Exist", 481)
+            if dlg_id is None:
+                if ours and not self.is_trusted(source):
+                    raise SipError("Not one of our dialogs", 403)
+                return False
+            context.start([[Target(base.ruri)]])  # ours, from before a restart, or a dialog without INVITE
+            return True
+        dialog, side = found
+        context.dialog, context.side = dialog, side
+        self.dialogs.request(dialog, side, base, flow_of(context.transaction.request, source))
+        flow = dialog.flow.get(OTHER[side])
+        target = Target(base.ruri, flow=flow if not base.has("route") else None)
+        if self.script is not None:
+            self.script.in_dialog(self, context, target)
+        else:
+            context.start([[target]])
+        return True
+
+    def _outside(self, context: ResponseContext) -> None:
+        """A request outside a dialog: rules, then the script, then what is sensible."""
+        request, source = context.base, context.transaction.source
+        uri = request.ruri
+        if self.identity.is_us(uri) and uri.user is None and request.method == "OPTIONS" and not request.has("route"):
+            context.transaction.respond(
+                request.response(200, to_tag=self.to_tag(context), headers=[("Allow", ALLOW), ("Accept", "*/*")])
+            )
+            return
+        if request.method == "INVITE":
+            context.call = self._new_call(context)
+        elif self.script is not None:
+            context.watch()
+        decision = self.rules.decide(request, source)
+        if context.call is not None:
+            context.call.recordings += decision.record
+            context.call.media_use = decision.media
+        if decision.rule is not None:
+            rule = decision.rule.rule
+            if rule.reply:
+                context.fail(rule.reply, rule.reason)
+            elif rule.registrar:
+                self.to_registered(context)
+            elif rule.relay:
+                self.start(context, [[Target(request.ruri)]])
+            else:
+                self.start(context, decision.rule.groups(request, self.random))
+        elif self.script is not None:
+            self.script.outside(self, context)
+        else:
+            self.default_route(context)
+
+    def default_route(self, context: ResponseContext) -> None:
+        """What becomes of a request that no rule and no script has decided about.
+
+        Raises:
+            SipError: 403, 404 or 480.
+        """
+        request, source = context.base, context.transaction.source
+        if request.has("route"):
+            if not self.is_trusted(source):
+                raise SipError("Relaying denied", 403)
+            self.start(context, [[Target(request.ruri)]])
+        elif self.identity.serves(request.ruri):
+            self.to_registered(context)
+        elif self.is_trusted(source):
+            self.start(context, [[Target(request.ruri)]])
+        else:
+            raise SipError("Relaying denied", 403)
+
+    def to_registered(self, context: ResponseContext) -> None:
+        """REGISTER to the registrar, anything else to the contacts of the Request-URI (REQ-11).
+
+        Raises:
+            SipError: 404 or 480.
+        """
+        registrar = self.registrar
+        if registrar is None:
+            raise SipError("Not Found", 404)
+        if context.base.method == "REGISTER":
+            registrar.register(context.transaction)
+            return
+        targets = registrar.lookup(context.base.ruri)
+        if targets is None:
+            raise SipError("Not Found", 404)
+        if not targets:
+            raise SipError("Temporarily Unavailable", 480)
+        self.start(context, by_preference(targets))
+
+    def start(self, context: ResponseContext, groups: list[list[Target]]) -> None:
+        """Forward a request outside a dialog.
+
+        Raises:
+            SipError: see :meth:`ResponseContext.start`.
+        """
+        call = context.call
+        if call is not None:
+            seconds = self.options.session_expires
+            if seconds:
+                sessiontimer.ask(context.base, seconds)  # TMR-01 to TMR-03
+        context.start(groups)
+
+    def refuse(self, transaction: ServerTransaction, error: SipError) -> None:
+        """Answer a request with what was wrong with it (MSG-11)."""
+        self.counters["refused"] += 1
+        for context in [context for context in self.contexts if context.transaction is transaction]:
+            context.fail(error.status, "" if error.status == 400 else error.reason)
+            return
+        tag = transaction.to_tag or secrets.token_hex(5)
+        reason = error.reason if error.reason.isprintable() else ""
+        transaction.respond(transaction.request.response(error.status, reason[:80], to_tag=tag, headers=error.headers))
+
+    # -- for the contexts ----------------------------------------------------------------------------------------------
+
+    def add_record_route(self, context: ResponseContext, request: SipRequest, hop: Hop) -> None:
+        """FWD-04."""
+        if recordroute.wanted(request):
+            call = context.call
+            if call is None and context.dialog is not None:
+                call = context.dialog.call
+            cookie = self.cookies.make(call.dlg_id if call is not None else "0", context.call_id)
+            transport = self.layer.transport
+            recordroute.insert(
+                request, transport, self.identity, context.transaction.source, transport.route(hop, 0), cookie
+            )
+
+    def forwarded(self, context: ResponseContext, branch: Branch, response: SipResponse, first: bool) -> None:
+        """A provisional response or a 2xx has been forwarded."""
+        call, dialog, status = context.call, context.dialog, response.status
+        if call is not None:
+            if status < 200:
+                self.observers.tell("call_progress", call, response)
+            elif first and call.state == "early":
+                self._answered(call, response, branch)
+        elif dialog is not None and status >= 200 and context.base.method == "BYE":
+            self.dialogs.bye_answered(dialog, context.transaction.request, context.side, status)
+
+    def _answered(self, call: Call, response: SipResponse, branch: Branch) -> None:
+        call.to_tag = response.to.tag
+        call.response = response
+        call.answer_wall = self.clock.wall()
+        call.state = "confirmed"
+        found = [dialog for dialog in self.dialogs.of(call) if dialog.callee_tag == call.to_tag]
+        if found:
+            self.media.take(found[0])
+        self._bind_media(call, branch.via_branch)
+        self.counters["answered"] += 1
+        self.observers.tell("call_answered", call)
+
+    def _bind_media(self, call: Call, via_branch: str = "") -> None:
+        session = call.media_session
+        if session is not None:
+            call.media_session = type(session)(call.call_id, call.from_tag, call.to_tag, via_branch)
+
+    def refused(self, context: ResponseContext, response: SipResponse) -> None:
+        """A final response that is no 2xx has been sent."""
+        call, dialog = context.call, context.dialog
+        if call is not None:
+            reason = "cancelled" if context.cancelled else str(response.status)
+            self.end_call(call, reason, response)
+        elif dialog is not None:
+            if context.base.method == "BYE":
+                self.dialogs.bye_answered(dialog, context.transaction.request, context.side, response.status)
+            elif dialog.open is not None and dialog.open.number == context.base.cseq.number:
+                dialog.open = None  # OA-05
+
+    def context_ended(self, context: ResponseContext) -> None:
+        """The server transaction has ended."""
+        call = context.call
+        if call is not None:
+            self.dialogs.end_early(call, call.to_tag)
+            if call.state == "early":
+                self.end_call(call, "abandoned")
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def _new_call(self, context: ResponseContext) -> Call:
+        transaction = context.transaction
+        call = Call(secrets.token_hex(8), transaction.request, str(transaction.source), self.clock.wall())
+        call.recorder = self.recorder
+        call.settings = self.settings() if self.settings is not None else None
+        self.calls[call.dlg_id] = call
+        context.key = call.dlg_id
+        context.watch()
+        self.observers.tell("call_created", call)
+        return call
+
+    def _dialog_ended(self, dialog: ProxiedDialog, reason: str, message: SipMessage | None, side: str) -> None:
+        call = dialog.call
+        if call.state != "confirmed" or dialog.callee_tag != call.to_tag:
+            return
+        left = [other for other in self.dialogs.of(call) if other.state == "confirmed"]
+        if left:
+            # Two answered (a fork) and the caller has kept the other one.
+            call.to_tag = left[0].callee_tag
+            self.media.take(left[0])
+            self._bind_media(call)
+            self.observers.tell("call_media_changed", call, "callee")
+            return
+        self.end_call(call, reason, message, side)
+
+    def end_call(self, call: Call, reason: str, message: SipMessage | None = None, side: str = "") -> None:
+        """The call is over; everything of it goes."""
+        if call.state == "terminated":
+            return
+        call.state = "terminated"
+        call.end_wall = self.clock.wall()
+        call.end_reason, call.end_message, call.end_side = reason, message, side
+        for dialog in self.dialogs.of(call):
+            self.dialogs.end(dialog, reason)
+        if self.calls.pop(call.dlg_id, None) is not None:
+            self.observers.tell("call_ended", call)
+        self.media.release(call)
+
+    def shutdown(self) -> None:
+        """Let go of all calls; nothing is sent to the parties (DLG-09)."""
+        for call in list(self.calls.values()):
+            self.end_call(call, "shutdown")
+
+    # -- stateless -----------------------------------------------------------------------------------------------------
+
+    def _forward_ack(self, request: SipRequest, source: Hop) -> None:
+        check_request(request)
+        check_forwarding(request)
+        loop = loop_part(request)
+        if len(request.values("via")) > 1 and has_looped(request, self.identity, loop):
+            return
+        base = request.copy()
+        _, cookie = preprocess(base, self.identity)
+        dlg_id = self.cookies.check(cookie, request.call_id) if cookie else None
+        found = self.dialogs.find(base, dlg_id or "")
+        if found is None and dlg_id is None and not self.is_trusted(source):
+            return
+        if self.identity.is_us(base.ruri) and not base.ruri.user and not base.has("route"):
+            return  # for ourselves, and nobody is waiting for it
+        count_hop(base)
+        if found is None:
+            self._stateless(base, aim(base, Target(base.ruri)), loop)
+            return
+        dialog, side = found
+        self.dialogs.request(dialog, side, base, flow_of(request, source))
+        flow = dialog.flow.get(OTHER[side]) if not base.has("route") else None
+        next_hop = aim(base, Target(base.ruri))
+        self.media.ack_out(dialog, side, base, lambda: self._stateless(base, next_hop, loop, flow))
+
+    def _stateless(self, request: SipRequest, next_hop: Uri, loop: str, flow: Hop | None = None) -> None:
+        def found(result: list[Hop] | SipError) -> None:
+            if not isinstance(result, SipError) and result:
+                self.layer.send_stateless(request, result[0], add_via=f"{self.layer.new_branch()}-{loop}")
+
+        if flow is not None:
+            found([flow])
+        else:
+            self.resolve(next_hop, found)
+
+
+def flow_of(request: SipRequest, source: Hop) -> Hop | None:
+    """The way back to who sent a request directly to us from where its Contact does not lead: a phone behind a NAT, or
+    on a connection of its own. None when the Contact will do, or others stand between."""
+    if len(request.values("via")) != 1:
+        return None
+    try:
+        contact = request.contact
+        if contact is None or not contact.uri.is_sip:
+            return None
+        uri = contact.uri
+    except SipError:
+        return None
+    if source.reliable or (uri.host != source.host and _is_numeric(uri.host)):
+        return source
+    return None
+
+
+def _is_numeric(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+__all__ = ["ALLOW", "OTHER", "ProxyCore", "ProxyOptions", "Side", "flow_of"]

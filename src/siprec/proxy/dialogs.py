@@ -1,0 +1,333 @@
+"""Dialogs that pass through the proxy: followed, never interfered with (DLG-01 to DLG-09, OA-01 to OA-09, TMR-05).
+
+A dialog is one pair of tags of one call (DLG-02): an INVITE that forks makes several. Sides are ``caller`` (who sent
+the INVITE) and ``callee``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from siprec.proxy.call import Call
+from siprec.proxy.media import sdp_of
+from siprec.sip.clock import Clock, Timer
+from siprec.sip.errors import SipError
+from siprec.sip.headers import SessionExpires
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.transport import Hop
+
+log = logging.getLogger(__name__)
+
+Side = Literal["caller", "callee"]
+OTHER: Final[dict[Side, Side]] = {"caller": "callee", "callee": "caller"}
+_SWEEP: Final = 30.0
+_REMEMBER: Final = 64.0
+# DLG-03: what ends a dialog as the answer to a BYE; anything else (401, 503...) leaves it.
+_BYE_ENDS: Final = frozenset({408, 481})
+
+
+@dataclass(slots=True)
+class Exchange:
+    """An offer that waits for its answer: who made it, with which request (method and CSeq number)."""
+
+    offerer: Side
+    sdp: bytes
+    method: str
+    number: int
+
+
+@dataclass(slots=True)
+class ProxiedDialog:
+    """One dialog. Times in `_wall` are seconds since the epoch, `seen` and `expires` monotonic."""
+
+    call: Call
+    callee_tag: str
+    state: str = "early"
+    created_wall: float = 0.0
+    confirmed_wall: float | None = None
+    ended_wall: float | None = None
+    seen: float = 0.0
+    session_interval: int = 0
+    expires: float | None = None
+    sdp: dict[Side, bytes] = field(default_factory=dict)
+    contact: dict[Side, str] = field(default_factory=dict)
+    flow: dict[Side, Hop] = field(default_factory=dict)
+    cseq: dict[Side, int] = field(default_factory=dict)
+    open: Exchange | None = None
+    answered_in: int = -1
+
+    @property
+    def caller_tag(self) -> str:
+        """The tag of who sent the INVITE."""
+        return self.call.from_tag
+
+    def tag(self, side: Side) -> str:
+        """The tag of one side."""
+        return self.call.from_tag if side == "caller" else self.callee_tag
+
+    def snapshot(self) -> dict[str, object]:
+        """The dialog as plain values."""
+        call = self.call
+        return {
+            "dlg_id": call.dlg_id,
+            "call_id": call.call_id,
+            "caller_tag": self.caller_tag,
+            "callee_tag": self.callee_tag,
+            "caller": call.caller.uri_text,
+            "callee": call.callee.uri_text,
+            "caller_contact": self.contact.get("caller", ""),
+            "callee_contact": self.contact.get("callee", ""),
+            "state": self.state,
+            "created": self.created_wall,
+            "confirmed": self.confirmed_wall,
+            "ended": self.ended_wall,
+            "session_interval": self.session_interval,
+            "caller_cseq": self.cseq.get("caller", -1),
+            "callee_cseq": self.cseq.get("callee", -1),
+        }
+
+
+DialogEnded = Callable[[ProxiedDialog, str, "SipMessage | None", str], None]
+
+
+class DialogTable:
+    """All dialogs. `ended(dialog, reason, message, side)` is called when a confirmed dialog is over; `idle` and
+    `max_age` in seconds say when one without a session timer is taken for dead (0: never)."""
+
+    def __init__(self, clock: Clock, ended: DialogEnded, *, idle: float = 43200.0, max_age: float = 0.0) -> None:
+        self._clock = clock
+        self._ended = ended
+        self._idle = idle
+        self._max_age = max_age
+        self._dialogs: dict[tuple[str, str], ProxiedDialog] = {}
+        self._by_tags: dict[tuple[str, str, str], ProxiedDialog] = {}
+        self._of_call: dict[str, list[ProxiedDialog]] = {}
+        self._over: dict[tuple[str, str], float] = {}
+        self._sweep: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self._dialogs)
+
+    def all(self) -> list[ProxiedDialog]:
+        """The live ones."""
+        return list(self._dialogs.values())
+
+    def snapshot(self) -> list[dict[str, object]]:
+        """All of them as plain values."""
+        return [dialog.snapshot() for dialog in self._dialogs.values()]
+
+    def of(self, call: Call) -> list[ProxiedDialog]:
+        """The dialogs of one call."""
+        return list(self._of_call.get(call.dlg_id, ()))
+
+    def find(self, message: SipMessage, dlg_id: str = "") -> tuple[ProxiedDialog, Side] | None:
+        """The dialog an in-dialog request belongs to, and who sent it. `dlg_id` from our cookie tells spirals apart.
+
+        Raises:
+            SipError: From, To or Call-ID malformed.
+        """
+        from_tag, to_tag = message.from_.tag, message.to.tag
+        if dlg_id:
+            dialog = self._dialogs.get((dlg_id, to_tag))
+            if dialog is not None and dialog.caller_tag == from_tag:
+                return dialog, "caller"
+            dialog = self._dialogs.get((dlg_id, from_tag))
+            if dialog is not None and dialog.caller_tag == to_tag:
+                return dialog, "callee"
+            return None
+        call_id = message.call_id
+        dialog = self._by_tags.get((call_id, from_tag, to_tag))
+        if dialog is not None:
+            return dialog, "caller"
+        dialog = self._by_tags.get((call_id, to_tag, from_tag))
+        return (dialog, "callee") if dialog is not None else None
+
+    def is_over(self, message: SipMessage, dlg_id: str) -> bool:
+        """Whether the dialog was ended not long ago (RR-08)."""
+        return (dlg_id, message.to.tag) in self._over or (dlg_id, message.from_.tag) in self._over
+
+    # -- what passes -----------------------------------------------------------------------------------------------
+
+    def request(self, dialog: ProxiedDialog, side: Side, request: SipRequest, flow: Hop | None) -> None:
+        """A request of `side` within the dialog is being forwarded."""
+        dialog.seen = self._clock.now()
+        number = request.cseq.number
+        if number > dialog.cseq.get(side, -1):
+            dialog.cseq[side] = number
+        if flow is not None:
+            dialog.flow[side] = flow
+
+    def offered(self, dialog: ProxiedDialog, side: Side, request: SipRequest, sdp: bytes) -> Literal["offer", "answer"]:
+        """What the SDP of a request is: the answer to an offer of the other side (in ACK and PRACK), else an offer."""
+        exchange = dialog.open
+        if exchange is not None and exchange.offerer != side and request.method in ("ACK", "PRACK"):
+            self._complete(dialog, exchange, side, sdp)
+            return "answer"
+        if request.method == "ACK":
+            return "answer"  # of a 2xx that came again: the exchange is complete
+        dialog.open = Exchange(side, sdp, request.method, request.cseq.number)
+        return "offer"
+
+    def _complete(self, dialog: ProxiedDialog, exchange: Exchange, side: Side, sdp: bytes) -> None:
+        dialog.open = None
+        dialog.sdp[exchange.offerer] = exchange.sdp
+        dialog.sdp[side] = sdp
+
+    def early(self, call: Call, response: SipResponse, request: SipRequest) -> ProxiedDialog | None:
+        """The dialog that a response to an initial INVITE belongs to, made when it is new (DLG-01)."""
+        tag = response.to.tag
+        if not tag:
+            return None
+        key = (call.dlg_id, tag)
+        dialog = self._dialogs.get(key)
+        if dialog is None:
+            now = self._clock.now()
+            dialog = ProxiedDialog(call, tag, created_wall=self._clock.wall(), seen=now)
+            dialog.cseq["caller"] = request.cseq.number
+            dialog.contact["caller"] = _contact(request)
+            offer = sdp_of(request)
+            if offer:
+                dialog.open = Exchange("caller", offer, "INVITE", request.cseq.number)
+            self._dialogs[key] = dialog
+            self._of_call.setdefault(call.dlg_id, []).append(dialog)
+            self._by_tags.setdefault((call.call_id, call.from_tag, tag), dialog)
+            self._over.pop(key, None)
+            self._arm()
+        return dialog
+
+    def response(
+        self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse, sdp: bytes
+    ) -> tuple[Literal["", "offer", "answer"], bool]:
+        """A response to a request of `side` is being forwarded, `sdp` from the other side in it.
+
+        Returns what the description is (nothing: of no concern), and whether an exchange is complete with it.
+        """
+        dialog.seen = self._clock.now()
+        status, method = response.status, request.method
+        if 200 <= status < 300:
+            self._succeeded(dialog, side, request, response)
+        exchange, answerer = dialog.open, OTHER[side]
+        number = request.cseq.number
+        ours = exchange is not None and exchange.method == method and exchange.number == number
+        if status >= 300:
+            if ours:
+                dialog.open = None  # OA-05: the session stays as it was
+            return "", False
+        if not sdp or method not in ("INVITE", "UPDATE", "PRACK"):
+            if ours and status >= 200 and method != "INVITE":
+                dialog.open = None  # an offer that was not answered
+            return "", False
+        if exchange is not None and ours and exchange.offerer == side:
+            reliable = status >= 200 or response.has("rseq")
+            if method == "INVITE" and not reliable:
+                # OA-03: may be lost; what it says is good for early media, the 2xx has the last word.
+                dialog.sdp[side] = exchange.sdp
+                dialog.sdp[answerer] = sdp
+                return "answer", False
+            self._complete(dialog, exchange, answerer, sdp)
+            dialog.answered_in = number if method == "INVITE" else dialog.answered_in
+            return "answer", True
+        if method == "INVITE" and exchange is None:
+            if dialog.answered_in == number:
+                return "answer", False  # OA-02: came before in this transaction
+            if status >= 200 or response.has("rseq"):
+                # OA-04, a late offer; the ACK or PRACK has its answer.
+                dialog.open = Exchange(answerer, sdp, "INVITE", number)
+                dialog.answered_in = number
+                return "offer", False
+        if exchange is not None and exchange.offerer == answerer and method == "INVITE":
+            return "offer", False  # the late offer came again
+        return "", False
+
+    def _succeeded(self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse) -> None:
+        method = request.method
+        if method not in ("INVITE", "UPDATE"):
+            return
+        # DLG-05: both sides' targets, now that the request was accepted.
+        for each, message in ((side, request), (OTHER[side], response)):
+            contact = _contact(message)
+            if contact:
+                dialog.contact[each] = contact
+        interval = 0
+        value = response.get("session-expires")
+        if value is not None:
+            try:
+                interval = SessionExpires.parse(value).interval
+            except SipError:
+                interval = 0
+        dialog.session_interval = interval
+        dialog.expires = self._clock.now() + interval if interval else None
+        if dialog.state == "early" and method == "INVITE":
+            dialog.state = "confirmed"
+            dialog.confirmed_wall = self._clock.wall()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def bye_answered(self, dialog: ProxiedDialog, bye: SipRequest, side: Side, status: int) -> None:
+        """A final response to a BYE was forwarded, or none came (408) (DLG-03)."""
+        if 200 <= status < 300 or status in _BYE_ENDS:
+            self.end(dialog, "bye", bye, side)
+
+    def end(self, dialog: ProxiedDialog, reason: str, message: SipMessage | None = None, side: str = "") -> None:
+        """The dialog is over; DLG-09: nothing is sent."""
+        key = (dialog.call.dlg_id, dialog.callee_tag)
+        if self._dialogs.pop(key, None) is None:
+            return
+        tags = (dialog.call.call_id, dialog.call.from_tag, dialog.callee_tag)
+        if self._by_tags.get(tags) is dialog:
+            del self._by_tags[tags]
+        siblings = self._of_call.get(dialog.call.dlg_id, [])
+        siblings.remove(dialog)
+        if not siblings:
+            self._of_call.pop(dialog.call.dlg_id, None)
+        confirmed = dialog.state == "confirmed"
+        dialog.state = "terminated"
+        dialog.ended_wall = self._clock.wall()
+        if confirmed:
+            self._over[key] = self._clock.now() + _REMEMBER
+        self._ended(dialog, reason, message, side)
+
+    def end_early(self, call: Call, keep: str = "") -> None:
+        """The INVITE transaction of a call is over: what is still early goes, but for the dialog with tag `keep`."""
+        for dialog in self.of(call):
+            if dialog.state == "early" and dialog.callee_tag != keep:
+                self.end(dialog, "lost")
+
+    def _arm(self) -> None:
+        if self._sweep is None:
+            self._sweep = self._clock.call_later(_SWEEP, self._swept)
+
+    def _swept(self) -> None:
+        """Free what is dead. One timer for all: thousands of dialogs cost a look each half minute."""
+        self._sweep = None
+        now = self._clock.now()
+        for key in [key for key, until in self._over.items() if until <= now]:
+            del self._over[key]
+        for dialog in list(self._dialogs.values()):
+            reason = self._dead(dialog, now)
+            if reason:
+                log.info("dialog %s, Call-ID %s", reason, dialog.call.call_id)
+                self.end(dialog, reason)
+        if self._dialogs or self._over:
+            self._arm()
+
+    def _dead(self, dialog: ProxiedDialog, now: float) -> str:
+        if dialog.state != "confirmed":
+            return ""  # ends with its INVITE transaction
+        if dialog.expires is not None:
+            return "expired" if dialog.expires <= now else ""
+        if self._idle and dialog.seen + self._idle <= now:
+            return "idle"
+        age = self._clock.wall() - dialog.created_wall
+        return "too old" if self._max_age and age >= self._max_age else ""
+
+
+def _contact(message: SipMessage) -> str:
+    try:
+        contact = message.contact
+    except SipError:
+        return ""
+    return contact.uri_text if contact is not None else ""

@@ -1,0 +1,132 @@
+"""What is done to a request on its way through: Request-URI, Max-Forwards, Max-Breadth, Route, branch (FWD, LOOP)."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+from siprec.proxy.identity import Identity
+from siprec.proxy.recordroute import cookie_of
+from siprec.proxy.routes import Target
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr, Via
+from siprec.sip.message import SipRequest
+from siprec.sip.uri import Uri
+
+MAX_FORWARDS: Final = 70
+MAX_BREADTH: Final = 60
+_LOOP_LENGTH: Final = 12
+
+
+def loop_part(request: SipRequest) -> str:
+    """Hash of everything that routing looks at, for the branch (LOOP-02); the method is not in it. Of the request as
+    it was received, Routes and all."""
+    parts = [request.uri, request.from_.tag, request.to.tag, request.call_id, str(request.cseq.number)]
+    for key, line in request.lines:
+        if key in _ROUTED_BY:
+            parts.append(line)
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return blake2b(text, digest_size=_LOOP_LENGTH // 2).hexdigest()
+
+
+_ROUTED_BY: Final = frozenset({"route", "proxy-require", "proxy-authorization"})
+
+
+def has_looped(request: SipRequest, identity: Identity, part: str) -> bool:
+    """Whether the request came by here before and nothing that routing looks at has changed (LOOP-03)."""
+    first = True
+    for value in request.values("via"):
+        if first:
+            first = False
+            continue
+        via = Via.parse(value)
+        if identity.is_address(via.host, via.effective_port):
+            _, dot, loop = via.branch.rpartition("-")
+            if dot and loop.lower() == part:
+                return True
+    return False
+
+
+def preprocess(request: SipRequest, identity: Identity) -> tuple[bool, str]:
+    """Route information that concerns us (RFC 3261 16.4; REQ-08 to REQ-10). Changes `request`.
+
+    Returns whether a Route value of ours was used up, and the cookie in it.
+
+    Raises:
+        SipError: a Route value is malformed.
+    """
+    ours, cookie = False, ""
+    uri = request.ruri
+    if "lr" in uri.params and cookie_of(uri) and identity.is_us(uri):
+        # REQ-08: a strict router put our Record-Route value into the Request-URI; the real one is the last Route.
+        routes = request.values("route")
+        if routes:
+            ours, cookie = True, cookie_of(uri)
+            request.uri = NameAddr.parse(routes[-1]).uri_text
+            request.remove("route")
+            if routes[:-1]:
+                request.add("route", ", ".join(routes[:-1]))
+            uri = request.ruri
+    maddr = uri.params.get("maddr")
+    if maddr and uri.is_sip and identity.is_us(Uri("sip", None, maddr.strip("[]"), uri.port)):
+        params = {name: value for name, value in uri.params.items() if name not in ("maddr", "transport")}
+        request.uri = uri.replace(params=params, port=None).text  # REQ-09
+    while request.has("route"):
+        top = NameAddr.parse(request.values("route")[0]).uri
+        if not identity.is_us(top):
+            break
+        found = cookie_of(top)
+        if ours and found != cookie:
+            break  # another passage of a spiral: it gets its own turn
+        request.remove_first_value("route")
+        ours, cookie = True, found
+        if not found:
+            break
+    return ours, cookie
+
+
+def aim(request: SipRequest, target: Target) -> Uri:
+    """Point `request` at a target and return the URI of the next hop (FWD-01, FWD-05, FWD-06).
+
+    Raises:
+        SipError: a Route value is malformed.
+    """
+    uri = target.uri
+    if uri.headers or "method" in uri.params:
+        params = {name: value for name, value in uri.params.items() if name != "method"}
+        uri = uri.replace(params=params, headers="")
+    if request.uri != uri.text:
+        request.uri = uri.text
+    for value in reversed(target.route):
+        request.prepend("route", value)
+    hop = uri
+    routes = request.values("route") if request.has("route") else []
+    if routes:
+        hop = NameAddr.parse(routes[0]).uri
+        if "lr" not in hop.params:
+            # FWD-05: the next element is a strict router.
+            request.remove_first_value("route")
+            request.add("Route", f"<{request.uri}>")
+            request.uri = hop.text
+    if uri.scheme == "sips" and hop.scheme == "sip":
+        hop = hop.replace(scheme="sips")
+    return hop
+
+
+def count_hop(request: SipRequest) -> None:
+    """Max-Forwards down by one, or 70 (FWD-02). Raises SipError when malformed."""
+    left = request.max_forwards
+    if left is None:
+        request.add("Max-Forwards", str(MAX_FORWARDS))
+    else:
+        request.set("max-forwards", str(left - 1))
+
+
+def breadth(request: SipRequest) -> int:
+    """How many branches at once the request may still become (FWD-03)."""
+    value = request.get("max-breadth")
+    if value is None:
+        return MAX_BREADTH
+    if not value.isdecimal() or len(value) > 9:
+        raise SipError("malformed Max-Breadth")
+    return min(int(value), MAX_BREADTH)

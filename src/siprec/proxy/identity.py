@@ -1,0 +1,85 @@
+"""Who we are: the addresses we listen at, the names we are known by, the domains we answer for, whom we trust."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from siprec.sip.uri import Uri
+
+_MAX_CACHED = 4096
+
+
+class Networks:
+    """A set of networks, asked for single addresses.
+
+    Raises:
+        ValueError: from the constructor, an entry is no network in CIDR notation.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in networks)
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, host: str) -> bool:
+        known = self._known.get(host)
+        if known is None:
+            try:
+                address = ipaddress.ip_address(host.partition("%")[0])
+            except ValueError:
+                return False
+            if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+                address = address.ipv4_mapped
+            known = any(address in network for network in self._networks)
+            if len(self._known) >= _MAX_CACHED:
+                self._known.clear()
+            self._known[host] = known
+        return known
+
+
+class Identity:
+    """What is ours.
+
+    `addresses` are ``(transport, host, port)`` of every socket and advertised name (IPv6 without brackets); `domains`
+    those whose users we serve, besides our own addresses.
+    """
+
+    def __init__(self, addresses: Iterable[tuple[str, str, int]], domains: Iterable[str] = ()) -> None:
+        self._addresses: set[tuple[str, int]] = set()
+        self._hosts: set[str] = set()
+        self._udp: set[tuple[str, int]] = set()
+        self.domains: set[str] = set()
+        for transport, host, port in addresses:
+            self.add(transport, host, port)
+        for domain in domains:
+            self.domains.add(domain.lower())
+
+    def add(self, transport: str, host: str, port: int) -> None:
+        """One more address or name of ours."""
+        host = host.lower()
+        self._addresses.add((host, port))
+        self._hosts.add(host)
+        if transport == "udp":
+            self._udp.add((host, port))
+
+    def is_address(self, host: str, port: int) -> bool:
+        """Whether this is where we listen: sent-by of a Via of ours (LOOP-03)."""
+        return (host.lower(), port) in self._addresses
+
+    def has_udp(self, host: str, port: int) -> bool:
+        """Whether we can be reached there by UDP, so that a Record-Route needs no transport (RR-05)."""
+        return (host.lower(), port) in self._udp
+
+    def is_us(self, uri: Uri) -> bool:
+        """Whether a Route or Request-URI leads to this proxy (RFC 3261 16.4, 16.12)."""
+        if not uri.is_sip:
+            return False
+        return (uri.host, uri.effective_port) in self._addresses or (uri.port is None and uri.host in self.domains)
+
+    def serves(self, uri: Uri) -> bool:
+        """Whether users of this URI's domain are ours (REQ-11)."""
+        return uri.is_sip and (
+            uri.host in self.domains
+            or (uri.host, uri.effective_port) in self._addresses
+            or (uri.port is None and uri.host in self._hosts)
+        )

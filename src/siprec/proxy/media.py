@@ -1,0 +1,211 @@
+"""The media server's part in one call: descriptions go through it on their way, or pass untouched when it fails.
+
+The first law: it never delays or breaks the call. A request that is not answered in time is given up, and the
+descriptions go on as the parties wrote them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
+from siprec.sip.clock import Clock, Timer
+from siprec.sip.errors import SipError
+from siprec.sip.message import SipMessage
+from siprec.sip.multipart import SDP_TYPE, Part, find_part, replace_part
+
+log = logging.getLogger(__name__)
+
+Passed = Callable[["bytes | None"], None]
+"""Gets the description to forward, or None: forward it as it came."""
+
+_Key = tuple[str, MediaSession]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaTimes:
+    """Seconds a call waits at most. An answer is worth more patience than an offer: where an offer that went through
+    the media server is answered around it, audio goes one way."""
+
+    offer: float = 0.3
+    answer: float = 1.0
+
+
+def sdp_part(message: SipMessage) -> Part | None:
+    """The session description of a message, alone or in a multipart (OA-06); None also when the body is broken."""
+    if not message.body:
+        return None
+    try:
+        return find_part(message, SDP_TYPE)
+    except SipError:
+        return None
+
+
+def sdp_of(message: SipMessage) -> bytes:
+    """The octets of the session description of a message, empty if there is none."""
+    part = sdp_part(message)
+    if part is None:
+        return b""
+    try:
+        return part.content
+    except SipError:
+        return b""
+
+
+def put_sdp(message: SipMessage, sdp: bytes) -> bool:
+    """Replace the session description in its place; false if that cannot be done (the message stays as it was)."""
+    part = sdp_part(message)
+    if part is None:
+        return False
+    try:
+        replace_part(message, part, sdp)
+    except (SipError, ValueError):
+        return False
+    return True
+
+
+class CallMedia:
+    """One call at one media server.
+
+    `on_failure(reason)` is called once, when the media server is given up for this call. Callbacks may come from
+    inside `offer` and `answer` when nothing has to be asked: a description that came before gets the answer it got.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_in_flight",
+        "_last",
+        "_on_failure",
+        "_reoffer",
+        "_times",
+        "answered",
+        "flags",
+        "requests",
+        "server",
+        "session",
+        "state",
+    )
+
+    def __init__(
+        self,
+        clock: Clock,
+        server: MediaServer,
+        session: MediaSession,
+        times: MediaTimes,
+        on_failure: Callable[[str], None],
+        flags: MediaFlags = NO_FLAGS,
+    ) -> None:
+        self._clock = clock
+        self.server = server
+        self.session = session
+        self._times = times
+        self._on_failure = on_failure
+        self.flags = flags
+        self.state = "active"
+        self.answered = False
+        self.requests = 0
+        self._last: dict[_Key, tuple[bytes, bytes]] = {}
+        self._in_flight: dict[tuple[_Key, bytes], list[Passed]] = {}
+        self._reoffer: tuple[MediaSession, bytes] | None = None
+
+    def offer(self, session: MediaSession, sdp: bytes, done: Passed) -> None:
+        """Pass an offer; `session.from_tag` is who makes it. The same description again changes nothing (OA-09)."""
+        key = ("offer", session)
+        last = self._last.get(key)
+        if self.state == "active" and last is not None and last[0] == sdp:
+            self._reoffer = (session, sdp)
+            done(last[1])
+            return
+        self._reoffer = None
+        if session.to_tag and (key, sdp) not in self._in_flight:
+            # Within a dialog a new offer makes what was agreed before a thing of the past.
+            self._last.clear()
+        self._request(key, sdp, done)
+
+    def answer(self, session: MediaSession, sdp: bytes, done: Passed) -> None:
+        """Pass the answer of `session.to_tag` to the offer of `session.from_tag`."""
+        key = ("answer", session)
+        last = self._last.get(key)
+        if self.state == "active" and last is not None and last[0] == sdp:
+            done(last[1])
+            return
+        again, self._reoffer = self._reoffer, None
+        if again is not None and again[0].from_tag == session.from_tag and self.state == "active":
+            # The offer needed no asking, its answer is another one: the media server has to hear both.
+            def offered(result: bytes | None) -> None:
+                if result is None:
+                    done(None)
+                else:
+                    self._request(key, sdp, done)
+
+            self._request(("offer", again[0]), again[1], offered)
+            return
+        self._request(key, sdp, done)
+
+    def _request(self, key: _Key, sdp: bytes, done: Passed) -> None:
+        if self.state != "active":
+            done(None)
+            return
+        waiting = self._in_flight.get((key, sdp))
+        if waiting is not None:
+            waiting.append(done)  # a retransmission; one question is enough
+            return
+        self._in_flight[key, sdp] = [done]
+        self.requests += 1
+        command, session = key
+        timer: Timer | None = None
+
+        def finish(result: bytes | MediaError) -> None:
+            waiting = self._in_flight.pop((key, sdp), None)
+            if waiting is None:
+                return
+            if timer is not None:
+                timer.cancel()
+            if isinstance(result, MediaError):
+                self.fail(f"{command}: {result}")
+            if self.state != "active" or isinstance(result, MediaError):
+                for each in waiting:
+                    each(None)
+                return
+            self._last[key] = (sdp, result)
+            self.answered = self.answered or command == "answer"
+            for each in waiting:
+                each(result)
+
+        limit = self._times.offer if command == "offer" else self._times.answer
+        timer = self._clock.call_later(limit, finish, MediaError("no reply in time", timeout=True))
+        request = self.server.offer if command == "offer" else self.server.answer
+        try:
+            request(session, sdp, finish, flags=self.flags)
+        except Exception as error:
+            log.exception("media server %s, Call-ID %s", self.server.name, session.call_id)
+            self._clock.call_later(0, finish, MediaError(f"internal error: {error}"))
+
+    def fail(self, reason: str) -> None:
+        """Do without the media server from now on."""
+        if self.state != "active":
+            return
+        self.state = "failed"
+        self._last.clear()
+        if not self.answered:
+            # Nothing runs through it; an offer that it took after all must not hold ports.
+            self._delete()
+        self._on_failure(reason)
+
+    def end(self) -> None:
+        """The call is over: everything of it goes, on every path. Twice is once."""
+        if self.state == "ended":
+            return
+        deleted = self.state == "failed" and not self.answered
+        self.state = "ended"
+        self._last.clear()
+        if not deleted:
+            self._delete()
+
+    def _delete(self) -> None:
+        try:
+            self.server.delete(self.session)
+        except Exception:
+            log.exception("media server %s, Call-ID %s", self.server.name, self.session.call_id)

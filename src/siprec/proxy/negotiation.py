@@ -1,0 +1,242 @@
+"""Offer/answer on its way through the proxy: what is what, and when the media server is asked (OA-01 to OA-09)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from siprec.media.engine import NO_FLAGS, MediaFlags, MediaServer, MediaSession
+from siprec.proxy import sessiontimer
+from siprec.proxy.call import Call
+from siprec.proxy.dialogs import OTHER, ProxiedDialog, Side
+from siprec.proxy.media import CallMedia, MediaTimes, put_sdp, sdp_of
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.transaction import ClientTransaction
+
+if TYPE_CHECKING:
+    from siprec.proxy.context import Branch, ResponseContext
+    from siprec.proxy.core import ProxyCore
+
+log = logging.getLogger(__name__)
+
+PickMedia = Callable[[Call], "MediaServer | None"]
+_OFFERS = frozenset({"INVITE", "UPDATE", "PRACK"})
+
+
+class Negotiation:
+    """Sees every request and response that may carry a session description, before it is forwarded.
+
+    `pick` chooses the media server of a call (None: there is none); `use` is ``recorded``, ``always`` or ``never``;
+    `on_failure` ``pass`` or ``reject``.
+    """
+
+    def __init__(
+        self,
+        core: ProxyCore,
+        pick: PickMedia | None,
+        *,
+        use: Literal["recorded", "always", "never"] = "recorded",
+        on_failure: Literal["pass", "reject"] = "pass",
+        times: MediaTimes | None = None,
+        flags: MediaFlags = NO_FLAGS,
+    ) -> None:
+        self._core = core
+        self._pick = pick
+        self.use = use
+        self.on_failure = on_failure
+        self.times = times or MediaTimes()
+        self.flags = flags
+        self._busy: dict[tuple[str, str], Call] = {}
+
+    @property
+    def sessions(self) -> int:
+        """Calls that have a media session: for leak checks."""
+        return len(self._busy)
+
+    def _path(self, call: Call) -> CallMedia | None:
+        """The media path of a call that is to have one, made on first need."""
+        path = call.media_path
+        if path is not None or call.state != "early" or call.media_error:
+            return path
+        use = call.media_use or self.use
+        if self._pick is None or use == "never" or (use == "recorded" and not call.recordings):
+            return None
+        key = (call.call_id, call.from_tag)
+        if key in self._busy:
+            return None  # a spiral: the media server knows this call by the same name already
+        server = self._pick(call)
+        if server is None:
+            self._failed(call, "no media server")
+            return None
+        session = MediaSession(call.call_id, call.from_tag)
+        path = CallMedia(
+            self._core.clock, server, session, self.times, lambda reason: self._failed(call, reason), self.flags
+        )
+        call.media_path = path
+        call.media = server
+        call.media_session = session
+        self._busy[key] = call
+        return path
+
+    def _failed(self, call: Call, reason: str) -> None:
+        call.media_error = reason
+        call.media = None
+        call.media_session = None
+        self._core.counters["media_failures"] += 1
+        log.warning("media server is out: %s, Call-ID %s", reason, call.call_id)
+        self._core.observers.tell("call_media_failed", call, reason)
+
+    def release(self, call: Call) -> None:
+        """The call is over (or never was): its media goes."""
+        path = call.media_path
+        if path is not None:
+            path.end()
+            if self._busy.get((call.call_id, call.from_tag)) is call:
+                del self._busy[call.call_id, call.from_tag]
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def request_out(
+        self, context: ResponseContext, branch: Branch, request: SipRequest, passed: Callable[[int], None]
+    ) -> None:
+        """Before a request is sent; `passed(0)` lets it go, `passed(status)` ends the branch."""
+        dialog = context.dialog
+        if dialog is not None:
+            sdp = sdp_of(request) if request.method in _OFFERS else b""
+            if sdp:
+                self._in_dialog(dialog, context.side, request, sdp, lambda: passed(0))
+            else:
+                passed(0)
+            return
+        call = context.call
+        if call is None:
+            passed(0)
+            return
+        sdp = sdp_of(request)
+        path = self._path(call) if sdp else None
+        if path is None:
+            rejected = bool(call.media_error) and self.on_failure == "reject"
+            passed(503 if rejected else 0)
+            return
+        session = MediaSession(call.call_id, call.from_tag, "", branch.via_branch)
+
+        def offered(result: bytes | None) -> None:
+            if result is not None and not put_sdp(request, result):
+                path.fail("the description cannot be put in place")
+            passed(503 if path.state == "failed" and self.on_failure == "reject" else 0)
+
+        path.offer(session, sdp, offered)
+
+    def ack_out(self, dialog: ProxiedDialog, side: Side, ack: SipRequest, go_on: Callable[[], None]) -> None:
+        """The ACK for a 2xx: the answer to a late offer may be inside (OA-04)."""
+        sdp = sdp_of(ack)
+        if sdp:
+            self._in_dialog(dialog, side, ack, sdp, go_on)
+        else:
+            go_on()
+
+    def _in_dialog(
+        self, dialog: ProxiedDialog, side: Side, request: SipRequest, sdp: bytes, go_on: Callable[[], None]
+    ) -> None:
+        was_open = dialog.open is not None
+        kind = self._core.dialogs.offered(dialog, side, request, sdp)
+        completed = kind == "answer" and was_open
+        call = dialog.call
+        if completed:
+            self.take(dialog)
+
+        def finish() -> None:
+            go_on()
+            if completed and call.state == "confirmed" and dialog.callee_tag == call.to_tag:
+                self._core.observers.tell("call_media_changed", call, OTHER[side])
+
+        mine, theirs = dialog.tag(side), dialog.tag(OTHER[side])
+        self._through(
+            call,
+            kind,
+            mine if kind == "offer" else theirs,
+            theirs if kind == "offer" else mine,
+            "",
+            request,
+            sdp,
+            finish,
+        )
+
+    def _through(
+        self,
+        call: Call,
+        kind: str,
+        offerer: str,
+        answerer: str,
+        via_branch: str,
+        message: SipMessage,
+        sdp: bytes,
+        go_on: Callable[[], None],
+    ) -> None:
+        path = self._path(call)
+        if path is None or path.state != "active":
+            go_on()
+            return
+
+        def passed(result: bytes | None) -> None:
+            if result is not None and not put_sdp(message, result):
+                path.fail("the description cannot be put in place")
+            go_on()
+
+        session = MediaSession(call.call_id, offerer, answerer, via_branch)
+        if kind == "offer":
+            path.offer(session, sdp, passed)
+        else:
+            path.answer(session, sdp, passed)
+
+    def take(self, dialog: ProxiedDialog) -> None:
+        """What was agreed in the dialog is what the call has."""
+        call = dialog.call
+        if not call.to_tag or call.to_tag == dialog.callee_tag:
+            call.caller_sdp = dialog.sdp.get("caller", call.caller_sdp)
+            call.callee_sdp = dialog.sdp.get("callee", call.callee_sdp)
+
+    # -- responses -----------------------------------------------------------------------------------------------------
+
+    def response_back(
+        self,
+        context: ResponseContext,
+        branch: Branch,
+        transaction: ClientTransaction,
+        response: SipResponse,
+        go_on: Callable[[], None],
+    ) -> None:
+        """Before a 1xx or 2xx is forwarded; follows dialogs and passes descriptions."""
+        core = self._core
+        dialog, call, side = context.dialog, context.call, context.side
+        request = context.transaction.request
+        initial = dialog is None and call is not None
+        if call is not None and initial:
+            dialog = core.dialogs.early(call, response, request)
+            side = "caller"
+            if dialog is not None and response.status >= 200 and branch.target.flow is not None:
+                dialog.flow["callee"] = branch.target.flow
+        if dialog is None or request.method not in _OFFERS:
+            go_on()
+            return
+        if initial and core.options.session_expires and 200 <= response.status < 300 and request.method == "INVITE":
+            sessiontimer.confirm(request, response, core.options.session_expires)
+        sdp = sdp_of(response)
+        kind, complete = core.dialogs.response(dialog, side, request, response, sdp)
+        if kind:
+            self.take(dialog)
+        call = dialog.call
+
+        def finish() -> None:
+            go_on()
+            if complete and not initial and call.state == "confirmed" and dialog.callee_tag == call.to_tag:
+                core.observers.tell("call_media_changed", call, side)
+
+        if not sdp or not kind:
+            finish()
+            return
+        mine, theirs = dialog.tag(side), dialog.tag(OTHER[side])
+        via_branch = branch.via_branch if initial and kind == "answer" else ""
+        offerer, answerer = (mine, theirs) if kind == "answer" else (theirs, mine)
+        self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish)

@@ -1,0 +1,94 @@
+"""Our Record-Route values, and the proof that a Route value is one of ours (RR-01 to RR-07)."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from hashlib import blake2b
+from typing import Final
+
+from siprec.proxy.identity import Identity
+from siprec.sip.message import SipRequest
+from siprec.sip.transport import Hop, Transport
+from siprec.sip.uri import Uri
+
+PARAM: Final = "did"
+# These make no dialog, and within one they never change its route set (RR-09).
+_WITHOUT: Final = frozenset(
+    {"REGISTER", "MESSAGE", "OPTIONS", "PUBLISH", "CANCEL", "ACK", "BYE", "PRACK", "UPDATE", "INFO"}
+)
+
+
+class Cookies:
+    """Dialog cookies: ``<dlg_id>-<mac>``, bound to the Call-ID. `secret` signs them (random when empty: they then end
+    with the process)."""
+
+    def __init__(self, secret: bytes = b"") -> None:
+        self._key = blake2b(secret or secrets.token_bytes(32), digest_size=32).digest()
+
+    def make(self, dlg_id: str, call_id: str) -> str:
+        """The cookie of a dialog."""
+        return f"{dlg_id}-{self._mac(dlg_id, call_id)}"
+
+    def check(self, cookie: str, call_id: str) -> str | None:
+        """The dlg_id in a cookie of ours, None in any other."""
+        dlg_id, _, mac = cookie.rpartition("-")
+        expected = self._mac(dlg_id, call_id).encode()
+        return dlg_id if hmac.compare_digest(mac.encode("utf-8", "replace"), expected) else None
+
+    def _mac(self, dlg_id: str, call_id: str) -> str:
+        text = f"{dlg_id}\0{call_id}".encode("utf-8", "surrogateescape")
+        return blake2b(text, digest_size=10, key=self._key).hexdigest()
+
+
+def wanted(request: SipRequest) -> bool:
+    """Whether to record-route (FWD-04): what may make a dialog, refreshes one, or is unknown."""
+    return request.method not in _WITHOUT
+
+
+def insert(request: SipRequest, transport: Transport, identity: Identity, source: Hop, out: Hop, cookie: str) -> None:
+    """Put our Record-Route on top: one value, or two where the sides differ (RR-03).
+
+    `source` is where the request came from, `out` where it goes; both with `local` filled in. The upper value is for
+    who is reached by `out`.
+    """
+    secure = _is_secure(request)
+    above = _side(transport, out, secure)
+    below = _side(transport, source, secure)
+    if above == below:
+        named = not identity.has_udp(above[1], above[2]) and above[3] == "tcp"
+        request.prepend("record-route", _value(above, cookie, named))
+    else:
+        request.prepend("record-route", _value(below, cookie, True))
+        request.prepend("record-route", _value(above, cookie, True))
+
+
+_Side = tuple[str, str, int, str]
+
+
+def _is_secure(request: SipRequest) -> bool:
+    """RR-02: the Request-URI or the top Route is a SIPS URI."""
+    if request.uri[:5].lower() == "sips:":
+        return True
+    routes = request.values("route")
+    return bool(routes) and "<sips:" in routes[0].lower()
+
+
+def _side(transport: Transport, hop: Hop, secure: bool) -> _Side:
+    host, port = transport.sent_by(hop)
+    scheme = "sips" if secure or hop.transport == "tls" else "sip"
+    return (scheme, host, port, hop.transport)
+
+
+def _value(side: _Side, cookie: str, named: bool) -> str:
+    scheme, host, port, transport = side
+    if ":" in host:
+        host = f"[{host}]"
+    # RR-04: never transport=tls, the scheme says it.
+    param = f";transport={transport}" if named and transport in ("udp", "tcp") else ""
+    return f"<{scheme}:{host}:{port}{param};lr;{PARAM}={cookie}>"
+
+
+def cookie_of(uri: Uri) -> str:
+    """The cookie in a Route or Request-URI, empty if there is none."""
+    return uri.params.get(PARAM) or ""

@@ -1,0 +1,237 @@
+"""A registrar in memory (RFC 3261 10.3): several contacts, expiry, q, digest, phones behind NAT."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from siprec.proxy.identity import Identity
+from siprec.proxy.routes import Target
+from siprec.sip.clock import Clock, Timer
+from siprec.sip.digest import DigestServer
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipRequest
+from siprec.sip.transaction import ServerTransaction
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri, unescape
+from siprec.sip.validate import check_for_endpoint
+
+log = logging.getLogger(__name__)
+
+_SWEEP = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One contact of an address of record. `expires` is monotonic; `flow` set when the phone is reached only the way
+    it came."""
+
+    uri: Uri
+    q: float
+    expires: float
+    call_id: str
+    cseq: int
+    flow: Hop | None
+    user_agent: str = ""
+
+
+class Registrar:
+    """Location service of our domains. Times in seconds.
+
+    `users` (name -> password) turn on digest authentication in `realm` (empty: the first domain, or ``siprec``); their
+    names are also the only ones that may register. `changed(aor, bindings)` is told of every change.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        identity: Identity,
+        *,
+        min_expires: int = 60,
+        max_expires: int = 7200,
+        default_expires: int = 3600,
+        max_contacts: int = 10,
+        realm: str = "",
+        users: Mapping[str, str] | None = None,
+        max_users: int = 100_000,
+        changed: Callable[[str, list[Binding]], None] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._identity = identity
+        self._min = min_expires
+        self._max = max_expires
+        self._default = default_expires
+        self._max_contacts = max_contacts
+        self._max_users = max_users
+        self._users = dict(users or {})
+        realm = realm or next(iter(sorted(identity.domains)), "siprec")
+        self._digest = DigestServer(clock, realm) if self._users else None
+        self._changed = changed
+        self._bindings: dict[str, list[Binding]] = {}
+        self._sweep: Timer | None = None
+
+    def __len__(self) -> int:
+        return sum(len(bindings) for bindings in self._bindings.values())
+
+    def lookup(self, uri: Uri) -> list[Target] | None:
+        """The contacts of a Request-URI; empty: known but not there; None: no such user."""
+        key = self._key(uri)
+        now = self._clock.now()
+        bindings = [binding for binding in self._bindings.get(key, ()) if binding.expires > now]
+        if not bindings:
+            return [] if key in self._bindings or unescape(uri.user or "") in self._users else None
+        return [Target(binding.uri, binding.q, binding.flow) for binding in bindings]
+
+    def snapshot(self) -> list[dict[str, object]]:
+        """All bindings as plain values; `expires` is the seconds left."""
+        now = self._clock.now()
+        return [
+            {
+                "aor": aor,
+                "contact": binding.uri.text,
+                "q": binding.q,
+                "expires": round(binding.expires - now),
+                "flow": str(binding.flow) if binding.flow is not None else "",
+                "user_agent": binding.user_agent,
+            }
+            for aor, bindings in self._bindings.items()
+            for binding in bindings
+            if binding.expires > now
+        ]
+
+    def _key(self, uri: Uri) -> str:
+        # All our names mean the same users, so that phones may register at one address and be called at another.
+        user = unescape(uri.user or "")
+        return f"{user}@" if self._identity.serves(uri) else f"{user}@{uri.host}"
+
+    # -- REGISTER ------------------------------------------------------------------------------------------------------
+
+    def register(self, transaction: ServerTransaction) -> None:
+        """Answer a REGISTER."""
+        request = transaction.request
+        tag = secrets.token_hex(5)
+        try:
+            headers = self._register(request, transaction.source)
+            status, reason = 200, ""
+        except SipError as error:
+            status, reason, headers = error.status, error.reason, list(error.headers)
+            if status == 400:
+                reason = "".join(c for c in reason if c.isprintable())[:80]
+        transaction.respond(request.response(status, reason, to_tag=tag, headers=headers))
+
+    def _register(self, request: SipRequest, source: Hop) -> list[tuple[str, str]]:
+        check_for_endpoint(request)
+        unsupported = request.values("require")
+        if unsupported:
+            raise SipError("Bad Extension", 420, (("Unsupported", ", ".join(unsupported)),))
+        aor = request.to.uri
+        username = self._authenticate(request)
+        if not self._identity.serves(aor):
+            raise SipError("Not Found", 404)
+        user = unescape(aor.user or "")
+        if username and username != user:
+            raise SipError("Forbidden", 403)
+        key = self._key(aor)
+        now = self._clock.now()
+        old = [binding for binding in self._bindings.get(key, ()) if binding.expires > now]
+        values = request.values("contact")
+        if values:
+            new = self._removed(request, old) if values == ["*"] else self._merged(request, source, old, now)
+            if key not in self._bindings and len(self._bindings) >= self._max_users:
+                raise SipError("Too many users", 503)
+            self._bindings[key] = new
+            self._arm()
+            if self._changed is not None:
+                self._changed(aor.aor, new)
+            old = new
+        return [
+            ("Contact", f"<{binding.uri.text}>;expires={max(1, round(binding.expires - now))}" + _q(binding.q))
+            for binding in old
+        ]
+
+    def _authenticate(self, request: SipRequest) -> str:
+        """The authenticated user, empty when nobody needs to be."""
+        if self._digest is None:
+            return ""
+        result = self._digest.verify(request, self._users.get)
+        if result.ok:
+            return result.username
+        if result.outcome == "denied":
+            log.warning("REGISTER of %r refused: %s, Call-ID %s", result.username, result.reason, request.call_id)
+        challenge = self._digest.challenge(stale=result.outcome == "stale")
+        raise SipError("Unauthorized", 401, tuple(challenge))
+
+    def _removed(self, request: SipRequest, old: list[Binding]) -> list[Binding]:
+        if self._wanted(request) != 0:
+            raise SipError("Contact: * needs Expires: 0")
+        for binding in old:
+            self._check_order(request, binding)
+        return []
+
+    def _wanted(self, request: SipRequest) -> int | None:
+        value = request.get("expires")
+        if value is None or not value.isdecimal() or not value.isascii():
+            return None
+        return min(int(value[:12]), 2**32 - 1)
+
+    def _check_order(self, request: SipRequest, binding: Binding) -> None:
+        """RFC 3261 10.3 step 7: an older request of the same phone must not win."""
+        if binding.call_id == request.call_id and request.cseq.number <= binding.cseq:
+            raise SipError("Request out of order", 500)
+
+    def _merged(self, request: SipRequest, source: Hop, old: list[Binding], now: float) -> list[Binding]:
+        result = list(old)
+        default = self._wanted(request)
+        direct = len(request.values("via")) == 1
+        for contact in request.contacts:
+            uri = contact.uri
+            seconds = contact.expires
+            if seconds is None:
+                seconds = default if default is not None else self._default
+            if 0 < seconds < self._min:
+                # 10.3 step 7: only what is under an hour may be called too brief.
+                raise SipError("Interval Too Brief", 423, (("Min-Expires", str(self._min)),))
+            known = next((each for each in result if each.uri.equivalent(uri)), None)
+            if known is not None:
+                self._check_order(request, known)
+                result.remove(known)
+            if seconds:
+                flow = _flow(contact, source) if direct else None
+                expires = now + min(seconds, self._max)
+                agent = (request.get("user-agent") or "")[:80]
+                result.append(Binding(uri, contact.q, expires, request.call_id, request.cseq.number, flow, agent))
+        if len(result) > self._max_contacts:
+            raise SipError("Too many contacts", 403)
+        return result
+
+    def _arm(self) -> None:
+        if self._sweep is None and self._bindings:
+            self._sweep = self._clock.call_later(_SWEEP, self._swept)
+
+    def _swept(self) -> None:
+        self._sweep = None
+        now = self._clock.now()
+        for key, bindings in list(self._bindings.items()):
+            left = [binding for binding in bindings if binding.expires > now]
+            if not left and not bindings:
+                del self._bindings[key]  # gone for a whole round
+            elif len(left) != len(bindings):
+                self._bindings[key] = left
+        self._arm()
+
+
+def _q(q: float) -> str:
+    return f";q={q:g}" if q != 1.0 else ""
+
+
+def _flow(contact: NameAddr, source: Hop) -> Hop | None:
+    """How to reach a phone whose Contact does not lead to where it sent from (NAT), or on its own connection."""
+    uri = contact.uri
+    if source.reliable:
+        return source
+    if uri.is_sip and (uri.host != source.host or uri.effective_port != source.port):
+        return source
+    return None

@@ -1,0 +1,226 @@
+"""``[[route]]``: rules that say what becomes of a request outside a dialog.
+
+Rules are tried in order. One that matches and has an action (targets, ``reply``, ``registrar`` or ``relay``) decides;
+one without adds its ``record`` and ``media`` and the search goes on.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from siprec.proxy.identity import Networks
+from siprec.sip.errors import SipError
+from siprec.sip.message import SipRequest
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+
+MediaUse = Literal["", "recorded", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request may go: the Request-URI to give it; `q` its preference (FWD-11).
+
+    `flow` is the way to it if known (a registered phone), else it is found by RFC 3263. `route` are Route values to
+    put on top (outbound proxy, Path).
+    """
+
+    uri: Uri
+    q: float = 1.0
+    flow: Hop | None = None
+    route: tuple[str, ...] = ()
+
+
+class RouteTarget(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One target of a rule; of equal `priority` (lower first) the order is drawn by `weight`, as with SRV records."""
+
+    uri: str
+    weight: int = 1
+    priority: int = 0
+
+
+class RouteRule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[[route]]``. What is not given matches everything.
+
+    Raises:
+        ValueError: from the constructor, with the key and what is wrong with it.
+    """
+
+    name: str = ""
+    method: str | list[str] = []
+    user: str = ""
+    """Regular expression that the whole user part of the Request-URI must match (escapes resolved)."""
+    domain: str | list[str] = []
+    source: str | list[str] = []
+    """Addresses or networks (CIDR) the request comes from."""
+    header: dict[str, str] = {}
+    """Header name -> regular expression searched for in each of its values."""
+    targets: list[str | RouteTarget] = []
+    """SIP URIs, tried in order until one answers; without user part they take that of the Request-URI, with ``;lr``
+    they become a Route and the Request-URI stays."""
+    fork: bool = False
+    """Try all targets at once."""
+    record: str | list[str] = []
+    """Names of ``[recording.NAME]``."""
+    media: MediaUse = ""
+    reply: int = 0
+    reason: str = ""
+    registrar: bool = False
+    """REGISTER is taken, everything else goes to the contacts registered for the Request-URI."""
+    relay: bool = False
+    """Go where the Request-URI says."""
+
+    def __post_init__(self) -> None:
+        CompiledRule(self)
+
+
+class RuleError(ValueError):
+    """A ``[[route]]`` cannot be used; the text names key and reason."""
+
+
+class CompiledRule:
+    """A rule made ready. Raises RuleError when it makes no sense."""
+
+    __slots__ = ("_targets", "domains", "headers", "methods", "networks", "record", "rule", "user")
+
+    def __init__(self, rule: RouteRule) -> None:
+        self.rule = rule
+        self.methods = frozenset(method.upper() for method in _listed(rule.method))
+        self.domains = frozenset(domain.lower() for domain in _listed(rule.domain))
+        self.user = _pattern("user", rule.user) if rule.user else None
+        self.headers = tuple((name, _pattern(f"header.{name}", text)) for name, text in rule.header.items())
+        try:
+            self.networks = Networks(_listed(rule.source)) if rule.source else None
+        except ValueError as error:
+            raise RuleError(f"source: {error}") from None
+        self.record = tuple(_listed(rule.record))
+        targets = []
+        for target in rule.targets:
+            entry = RouteTarget(uri=target) if isinstance(target, str) else target
+            try:
+                uri = Uri.parse(entry.uri)
+            except SipError as error:
+                raise RuleError(f"targets: {error.reason}") from None
+            if not uri.is_sip:
+                raise RuleError(f"targets: {entry.uri!r} is no SIP URI")
+            if entry.weight < 0 or entry.priority < 0:
+                raise RuleError("targets: weight and priority must not be negative")
+            targets.append((uri, entry))
+        self._targets = tuple(targets)
+        actions = bool(rule.targets) + bool(rule.reply) + rule.registrar + rule.relay
+        if actions > 1:
+            raise RuleError("only one of targets, reply, registrar and relay can be given")
+        if rule.reply and not 300 <= rule.reply <= 699:
+            raise RuleError("reply: must lie in 300..699")
+
+    @property
+    def final(self) -> bool:
+        """Whether the search ends here."""
+        rule = self.rule
+        return bool(rule.targets or rule.reply or rule.registrar or rule.relay)
+
+    def matches(self, request: SipRequest, source: Hop) -> bool:
+        """Whether the rule applies. Raises SipError for a malformed Request-URI."""
+        if self.methods and request.method not in self.methods:
+            return False
+        uri = request.ruri
+        if self.domains and uri.host not in self.domains:
+            return False
+        if self.user is not None and self.user.fullmatch(uri.user_unescaped) is None:
+            return False
+        if self.networks is not None and source.host not in self.networks:
+            return False
+        return all(any(pattern.search(value) for value in request.get_all(name)) for name, pattern in self.headers)
+
+    def groups(self, request: SipRequest, rng: random.Random) -> list[list[Target]]:
+        """The targets: groups to be tried one after the other, each at once."""
+        ordered = weighted_order(self._targets, rng)
+        targets = [target_for(uri, request) for uri, _ in ordered]
+        return [targets] if self.rule.fork else [[target] for target in targets]
+
+
+@dataclass(slots=True)
+class Decision:
+    """What the rules say: the deciding rule (None: no rule), and everything matching rules add."""
+
+    rule: CompiledRule | None = None
+    record: list[str] = field(default_factory=list)
+    media: MediaUse = ""
+
+
+class Rules:
+    """All rules in order.
+
+    Raises:
+        RuleError: from the constructor.
+    """
+
+    def __init__(self, rules: Iterable[RouteRule] = ()) -> None:
+        self._rules = [CompiledRule(rule) for rule in rules]
+
+    def decide(self, request: SipRequest, source: Hop) -> Decision:
+        """Find the rule for a request. Raises SipError for a malformed Request-URI."""
+        decision = Decision()
+        for rule in self._rules:
+            if not rule.matches(request, source):
+                continue
+            decision.record += [name for name in rule.record if name not in decision.record]
+            decision.media = rule.rule.media or decision.media
+            if rule.final:
+                decision.rule = rule
+                break
+        return decision
+
+
+def target_for(uri: Uri, request: SipRequest) -> Target:
+    """The target a configured or scripted URI stands for (see `RouteRule.targets`).
+
+    Raises:
+        SipError: the Request-URI is malformed.
+    """
+    if "lr" in uri.params:
+        return Target(request.ruri, route=(f"<{uri.text}>",))
+    if uri.user is None and request.ruri.is_sip and request.ruri.user is not None:
+        uri = uri.replace(user=request.ruri.user)
+    elif uri.user is None and request.ruri.scheme == "tel":
+        uri = uri.replace(user=request.ruri.user, params={**uri.params, "user": "phone"})
+    return Target(uri)
+
+
+def weighted_order(targets: Iterable[tuple[Uri, RouteTarget]], rng: random.Random) -> list[tuple[Uri, RouteTarget]]:
+    """Priorities ascending; within one, drawn by weight if weights differ, else as written (RFC 2782)."""
+    left = sorted(targets, key=_priority)
+    if len({(entry.priority, entry.weight) for _, entry in left}) == len({entry.priority for _, entry in left}):
+        return left
+    result = []
+    while left:
+        first = [item for item in left if item[1].priority == left[0][1].priority]
+        chosen = rng.choices(first, [item[1].weight or 0.001 for item in first])[0]
+        left.remove(chosen)
+        result.append(chosen)
+    return result
+
+
+def _priority(item: tuple[Uri, RouteTarget]) -> int:
+    return item[1].priority
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _pattern(key: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise RuleError(f"{key}: {error}") from None
+
+
+Lookup = Callable[[Uri], "list[Target] | None"]
+"""Location service: contacts of an address of record, empty if it has none now, None if it does not exist."""
