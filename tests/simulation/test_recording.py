@@ -721,6 +721,27 @@ def test_the_legacy_media_type_and_credentials_by_profile() -> None:
     world.assert_clean()
 
 
+def test_an_srs_that_knows_the_older_media_type_only_is_asked_again_with_it() -> None:
+    world = World()
+
+    def invited(call: IncomingCall) -> None:
+        if find_part(call.invite, "application/rs-metadata+xml", "recording-session") is None:
+            world.srs.answer_call(call)
+        else:
+            call.answer(415, headers=(("Accept", "application/sdp, application/rs-metadata"),))
+
+    world.srs.on_invite = invited
+    call = world.answered_call()
+    assert world.state(call) == "active"
+    assert world.names() == ["START"]
+    assert world.events[0].callid == world.srs.requests[1].call_id != world.srs.requests[0].call_id
+    world.end(call)
+    world.clock.run_for(2)
+    assert world.srs.requests[-1].content_type is not None
+    assert world.srs.requests[-1].content_type.value == "application/rs-metadata"
+    world.assert_clean()
+
+
 def test_on_failure_end_call_hangs_up() -> None:
     world = World()
     ended: list[str] = []

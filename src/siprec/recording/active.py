@@ -435,7 +435,7 @@ class ActiveRecording:
     def _offer_peer(self, peer: PeerOffer, withheld: bool) -> None:
         """An offerless re-INVITE: our offer and all metadata go in the 200, the answer comes in the ACK."""
         try:
-            peer.answer(self._body(self.machine.current, True, withheld), self.profile.metadata_type)
+            peer.answer(self._body(self.machine.current, True, withheld))
         except SdpError:
             peer.refuse(500)
         self._later(Event(Kind.PEER_DONE))

@@ -39,7 +39,7 @@ class RsDescription:
     session_id: str
     slots: list[_Slot] = field(default_factory=list)
     origin: Origin | None = None
-    _last: tuple[str, ...] = ()
+    _last: tuple[str, ...] | None = None
 
     def update(self, subscription: Subscription, first: str) -> None:
         """Take the streams of a (renewed) subscription: known ones keep their m-line, new ones get a free or a new one.
@@ -136,7 +136,7 @@ class RsDescription:
         if self.origin is None:
             self.origin = Origin("siprec", self.session_id, "1", address or "0.0.0.0")
         lines = tuple(line for m in media for line in (m.to_line(), *m.lines))
-        if self._last and lines != self._last:
+        if self._last is not None and lines != self._last:
             self.origin = self.origin.bump()
         self._last = lines
         return sdp.build_session(self.origin, media).to_bytes()

@@ -39,14 +39,14 @@ class Body:
 class PeerOffer:
     """An offer of the SRS that waits for its answer, or its wish for one of ours (offerless re-INVITE)."""
 
-    def __init__(self, request: SipRequest, description: SessionDescription | None, reply: Reply) -> None:
-        self.request = request
+    def __init__(self, description: SessionDescription | None, reply: Reply, metadata_type: str) -> None:
         self.description = description
         self._reply = reply
+        self._metadata_type = metadata_type
 
-    def answer(self, body: Body, metadata_type: str = MEDIA_TYPE) -> None:
+    def answer(self, body: Body) -> None:
         """200 with our description, and metadata where it was offerless (META-03)."""
-        octets, headers = _encode(body, metadata_type)
+        octets, headers = _encode(body, self._metadata_type)
         content_type = next((value for name, value in headers if name == "Content-Type"), "")
         rest = [(name, value) for name, value in headers if name != "Content-Type"]
         self._reply(200, octets, content_type, rest)
@@ -106,6 +106,8 @@ class RsDialog(CallHandler):
         self._from = NameAddr("", settings.from_uri or from_uri)
         self._call: OutgoingCall | None = None
         self._given_up = False
+        self._metadata_type = profile.metadata_type
+        self._start: tuple[Uri, Body, Hop | None] | None = None
 
     # -- what the SRC does ---------------------------------------------------------------------------------------------
 
@@ -131,7 +133,8 @@ class RsDialog(CallHandler):
 
     def _invite(self, target: Uri, body: Body, hop: Hop | None) -> None:
         profile, settings = self.profile, self.settings
-        octets, headers = _encode(body, profile.metadata_type)
+        self._start = (target, body, hop)
+        octets, headers = _encode(body, self._metadata_type)
         content_type = headers[0][1]
         lines = [_REQUIRE, ("Accept", ACCEPT), *headers[1:]]
         given = {name.lower() for name, _ in lines}
@@ -173,7 +176,7 @@ class RsDialog(CallHandler):
         if call is None:
             self.agent.clock.call_later(0, done, "ended")
             return
-        octets, headers = _encode(body, self.profile.metadata_type)
+        octets, headers = _encode(body, self._metadata_type)
 
         def finished(result: Result) -> None:
             if body.sdp and isinstance(result, SipResponse) and 200 <= result.status < 300:
@@ -231,8 +234,21 @@ class RsDialog(CallHandler):
             self.owner.rs_answered(self, answer)
 
     def failed(self, call: Call | None, status: int, response: SipResponse | None, reason: str) -> None:
-        """No dialog came about."""
-        self.owner.rs_refused(self, status, reason)
+        """No dialog came about. An SRS that only knows the older media type is asked again with that (ERR-04)."""
+        if (
+            status == 415
+            and response is not None
+            and self._start is not None
+            and not self._given_up
+            and self._metadata_type == MEDIA_TYPE
+            and LEGACY_MEDIA_TYPE in (accepted := response.tokens("accept"))
+            and MEDIA_TYPE not in accepted
+        ):
+            self._metadata_type = LEGACY_MEDIA_TYPE
+            self.call_id = self.agent.new_token()
+            self._invite(*self._start)
+        else:
+            self.owner.rs_refused(self, status, reason)
 
     def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
         """A request of the SRS inside the dialog."""
@@ -264,7 +280,7 @@ class RsDialog(CallHandler):
         if wants_snapshot:
             # Not as RFC 7866 9.2 wants it, but clear enough (C6).
             self.owner.rs_snapshot(self)
-        self.owner.rs_offer(self, PeerOffer(request, description, reply))
+        self.owner.rs_offer(self, PeerOffer(description, reply, self._metadata_type))
 
     def ack(self, call: Call, request: SipRequest) -> None:
         """The ACK for our 200 to a re-INVITE: holds the answer if that had been offerless."""
