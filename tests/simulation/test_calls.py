@@ -541,6 +541,26 @@ def test_second_reinvite_before_the_first_is_answered_gets_500() -> None:
     w.finish()
 
 
+def test_offer_before_the_first_invite_is_answered_gets_500() -> None:
+    w = TwoPhones()
+    w.bob.take = ring
+    w.call()
+    w.clock.run_for(0.1)
+    first = parsed(w.sent("INVITE")[0])
+    w.network.trace.clear()
+    for number, method, body in ((1, "INVITE", SDP), (2, "UPDATE", SDP), (3, "UPDATE", b"")):
+        early = first.copy()
+        early.method = method
+        early.set("cseq", f"{first.cseq.number + number} {method}")
+        early.set("to", f"<sip:bob@example.com>;tag={w.bob.calls[0].local_tag}")
+        early.set("via", f"SIP/2.0/UDP 10.0.0.1:5060;branch=z9hG4bKearly{number}")
+        early.set_body(body, "application/sdp" if body else None)
+        w.bob.layer.receive(early, w.alice.node.hop())
+    assert w.lines() == ["B 500", "B 500", "B 200"]
+    w.bob.calls[0].answer(486)
+    w.finish()
+
+
 def test_500_with_retry_after_is_waited_for() -> None:
     w = TwoPhones()
     call, _ = w.established()
@@ -854,6 +874,29 @@ def test_silence_after_a_provisional_response_is_no_reason_to_try_another_hop() 
     assert "B 100" in w.lines()
     assert results == ["timeout"]
     assert {sent.destination[0] for sent in w.sent("MESSAGE")} == {"10.0.0.2"}
+
+
+def test_challenged_request_outside_a_dialog_is_sent_again() -> None:
+    w = TwoPhones()
+    server = DigestServer(w.clock, "bob")
+
+    def registrar(transaction: ServerTransaction) -> bool:
+        ok = server.verify(transaction.request, {"alice": "secret"}.get).ok
+        headers = [] if ok else server.challenge()
+        transaction.respond(transaction.request.response(200 if ok else 401, to_tag="r", headers=headers))
+        return True
+
+    w.bob.agent.on_request = registrar
+    results: list[SipResponse | str] = []
+    request = SipRequest("REGISTER", "sip:10.0.0.2")
+    store = CredentialStore([Credentials("alice", "secret")])
+    w.alice.agent.request(request, request.ruri, results.append, credentials=store)
+    w.clock.run_for(1)
+    assert [result.status for result in results if isinstance(result, SipResponse)] == [200]
+    first, second = (parsed(sent) for sent in w.sent("REGISTER"))
+    assert second.cseq.number == first.cseq.number + 1
+    assert second.get("contact") == "<sip:10.0.0.1:5060>"
+    w.finish()
 
 
 def test_options_says_what_we_can() -> None:

@@ -11,7 +11,8 @@ from siprec.recording.events import SiprecEvent
 from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.settings import RecordingProfile, SettingError
 from siprec.sip.digest import DigestServer
-from siprec.sip.message import SipResponse
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipResponse, parse_datagram
 from siprec.sip.multipart import Part, build_multipart, find_part, parts_of
 from siprec.sip.useragent import IncomingCall
 from tests.simulation.network import LinkQuality
@@ -405,6 +406,60 @@ def test_new_codecs_and_streams_are_forked_and_offered() -> None:
     assert [line.port for line in world.srs.offers[2].media] == [30000, 30100, 0, 0]
     assert [line.label for line in world.srs.offers[2].media] == ["1", "2", "3", "4"]
     world.end(call)
+    world.assert_clean()
+
+
+def test_an_identity_learnt_later_keeps_the_participant() -> None:
+    world = World(profile={"group": "g"})
+    call = world.answered_call()
+    callee = [p.get("participant_id") for p in world.srs.documents[0].iter(f"{Q}participant")][1]
+    world.service.party_identified(call, "callee", NameAddr.parse('"Carol" <sip:carol@example.com>'))
+    world.clock.run_for(1)
+    update = world.srs.documents[1]
+    assert world.srs.methods == ["INVITE", "UPDATE"]
+    (participant,) = update.iter(f"{Q}participant")
+    assert participant.get("participant_id") == callee
+    assert participant.find(f"{Q}nameID").get("aor") == "sip:carol@example.com"
+    assert len(update) == 2
+    world.end(call)
+    world.assert_clean()
+
+
+def test_a_transfer_lets_one_leave_and_one_join_the_same_session() -> None:
+    world = World()
+    call = world.answered_call()
+    before = world.srs.documents[0]
+    session = before.find(f"{Q}session").get("session_id")
+    caller, callee = [p.get("participant_id") for p in before.iter(f"{Q}participant")]
+    a, b = [s.get("stream_id") for s in before.iter(f"{Q}stream")]
+    world.clock.run_for(30)
+    newcomer = parse_datagram(f"INVITE sip:x SIP/2.0\r\nSession-ID: {'ef' * 16};remote={'cd' * 16}\r\n\r\n".encode())
+    world.service.party_replaced(call, "caller", NameAddr.parse("<sip:carol@example.com>"), newcomer)
+    world.clock.run_for(2)
+    update = world.srs.documents[1]
+    assert world.srs.methods == ["INVITE", "INVITE"]
+    assert update.findtext(f"{Q}datamode") == "partial"
+    assert update.find(f"{Q}session").get("session_id") == session
+    assert [child.text for child in update.find(f"{Q}session")] == [f"{'ef' * 16};remote={'cd' * 16}"]
+    (participant,) = update.iter(f"{Q}participant")
+    carol = participant.get("participant_id")
+    assert carol not in (caller, callee)
+    (stream,) = update.iter(f"{Q}stream")
+    assert (stream.findtext(f"{Q}label"), stream.get("stream_id") in (a, b)) == ("1", False)
+    assocs = {e.get("participant_id"): [c.tag for c in e] for e in update.iter(f"{Q}participantsessionassoc")}
+    assert assocs[caller] == [f"{Q}disassociate-time"]
+    assert assocs[carol][0] == f"{Q}associate-time"
+    assert callee not in assocs
+    feeds = {
+        e.get("participant_id"): ([s.text for s in e.findall(f"{Q}send")], [r.text for r in e.findall(f"{Q}recv")])
+        for e in update.iter(f"{Q}participantstreamassoc")
+    }
+    c = stream.get("stream_id")
+    assert feeds == {caller: ([], []), callee: ([b], [c]), carol: ([c], [b])}
+    world.end(call)
+    world.clock.run_for(2)
+    ended = [e.get("participant_id") for e in world.srs.documents[2].iter(f"{Q}participantsessionassoc")]
+    assert sorted(ended) == sorted([callee, carol])
     world.assert_clean()
 
 

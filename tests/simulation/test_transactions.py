@@ -6,7 +6,9 @@ import pytest
 
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
-from siprec.sip.transaction import ClientTransaction, ServerTransaction, TransactionLayer
+from siprec.sip.transaction import ClientTransaction, ServerTransaction, TransactionLayer, branch_source
+from siprec.sip.transaction_client import InviteClientTransaction, NonInviteClientTransaction
+from siprec.sip.transaction_server import InviteServerTransaction, NonInviteServerTransaction
 from siprec.sip.transport import Hop
 from tests.simulation.network import LinkQuality, Node, Sent, SimulatedNetwork, VirtualClock
 
@@ -342,6 +344,64 @@ def test_every_outcome_is_told_once_on_a_bad_network(method: str, seed: int) -> 
     w.finish()
     assert len([s for s in w.a.responses if s == 404]) + len(w.a.failures) == 10
     assert len(w.b.transactions) <= 10
+
+
+@pytest.mark.parametrize(("accepts_streams", "transports"), [(True, ["tcp"]), (False, ["tcp", "udp"])])
+def test_large_ack_for_a_2xx_goes_over_tcp_and_back_to_udp_when_refused(
+    accepts_streams: bool, transports: list[str]
+) -> None:
+    w = World(accepts_streams=accepts_streams)
+    w.a.layer.send_stateless(request_of("ACK", b"x" * 2000), w.b.node.hop(), add_via="z9hG4bKack")
+    w.finish()
+    assert [sent.transport for sent in w.sent("ACK")] == transports
+    assert [ack.body for ack in w.b.acks] == [b"x" * 2000]
+    assert [via.transport for via in w.b.acks[0].vias] == [transports[-1].upper()]
+
+
+def test_branches_are_unique_and_cannot_be_foreseen() -> None:
+    branches = {new() for new in (branch_source(), branch_source()) for _ in range(1000)}
+    assert len(branches) == 2000
+    assert all(branch.startswith("z9hG4bK") and len(branch) == 27 for branch in branches)
+
+
+def test_branch_of_the_caller_is_used_and_matched_without_regard_to_case() -> None:
+    w = World()
+    w.b.answers = [200]
+    w.a.layer.send_request(
+        request_of("OPTIONS"),
+        w.b.node.hop(),
+        on_response=lambda transaction, response: w.a.responses.append(response.status),
+        on_failure=lambda transaction, reason: None,
+        branch="z9hG4bKLoop-ABC",
+    )
+    w.finish()
+    assert parse_datagram(w.sent("OPTIONS")[0].data).top_via.branch == "z9hG4bKLoop-ABC"
+    assert w.a.responses == [200]
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        InviteClientTransaction,
+        NonInviteClientTransaction,
+        InviteServerTransaction,
+        NonInviteServerTransaction,
+    ],
+)
+def test_every_state_can_be_reached_and_left(machine: type[ClientTransaction] | type[ServerTransaction]) -> None:
+    table = machine.table
+    states = {state for state, _ in table}
+    targets = {step.state for step in table.values()} | {"terminated"}
+    assert targets - {"terminated"} == states - {""}
+    reached = {""}
+    while True:
+        more = {step.state for (state, _), step in table.items() if state in reached} - reached
+        if not more:
+            break
+        reached |= more
+    assert reached >= states
+    for state in states:
+        assert any(step.state != state for (from_, _), step in table.items() if from_ == state), state
 
 
 # -- matching and routing of raw messages ------------------------------------------------------------------------------

@@ -356,7 +356,7 @@ class Call:
         ours_open = self._offer_open()
         if offer and ours_open:
             reply(491)
-        elif (self._invite is not None and offer) or (self._update is not None and (offer or not invite)):
+        elif (self._their_invite_open() and offer) or (self._update is not None and (offer or not invite)):
             reply(500, headers=[("Retry-After", str(self.agent.random.randint(0, 10)))])
         elif (expires := session_expires(request)) is not None and expires.interval < MIN_SE:
             reply(422, headers=[("Min-SE", str(MIN_SE))])
@@ -371,6 +371,10 @@ class Call:
             else:
                 self._update = reply
             self.handler.request(self, request, reply)
+
+    def _their_invite_open(self) -> bool:
+        """Whether an INVITE of the peer waits for its final response."""
+        return self._invite is not None
 
     def _offer_open(self) -> bool:
         """Whether an offer, or an INVITE, of ours is unanswered."""

@@ -143,6 +143,9 @@ class IncomingCall(Call):
             self.answer(status)
             self.handler.ended(self, reason, request)
 
+    def _their_invite_open(self) -> bool:
+        return self.state in ("calling", "early") or super()._their_invite_open()
+
     def _bye_received(self, request: SipRequest) -> None:
         if self.state in ("calling", "early"):
             # The caller may end an early dialog by BYE (RFC 3261 15.1.2; DLG-06).
