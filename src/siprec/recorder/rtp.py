@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _HEADER = struct.Struct("!BBHII")
 MAX_SOURCES = 16
@@ -16,8 +17,7 @@ _MAX_DROPOUT = 3000  # RFC 3550 A.1
 _MAX_HELD = 5000  # packets held per source: far beyond any audio rate times the hold time
 
 
-@dataclass(frozen=True, slots=True)
-class RtpPacket:
+class RtpPacket(NamedTuple):
     """One RTP packet (RFC 3550 5.1). `arrival` is monotonic seconds; `payload` is without padding."""
 
     payload_type: int
@@ -127,8 +127,7 @@ class Counters:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Ordered:
+class Ordered(NamedTuple):
     """A packet in its place: `sequence` and `timestamp` extended beyond their wraps."""
 
     sequence: int

@@ -206,6 +206,17 @@ def test_streams_are_added_removed_and_slots_reused(bench: Open) -> None:
     assert result.summary["mix"]["right"] == [2, 3, 4]
 
 
+def test_two_sources_at_once_on_one_line_are_heard_together(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"))
+    one, two = tune(4), other_tune(4)
+    both = [*packets(one, PCMU, 0, ssrc=1), *packets(two, PCMU, 0, ssrc=2, timestamp=99)]
+    b.play(sorted(both, key=lambda item: item[0]))
+    got = read(b.finish().stream_file(1))[:, 0]
+    total = ulaw_decode(ulaw_encode(one)).astype(np.int32) + ulaw_decode(ulaw_encode(two))
+    assert matches(got, np.clip(total, -32768, 32767), RATE) > 0.99
+
+
 def test_a_lone_stream_is_on_both_sides(bench: Open) -> None:
     b = bench()
     b.offer(b.audio("1"))
@@ -358,6 +369,7 @@ def test_dtmf_is_kept_as_metadata_and_not_as_audio(bench: Open) -> None:
     assert [e["digit"] for e in dtmf] == ["5", "#"]
     assert [e["position"] for e in dtmf] == [pytest.approx(1.0, abs=0.02), pytest.approx(2.0, abs=0.02)]
     assert [e["duration"] for e in dtmf] == [0.16, 0.16]
+    assert all(e["complete"] for e in dtmf)
     assert dtmf[0]["time"].startswith("2026-03-02T09:14:59")
     got = read(result.stream_file(1))[:, 0]
     assert not got[RATE + 10 : RATE + 1590].any()
