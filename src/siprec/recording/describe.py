@@ -90,6 +90,18 @@ class GroupRegistry:
         return entry.participants.setdefault(aor, candidate) if entry is not None else candidate
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A party that was in the call: who, under which ids, from when to when."""
+
+    leg: Leg
+    id: str
+    group_ids: dict[tuple[Leg, str], str]
+    party: tuple[NameAddr, SipMessage | None, SipMessage | None]
+    joined: float
+    left: float
+
+
 class CallMetadata:
     """Identifiers of one call, shared by all its recordings (ERR-12, ID-08), and what the call is made of now."""
 
@@ -100,6 +112,45 @@ class CallMetadata:
         self.participant_ids: dict[Leg, str] = {leg: new_id() for leg in LEGS}
         self._stream_ids: dict[tuple[Leg, int], str] = {}
         self._since: dict[tuple[Leg, int], float] = {}
+        self._group_ids: dict[tuple[Leg, str], str] = {}
+        self._known: dict[Leg, tuple[NameAddr, SipMessage | None]] = {}
+        self._spoke: dict[Leg, SipMessage | None] = {}
+        self._joined: dict[Leg, float] = {}
+        self._left: list[_Left] = []
+
+    def identify(self, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
+        """A party turned out to be somebody else than From or To said (connected identity): same participant id, new
+        names. `message` is what it sent, for an asserted identity and its Session-ID."""
+        self._known[leg] = (address, message)
+        if message is not None:
+            self._spoke[leg] = message
+
+    def replace(self, leg: Leg, address: NameAddr, message: SipMessage | None, wall: float) -> None:
+        """At `wall` another party took the place of this one in the same session (SCN-07): a new participant with
+        streams of its own joins, the old one leaves."""
+        streams = [key for key in self._stream_ids if key[0] == leg]
+        self._left.append(
+            _Left(
+                leg,
+                self.participant_ids[leg],
+                {key: value for key, value in self._group_ids.items() if key[0] == leg},
+                (*self._party(leg), self._dialog_message(leg)),
+                self._joined.get(leg, self._began),
+                wall,
+            )
+        )
+        self.participant_ids[leg] = self._new_id()
+        self._group_ids = {key: value for key, value in self._group_ids.items() if key[0] != leg}
+        for key in streams:
+            del self._stream_ids[key]
+            self._since.pop(key, None)
+        self._joined[leg] = wall
+        self._known[leg] = (address, message)
+        self._spoke[leg] = message
+
+    @property
+    def _began(self) -> float:
+        return self.call.answer_wall or self.call.start_wall
 
     def tags(self) -> dict[str, Leg]:
         """The parties by their dialog tags."""
@@ -139,8 +190,7 @@ class CallMetadata:
             groups: who has which id in which group.
             secret: of the deployment, for group identifiers.
         """
-        call = self.call
-        began = call.answer_wall or call.start_wall
+        began = self._began
         group: tuple[Group, ...] = ()
         group_id = ""
         if settings.group:
@@ -148,15 +198,26 @@ class CallMetadata:
             formed = groups.join(group_id, began) if groups is not None else began
             group = (Group(group_id, formed, None, extension + settings.group_custom_extension),)
         participants, assocs, feeds = [], [], []
+        for left in self._left:
+            address, message, spoke = left.party
+            ident = left.group_ids.get((left.leg, group_id), left.id)
+            participants.append(Participant(ident, identity.name_ids(address, message, identities)))
+            assocs.append(
+                ParticipantSessionAssoc(ident, self.session_id, left.joined, left.left, identity.feature_params(spoke))
+            )
+            feeds.append(ParticipantStreamAssoc(ident, (), (), left.joined, left.left))
         who: dict[Leg, str] = {}
         for leg in LEGS:
             names = identity.name_ids(*self._party(leg), identities)
-            who[leg] = self.participant_ids[leg]
-            if group_id and groups is not None:
-                who[leg] = groups.participant(group_id, names[0].aor, who[leg])
+            who[leg] = self._group_ids.get((leg, group_id), "")
+            if not who[leg]:
+                who[leg] = self.participant_ids[leg]
+                if group_id and groups is not None:
+                    who[leg] = groups.participant(group_id, names[0].aor, who[leg])
+                self._group_ids[leg, group_id] = who[leg]
         if who["caller"] == who["callee"]:
             # A party that calls itself is still two participants here (ID-09).
-            who["callee"] = self.participant_ids["callee"]
+            who["callee"] = self._group_ids["callee", group_id] = self.participant_ids["callee"]
         legs = self.tags()
         since_default = wall if self._since else began
         mine = {leg: [index for tag, index in streams if legs.get(tag) == leg] for leg in LEGS}
@@ -164,6 +225,7 @@ class CallMetadata:
         for leg in LEGS:
             other: Leg = "callee" if leg == "caller" else "caller"
             address, message = self._party(leg)
+            joined = self._joined.get(leg, began)
             participants.append(
                 Participant(
                     who[leg],
@@ -172,7 +234,9 @@ class CallMetadata:
                 )
             )
             assocs.append(
-                ParticipantSessionAssoc(who[leg], self.session_id, began, None, identity.feature_params(message))
+                ParticipantSessionAssoc(
+                    who[leg], self.session_id, joined, None, identity.feature_params(self._dialog_message(leg))
+                )
             )
             since = [self._since.setdefault((leg, i), since_default) for i in mine[leg]]
             feeds.append(
@@ -188,7 +252,7 @@ class CallMetadata:
             sessions=(
                 Session(
                     self.session_id,
-                    identity.sip_session_id(call.invite, call.response),
+                    identity.sip_session_id(self._dialog_message("caller"), self._dialog_message("callee")),
                     (),
                     group_id,
                     began,
@@ -211,7 +275,16 @@ class CallMetadata:
 
     def _party(self, leg: Leg) -> tuple[NameAddr, SipMessage | None]:
         call = self.call
+        known = self._known.get(leg)
+        if known is not None:
+            return known
         return (call.caller, call.invite) if leg == "caller" else (call.callee, call.response)
+
+    def _dialog_message(self, leg: Leg) -> SipMessage | None:
+        """The message that tells a party's Contact and Session-ID."""
+        if leg in self._spoke:
+            return self._spoke[leg]
+        return self.call.invite if leg == "caller" else self.call.response
 
     def _flows(self, leg: Leg, index: int) -> bool:
         """Whether what `leg` has to say on its m-line `index` reaches the other party: hold shows here (CTL-03)."""

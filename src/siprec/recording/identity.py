@@ -88,10 +88,10 @@ def feature_params(message: SipMessage | None) -> tuple[tuple[str, str], ...]:
     )
 
 
-def sip_session_id(invite: SipMessage, response: SipMessage | None) -> tuple[str, ...]:
+def sip_session_id(invite: SipMessage | None, response: SipMessage | None) -> tuple[str, ...]:
     """The RFC 7989 identifier of the dialog that `invite` and its 2xx made, seen from the caller; empty if neither end
     uses Session-ID (never a Call-ID, metadata.md 3)."""
-    local, _ = _session_id(invite)
+    local, _ = _session_id(invite) if invite is not None else ("", "")
     remote, mirrored = _session_id(response) if response is not None else ("", "")
     local = local or mirrored
     if not local and not remote:

@@ -20,7 +20,7 @@ from siprec import sdp
 from siprec.media.engine import MediaServer
 from siprec.proxy.call import Call, CallObserver
 from siprec.recording.active import ActiveRecording, Surroundings
-from siprec.recording.describe import CallMetadata, GroupRegistry
+from siprec.recording.describe import CallMetadata, GroupRegistry, Leg
 from siprec.recording.events import EventDispatcher
 from siprec.recording.metadata import IdSource, new_id
 from siprec.recording.settings import (
@@ -33,8 +33,8 @@ from siprec.recording.settings import (
 )
 from siprec.sdp import SdpError
 from siprec.sip.clock import Clock
-from siprec.sip.headers import TOKEN
-from siprec.sip.message import encode
+from siprec.sip.headers import TOKEN, NameAddr
+from siprec.sip.message import SipMessage, encode
 from siprec.sip.useragent import Result, UserAgent
 
 log = logging.getLogger(__name__)
@@ -247,6 +247,23 @@ class RecordingService(CallObserver):
         recorder = self._recorders.get(call.dlg_id)
         if recorder is not None:
             recorder.media_changed()
+
+    def party_identified(self, call: Call, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
+        """A party of the call turned out to be `address` (connected identity, RFC 4916); `message` is what it sent."""
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            recorder.metadata.identify(leg, address, message)
+            for recording in list(recorder.recordings.values()):
+                recording.changed(False)
+
+    def party_replaced(self, call: Call, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
+        """`address` took the place of a party within the same session: a transfer by re-INVITE (SCN-07)."""
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            recorder.metadata.replace(leg, address, message, self.around.clock.wall())
+            for recording in list(recorder.recordings.values()):
+                # The newcomer's streams have new ids, whose labels need an offer beside them (META-06).
+                recording.changed(True)
 
     def call_media_failed(self, call: Call, reason: str) -> None:
         """The media server is out of this call, and so are the copies it made."""
