@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 TRANSPORTS: Final = ("udp", "tcp", "tls")
@@ -149,3 +150,26 @@ def bound_socket(address: ListenAddress) -> socket.socket:
         sock.close()
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
     return sock
+
+
+def local_addresses(family: socket.AddressFamily) -> list[str]:
+    """The unicast addresses of this host, loopback included; IPv6 link-local ones are left out (they need a zone)."""
+    found: list[str] = []
+    try:
+        if family == socket.AF_INET6:
+            for line in Path("/proc/net/if_inet6").read_text().splitlines():
+                address = ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))
+                if not address.is_link_local:
+                    found.append(str(address))
+        else:
+            last = ""
+            for line in Path("/proc/net/fib_trie").read_text().splitlines():
+                text = line.strip()
+                if text.startswith("|--"):
+                    last = text[3:].strip()
+                elif text == "/32 host LOCAL" and last not in found:
+                    found.append(last)
+    except (OSError, ValueError):
+        found = []
+    loopback = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    return found or [loopback]

@@ -89,6 +89,7 @@ class StreamConnection(asyncio.Protocol):
         self.target = target
         self.transport: asyncio.Transport | None = None
         self.refused = False
+        self._heard = False
         self._owner = owner
         self._framer = StreamFramer(owner.limits.max_message)
         self._unanswered: deque[SendFailed] = deque(maxlen=UNANSWERED)
@@ -125,6 +126,7 @@ class StreamConnection(asyncio.Protocol):
         if self.refused:
             return
         framer, owner = self._framer, self._owner
+        self._heard = True
         self._unanswered.clear()
         for event in framer.feed(data):
             self.active = monotonic()
@@ -147,8 +149,10 @@ class StreamConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the event loop."""
-        lost = self._unanswered if error is not None else ()
-        reason = f"connection lost: {describe(error)}" if error is not None else ""
+        # A server that refuses our certificate (TLS 1.3) says so after the handshake, and may just close.
+        unwelcome = self.target is not None and not self._heard
+        lost = self._unanswered if error is not None or unwelcome else ()
+        reason = f"connection lost: {describe(error) if error is not None else 'closed by the peer'}"
         for failed in lost:
             asyncio.get_running_loop().call_soon(failed, reason)
         self._unanswered.clear()

@@ -1,0 +1,139 @@
+"""TLS on real sockets, with certificates made by the openssl command."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
+
+from siprec.net.tls import TlsSettings
+from siprec.sip.transport import Hop
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority in a directory."""
+
+    directory: Path
+
+    def _openssl(self, *args: str) -> None:
+        subprocess.run(["openssl", *args], cwd=self.directory, check=True, capture_output=True, timeout=60)
+
+    def create(self) -> None:
+        """Make the authority's own certificate."""
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "ca.key")
+        self._openssl("req", "-x509", *key, "-out", "ca.pem", "-days", "2", "-subj", "/CN=Test CA")
+
+    def issue(self, name: str) -> TlsSettings:
+        """A certificate for the host `name`, and trust in this authority only."""
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}.key")
+        self._openssl(
+            "req", *key, "-out", f"{name}.csr", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"
+        )
+        self._openssl(
+            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *("-out", f"{name}.pem", "-days", "2", "-copy_extensions", "copy"),
+        )
+        path = self.directory
+        return TlsSettings(str(path / f"{name}.pem"), str(path / f"{name}.key"), ca_file=str(path / "ca.pem"))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One authority for all tests of this file."""
+    authority = Authority(tmp_path_factory.mktemp("ca"))
+    authority.create()
+    return authority
+
+
+def test_the_name_is_verified_and_mutual_tls_shows_the_client(run: Run, authority: Authority) -> None:
+    server, client = authority.issue("srs.test"), authority.issue("src.test")
+
+    async def once() -> None:
+        alice = Peer(tls=client)
+        bob = Peer(tls=replace(server, verify_client="required"), answers=True)
+        there = await bob.listen("tls:127.0.0.1:0")
+        alice.transport.send(options(b"x"), replace(there, server_name="srs.test"))
+        await until(lambda: alice.messages)
+        connection = bob.transport.connection(bob.messages[0][1].connection)
+        assert connection is not None
+        assert ("DNS", "src.test") in connection.peer_certificate()["subjectAltName"]
+        for wrong in ("other.test", ""):  # no name: the address is verified, and the certificate has none
+            failures: list[str] = []
+            alice.transport.send(options(), replace(there, server_name=wrong), failures.append)
+            await until(failures.__len__)
+            assert "certificate not accepted" in failures[0]
+        assert bob.bodies == [b"x"]
+        await alice.transport.close()
+        await bob.transport.close()
+
+    async def main() -> None:
+        await once()  # event loops open a few descriptors of their own when first used
+        before = open_descriptors()
+        for _ in range(4):
+            await once()
+        await until(lambda: open_descriptors() <= before)
+
+    run(main())
+
+
+def test_who_is_not_trusted_gets_nowhere(run: Run, authority: Authority, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path)
+    stranger.create()
+    foreign, server = stranger.issue("src.test"), authority.issue("srs.test")
+
+    async def main() -> None:
+        bob = Peer(tls=replace(server, verify_client="required"))
+        there = replace(await bob.listen("tls:127.0.0.1:0"), server_name="srs.test")
+        # A client that does not trust the server; one the server does not trust; one without a certificate.
+        for settings in (foreign, replace(foreign, ca_file=server.ca_file), TlsSettings(ca_file=server.ca_file)):
+            alice = Peer(tls=settings)
+            failures: list[str] = []
+            alice.transport.send(options(), there, failures.append)
+            await until(failures.__len__)
+            await alice.transport.close()
+        assert bob.messages == []
+        await until(lambda: bob.transport.connections == 0)
+        # And one that does not look: allowed by its owner, still refused by a server that wants a certificate.
+        carol = Peer(answers=True, tls=server)
+        open_to_all = await carol.listen("tls:127.0.0.1:0")
+        alice = Peer(tls=TlsSettings(verify_server=False))
+        alice.transport.send(options(), open_to_all)
+        await until(lambda: alice.messages)
+        for peer in (alice, bob, carol):
+            await peer.transport.close()
+
+    run(main())
+
+
+def test_old_protocol_versions_and_missing_certificates_are_refused(authority: Authority) -> None:
+    settings = authority.issue("srs.test")
+    assert settings.server_context().minimum_version == ssl.TLSVersion.TLSv1_2
+    assert settings.client_context().minimum_version == ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ValueError, match="certificate"):
+        TlsSettings().server_context()
+    with pytest.raises(OSError):
+        TlsSettings(certificate="/nonexistent.pem").server_context()
+
+
+def test_plain_text_on_a_tls_port_harms_nobody(run: Run, authority: Authority) -> None:
+    settings = authority.issue("srs.test")
+
+    async def main() -> None:
+        alice, bob = Peer(tls=settings), Peer(tls=settings, answers=True)
+        there = await bob.listen("tls:127.0.0.1:0")
+        alice.transport.send(options(), Hop("tcp", there.host, there.port))
+        alice.transport.send(options(), replace(there, server_name="srs.test"))
+        await until(lambda: alice.messages)
+        assert len(bob.messages) == 1
+        await alice.transport.close()
+        await bob.transport.close()
+
+    run(main())
