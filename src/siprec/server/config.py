@@ -24,13 +24,13 @@ class ConfigError(Exception):
 class SipConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[sip]``: where to listen and who we are."""
 
-    listen: list[str] = ["udp:127.0.0.1:5060", "tcp:127.0.0.1:5060"]
+    listen: tuple[str, ...] = ("udp:127.0.0.1:5060", "tcp:127.0.0.1:5060")
     """Sockets as ``transport:address:port``; port 0 takes a free one."""
     advertise: str = ""
     """Name or address to put into Via, Record-Route and Contact instead of the listening address."""
-    domains: list[str] = []
+    domains: tuple[str, ...] = ()
     """Domains we are responsible for, besides our own addresses."""
-    trusted: list[str] = ["127.0.0.0/8", "::1/128"]
+    trusted: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Networks that may be relayed to foreign domains."""
     user_agent: str = "siprec"
     tls_certificate: str = ""
@@ -50,9 +50,10 @@ class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     server: str = "embedded"
     """``embedded`` (a relay of our own as child process) or ``ng:udp:ADDRESS:PORT`` / ``ng:tcp:ADDRESS:PORT``."""
-    use: str = "recorded"
-    """``recorded``: only calls that are to be recorded pass through the relay; ``always``: every call."""
-    on_failure: str = "pass"
+    use: Literal["recorded", "always", "never"] = "recorded"
+    """``recorded``: only calls that are to be recorded pass through the relay; ``always``: every call;
+    ``never``: none."""
+    on_failure: Literal["pass", "reject"] = "pass"
     """``pass``: a call whose media cannot be relayed goes on unrecorded; ``reject``: it gets 503."""
     timeout: float = 0.3
     """Seconds the call waits for the media server at the most."""
@@ -63,11 +64,11 @@ class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     listen: str = "127.0.0.1:0"
     """Address and port of the ``ng`` control socket."""
-    interfaces: list[str] = ["127.0.0.1"]
+    interfaces: tuple[str, ...] = ("127.0.0.1",)
     """Addresses that media is received on and sent from."""
     ports: str = "30000-39999"
     media_timeout: float = 3600.0
-    """Seconds without any packet after which a call's media is given up."""
+    """Seconds without any packet after which the media of an answered call is given up."""
 
 
 class RegistrarConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +87,7 @@ class RegistrarConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
 class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[recorder]``: our session recording server (``siprec recorder``)."""
 
-    listen: list[str] = ["udp:127.0.0.1:5090", "tcp:127.0.0.1:5090"]
+    listen: tuple[str, ...] = ("udp:127.0.0.1:5090", "tcp:127.0.0.1:5090")
     directory: str = "recordings"
     format: Literal["wav", "flac"] = "wav"
     address: str = "127.0.0.1"

@@ -1,0 +1,229 @@
+"""``siprec serve``: the proxy with its recording client as a process, and the embedded relay as its child."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from siprec.media import sockets
+from siprec.media.engine import MediaServer
+from siprec.media.rtpengine import RtpEngine
+from siprec.net.address import is_wildcard, local_addresses, split_host_port
+from siprec.net.resolver import Resolver
+from siprec.net.timers import TimerWheel
+from siprec.net.tls import TlsSettings
+from siprec.net.transport import SocketTransport
+from siprec.proxy.core import ProxyCore, ProxyOptions
+from siprec.proxy.identity import Identity
+from siprec.proxy.media import MediaTimes
+from siprec.proxy.registrar import Registrar
+from siprec.proxy.routes import Rules
+from siprec.proxy.script import Script, ScriptError, load_script
+from siprec.recording.events import EventDispatcher, SiprecEvent
+from siprec.recording.service import RecordingService
+from siprec.recording.settings import SiprecVariable
+from siprec.relay.child import RelayFailed, RelayProcess, start_relay
+from siprec.relay.ports import Interface
+from siprec.relay.process import RelayOptions
+from siprec.relay.server import Timeouts
+from siprec.server.config import Config, ConfigError, load, port_range
+from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
+from siprec.sip.transaction import TransactionLayer
+from siprec.sip.useragent import UserAgent
+
+log = logging.getLogger(__name__)
+
+
+def main(file: Path | None) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit status."""
+    try:
+        config = load(file)
+        setup_logging(config.log.level)
+        script = load_script((file.parent if file is not None else Path()) / config.script) if config.script else None
+        return run(_main(config, script))
+    except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
+        print(f"siprec serve: {error}", file=sys.stderr)
+        return 1
+
+
+async def _main(config: Config, script: Script | None) -> int:
+    async with AsyncExitStack() as stack:
+        proxy = ProxyProcess(config, script)
+        stack.push_async_callback(proxy.stop)
+        await proxy.start()
+        addresses = " ".join(str(listener.address) for listener in proxy.transport.listeners)
+        announce(f"siprec serve: ready {addresses}")
+        await wait_for_signal()
+    return 0
+
+
+class ProxyProcess:
+    """Everything ``siprec serve`` is made of, wired together.
+
+    Raises:
+        ValueError: from the constructor, the configuration contradicts itself.
+    """
+
+    def __init__(self, config: Config, script: Script | None = None) -> None:
+        self.config = config
+        self.loop = asyncio.get_running_loop()
+        self.clock = TimerWheel(self.loop)
+        sip = config.sip
+        tls = TlsSettings(
+            certificate=sip.tls_certificate,
+            private_key=sip.tls_key,
+            ca_file=sip.tls_ca,
+            verify_client="required" if sip.tls_verify_clients else "none",
+        )
+        self.transport = SocketTransport(tls=tls)
+        self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
+        self.identity = Identity([], sip.domains)
+        self.relay: RelayProcess | None = None
+        self.media: MediaServer | None = None
+        self.events = EventDispatcher()
+        self.events.subscribe(_log_event)
+        registrar = config.registrar
+        self.registrar = (
+            Registrar(
+                self.clock,
+                self.identity,
+                min_expires=registrar.min_expires,
+                max_expires=registrar.max_expires,
+                default_expires=registrar.default_expires,
+                max_contacts=registrar.max_contacts,
+                realm=registrar.realm,
+                users=registrar.users,
+            )
+            if registrar.enabled
+            else None
+        )
+        self.core = ProxyCore(
+            self.clock,
+            self.identity,
+            self.resolver.resolve,
+            registrar=self.registrar,
+            rules=Rules(config.route),
+            script=script,
+            pick_media=lambda call: self.media,
+            settings=SiprecVariable,
+            options=ProxyOptions(
+                trusted=sip.trusted,
+                session_expires=sip.session_expires,
+                dialog_idle=sip.dialog_idle,
+                media_use=config.media.use,
+                on_media_failure=config.media.on_failure,
+                media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
+            ),
+        )
+        self.layer = TransactionLayer(self.clock, self.transport, self.core)
+        self.agent = UserAgent(
+            self.clock,
+            self.layer,
+            self.resolver.resolve,
+            contact=lambda hop: contact_uri(self.transport, hop, "siprec"),
+            user_agent=sip.user_agent,
+            extensions=("siprec",),
+        )
+        self.recording = RecordingService(
+            self.clock, self.agent, profiles=config.recording, events=self.events, from_uri=_own_uri(config)
+        )
+        self.core.observers.add(self.recording)
+        self.core.recorder = self.recording
+        self.core.attach(self.layer, self.agent)
+        self.transport.on_message = self.layer.receive
+        self.transport.on_malformed = self.layer.receive_malformed
+
+    async def start(self) -> None:
+        """Start the media, then listen.
+
+        Raises:
+            OSError, ValueError, RelayFailed: it cannot be done; the text says why.
+        """
+        self.media = await self._media()
+        await self.transport.listen(self.config.sip.listen, advertise=self.config.sip.advertise)
+        for listener in self.transport.listeners:
+            address = listener.address
+            hosts = local_addresses(address.family) if is_wildcard(address.host) else [address.host]
+            for host in hosts:
+                self.identity.add(address.transport, host, address.port)
+            name, port = listener.advertise
+            if name:
+                self.identity.add(address.transport, name, port or address.port)
+        self.loop.add_signal_handler(signal.SIGUSR1, self._report)
+
+    async def _media(self) -> MediaServer:
+        media, relay = self.config.media, self.config.relay
+        if media.server == "embedded":
+            host, port = split_host_port(relay.listen)
+            self.relay = await start_relay(
+                RelayOptions(
+                    listen=(host, port or 0),
+                    interfaces=[Interface(address) for address in relay.interfaces],
+                    ports=port_range(relay.ports, "relay.ports"),
+                    timeouts=Timeouts(media=relay.media_timeout),
+                )
+            )
+            return RtpEngine(self.clock, sockets.udp(self.loop, self.relay.ng_address), name="embedded")
+        kind, transport, address = (*media.server.split(":", 2), "", "")[:3]
+        openers = {"udp": sockets.udp, "tcp": sockets.tcp}
+        host, port = split_host_port(address) if address else ("", None)
+        if kind != "ng" or transport not in openers or not host or port is None:
+            raise ValueError(f"media.server: {media.server!r} is not of the form ng:udp:ADDRESS:PORT")
+        return RtpEngine(self.clock, openers[transport](self.loop, (host, port)), name=f"{host}:{port}")
+
+    async def stop(self) -> None:
+        """End recordings and close everything."""
+        self.loop.remove_signal_handler(signal.SIGUSR1)
+        self.recording.stop_all()
+        for _ in range(20):
+            # The BYEs to the SRSs get a moment.
+            if not self.agent.counts()["calls"]:
+                break
+            await asyncio.sleep(0.1)
+        await self.transport.close()
+        await self.resolver.close()
+        if self.media is not None:
+            self.media.close()
+        if self.relay is not None:
+            await self.relay.stop()
+        self.clock.close()
+
+    def counts(self) -> dict[str, object]:
+        """What is alive in this process: for leak checks."""
+        return {
+            "transactions": self.layer.counts(),
+            "proxy": self.core.counts(),
+            "agent": self.agent.counts(),
+            "recordings": self.recording.counts(),
+            "timers": self.clock.pending,
+            "tasks": len(asyncio.all_tasks()),
+            "file_descriptors": len(os.listdir("/proc/self/fd")),
+        }
+
+    def _report(self) -> None:
+        announce(json.dumps(self.counts()))
+
+
+def _own_uri(config: Config) -> str:
+    """What names us as SRC (SRC-07)."""
+    name = config.sip.advertise or next(iter(config.sip.domains), "localhost")
+    return f"sip:siprec@{name}"
+
+
+def _log_event(event: SiprecEvent) -> None:
+    log.info(
+        "%s dlg_callid=%s callid=%s session_id=%s server=%s instance=%s %s",
+        event.name,
+        event.dlg_callid,
+        event.callid,
+        event.session_id,
+        event.server,
+        event.instance,
+        event.reason,
+    )
