@@ -6,6 +6,7 @@ run in the disk thread, behind :class:`siprec.recorder.pipeline.Pipeline`.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import secrets
 from collections.abc import Callable
@@ -68,6 +69,10 @@ class Recorder:
     settings: RecorderSettings = field(default_factory=RecorderSettings)
     writer: DiskWriter = field(default_factory=DiskWriter)
     sessions: set[RecordingSession] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if not self.settings.advertised and ipaddress.ip_address(self.ports.address).is_unspecified:
+            raise ValueError(f"bound to {self.ports.address}: the address for answers (advertised) has to be given")
 
     def session(
         self, *, call_id: str, from_uri: str, src_address: str = "", wall: float | None = None

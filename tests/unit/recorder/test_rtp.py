@@ -7,7 +7,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siprec.recorder import rtcp, rtp
@@ -44,6 +44,7 @@ def test_broken_packets_are_counted(data: bytes) -> None:
     assert receiver.total().malformed == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=64) | st.binary(max_size=40).map(lambda b: b"\x80\x00" + b), max_size=60))
 def test_nothing_received_ever_raises(datagrams: list[bytes]) -> None:
     receiver = Receiver(lambda payload_type: 8000 if payload_type < 96 else None)
@@ -163,6 +164,7 @@ def test_a_compound_packet_is_read() -> None:
     assert got.byes == [5]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_hostile_rtcp_never_raises(data: bytes) -> None:
     rtcp.parse(data)

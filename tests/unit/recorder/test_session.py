@@ -24,7 +24,7 @@ from siprec.recorder import rtcp, rtp
 from siprec.recorder.errors import MetadataError, OfferError, RecorderError, RecorderFull
 from siprec.recorder.metadata import NAMESPACE
 from siprec.recorder.ports import PortPool
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.session import Recorder, RecorderSettings
 
 PCMU = codec("PCMU", 8000)
 RATE = 8000
@@ -117,6 +117,15 @@ def test_what_cannot_be_used_is_refused_with_a_status_and_leaves_nothing(bench: 
     assert b.pool.open == 0
     assert not b.recorder.sessions
     assert not list((tmp_path / "rec").iterdir())
+
+
+def test_the_advertised_address_stands_in_the_answer(tmp_path: Path, bench: Open) -> None:
+    b = bench(advertised="192.0.2.7")
+    answer = b.offer(b.audio("1"))
+    assert answer.connection is not None
+    assert answer.connection.address == "192.0.2.7"
+    with pytest.raises(ValueError, match="advertised"):
+        Recorder(b.library, PortPool("0.0.0.0"), b.clock, b.poller)
 
 
 def test_limits_are_503_and_ports_come_back(tmp_path: Path, bench: Open) -> None:
