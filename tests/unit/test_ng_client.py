@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from siprec.media.bencode import BencodeError, decode_dict, encode
-from siprec.media.engine import MediaError, MediaSession, MediaStatistics, Subscription
+from siprec.media.engine import MediaError, MediaFlags, MediaSession, MediaStatistics, Subscription
 from siprec.media.ng import NgClient, Reply, StreamFramer
 from siprec.media.rtpengine import RtpEngine, read_statistics, reject_withheld
 from siprec.sip.clock import Timer
@@ -265,6 +265,20 @@ def test_pause_says_inactive_where_the_server_has_gates() -> None:
     assert isinstance(body, bytes)
     assert body.count(b"a=inactive") == 2
     assert b" 0 RTP/AVP" not in body
+
+
+def test_pre_roll_is_asked_of_our_relay_only() -> None:
+    _, wire, engine = _engine()
+    got: list[object] = []
+    flags = MediaFlags(flags=("pre-roll", "other"))
+    engine.offer(SESSION, b"x", got.append, flags=flags)
+    assert wire.request()["flags"] == [b"other"]
+    wire.reply(result="ok", sdp="v=0", gates=1)
+    engine.answer(SESSION, b"x", got.append, flags=flags)
+    assert wire.request()["flags"] == [b"pre-roll", b"other"]
+    wire.reply(result="ok")
+    assert got[0] == b"v=0"
+    assert isinstance(got[1], MediaError)
 
 
 def test_withheld_lines_become_rejected_ones() -> None:

@@ -236,5 +236,7 @@ def test_a_range_without_a_pair_is_refused() -> None:
     for low, high in ((5, 4), (40001, 40002), (100, 200), (65000, 70000)):
         with pytest.raises(ValueError):
             PortPool([Interface("127.0.0.1")], low, high)
+    with pytest.raises(ValueError, match="advertise"):
+        PortPool([Interface("0.0.0.0")], 40000, 40010)
     with pytest.raises(NoPorts):
         PortPool([Interface("192.0.2.1")], 40000, 40010).allocate(Interface("192.0.2.1"))

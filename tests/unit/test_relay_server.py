@@ -291,7 +291,7 @@ def test_subscriptions_that_make_no_sense() -> None:
 def test_dead_calls_end_by_themselves() -> None:
     with relay() as (server, clock):
         good(server, "offer", call_id="ringing", from_tag="a", sdp=body(AUDIO))
-        for call_id, direction in (("talking", "sendrecv"), ("held", "inactive")):
+        for call_id, direction in (("talking", "sendrecv"), ("held", "sendonly")):
             good(server, "offer", call_id=call_id, from_tag="a", sdp=body(AUDIO + "\na=" + direction))
             good(server, "answer", call_id=call_id, from_tag="a", to_tag="b", sdp=body(AUDIO + "\na=" + direction))
         good(server, "subscribe request", call_id="talking", from_tags=["a"])

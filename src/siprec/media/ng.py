@@ -68,7 +68,7 @@ class NgClient:
         *,
         name: str,
         timeout: float = 3.0,
-        first_retry: float = 0.25,
+        first_retry: float = 0.1,
         max_retry: float = 1.0,
     ) -> None:
         self.name = name

@@ -70,7 +70,10 @@ class RtpEngine(MediaServer):
             text = reply.get("sdp")
             done(text if isinstance(text, bytes) else MediaError(f"{command} without SDP", server=self.name))
 
-        self.client.request(command, {**_address(session), "sdp": body, **_wishes(self._flags, flags)}, replied)
+        wishes = _wishes(self._flags, flags)
+        if not self._gates and "flags" in wishes:  # a word of ours that others would complain about
+            wishes["flags"] = [flag for flag in _flags_of(wishes) if flag != "pre-roll"]
+        self.client.request(command, {**_address(session), "sdp": body, **wishes}, replied)
 
     def delete(self, session: MediaSession, done: Result | None = None) -> None:
         self._answers.pop(session.call_id, None)
@@ -194,6 +197,11 @@ def _address(session: MediaSession) -> dict[str, object]:
     if session.via_branch:
         found["via-branch"] = session.via_branch
     return found
+
+
+def _flags_of(wishes: Mapping[str, object]) -> list[str]:
+    flags = wishes.get("flags")
+    return [str(flag) for flag in flags] if isinstance(flags, list) else []
 
 
 def _wishes(*wishes: MediaFlags, also: tuple[str, ...] = ()) -> dict[str, object]:

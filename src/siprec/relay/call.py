@@ -98,6 +98,8 @@ class Call:
             if not media.rejected and relayed(media):
                 self._stream(party, peer, index, media.kind)
         self._signalled(party, description, wishes)
+        if "pre-roll" in wishes.flags:
+            self.keep()
         return self._rewritten(description, party, peer, wishes)
 
     def answer(self, from_tag: str, to_tag: str, body: bytes, wishes: Wishes) -> bytes:
@@ -123,6 +125,8 @@ class Call:
             elif relayed(media):
                 self._stream(offerer, answerer, index, media.kind)
         self._signalled(answerer, description, wishes)
+        if "pre-roll" in wishes.flags:
+            self.keep()
         self.answered = offerer.answered = answerer.answered = True
         return self._rewritten(description, answerer, offerer, wishes)
 
@@ -229,9 +233,6 @@ class Call:
                 rtcp = socket_address(family, *control) if control is not None else None
             stream.rtp.signal(rtp, held=held)
             stream.rtcp.signal(rtcp, held=held)
-            if "pre-roll" in wishes.flags and stream.keeper is None:
-                stream.keeper = Keeper(self.plane.clock.now, self.plane.preroll)
-                stream.rtp.forks = (*stream.rtp.forks, stream.keeper)
 
     def _rewritten(self, description: SessionDescription, sender: Party, receiver: Party, wishes: Wishes) -> bytes:
         """`description` of `sender` with the addresses and ports that face `receiver`."""
@@ -293,7 +294,7 @@ class Call:
 
     @property
     def held(self) -> bool:
-        """Nobody has reason to send: every stream is inactive or at the zero address."""
+        """Somebody holds the call (OA-08). A phone that holds need not send music, so silence is no sign of death."""
         sections = [
             media
             for side in {id(side): side for pair in self.pairs for side in pair}.values()
@@ -301,10 +302,14 @@ class Call:
             for media in side.description.media
             if not media.rejected
         ]
-        return bool(sections) and any(
-            media.direction == "inactive" or (media.connection is not None and media.connection.is_zero)
-            for media in sections
-        )
+        return any(media.on_hold for media in sections)
+
+    def keep(self) -> None:
+        """Pre-roll before there is a subscription: keep what both parties say from now on."""
+        for _, _, stream in self.streams():
+            if stream.keeper is None:
+                stream.keeper = Keeper(self.plane.clock.now, self.plane.preroll)
+                stream.rtp.forks = (*stream.rtp.forks, stream.keeper)
 
     def expire_keepers(self, now: float) -> None:
         """Pre-roll that no subscription has asked for in its time goes."""

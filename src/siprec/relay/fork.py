@@ -284,6 +284,9 @@ class Fork(Keeper):
         """A recorder sends nothing here; whatever comes is taken off the socket and counted."""
         try:
             self.pair.rtp.recv(16)
+        except ConnectionRefusedError as error:
+            self.failed(error, 0)  # ICMP: one that was sent did not arrive (ERR-11)
+            return
         except OSError:
             return
         self.unexpected += 1

@@ -79,6 +79,9 @@ class PortPool:
         self._count = (high - self._first + 1) // 2
         if not interfaces or self._count < 1 or not 1024 <= self._first < high <= 65535:
             raise ValueError(f"no pair of ports between {low} and {high}")
+        for each in interfaces:
+            if ipaddress.ip_address(each.public).is_unspecified:  # in a description it would mean hold
+                raise ValueError(f"{each.address} needs an address to advertise")
         self._next = 0
         self._taken: set[tuple[str, int]] = set()
 
