@@ -7,6 +7,7 @@ import random
 import pytest
 
 from siprec import sdp
+from siprec.media.engine import MediaSession
 from siprec.recording.events import SiprecEvent
 from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.settings import RecordingProfile, SettingError
@@ -265,6 +266,40 @@ def test_a_call_without_media_server_is_not_recorded() -> None:
     world.answer(call)
     world.clock.run_for(1)
     assert world.names() == ["FAILED"]
+    world.end(call)
+    world.assert_clean()
+
+
+def test_a_late_offer_is_recorded_when_the_ack_has_brought_the_answer() -> None:
+    world = World()
+    call = world.new_call()
+    call.record()
+    answer, call.caller_sdp = call.caller_sdp, b""
+    world.answer(call)
+    world.clock.run_for(1)
+    assert world.media.log == []
+    call.caller_sdp = answer
+    world.service.call_media_changed(call, "callee")
+    world.clock.run_for(2)
+    assert world.state(call) == "active"
+    assert world.srs.methods == ["INVITE"]
+    world.end(call)
+    world.assert_clean()
+
+
+def test_of_two_that_answered_the_one_the_caller_keeps_is_recorded() -> None:
+    world = World()
+    call = world.answered_call()
+    other = "second"
+    world.media.parties[other] = party_sdp("10.3.3.3")
+    call.to_tag, call.callee_sdp = other, world.media.parties[other]
+    call.media_session = MediaSession(call.call_id, call.from_tag, other)
+    world.service.call_media_changed(call, "callee")
+    world.clock.run_for(2)
+    (forked,) = world.media.subscriptions.values()
+    assert [stream.from_tag for stream in forked.streams] == [call.from_tag, other]
+    assert [line.label for line in world.srs.offers[-1].media] == ["1", "2"]
+    assert world.media.flowing() == ["1", "2"]
     world.end(call)
     world.assert_clean()
 

@@ -127,7 +127,6 @@ class ActiveRecording:
 
     def begin(self) -> None:
         """The call is answered: fork and call the SRS."""
-        self._media, self._media_session = self.call.media, self.call.media_session
         self._post(Event(Kind.START))
 
     def pause(self) -> None:
@@ -277,6 +276,8 @@ class ActiveRecording:
     # -- the media server ----------------------------------------------------------------------------------------------
 
     def _fork(self) -> None:
+        if self.call.media is not None:
+            self._media, self._media_session = self.call.media, self.call.media_session
         media, session = self._media, self._media_session
         if media is None or session is None:
             self._later(Event(Kind.FORK_FAILED, reason="the call's media pass through no media server"))

@@ -115,7 +115,9 @@ class CallRecorder:
         self.service.released(self)
 
     def begin(self) -> None:
-        """The call is answered."""
+        """The call is answered. A late offer has its answer in the ACK: then the recording waits for that (R3)."""
+        if self.answered or not (self.call.caller_sdp and self.call.callee_sdp):
+            return
         self.answered = True
         self._streams = stream_signature(self.call)
         for recording in list(self.recordings.values()):
@@ -126,7 +128,10 @@ class CallRecorder:
             recording.begin()
 
     def media_changed(self) -> None:
-        """A re-INVITE or UPDATE of the call is complete."""
+        """A re-INVITE or UPDATE of the call is complete, or the ACK with the answer came."""
+        if not self.answered:
+            self.begin()
+            return
         signature = stream_signature(self.call)
         media, self._streams = signature != self._streams, signature
         for recording in list(self.recordings.values()):
@@ -148,9 +153,10 @@ def settings_of(call: Call, instance: str) -> RecordingSettings | None:
 
 
 def stream_signature(call: Call) -> object:
-    """What makes a new fork and offer necessary when it changes: m-lines, formats and what they mean, rejected or not.
+    """What makes a new fork and offer necessary when it changes: m-lines, formats and what they mean, rejected or not;
+    also another callee, when of two that answered the caller kept the second.
     Direction and addresses do not: hold is metadata (CTL-03), and addresses are the media server's business."""
-    return tuple(_signature(octets) for octets in (call.caller_sdp, call.callee_sdp))
+    return call.to_tag, *(_signature(octets) for octets in (call.caller_sdp, call.callee_sdp))
 
 
 def _signature(octets: bytes) -> object:
