@@ -341,6 +341,17 @@ def test_name_that_does_not_resolve_fails_the_call_but_not_from_inside_invite() 
     assert w.alice.diary.events == ["failed 503 resolve: no such host nowhere.example"]
 
 
+def test_call_cancelled_while_its_name_is_looked_up_sends_nothing() -> None:
+    waiting: list[Callable[[list[Hop] | SipError], None]] = []
+    w = TwoPhones(resolve=lambda uri, done: waiting.append(done))
+    call = w.call()
+    call.cancel()
+    waiting[0]([Hop("udp", "10.0.0.2", 5060)])
+    w.finish()
+    assert w.alice.diary.events == ["failed 487 cancelled"]
+    assert w.lines() == []
+
+
 @pytest.mark.parametrize("proxy", [False, True])
 def test_challenged_call_is_made_again_with_credentials(proxy: bool) -> None:
     w = TwoPhones()
@@ -737,11 +748,61 @@ def test_reinvite_that_rings_for_ever_is_cancelled_when_the_call_ends() -> None:
     call.reinvite(HOLD, done=results.append)
     w.clock.run_for(1)
     call.bye()
-    w.clock.run_until_idle()
+    w.clock.run_for(1)
     assert len(w.sent("CANCEL")) == 1
+    w.clock.run_until_idle()
     assert results == ["timeout"]
     assert w.alice.left() == {}
     assert incoming.state == "ended"
+
+
+def test_own_reinvite_waits_while_an_update_of_the_peer_is_unanswered() -> None:
+    w = TwoPhones()
+    call, incoming = w.established()
+    replies: list[Reply] = []
+    w.bob.diary.on["request"] = lambda call, request, reply: replies.append(reply)
+    call.update(HOLD)
+    w.clock.run_for(0.2)
+    incoming.reinvite(HOLD)
+    w.clock.run_for(0.2)
+    assert w.lines() == ["A UPDATE"]
+    replies[0](200, ANSWER)
+    w.clock.run_for(1)
+    assert w.lines() == ["A UPDATE", "B 200", "B INVITE", "A 200", "B ACK"]
+    call.bye()
+    w.finish()
+
+
+def test_own_reinvite_waits_for_the_answer_to_a_late_offer() -> None:
+    w = TwoPhones()
+    w.bob.take = lambda call: call.answer(200, SDP)
+    call = w.call(body=b"")
+    w.clock.run_for(0.1)
+    call.reinvite(HOLD)
+    w.clock.run_for(0.1)
+    assert w.lines() == ["A INVITE", "B 200"]
+    call.ack(ANSWER)
+    w.clock.run_for(0.1)
+    assert w.lines() == ["A INVITE", "B 200", "A ACK", "A INVITE", "B 200", "A ACK"]
+    call.bye()
+    w.finish()
+
+
+def test_update_with_offer_from_a_ringing_callee_meets_our_open_offer() -> None:
+    w = TwoPhones()
+    w.bob.take = ring
+    call = w.call()
+    w.clock.run_for(0.1)
+    dialog = w.bob.calls[0].dialog
+    assert dialog is not None
+    w.network.trace.clear()
+    for body in (SDP, b""):
+        update = dialog.request("UPDATE", body=body, content_type="application/sdp" if body else "")
+        update.prepend("via", f"SIP/2.0/UDP 10.0.0.2;branch=z9hG4bK{len(body)}")
+        w.alice.layer.receive(update, w.bob.node.hop())
+    assert w.lines() == ["A 491", "A 200"]
+    call.cancel()
+    w.finish()
 
 
 def test_update_with_metadata_alone_is_no_offer() -> None:

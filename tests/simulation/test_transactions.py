@@ -9,7 +9,7 @@ from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.transaction import ClientTransaction, ServerTransaction, TransactionLayer, branch_source
 from siprec.sip.transaction_client import InviteClientTransaction, NonInviteClientTransaction
 from siprec.sip.transaction_server import InviteServerTransaction, NonInviteServerTransaction
-from siprec.sip.transport import Hop
+from siprec.sip.transport import Hop, SendFailed
 from tests.simulation.network import LinkQuality, Node, Sent, SimulatedNetwork, VirtualClock
 
 
@@ -231,6 +231,72 @@ def test_non_invite_is_never_answered_with_408_nor_late() -> None:
     w.finish()
     assert not w.sent("SIP/2.0 200")
     assert w.a.failures == ["timeout", "timeout"]
+
+
+def test_non_invite_slows_down_to_t2_after_a_provisional_response() -> None:
+    w = World()
+    w.a.send("OPTIONS", w.b)
+    w.clock.run_for(0.1)
+    trying = w.b.transactions[0].request.response(100)
+    w.a.layer.receive(trying, w.b.node.hop())
+    w.lose("SIP/2.0")
+    w.clock.run_for(10)
+    assert w.times("OPTIONS") == [0, 0.5, 4.5, 8.5]
+    w.finish()
+
+
+def test_non_invite_client_stays_for_timer_k_and_server_for_timer_j() -> None:
+    w = World()
+    w.b.answers = [200]
+    w.a.send("OPTIONS", w.b)
+    w.clock.run_for(4.9)
+    assert w.a.layer.counts()["client"] == 1
+    w.clock.run_for(0.2)
+    assert w.a.layer.counts()["client"] == 0
+    assert w.b.layer.counts()["server"] == 1
+    w.finish()
+    w.a.send("OPTIONS", w.b, "tcp")
+    w.clock.run_for(0.1)
+    assert w.a.layer.counts()["client"] == w.b.layer.counts()["server"] == 0
+
+
+def test_failure_response_over_tcp_is_sent_once() -> None:
+    w = World()
+    w.b.answers = [486]
+    w.lose("ACK")
+    w.a.send("INVITE", w.b, "tcp")
+    w.finish()
+    assert len(w.sent("SIP/2.0 486")) == 1
+    assert w.b.ends == ["timeout"]
+
+
+@pytest.mark.parametrize(("method", "seconds"), [("INVITE", 32), ("OPTIONS", 0)])
+def test_undeliverable_response_is_told_but_does_not_destroy_an_invite_transaction(method: str, seconds: int) -> None:
+    w = World()
+
+    def unreachable(data: bytes, hop: Hop, failed: SendFailed | None = None) -> None:
+        assert failed is not None
+        w.clock.call_later(0.01, failed, "port unreachable")
+
+    w.b.node.send = unreachable  # type: ignore[method-assign]
+    w.b.answers = [486]
+    w.a.send(method, w.b)
+    w.clock.run_for(0.1)
+    assert w.b.layer.counts()["invite_server"] == (method == "INVITE")
+    assert w.b.ends == ([] if method == "INVITE" else ["transport"])
+    w.clock.run_for(seconds)
+    assert w.b.ends[0] == "transport"
+
+
+def test_ack_for_an_unanswered_invite_is_not_swallowed() -> None:
+    w = World()
+    w.a.send("INVITE", w.b)
+    w.clock.run_for(0.1)
+    ack = w.b.transactions[0].request.copy()
+    ack.method = "ACK"
+    ack.set("cseq", "7 ACK")
+    w.b.layer.receive(ack, w.a.node.hop())
+    assert len(w.b.acks) == 1
 
 
 def test_retransmitted_request_meets_the_same_final_response() -> None:
