@@ -855,6 +855,18 @@ def test_session_is_refreshed_by_reinvite_with_the_same_sdp_when_update_is_not_a
     w.finish()
 
 
+def test_refused_refresh_is_tried_again_and_by_reinvite_when_update_is_unknown() -> None:
+    w = TwoPhones()
+    call, _ = w.established(session_expires=600)
+    answers = [500, 501, 200]
+    w.bob.diary.on["request"] = lambda call, request, reply: reply(answers.pop(0))
+    w.clock.run_for(450)
+    assert w.lines() == ["A UPDATE", "B 500", "A UPDATE", "B 501", "A INVITE", "B 200", "A ACK"]
+    assert call.state == "confirmed"
+    call.bye()
+    w.finish()
+
+
 def test_session_that_is_not_refreshed_is_ended_before_it_expires() -> None:
     w = TwoPhones()
     w.established(session_expires=300)

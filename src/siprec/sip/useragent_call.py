@@ -282,9 +282,16 @@ class Call:
 
     def _refresh(self) -> None:
         if "update" in self.remote_allow:
-            self._enqueue("UPDATE", b"", "", self.refresh_headers, ignore)
+            self._enqueue("UPDATE", b"", "", self.refresh_headers, self._refreshed)
         else:
-            self._enqueue("INVITE", *self.local_session, self.refresh_headers, ignore)
+            self._enqueue("INVITE", *self.local_session, self.refresh_headers, self._refreshed)
+
+    def _refreshed(self, result: Result) -> None:
+        status = result.status if isinstance(result, SipResponse) else 0
+        if status in (405, 501):
+            self.remote_allow.discard("update")
+        if not 200 <= status < 300:
+            self.session_timer.refused()
 
     def _expired(self) -> None:
         if self.state == "confirmed":

@@ -117,7 +117,8 @@ class OutgoingCall(Call):
         params = {name: value for name, value in invitation.from_.params.items() if name != "tag"}
         params["tag"] = self.local_tag
         request.add("From", str(NameAddr(invitation.from_.display_name, invitation.from_.uri_text, params)))
-        request.add("To", str(invitation.to))
+        to = {name: value for name, value in invitation.to.params.items() if name != "tag"}
+        request.add("To", str(NameAddr(invitation.to.display_name, invitation.to.uri_text, to)))
         request.add("Call-ID", self.call_id)
         request.add("CSeq", f"{self._cseq} INVITE")
         for name, value in invitation.headers:

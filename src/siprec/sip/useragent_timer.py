@@ -92,6 +92,13 @@ class SessionTimer:
         # RFC 4028 10: BYE min(32 s, interval/3) before the session expires.
         self._expiry = self._clock.call_later(interval - min(32.0, interval / 3), self._expired)
 
+    def refused(self) -> None:
+        """A refresh failed: try again in a tenth of the interval, as long as the session lives."""
+        if self.agreement is not None and self.agreement.we_refresh:
+            if self._half is not None:
+                self._half.cancel()
+            self._half = self._clock.call_later(self.agreement.interval / 10, self._refresh)
+
     def stop(self) -> None:
         """The session is over."""
         for timer in (self._half, self._expiry):
