@@ -1,3 +1,29 @@
-"""SIPREC in Python: a SIP proxy that has calls recorded, a media relay, and a recorder."""
+"""SIPREC in Python: a SIP proxy that has calls recorded, a media relay, and a recorder.
+
+What a routing script needs is here: ``from siprec import Call, Reply, Request``. It is loaded on first use, so that the
+parts below the proxy do not drag the proxy in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from siprec.proxy.call import Call as Call
+    from siprec.proxy.script import Reply as Reply
+    from siprec.proxy.script import Request as Request
 
 __version__ = "0.1.0"
+__all__ = ["Call", "Reply", "Request", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Call":
+        from siprec.proxy.call import Call
+
+        return Call
+    if name in ("Request", "Reply"):
+        from siprec.proxy import script
+
+        return getattr(script, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

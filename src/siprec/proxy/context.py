@@ -279,6 +279,7 @@ class ResponseContext:
         "base",
         "call",
         "call_id",
+        "caller_flow",
         "cancelled",
         "core",
         "dialog",
@@ -301,6 +302,7 @@ class ResponseContext:
         self.invite = base.method == "INVITE"
         self.call_id = base.call_id
         self.call: Call | None = None
+        self.caller_flow: Hop | None = None
         self.dialog: ProxiedDialog | None = None
         self.side: Side = "caller"
         self.final = 0

@@ -410,6 +410,7 @@ class ProxyCore:
         call.settings = self.settings() if self.settings is not None else None
         self.calls[call.dlg_id] = call
         context.key = call.dlg_id
+        context.caller_flow = flow_of(transaction.request, transaction.source)
         context.watch()
         self.observers.tell("call_created", call)
         return call

@@ -215,6 +215,8 @@ class Negotiation:
         if call is not None and initial:
             dialog = core.dialogs.early(call, response, request)
             side = "caller"
+            if dialog is not None and "caller" not in dialog.flow and context.caller_flow is not None:
+                dialog.flow["caller"] = context.caller_flow
             if dialog is not None and response.status >= 200 and branch.target.flow is not None:
                 dialog.flow["callee"] = branch.target.flow
         if dialog is None or request.method not in _OFFERS:
