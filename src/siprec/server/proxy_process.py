@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from siprec.media import sockets
-from siprec.media.engine import MediaServer
+from siprec.media.engine import MediaError, MediaFlags, MediaServer
 from siprec.media.rtpengine import RtpEngine
 from siprec.net.address import is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
@@ -118,6 +118,7 @@ class ProxyProcess:
                 dialog_idle=sip.dialog_idle,
                 media_use=config.media.use,
                 on_media_failure=config.media.on_failure,
+                media_flags=MediaFlags(flags=("pre-roll",)),
                 media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
             ),
         )
@@ -146,6 +147,12 @@ class ProxyProcess:
             OSError, ValueError, RelayFailed: it cannot be done; the text says why.
         """
         self.media = await self._media()
+        # What the server can do is learnt from its first reply; one that is silent now may come up later.
+        answered: asyncio.Future[None | MediaError] = self.loop.create_future()
+        self.media.ping(answered.set_result)
+        error = await answered
+        if error is not None:
+            log.warning("media server %s: %s", self.media.name, error)
         await self.transport.listen(self.config.sip.listen, advertise=self.config.sip.advertise)
         for listener in self.transport.listeners:
             address = listener.address
