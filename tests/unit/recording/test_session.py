@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from siprec.recording import events
@@ -465,3 +466,111 @@ def test_whatever_happens_everything_is_given_back(block: int) -> None:
         assert not world.forks, seed
         assert world.dialog in ("", "forgotten"), seed
         assert not world.timer, seed
+
+
+def test_a_session_can_be_stored_and_taken_up_elsewhere() -> None:
+    session = active(Policy(targets=2))
+    session.handle(Event(Kind.CHANGED, changed("a")))
+    session.handle(Event(Kind.PAUSE))
+    stored = msgspec.json.encode(session)
+    restored = msgspec.json.decode(stored, type=RecordingSession)
+    assert restored == session
+    for event in (Event(Kind.EXCHANGED), Event(Kind.GATED), Event(Kind.EXCHANGED), Event(Kind.STOP, END)):
+        assert restored.handle(event) == session.handle(event)
+
+
+# -- the corners -------------------------------------------------------------------------------------------------------
+
+
+def inviting(policy: Policy | None = None) -> RecordingSession:
+    session = RecordingSession(policy or Policy())
+    session.handle(Event(Kind.START))
+    assert session.handle(Event(Kind.FORKED, DOCUMENT)) == [Invite(0, DOCUMENT, False)]
+    return session
+
+
+def test_streams_that_change_during_the_fork_are_forked_again_before_the_srs_is_called() -> None:
+    session = RecordingSession(Policy())
+    session.handle(Event(Kind.START))
+    assert session.handle(Event(Kind.CHANGED, media=True)) == []
+    assert session.handle(Event(Kind.FORKED, DOCUMENT)) == [Fork()]
+    assert session.handle(Event(Kind.FORKED, changed("x"))) == [Invite(0, changed("x"), False)]
+
+
+def test_streams_that_change_while_an_srs_refuses_are_forked_for_the_next_one() -> None:
+    session = inviting(Policy(targets=2))
+    session.handle(Event(Kind.CHANGED, changed("x"), media=True))
+    assert session.handle(Event(Kind.REFUSED, status=503)) == [Notify(events.FAILOVER, "", 503), Fork()]
+    assert session.handle(Event(Kind.FORKED)) == [Invite(1, changed("x"), False)]
+
+
+def test_a_snapshot_that_has_to_wait_is_still_complete() -> None:
+    session = active()
+    session.handle(Event(Kind.SNAPSHOT))
+    assert session.handle(Event(Kind.EXCHANGE_FAILED, status=491)) == [SetTimer(1.0)]
+    assert session.handle(Event(Kind.TIMER)) == [Exchange(DOCUMENT, True, False)]
+
+
+def test_a_refused_resumption_is_not_tried_again_by_itself() -> None:
+    session = active()
+    for event in (Kind.PAUSE, Kind.GATED, Kind.EXCHANGED, Kind.CONNECTED, Kind.RESUME):
+        session.handle(Event(event))
+    assert session.handle(Event(Kind.EXCHANGE_FAILED, status=488)) == [Notify(events.UPDATE_FAILED, "", 488)]
+    assert session.handle(Event(Kind.CHANGED, changed("z"))) == [Exchange(changed("z"), False, True)]
+
+
+def test_what_waits_behind_a_refused_exchange_follows_after_a_moment() -> None:
+    session = active()
+    session.handle(Event(Kind.CHANGED, changed("a")))
+    session.handle(Event(Kind.CHANGED, changed("b"), media=True))
+    assert session.handle(Event(Kind.EXCHANGE_FAILED, status=500)) == [
+        Notify(events.UPDATE_FAILED, "", 500),
+        SetTimer(1.0),
+    ]
+    assert session.handle(Event(Kind.TIMER)) == [Fork()]
+
+
+def test_an_offer_of_the_srs_is_withheld_during_a_pause_only() -> None:
+    session = active()
+    assert session.handle(Event(Kind.PEER_OFFER)) == [AnswerPeer(withheld=False)]
+    session.handle(Event(Kind.PEER_DONE))
+    for event in (Kind.PAUSE, Kind.GATED, Kind.EXCHANGED, Kind.CONNECTED):
+        session.handle(Event(event))
+    assert session.handle(Event(Kind.PEER_OFFER)) == [AnswerPeer(withheld=True)]
+
+
+def test_an_offer_of_the_srs_during_the_end_is_refused() -> None:
+    session = active()
+    session.handle(Event(Kind.STOP, END))
+    assert session.handle(Event(Kind.PEER_OFFER)) == [AnswerPeer(491)]
+
+
+def test_a_break_down_during_a_wait_ends_the_wait() -> None:
+    session = active()
+    session.handle(Event(Kind.CHANGED, changed("a")))
+    session.handle(Event(Kind.EXCHANGE_FAILED, status=500, retry_after=9.0))
+    out = session.handle(Event(Kind.LOST, status=408))
+    assert SetTimer(-1.0) in out
+    assert Fork() in out
+
+
+def test_the_last_words_follow_the_pending_exchange_and_say_only_what_is_new() -> None:
+    session = active()
+    session.handle(Event(Kind.CHANGED, changed("a")))
+    session.handle(Event(Kind.STOP, changed("a").stopped(9.0)))
+    (last,) = session.handle(Event(Kind.EXCHANGED))
+    assert isinstance(last, Exchange)
+    assert last.document is not None
+    assert last.document.sessions == (Session(S, stop_time=9.0),)
+
+
+def test_a_dialog_that_is_gone_at_the_end_gets_no_last_words() -> None:
+    session = active()
+    session.handle(Event(Kind.CHANGED, changed("a")))
+    session.handle(Event(Kind.STOP, END))
+    assert session.handle(Event(Kind.EXCHANGE_FAILED, status=481)) == [SetTimer(-1.0), Bye()]
+
+
+def test_when_all_is_told_bye_comes_at_once() -> None:
+    session = active()
+    assert session.handle(Event(Kind.STOP, DOCUMENT)) == [Release(), SetTimer(5.0), SetTimer(-1.0), Bye()]
