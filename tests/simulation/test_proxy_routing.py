@@ -262,6 +262,7 @@ def test_snapshot_lists_dialogs_as_plain_values() -> None:
 def test_phone_behind_nat_is_reached_the_way_it_came_for_requests_within_the_call() -> None:
     w = ProxyWorld()
     w.alice.agent.contact = lambda hop: "sip:alice@192.168.7.7:5060"
+    w.alice.node.advertised = "192.168.7.7"
     w.call()
     w.clock.run_for(1)
     w.bob.calls[0].bye()

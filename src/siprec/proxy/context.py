@@ -38,6 +38,7 @@ class Branch:
         "_abandoned",
         "_context",
         "_deadline",
+        "_fallback",
         "_hops",
         "_queue",
         "_request",
@@ -62,6 +63,7 @@ class Branch:
         self.provisional = False
         self.progressed = False
         self._hops: list[Hop] = []
+        self._fallback: Uri | None = None
         self._request: SipRequest | None = None
         self._timer_c: Timer | None = None
         self._silence: Timer | None = None
@@ -88,8 +90,11 @@ class Branch:
             self.finish(error.status, None)
             return
         self._request = request
-        if self.target.flow is not None and not self.target.route:
-            self._found([self.target.flow])
+        flow = self.target.flow
+        if flow is not None and not self.target.route:
+            # A connection may be gone by now; then the URI is all there is.
+            self._fallback = next_hop if flow.connection else None
+            self._found([flow])
         else:
             context.core.resolve(next_hop, self._found)
 
@@ -105,13 +110,20 @@ class Branch:
         assert self._request is not None
         self._context.pass_offer(self, self._request, self._send)
 
+    def _found_again(self, result: list[Hop] | SipError) -> None:
+        if isinstance(result, SipError) or not result:
+            self.finish(503, None)
+        elif not self.done:
+            self._hops = list(result)
+            self._send()
+
     def _send(self) -> None:
         """Send to the next hop in the list."""
         context = self._context
         if self.done or self._request is None:
             return
         hop = self._hops.pop(0)
-        request = self._request.copy() if self._hops else self._request
+        request = self._request.copy() if self._hops or self._fallback is not None else self._request
         core = context.core
         core.add_record_route(context, request, hop)
         self.provisional = False
@@ -198,9 +210,14 @@ class Branch:
         self._stop_silence()
         context = self._context
         log.debug("%s: %s, Call-ID %s", transaction.hop, reason, context.call_id)
-        if self._hops and not context.cancelled and not self.provisional and context.may_go_on:
-            self._send()  # FWD-10
-            return
+        if not context.cancelled and not self.provisional and context.may_go_on:
+            fallback, self._fallback = self._fallback, None
+            if self._hops:
+                self._send()  # FWD-10
+                return
+            if fallback is not None and reason != "timeout":
+                context.core.resolve(fallback, self._found_again)
+                return
         self.finish(408 if reason == "timeout" else 503, None)
 
     def _silent(self) -> None:

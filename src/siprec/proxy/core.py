@@ -15,6 +15,7 @@ from siprec.proxy import recordroute, sessiontimer
 from siprec.proxy.call import Call, CallObserver, Observers, Recorder
 from siprec.proxy.context import Branch, ResponseContext, by_preference
 from siprec.proxy.dialogs import OTHER, DialogTable, ProxiedDialog, Side
+from siprec.proxy.flow import flow_of
 from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
 from siprec.proxy.identity import Identity, Networks
 from siprec.proxy.media import MediaTimes
@@ -238,7 +239,7 @@ class ProxyCore:
             return True
         dialog, side = found
         context.dialog, context.side = dialog, side
-        self.dialogs.request(dialog, side, base, flow_of(context.transaction.request, source))
+        self.dialogs.request(dialog, side, base, _sender(context.transaction.request, source))
         flow = dialog.flow.get(OTHER[side])
         target = Target(base.ruri, flow=flow if not base.has("route") else None)
         if self.script is not None:
@@ -410,7 +411,7 @@ class ProxyCore:
         call.settings = self.settings() if self.settings is not None else None
         self.calls[call.dlg_id] = call
         context.key = call.dlg_id
-        context.caller_flow = flow_of(transaction.request, transaction.source)
+        context.caller_flow = _sender(transaction.request, transaction.source)
         context.watch()
         self.observers.tell("call_created", call)
         return call
@@ -468,41 +469,32 @@ class ProxyCore:
             self._stateless(base, aim(base, Target(base.ruri)), loop)
             return
         dialog, side = found
-        self.dialogs.request(dialog, side, base, flow_of(request, source))
+        self.dialogs.request(dialog, side, base, _sender(request, source))
         flow = dialog.flow.get(OTHER[side]) if not base.has("route") else None
         next_hop = aim(base, Target(base.ruri))
         self.media.ack_out(dialog, side, base, lambda: self._stateless(base, next_hop, loop, flow))
 
     def _stateless(self, request: SipRequest, next_hop: Uri, loop: str, flow: Hop | None = None) -> None:
+        branch = f"{self.layer.new_branch()}-{loop}"
+
         def found(result: list[Hop] | SipError) -> None:
             if not isinstance(result, SipError) and result:
-                self.layer.send_stateless(request, result[0], add_via=f"{self.layer.new_branch()}-{loop}")
+                self.layer.send_stateless(request, result[0], add_via=branch)
 
         if flow is not None:
-            found([flow])
+            # As in `Branch`: a connection may be gone.
+            self.layer.send_stateless(
+                request.copy(), flow, add_via=branch, failed=lambda reason: self.resolve(next_hop, found)
+            )
         else:
             self.resolve(next_hop, found)
 
 
-def flow_of(request: SipRequest, source: Hop) -> Hop | None:
-    """The way back to who sent a request directly to us from where its Contact does not lead: a phone behind a NAT, or
-    on a connection of its own. None when the Contact will do, or others stand between."""
-    if len(request.values("via")) != 1:
-        return None
+def _sender(request: SipRequest, source: Hop) -> Hop | None:
     try:
-        contact = request.contact
-        if contact is None or not contact.uri.is_sip:
-            return None
-        uri = contact.uri
+        return flow_of(request, request.contact, source)
     except SipError:
         return None
-    if source.reliable or (uri.host != source.host and _is_numeric(uri.host)):
-        return source
-    return None
 
 
-def _is_numeric(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
-
-
-__all__ = ["ALLOW", "OTHER", "ProxyCore", "ProxyOptions", "Side", "flow_of"]
+__all__ = ["ALLOW", "OTHER", "ProxyCore", "ProxyOptions", "Side"]

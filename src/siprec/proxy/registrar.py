@@ -7,12 +7,12 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from siprec.proxy.flow import flow_of
 from siprec.proxy.identity import Identity
 from siprec.proxy.routes import Target
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.digest import DigestServer
 from siprec.sip.errors import SipError
-from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
@@ -185,7 +185,6 @@ class Registrar:
     def _merged(self, request: SipRequest, source: Hop, old: list[Binding], now: float) -> list[Binding]:
         result = list(old)
         default = self._wanted(request)
-        direct = len(request.values("via")) == 1
         for contact in request.contacts:
             uri = contact.uri
             seconds = contact.expires
@@ -199,7 +198,7 @@ class Registrar:
                 self._check_order(request, known)
                 result.remove(known)
             if seconds:
-                flow = _flow(contact, source) if direct else None
+                flow = flow_of(request, contact, source)
                 expires = now + min(seconds, self._max)
                 agent = (request.get("user-agent") or "")[:80]
                 result.append(Binding(uri, contact.q, expires, request.call_id, request.cseq.number, flow, agent))
@@ -225,13 +224,3 @@ class Registrar:
 
 def _q(q: float) -> str:
     return f";q={q:g}" if q != 1.0 else ""
-
-
-def _flow(contact: NameAddr, source: Hop) -> Hop | None:
-    """How to reach a phone whose Contact does not lead to where it sent from (NAT), or on its own connection."""
-    uri = contact.uri
-    if source.reliable:
-        return source
-    if uri.is_sip and (uri.host != source.host or uri.effective_port != source.port):
-        return source
-    return None

@@ -1,0 +1,28 @@
+"""Phones behind NAT and on connections of their own are reached the way they came."""
+
+from __future__ import annotations
+
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipRequest
+from siprec.sip.transport import Hop
+
+
+def flow_of(request: SipRequest, contact: NameAddr | None, source: Hop) -> Hop | None:
+    """The way to who sent `request`, when `contact` does not lead there; None when the Contact has to do.
+
+    A phone that does not know its outside address writes the inside one into both Via and Contact. A Contact that
+    differs from Via names somebody else (a registration for another phone), and with more than one Via the source is
+    not the phone.
+    """
+    if contact is None:
+        return None
+    try:
+        if len(request.values("via")) != 1:
+            return None
+        via, uri = request.top_via, contact.uri
+    except SipError:
+        return None
+    if not uri.is_sip or uri.host != via.host.lower():
+        return None
+    return source if source.reliable or uri.host != source.host else None
