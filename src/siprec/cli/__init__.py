@@ -38,6 +38,14 @@ def recorder(*, config: ConfigFile = None) -> int:
 
 
 @app.command
+def relay(*, config: ConfigFile = None) -> int:
+    """Run the media relay by itself (RTPEngine's ng protocol)."""
+    from siprec.server.relay_process import main as run_relay
+
+    return run_relay(config)
+
+
+@app.command
 def demo(
     *,
     once: bool = False,

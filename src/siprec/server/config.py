@@ -65,8 +65,10 @@ class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     listen: str = "127.0.0.1:0"
     """Address and port of the ``ng`` control socket."""
     interfaces: tuple[str, ...] = ("127.0.0.1",)
-    """Addresses that media is received on and sent from."""
+    """Addresses that media is received on and sent from: ``[NAME/]ADDRESS[!ADVERTISED]``."""
     ports: str = "30000-39999"
+    preroll: float = 10.0
+    """Seconds of media kept until the recorder has answered."""
     media_timeout: float = 3600.0
     """Seconds without any packet after which the media of an answered call is given up."""
 

@@ -29,10 +29,8 @@ from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
 from siprec.relay.child import RelayFailed, RelayProcess, start_relay
-from siprec.relay.ports import Interface
-from siprec.relay.process import RelayOptions
-from siprec.relay.server import Timeouts
-from siprec.server.config import Config, ConfigError, load, port_range
+from siprec.server.config import Config, ConfigError, load
+from siprec.server.relay_process import relay_options
 from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
@@ -148,7 +146,7 @@ class ProxyProcess:
         """
         self.media = await self._media()
         # What the server can do is learnt from its first reply; one that is silent now may come up later.
-        answered: asyncio.Future[None | MediaError] = self.loop.create_future()
+        answered: asyncio.Future[MediaError | None] = self.loop.create_future()
         self.media.ping(answered.set_result)
         error = await answered
         if error is not None:
@@ -165,17 +163,9 @@ class ProxyProcess:
         self.loop.add_signal_handler(signal.SIGUSR1, self._report)
 
     async def _media(self) -> MediaServer:
-        media, relay = self.config.media, self.config.relay
+        media = self.config.media
         if media.server == "embedded":
-            host, port = split_host_port(relay.listen)
-            self.relay = await start_relay(
-                RelayOptions(
-                    listen=(host, port or 0),
-                    interfaces=[Interface(address) for address in relay.interfaces],
-                    ports=port_range(relay.ports, "relay.ports"),
-                    timeouts=Timeouts(media=relay.media_timeout),
-                )
-            )
+            self.relay = await start_relay(relay_options(self.config))
             return RtpEngine(self.clock, sockets.udp(self.loop, self.relay.ng_address), name="embedded")
         kind, transport, address = (*media.server.split(":", 2), "", "")[:3]
         openers = {"udp": sockets.udp, "tcp": sockets.tcp}

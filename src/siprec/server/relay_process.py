@@ -1,0 +1,56 @@
+"""``siprec relay``: the media relay as a process of its own, for our proxy or any other that speaks ``ng``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from siprec.net.address import split_host_port
+from siprec.relay.ports import parse_interface
+from siprec.relay.process import RelayOptions, run_relay
+from siprec.relay.server import Timeouts
+from siprec.server.config import Config, ConfigError, load, port_range
+from siprec.server.stack import announce, run, setup_logging, wait_for_signal
+
+
+def relay_options(config: Config) -> RelayOptions:
+    """``[relay]`` as the relay wants it.
+
+    Raises:
+        ConfigError: ports or interfaces make no sense.
+    """
+    relay = config.relay
+    try:
+        host, port = split_host_port(relay.listen)
+        interfaces = tuple(parse_interface(text) for text in relay.interfaces)
+    except ValueError as error:
+        raise ConfigError(f"relay: {error}") from None
+    return RelayOptions(
+        listen=(host, port or 0),
+        interfaces=interfaces,
+        ports=port_range(relay.ports, "relay.ports"),
+        timeouts=Timeouts(media=relay.media_timeout),
+        preroll=relay.preroll,
+    )
+
+
+def main(file: Path | None) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit status."""
+    try:
+        config = load(file)
+        setup_logging(config.log.level)
+        return run(_main(relay_options(config)))
+    except (ConfigError, OSError, ValueError) as error:
+        print(f"siprec relay: {error}", file=sys.stderr)
+        return 1
+
+
+async def _main(options: RelayOptions) -> int:
+    relay = await run_relay(options)
+    host, port = relay.ng_address
+    announce(f"siprec relay: ready udp:{f'[{host}]' if ':' in host else host}:{port}")
+    try:
+        await wait_for_signal()
+    finally:
+        await relay.close()
+    return 0
