@@ -154,7 +154,7 @@ async def _demo(console: Console, *, once: bool, seconds: float, directory: Path
 async def _show_progress(console: Console, alice: Phone, bob: Phone, seconds: float) -> None:
     assert alice.media is not None
     columns = (TextColumn("call     "), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=alice.media.frames)
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds + 5
