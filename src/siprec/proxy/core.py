@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from siprec.media.engine import NO_FLAGS, MediaFlags
 from siprec.proxy import recordroute, sessiontimer
+from siprec.proxy.branch import Branch
 from siprec.proxy.call import Call, CallObserver, Observers, Recorder
-from siprec.proxy.context import Branch, ResponseContext, by_preference
+from siprec.proxy.context import ResponseContext, by_preference
 from siprec.proxy.dialogs import OTHER, DialogTable, ProxiedDialog, Side
 from siprec.proxy.flow import flow_of
 from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
@@ -165,11 +166,20 @@ class ProxyCore:
         self.counters["requests"] += 1
         if self._agent is not None and self._agent.request_received(transaction):
             return
-        request = transaction.request
         try:
-            self._process(transaction, request)
+            context, ours, cookie = self._examine(transaction)
         except SipError as error:
-            self.refuse(transaction, error)
+            self.counters["refused"] += 1
+            tag = transaction.to_tag or secrets.token_hex(5)
+            request = transaction.request
+            transaction.respond(request.response(error.status, _phrase(error), to_tag=tag, headers=error.headers))
+            return
+        try:
+            if not (context.base.to.tag and self._in_dialog(context, ours, cookie)):
+                self._outside(context)
+        except SipError as error:
+            self.counters["refused"] += 1
+            context.fail(error.status, _phrase(error), error.headers)
 
     def ack_received(self, request: SipRequest, source: Hop) -> None:
         """The ACK for a 2xx: routed like a request, never answered (TXN-08)."""
@@ -204,21 +214,20 @@ class ProxyCore:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def _process(self, transaction: ServerTransaction, request: SipRequest) -> None:
-        invite = request.method == "INVITE"
+    def _examine(self, transaction: ServerTransaction) -> tuple[ResponseContext, bool, str]:
+        """Checks and Route information (RFC 3261 16.3, 16.4): what is to be forwarded, whether a Route value of ours
+        was used up, and the cookie in it."""
+        request = transaction.request
         check_request(request)  # REQ-02
-        if invite:
+        if request.method == "INVITE":
             transaction.respond(request.response(100))  # REQ-01
         check_forwarding(request)  # REQ-03, REQ-04, REQ-06
         loop = loop_part(request)
-        if len(request.values("via")) > 1 and has_looped(request, self.identity, loop):
-            raise SipError("Loop detected", 482)  # REQ-05
+        if has_looped(request, self.identity, loop):
+            raise SipError("Loop Detected", 482)  # REQ-05
         base = request.copy()
         ours, cookie = preprocess(base, self.identity)
-        context = ResponseContext(self, transaction, base, loop)
-        if request.to.tag and self._in_dialog(context, ours, cookie):
-            return
-        self._outside(context)
+        return ResponseContext(self, transaction, base, loop), ours, cookie
 
     def _in_dialog(self, context: ResponseContext, ours: bool, cookie: str) -> bool:
         """A request with a To tag; false when nothing says that it belongs to a dialog through here."""
@@ -329,16 +338,6 @@ class ProxyCore:
             if seconds:
                 sessiontimer.ask(context.base, seconds)  # TMR-01 to TMR-03
         context.start(groups)
-
-    def refuse(self, transaction: ServerTransaction, error: SipError) -> None:
-        """Answer a request with what was wrong with it (MSG-11)."""
-        self.counters["refused"] += 1
-        for context in [context for context in self.contexts if context.transaction is transaction]:
-            context.fail(error.status, "" if error.status == 400 else error.reason)
-            return
-        tag = transaction.to_tag or secrets.token_hex(5)
-        reason = error.reason if error.reason.isprintable() else ""
-        transaction.respond(transaction.request.response(error.status, reason[:80], to_tag=tag, headers=error.headers))
 
     # -- for the contexts ----------------------------------------------------------------------------------------------
 
@@ -454,7 +453,7 @@ class ProxyCore:
         check_request(request)
         check_forwarding(request)
         loop = loop_part(request)
-        if len(request.values("via")) > 1 and has_looped(request, self.identity, loop):
+        if has_looped(request, self.identity, loop):
             return
         base = request.copy()
         _, cookie = preprocess(base, self.identity)
@@ -488,6 +487,10 @@ class ProxyCore:
             )
         else:
             self.resolve(next_hop, found)
+
+
+def _phrase(error: SipError) -> str:
+    return error.reason[:80] if error.reason.isprintable() else ""
 
 
 def _sender(request: SipRequest, source: Hop) -> Hop | None:

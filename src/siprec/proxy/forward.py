@@ -34,15 +34,12 @@ _ROUTED_BY: Final = frozenset({"route", "proxy-require", "proxy-authorization"})
 
 def has_looped(request: SipRequest, identity: Identity, part: str) -> bool:
     """Whether the request came by here before and nothing that routing looks at has changed (LOOP-03)."""
-    first = True
-    for value in request.values("via"):
-        if first:
-            first = False
-            continue
+    values = request.values("via")
+    for value in values[1:]:
         via = Via.parse(value)
         if identity.is_address(via.host, via.effective_port):
-            _, dot, loop = via.branch.rpartition("-")
-            if dot and loop.lower() == part:
+            _, dash, loop = via.branch.rpartition("-")
+            if dash and loop.lower() == part:
                 return True
     return False
 

@@ -15,7 +15,8 @@ from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
 
 if TYPE_CHECKING:
-    from siprec.proxy.context import Branch, ResponseContext
+    from siprec.proxy.branch import Branch
+    from siprec.proxy.context import ResponseContext
     from siprec.proxy.core import ProxyCore
 
 log = logging.getLogger(__name__)
@@ -213,6 +214,9 @@ class Negotiation:
         request = context.transaction.request
         initial = dialog is None and call is not None
         if call is not None and initial:
+            if call.state == "terminated":
+                go_on()  # too late for anybody: nothing is followed that nothing would end
+                return
             dialog = core.dialogs.early(call, response, request)
             side = "caller"
             if dialog is not None and "caller" not in dialog.flow and context.caller_flow is not None:
