@@ -257,9 +257,9 @@ class ActiveRecording:
             action.reason,
             action.status,
         )
-        if log.isEnabledFor(logging.INFO):
+        if log.isEnabledFor(logging.DEBUG):
             why = f" reason={event.status or ''} {event.reason}".rstrip() if event.reason or event.status else ""
-            log.info(
+            log.debug(
                 "%s call=%s rs=%s session=%s srs=%s instance=%s%s",
                 event.name,
                 event.dlg_callid,
