@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from siprec.proxy.authentication import ProxyAuthentication
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
+from siprec.sip.digest import Credentials, CredentialStore
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
@@ -93,6 +95,23 @@ def test_strangers_cannot_relay_but_reach_our_users() -> None:
     s.send("CANCEL", "sip:x@10.0.0.2")
     assert s.statuses == [403, 403, 403, 481]
     assert not [sent for sent in w.network.trace if sent.destination[0] == "10.0.0.2"]
+    w.finish()
+
+
+def test_strangers_with_a_password_may_relay_and_it_goes_no_further() -> None:
+    w = ProxyWorld(options=ProxyOptions(trusted=[]))
+    w.core.authentication = ProxyAuthentication(w.clock, "example.com", {"alice": "secret"})
+    for password, events in (("wrong", ["created", "ended 407"] * 2), ("secret", ["created", "ended 407"])):
+        w.journal.events.clear()
+        w.network.trace.clear()
+        w.call(credentials=CredentialStore([Credentials("alice", password)]))
+        w.clock.run_for(1)
+        assert w.journal.events[: len(events)] == events
+    assert w.journal.events[-1] == "answered"
+    assert not last_request(w, "INVITE", "10.0.0.2").has("proxy-authorization")
+    w.alice.agent.calls()[0].bye()
+    w.clock.run_for(1)
+    assert w.journal.events[-1] == "ended bye", "nothing within the dialog is challenged"
     w.finish()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from siprec.media.engine import NO_FLAGS, MediaFlags
 from siprec.proxy import recordroute, sessiontimer
+from siprec.proxy.authentication import ProxyAuthentication
 from siprec.proxy.branch import Branch
 from siprec.proxy.call import Call, CallObserver, Observers, Recorder
 from siprec.proxy.context import ResponseContext, by_preference
@@ -76,7 +77,7 @@ class ProxyCore:
 
     Arguments: `resolve` finds next hops (RFC 3263); `pick_media` the media server of a call; `observers` hear of calls;
     `recorder` is what scripts' ``siprec_*`` calls go to; `settings` makes the recording settings holder of a request
-    (``request.siprec``).
+    (``request.siprec``); `authentication` asks strangers who want to go to foreign domains for a password.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class ProxyCore:
         observers: Iterable[CallObserver] = (),
         recorder: Recorder | None = None,
         settings: Callable[[], object] | None = None,
+        authentication: ProxyAuthentication | None = None,
         options: ProxyOptions | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class ProxyCore:
         self.script = script
         self.recorder = recorder
         self.settings = settings
+        self.authentication = authentication
         self.options = options
         self.timer_c = options.timer_c
         self.silence_timeout = options.silence_timeout
@@ -293,19 +296,17 @@ class ProxyCore:
         """What becomes of a request that no rule and no script has decided about.
 
         Raises:
-            SipError: 403, 404 or 480.
+            SipError: 403, 404, 407 or 480.
         """
         request, source = context.base, context.transaction.source
-        if request.has("route"):
-            if not self.is_trusted(source):
-                raise SipError("Relaying denied", 403)
-            self.start(context, [[Target(request.ruri)]])
-        elif self.identity.serves(request.ruri):
+        if self.identity.serves(request.ruri) and not request.has("route"):
             self.to_registered(context)
-        elif self.is_trusted(source):
-            self.start(context, [[Target(request.ruri)]])
-        else:
-            raise SipError("Relaying denied", 403)
+            return
+        if not self.is_trusted(source):
+            if self.authentication is None:
+                raise SipError("Relaying denied", 403)
+            self.authentication.check(request)  # REQ-07
+        self.start(context, [[Target(request.ruri)]])
 
     def to_registered(self, context: ResponseContext) -> None:
         """REGISTER to the registrar, anything else to the contacts of the Request-URI (REQ-11).

@@ -57,6 +57,8 @@ class Identity:
     def add(self, transport: str, host: str, port: int) -> None:
         """One more address or name of ours."""
         host = host.lower()
+        if host in ("127.0.0.1", "::1"):
+            self.add(transport, "localhost", port)
         self._addresses.add((host, port))
         self._hosts.add(host)
         if transport == "udp":

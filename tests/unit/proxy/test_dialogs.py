@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.simulation.network import VirtualClock
 from tests.simulation.proxyworld import raw_request
-
-import pytest
 
 from siprec.proxy.call import Call
 from siprec.proxy.dialogs import DialogTable, ProxiedDialog

@@ -145,6 +145,7 @@ def test_identity_knows_routes_to_us_and_domains_of_ours() -> None:
     assert not identity.is_us(Uri.parse("tel:+1"))
     assert identity.serves(Uri.parse("sip:x@example.com:5099"))
     assert not identity.serves(Uri.parse("sip:x@10.0.0.1:5099"))
+    assert Identity([("udp", "127.0.0.1", 5070)]).serves(Uri.parse("sip:x@localhost:5070"))
     assert identity.has_udp("10.0.0.1", 5060)
     assert not identity.has_udp("10.0.0.1", 5080)
 
