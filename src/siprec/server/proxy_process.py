@@ -11,10 +11,8 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from siprec.media import sockets
-from siprec.media.engine import MediaError, MediaFlags, MediaServer
-from siprec.media.rtpengine import RtpEngine
-from siprec.net.address import is_wildcard, local_addresses, split_host_port
+from siprec.media.engine import MediaFlags, MediaServer
+from siprec.net.address import is_wildcard, local_addresses
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
@@ -28,9 +26,9 @@ from siprec.proxy.script import Script, ScriptError, load_script
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
-from siprec.relay.child import RelayFailed, RelayProcess, start_relay
+from siprec.relay.child import RelayFailed
 from siprec.server.config import Config, ConfigError, load
-from siprec.server.relay_process import relay_options
+from siprec.server.media import MediaSupervisor
 from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
@@ -82,8 +80,7 @@ class ProxyProcess:
         self.transport = SocketTransport(tls=tls)
         self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
         self.identity = Identity([], sip.domains)
-        self.relay: RelayProcess | None = None
-        self.media: MediaServer | None = None
+        self.media = MediaSupervisor(self.clock, config, self._media_lost)
         self.events = EventDispatcher()
         self.events.subscribe(_log_event)
         registrar = config.registrar
@@ -108,7 +105,7 @@ class ProxyProcess:
             registrar=self.registrar,
             rules=Rules(config.route),
             script=script,
-            pick_media=lambda call: self.media,
+            pick_media=lambda call: self.media.current,
             settings=SiprecVariable,
             options=ProxyOptions(
                 trusted=sip.trusted,
@@ -144,13 +141,7 @@ class ProxyProcess:
         Raises:
             OSError, ValueError, RelayFailed: it cannot be done; the text says why.
         """
-        self.media = await self._media()
-        # What the server can do is learnt from its first reply; one that is silent now may come up later.
-        answered: asyncio.Future[MediaError | None] = self.loop.create_future()
-        self.media.ping(answered.set_result)
-        error = await answered
-        if error is not None:
-            log.warning("media server %s: %s", self.media.name, error)
+        await self.media.start()
         await self.transport.listen(self.config.sip.listen, advertise=self.config.sip.advertise)
         for listener in self.transport.listeners:
             address = listener.address
@@ -161,18 +152,6 @@ class ProxyProcess:
             if name:
                 self.identity.add(address.transport, name, port or address.port)
         self.loop.add_signal_handler(signal.SIGUSR1, self._report)
-
-    async def _media(self) -> MediaServer:
-        media = self.config.media
-        if media.server == "embedded":
-            self.relay = await start_relay(relay_options(self.config))
-            return RtpEngine(self.clock, sockets.udp(self.loop, self.relay.ng_address), name="embedded")
-        kind, transport, address = (*media.server.split(":", 2), "", "")[:3]
-        openers = {"udp": sockets.udp, "tcp": sockets.tcp}
-        host, port = split_host_port(address) if address else ("", None)
-        if kind != "ng" or transport not in openers or not host or port is None:
-            raise ValueError(f"media.server: {media.server!r} is not of the form ng:udp:ADDRESS:PORT")
-        return RtpEngine(self.clock, openers[transport](self.loop, (host, port)), name=f"{host}:{port}")
 
     async def stop(self) -> None:
         """End recordings and close everything."""
@@ -185,11 +164,14 @@ class ProxyProcess:
             await asyncio.sleep(0.1)
         await self.transport.close()
         await self.resolver.close()
-        if self.media is not None:
-            self.media.close()
-        if self.relay is not None:
-            await self.relay.stop()
+        await self.media.stop()
         self.clock.close()
+
+    def _media_lost(self, server: MediaServer, reason: str) -> None:
+        for call in list(self.core.calls.values()):
+            if call.media is server and call.media_path is not None:
+                call.media_path.fail(reason)
+        self.recording.media_server_lost(server, reason)
 
     def counts(self) -> dict[str, object]:
         """What is alive in this process: for leak checks."""
