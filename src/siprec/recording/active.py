@@ -389,10 +389,11 @@ class ActiveRecording:
         dialog.exchange(body, lambda result: self._exchanged(dialog, result, bool(body.sdp)), offered)
 
     def _exchanged(self, dialog: RsDialog, result: Result, with_sdp: bool) -> None:
-        if dialog is not self._dialog:
+        if dialog is not self._dialog or result == "ended":
+            # The dialog is over, which is told by itself (`rs_ended`).
             return
         if isinstance(result, str):
-            status = 408 if result == "timeout" else 0 if result == "ended" else 503
+            status = 408 if result == "timeout" else 503
             self._post(Event(Kind.EXCHANGE_FAILED, status=status, reason=result))
         elif result.status < 300:
             self._post(Event(Kind.EXCHANGED, media=with_sdp))

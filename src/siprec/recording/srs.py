@@ -174,7 +174,7 @@ class RsDialog(CallHandler):
         """
         call = self._call
         if call is None:
-            self.agent.clock.call_later(0, done, "ended")
+            self.agent.clock.call_later(0, done, "no dialog")
             return
         octets, headers = _encode(body, self._metadata_type)
 
