@@ -280,6 +280,42 @@ def test_lossy_network_leaves_nothing_behind() -> None:
         assert w.core.counts() == {"contexts": 0, "calls": 0, "dialogs": 0, "media_sessions": 0}, seed
 
 
+def test_whatever_is_lost_every_call_ends_once_and_leaves_nothing() -> None:
+    for seed in range(40):
+        w = fork_world(
+            B,
+            C,
+            parallel=seed % 2 == 0,
+            phones=3,
+            relay=True,
+            seed=seed,
+            quality=LinkQuality(loss=0.3, duplicate=0.2, jitter=0.4),
+            options=ProxyOptions(trusted=["10.0.0.0/8"], media_use="always"),
+        )
+        w.relay.delay = 0.1
+        if seed % 3 == 0:
+            w.phones[1].take = ring
+        if seed % 5 == 0:
+            w.phones[2].take = refuse(486)  # type: ignore[assignment]
+        if seed % 7 == 0:
+            w.relay.silent = {"answer"}
+        call = w.call("sip:bob@example.com")
+        w.clock.run_for((seed % 11) * 0.2)
+        if seed % 4 == 0:
+            call.cancel()
+        w.clock.run_for(40)
+        for phone in w.phones:
+            for each in phone.agent.calls():
+                each.bye()
+        w.clock.run_until_idle(400000)
+        assert not any(w.layer.counts().values()), seed
+        assert not any(w.core.counts().values()), seed
+        assert not w.relay.live, seed
+        assert w.clock.pending == 0, seed
+        ends = [event for event in w.journal.events if event.startswith("ended")]
+        assert len(ends) == w.journal.events.count("created"), seed
+
+
 def test_failure_route_of_a_script_finds_another_target() -> None:
     async def request(request: Request) -> None:
         request.forward(B)

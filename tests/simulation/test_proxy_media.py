@@ -7,6 +7,7 @@ from siprec.proxy.routes import RouteRule, Rules
 from siprec.sip.message import parse_datagram
 from siprec.sip.multipart import Part, build_multipart
 from siprec.sip.useragent import Call, IncomingCall
+from tests.simulation.network import LinkQuality
 from tests.simulation.phones import ANSWER, SDP
 from tests.simulation.proxyworld import PROXY, ProxyWorld
 
@@ -188,6 +189,37 @@ def test_branches_of_a_fork_are_told_apart_at_the_relay() -> None:
     w.clock.run_for(1)
     assert call.media_session is not None
     assert call.media_session.to_tag == tags[1]
+    w.alice.agent.calls()[0].bye()
+    w.finish()
+
+
+def test_branch_that_answers_gets_the_media_back_from_one_that_only_rang() -> None:
+    rules = Rules([RouteRule(method="INVITE", targets=["sip:10.0.0.2", "sip:10.0.0.3"], fork=True)])
+    w = media_world(phones=3, rules=rules)
+    w.phones[1].take = w.phones[2].take = lambda call: call.answer(183, ANSWER)
+    w.call("sip:bob@example.com")
+    w.clock.run_for(1)
+    first = w.phones[1].calls[0].local_tag
+    last = w.relay.log[-1].split()[2]
+    other = w.phones[1] if last != first else w.phones[2]
+    before = len(w.relay.log)
+    other.calls[0].answer(200, ANSWER)
+    w.clock.run_for(1)
+    assert [line.split()[2] for line in w.relay.log[before:]] == [other.calls[0].local_tag]
+    w.alice.agent.calls()[0].bye()
+    w.finish()
+
+
+def test_second_answer_of_a_fork_does_not_take_the_media_away() -> None:
+    rules = Rules([RouteRule(method="INVITE", targets=["sip:10.0.0.2", "sip:10.0.0.3"], fork=True)])
+    w = media_world(phones=3, rules=rules)
+    w.network.link(PROXY, "10.0.0.3", LinkQuality(delay=0.2))
+    w.call("sip:bob@example.com")
+    w.clock.run_for(2)
+    assert len(w.sent("SIP/2.0 200", "10.0.0.1")) >= 2
+    assert [line for line in w.relay.log if line.startswith("answer")] == [
+        f"answer {w.journal.calls[0].from_tag} {w.phones[1].calls[0].local_tag}"
+    ]
     w.alice.agent.calls()[0].bye()
     w.finish()
 

@@ -74,6 +74,7 @@ class CallMedia:
     """
 
     __slots__ = (
+        "_answerer",
         "_clock",
         "_in_flight",
         "_last",
@@ -109,6 +110,7 @@ class CallMedia:
         self._last: dict[_Key, tuple[bytes, bytes]] = {}
         self._in_flight: dict[tuple[_Key, bytes], list[Passed]] = {}
         self._reoffer: tuple[MediaSession, bytes] | None = None
+        self._answerer: MediaSession | None = None
 
     def offer(self, session: MediaSession, sdp: bytes, done: Passed) -> None:
         """Pass an offer; `session.from_tag` is who makes it. The same description again changes nothing (OA-09)."""
@@ -128,9 +130,11 @@ class CallMedia:
         """Pass the answer of `session.to_tag` to the offer of `session.from_tag`."""
         key = ("answer", session)
         last = self._last.get(key)
-        if self.state == "active" and last is not None and last[0] == sdp:
+        if self.state == "active" and last is not None and last[0] == sdp and self._answerer == session:
             done(last[1])
             return
+        # Of several branches that answer, the one asked about last has the media: 183 of B, 183 of A, 200 of B.
+        self._answerer = session
         again, self._reoffer = self._reoffer, None
         if again is not None and again[0].from_tag == session.from_tag and self.state == "active":
             # The offer needed no asking, its answer is another one: the media server has to hear both.

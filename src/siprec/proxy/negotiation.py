@@ -214,7 +214,7 @@ class Negotiation:
         request = context.transaction.request
         initial = dialog is None and call is not None
         if call is not None and initial:
-            if call.state == "terminated":
+            if call.state == "terminated" or (context.final and response.status < 200):
                 go_on()  # too late for anybody: nothing is followed that nothing would end
                 return
             dialog = core.dialogs.early(call, response, request)
@@ -239,8 +239,8 @@ class Negotiation:
             if complete and not initial and call.state == "confirmed" and dialog.callee_tag == call.to_tag:
                 core.observers.tell("call_media_changed", call, side)
 
-        if not sdp or not kind:
-            finish()
+        if not sdp or not kind or (initial and call.state == "confirmed" and dialog.callee_tag != call.to_tag):
+            finish()  # of two that answered, the second does not take the media away from the first
             return
         mine, theirs = dialog.tag(side), dialog.tag(OTHER[side])
         via_branch = branch.via_branch if initial and kind == "answer" else ""

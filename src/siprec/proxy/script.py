@@ -223,7 +223,7 @@ class Request:
         try:
             action()
         except SipError as error:
-            self._context.fail(error.status, error.reason if error.status != 400 else "")
+            self._context.fail(error.status, error.reason if error.reason.isprintable() else "", error.headers)
 
     def finish(self) -> None:
         """The handlers are through (called by `Script`): what they left undecided goes its usual way."""
