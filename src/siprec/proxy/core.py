@@ -250,6 +250,7 @@ class ProxyCore:
             context.start([[Target(base.ruri)]])  # ours, from before a restart, or a dialog without INVITE
             return True
         dialog, side = found
+        self._aim_at_peer(base, dialog, side)
         context.dialog, context.side = dialog, side
         self.dialogs.request(dialog, side, base, _sender(context.transaction.request, source))
         flow = dialog.flow.get(OTHER[side])
@@ -462,6 +463,8 @@ class ProxyCore:
         found = self.dialogs.find(base, dlg_id or "")
         if found is None and dlg_id is None and not self.is_trusted(source):
             return
+        if found is not None:
+            self._aim_at_peer(base, *found)
         if self.identity.is_us(base.ruri) and not base.ruri.user and not base.has("route"):
             return  # for ourselves, and nobody is waiting for it
         count_hop(base)
@@ -473,6 +476,13 @@ class ProxyCore:
         flow = dialog.flow.get(OTHER[side]) if not base.has("route") else None
         next_hop = aim(base, Target(base.ruri))
         self.media.ack_out(dialog, side, base, lambda: self._stateless(base, next_hop, loop, flow))
+
+    def _aim_at_peer(self, base: SipRequest, dialog: ProxiedDialog, side: Side) -> None:
+        """A party that ignores Contact and Record-Route (SIPp's built-in scenarios do) sends what is for its peer to us:
+        the dialog says where the peer is."""
+        contact = dialog.contact.get(OTHER[side], "")
+        if contact and not base.has("route") and self.identity.serves(base.ruri):
+            base.uri = contact
 
     def _stateless(self, request: SipRequest, next_hop: Uri, loop: str, flow: Hop | None = None) -> None:
         branch = f"{self.layer.new_branch()}-{loop}"
