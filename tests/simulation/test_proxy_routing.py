@@ -349,3 +349,22 @@ def test_torture_request_is_forwarded_or_refused_as_the_index_says(case: dict[st
         ]
     w.clock.run_until_idle()
     assert w.core.counts()["contexts"] == 0
+
+
+def test_party_that_ignores_contact_and_record_route_reaches_its_peer_all_the_same() -> None:
+    w = ProxyWorld()
+    w.call()
+    w.clock.run_for(1)
+    live = w.journal.calls[0]
+    s = Stranger(w)
+    s.send(
+        "BYE",
+        f"sip:bob@{PROXY}",
+        from_=f"<sip:alice@example.com>;tag={live.from_tag}",
+        to=f"<sip:bob@example.com>;tag={live.to_tag}",
+        call_id=live.call_id,
+        cseq="2000000000 BYE",
+    )
+    assert s.statuses == [200]
+    assert w.sent("BYE", "10.0.0.2")
+    assert w.core.counts()["calls"] == 0
