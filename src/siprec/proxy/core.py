@@ -22,9 +22,11 @@ from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preproce
 from siprec.proxy.identity import Identity, Networks
 from siprec.proxy.media import MediaTimes
 from siprec.proxy.negotiation import Negotiation, PickMedia
+from siprec.proxy.parties import PartyWatch
 from siprec.proxy.recordroute import Cookies
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules, Target
+from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
@@ -116,6 +118,8 @@ class ProxyCore:
         self.contexts: set[ResponseContext] = set()
         self.calls: dict[str, Call] = {}
         self.dialogs = DialogTable(clock, self._dialog_ended, idle=options.dialog_idle, max_age=options.dialog_max_age)
+        self.parties = PartyWatch(clock, self.observers)
+        self.transfers = Transfers(clock, self.dialogs)
         self.cookies = Cookies(options.cookie_secret)
         self.media = Negotiation(
             self,
@@ -358,13 +362,22 @@ class ProxyCore:
     def forwarded(self, context: ResponseContext, branch: Branch, response: SipResponse, first: bool) -> None:
         """A provisional response or a 2xx has been forwarded."""
         call, dialog, status = context.call, context.dialog, response.status
+        request = context.transaction.request
         if call is not None:
+            made = self.dialogs.made_by(call, response)
+            if made is not None:
+                self.parties.response(made, "caller", request, response)
             if status < 200:
                 self.observers.tell("call_progress", call, response)
             elif first and call.state == "early":
                 self._answered(call, response, branch)
-        elif dialog is not None and status >= 200 and context.base.method == "BYE":
-            self.dialogs.bye_answered(dialog, context.transaction.request, context.side, status)
+        elif dialog is not None and status >= 200:
+            if request.method == "BYE":
+                self.dialogs.bye_answered(dialog, request, context.side, status)
+            elif request.method in ("INVITE", "UPDATE"):
+                self.parties.response(dialog, context.side, request, response)
+            elif request.method == "REFER":
+                self.transfers.referred(dialog, context.side, request)
 
     def _answered(self, call: Call, response: SipResponse, branch: Branch) -> None:
         call.to_tag = response.to.tag
@@ -374,6 +387,7 @@ class ProxyCore:
         found = [dialog for dialog in self.dialogs.of(call) if dialog.callee_tag == call.to_tag]
         if found:
             self.media.take(found[0])
+            self.parties.taken(found[0])
         self._bind_media(call, branch.via_branch)
         self.counters["answered"] += 1
         self.observers.tell("call_answered", call)
@@ -410,6 +424,7 @@ class ProxyCore:
         call = Call(secrets.token_hex(8), transaction.request, str(transaction.source), self.clock.wall())
         call.recorder = self.recorder
         call.settings = self.settings() if self.settings is not None else None
+        call.relations = self.transfers.relations(transaction.request)
         self.calls[call.dlg_id] = call
         context.key = call.dlg_id
         context.caller_flow = _sender(transaction.request, transaction.source)
@@ -426,6 +441,7 @@ class ProxyCore:
             # Two answered (a fork) and the caller has kept the other one.
             call.to_tag = left[0].callee_tag
             self.media.take(left[0])
+            self.parties.taken(left[0])
             self._bind_media(call)
             self.observers.tell("call_media_changed", call, "callee")
             return
@@ -443,6 +459,7 @@ class ProxyCore:
         if self.calls.pop(call.dlg_id, None) is not None:
             self.observers.tell("call_ended", call)
         self.media.release(call)
+        call.relations = ()  # a chain of transfers holds no chain of calls
 
     def shutdown(self) -> None:
         """Let go of all calls; nothing is sent to the parties (DLG-09)."""
@@ -475,11 +492,16 @@ class ProxyCore:
         self.dialogs.request(dialog, side, base, _sender(request, source))
         flow = dialog.flow.get(OTHER[side]) if not base.has("route") else None
         next_hop = aim(base, Target(base.ruri))
-        self.media.ack_out(dialog, side, base, lambda: self._stateless(base, next_hop, loop, flow))
+
+        def send() -> None:
+            self._stateless(base, next_hop, loop, flow)
+            self.parties.acknowledged(dialog, side, request)
+
+        self.media.ack_out(dialog, side, base, send)
 
     def _aim_at_peer(self, base: SipRequest, dialog: ProxiedDialog, side: Side) -> None:
-        """A party that ignores Contact and Record-Route (SIPp's built-in scenarios do) sends what is for its peer to us:
-        the dialog says where the peer is."""
+        """A party that ignores Contact and Record-Route (SIPp's built-in scenarios do) sends to us what is for its
+        peer: the dialog says where that is."""
         contact = dialog.contact.get(OTHER[side], "")
         if contact and not base.has("route") and self.identity.serves(base.ruri):
             base.uri = contact

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tests.interop.media.rig import Endpoint, Rig, recorder_answer, relay_options, running, target, until
 
 from siprec import sdp
 from siprec.media import sockets
@@ -25,6 +24,7 @@ from siprec.relay.child import RelayFailed, start_relay
 from siprec.relay.process import LoopClock, RelayOptions, RunningRelay, run_relay
 from siprec.relay.server import Timeouts
 from siprec.sip.clock import Timer
+from tests.interop.media.rig import Endpoint, Rig, recorder_answer, relay_options, running, target, until
 
 CALL = MediaSession("a-call@example.com", "caller", "callee")
 

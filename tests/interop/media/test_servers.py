@@ -6,10 +6,10 @@ import asyncio
 import socket
 
 import pytest
-from tests.interop.media.rig import KINDS, Endpoint, Rig, drive, ports_of, recorder_answer, target, until
 
 from siprec import sdp
 from siprec.media.engine import MediaError, MediaSession, MediaStatistics
+from tests.interop.media.rig import KINDS, Endpoint, Rig, drive, ports_of, recorder_answer, target, until
 
 CALL = MediaSession("a-call@example.com", "caller", "callee")
 both = pytest.mark.parametrize("kind", KINDS)

@@ -11,11 +11,11 @@ import soundfile  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.unit.audio.ogg_opus import opus_packets
 
 from siprec.audio import codecs, g711, opus
 from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
 from siprec.audio.resample import Resampler, resample
+from tests.unit.audio.ogg_opus import opus_packets
 
 
 @pytest.mark.parametrize(("law", "decode"), [("ULAW", g711.ulaw_decode), ("ALAW", g711.alaw_decode)])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
+
 from tests.unit.net.net_support import Run
 
 

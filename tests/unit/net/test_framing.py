@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.net.net_support import options
 
 from siprec.net.framing import PING, StreamFramer
 from siprec.sip.errors import SipError
 from siprec.sip.message import MAX_HEAD, MalformedRequest, SipRequest, SipResponse
+from tests.unit.net.net_support import options
 
 BODIES = [b"", b"v=0\r\n\r\nOPTIONS x SIP/2.0\r\n\r\n", b"\r\n\r\n\r\n", bytes(range(256)) * 8]
 STREAM = b"\r\n\r\n".join(options(body, call_id=str(number)) for number, body in enumerate(BODIES)) + b"\r\n\r\n"

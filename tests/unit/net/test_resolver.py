@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.net.dns_server import DnsServer
-from tests.unit.net.net_support import Run, until
 
 from siprec.net.hosts import HostsFile
 from siprec.net.resolver import Resolver
@@ -20,6 +18,8 @@ from siprec.net.timers import TimerWheel
 from siprec.sip.errors import SipError
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
+from tests.unit.net.dns_server import DnsServer
+from tests.unit.net.net_support import Run, until
 
 ZONE = {
     ("plain.test", "A"): ["192.0.2.1"],

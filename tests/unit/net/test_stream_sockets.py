@@ -9,11 +9,11 @@ import struct
 from dataclasses import replace
 
 import pytest
-from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
 
 from siprec.net.tcp import StreamLimits
 from siprec.sip.message import MalformedRequest, SipResponse, parse_datagram
 from siprec.sip.transport import Hop
+from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
 
 
 def free_port(host: str = "127.0.0.1") -> int:

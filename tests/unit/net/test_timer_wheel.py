@@ -9,9 +9,9 @@ from itertools import pairwise
 from time import monotonic
 
 import pytest
-from tests.unit.net.net_support import Run, until
 
 from siprec.net.timers import TICK, TimerWheel
+from tests.unit.net.net_support import Run, until
 
 
 def test_calls_are_made_in_order_and_never_early(run: Run) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
 
 from siprec.net.tls import TlsSettings
 from siprec.sip.transport import Hop
+from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.unit.net.net_support import Peer, Run, options, until
 
 from siprec.net.address import ListenAddress, split_host_port
 from siprec.net.transport import SocketTransport
 from siprec.sip.transport import Hop
+from tests.unit.net.net_support import Peer, Run, options, until
 
 
 @pytest.mark.parametrize(

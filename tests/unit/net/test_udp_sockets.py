@@ -7,11 +7,11 @@ import socket
 from typing import Any
 
 import pytest
-from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
 
 from siprec.net import udp
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transport import Hop
+from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from tests.simulation.network import VirtualClock
-from tests.simulation.proxyworld import raw_request
 
 from siprec.proxy.call import Call
 from siprec.proxy.dialogs import DialogTable, ProxiedDialog
 from siprec.proxy.sessiontimer import ask, confirm
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from tests.simulation.network import VirtualClock
+from tests.simulation.proxyworld import raw_request
 
 OFFER, ANSWER, OTHER = b"v=0\r\noffer\r\n", b"v=0\r\nanswer\r\n", b"v=0\r\nother\r\n"
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.simulation.phones import SDP
-from tests.simulation.proxyworld import PROXY, ProxyWorld
 
 from siprec import Call, Reply, Request
 from siprec.proxy.call import RecordingUnavailable
 from siprec.proxy.script import Handler, Script, ScriptError, load_script
 from siprec.recording.settings import SiprecVariable
 from siprec.sip.message import SipResponse, parse_datagram
+from tests.simulation.phones import SDP
+from tests.simulation.proxyworld import PROXY, ProxyWorld
 
 
 def world(handlers: dict[str, Handler], **options: Any) -> ProxyWorld:

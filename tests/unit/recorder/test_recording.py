@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network
 
 from siprec.audio.codecs import codec
 from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder.session import RecorderSettings
+from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network
 
 PCMU = codec("PCMU", 8000)
 RATE = 8000

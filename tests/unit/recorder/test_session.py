@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.audio.ogg_opus import opus_packets
-from tests.unit.recorder.recorder_harness import Bench, read, restamp
 
 from siprec.audio.codecs import codec
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
@@ -25,6 +23,8 @@ from siprec.recorder.errors import MetadataError, OfferError, RecorderError, Rec
 from siprec.recorder.metadata import NAMESPACE
 from siprec.recorder.ports import PortPool
 from siprec.recorder.session import Recorder, RecorderSettings
+from tests.unit.audio.ogg_opus import opus_packets
+from tests.unit.recorder.recorder_harness import Bench, read, restamp
 
 PCMU = codec("PCMU", 8000)
 RATE = 8000
