@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
+import soundfile  # type: ignore[import-untyped]
 
 from siprec.audio.melody import callee_melody, caller_melody, match
 from tests.interop.calls import scenarios
@@ -85,9 +85,9 @@ def test_speech_is_recorded_whole_and_the_wire_is_clean(rig: Rig, tmp_path: Path
     port = free_port()
     capture = Capture(
         tmp_path,
-        sip=[port, rig.callee_port, rig.proxy.port(), rig.proxy.port("tcp"), rig.recorder.port(), rig.recorder.port("tcp")],
+        sip=[port, rig.callee_port, *(p.port(t) for p in (rig.proxy, rig.recorder) for t in ("udp", "tcp"))],
         ranges=[RELAY_PORTS, RECORDER_PORTS],
-    )  # fmt: skip
+    )
     try:
         rig.call(
             scenarios.caller(SECONDS + 1, play=True), scenarios.callee(play=True), audio=(files[0], files[1]), port=port

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import Floats, to_int16
 from tests.interop.calls.harness import Process, until
@@ -33,7 +35,7 @@ def write_rtp_pcap(path: Path, signal: Floats, ssrc: int) -> Floats:
         micros = number * 20000
         out.append(struct.pack("<IIII", 1 + micros // 1_000_000, micros % 1_000_000, len(frame), len(frame)) + frame)
     path.write_bytes(b"".join(out))
-    return ulaw_decode(encoded).astype("float32") / 32768
+    return ulaw_decode(encoded).astype(np.float32) / np.float32(32768)
 
 
 @dataclass(frozen=True, slots=True)
