@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from siprec.media.engine import MediaServer, MediaSession
 from siprec.sip.headers import NameAddr
@@ -12,9 +12,13 @@ from siprec.sip.message import SipMessage, SipRequest, SipResponse
 
 if TYPE_CHECKING:
     from siprec.proxy.media import CallMedia
+    from siprec.proxy.parties import Party
     from siprec.proxy.routes import MediaUse
+    from siprec.proxy.transfer import Relation
 
 log = logging.getLogger(__name__)
+
+Leg = Literal["caller", "callee"]
 
 
 class RecordingUnavailable(RuntimeError):
@@ -55,6 +59,12 @@ class CallObserver:
     def call_media_changed(self, call: Call, who: str) -> None:
         """An offer/answer exchange begun by ``caller`` or ``callee`` after the answer is complete."""
 
+    def party_identified(self, call: Call, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
+        """After the answer, a party turned out to be `address` (connected identity, RFC 4916); `message` says so."""
+
+    def party_replaced(self, call: Call, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
+        """`address` took the place of a party within the same dialog: a transfer by re-INVITE or UPDATE."""
+
     def call_media_failed(self, call: Call, reason: str) -> None:
         """The media server is out of this call, which goes on without (or was rejected, by policy)."""
 
@@ -70,7 +80,8 @@ class Call:
     seconds since the epoch. `end_reason` says what ended it (``bye``, ``cancelled``, ``486``, ``expired``...),
     `end_message` is the BYE or failure response, if any, and `end_side` who sent the BYE. `media` and `media_session`
     are set while a media server carries the call; `caller_sdp`, `callee_sdp` are what the parties last agreed, as each
-    of them sent it.
+    of them sent it. `parties` are the two sides as they are known now (connected identity, transfer), from the answer
+    on; `relations` the calls that this one continues; `metadata` belongs to the recording.
     """
 
     __slots__ = (
@@ -94,8 +105,11 @@ class Call:
         "media_path",
         "media_session",
         "media_use",
+        "metadata",
+        "parties",
         "recorder",
         "recordings",
+        "relations",
         "response",
         "source",
         "start_wall",
@@ -129,6 +143,9 @@ class Call:
         self.callee_sdp = b""
         self.recordings: list[str] = []
         self.recorder: Recorder | None = None
+        self.parties: dict[str, Party] = {}
+        self.relations: tuple[Relation, ...] = ()
+        self.metadata: Any = None
         self._settings: Any = None
 
     @property

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from siprec.proxy.call import Call
 from siprec.proxy.media import sdp_of
+from siprec.proxy.parties import Party
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
@@ -58,6 +59,9 @@ class ProxiedDialog:
     cseq: dict[Side, int] = field(default_factory=dict)
     open: Exchange | None = None
     answered_in: int = -1
+    parties: dict[Side, Party] = field(default_factory=dict)
+    unnamed: SipRequest | None = None
+    """A re-INVITE with a late offer, whose ACK will tell where its sender's media come from."""
 
     @property
     def caller_tag(self) -> str:
@@ -143,6 +147,14 @@ class DialogTable:
         if dialog is not None:
             return dialog, "caller"
         dialog = self._by_tags.get((call_id, to_tag, from_tag))
+        return (dialog, "callee") if dialog is not None else None
+
+    def by_tags(self, call_id: str, local_tag: str, remote_tag: str) -> tuple[ProxiedDialog, Side] | None:
+        """A live dialog, and the side that has `local_tag` for its own (Replaces, RFC 3891)."""
+        dialog = self._by_tags.get((call_id, local_tag, remote_tag))
+        if dialog is not None:
+            return dialog, "caller"
+        dialog = self._by_tags.get((call_id, remote_tag, local_tag))
         return (dialog, "callee") if dialog is not None else None
 
     def is_over(self, message: SipMessage, dlg_id: str) -> bool:
@@ -295,6 +307,10 @@ class DialogTable:
         for dialog in self.of(call):
             if dialog.state == "early" and dialog.callee_tag != keep:
                 self.end(dialog, "lost")
+
+    def made_by(self, call: Call, response: SipResponse) -> ProxiedDialog | None:
+        """The live dialog that a response to the initial INVITE has made."""
+        return self._dialogs.get((call.dlg_id, response.to.tag))
 
     def _arm(self) -> None:
         if self._sweep is None:

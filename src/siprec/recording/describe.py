@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from siprec import sdp
 from siprec.media.engine import MediaServer, MediaSession
+from siprec.proxy.parties import Party
 from siprec.recording import identity
 from siprec.recording.identity import IdentityPolicy
 from siprec.recording.metadata import (
@@ -55,6 +56,7 @@ class RecordedCall(Protocol):
     media_session: MediaSession | None
     caller_sdp: bytes
     callee_sdp: bytes
+    parties: dict[str, Party]
 
 
 @dataclass(slots=True)
@@ -117,6 +119,20 @@ class CallMetadata:
         self._spoke: dict[Leg, SipMessage | None] = {}
         self._joined: dict[Leg, float] = {}
         self._left: list[_Left] = []
+        self.group_id = ""
+        self._formed = 0.0
+
+    def join(self, group_id: str, formed: float, common: Mapping[Leg, str]) -> None:
+        """This session is one of a group (SCN-08), where no setting names another; `common` are the ids of parties who
+        take part in other sessions of it (ID-07)."""
+        if not self.group_id:
+            self.group_id, self._formed = group_id, formed
+        for leg, ident in common.items():
+            self._group_ids[leg, group_id] = ident
+
+    def participant_id(self, leg: Leg, group_id: str) -> str:
+        """The id of a party in a group; the same from then on."""
+        return self._group_ids.setdefault((leg, group_id), self.participant_ids[leg])
 
     def identify(self, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
         """A party turned out to be somebody else than From or To said (connected identity): same participant id, new
@@ -124,6 +140,13 @@ class CallMetadata:
         self._known[leg] = (address, message)
         if message is not None:
             self._spoke[leg] = message
+
+    def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None, policy: IdentityPolicy) -> bool:
+        """Whether `address` is another name than that of the party there, for who looks where `policy` says; a
+        newcomer without a name of its own always is."""
+        names = identity.name_ids(address, message, policy)
+        before = identity.name_ids(*self._party(leg), policy)
+        return {name.aor for name in names} != {name.aor for name in before}
 
     def replace(self, leg: Leg, address: NameAddr, message: SipMessage | None, wall: float) -> None:
         """At `wall` another party took the place of this one in the same session (SCN-07): a new participant with
@@ -135,7 +158,7 @@ class CallMetadata:
                 self.participant_ids[leg],
                 {key: value for key, value in self._group_ids.items() if key[0] == leg},
                 (*self._party(leg), self._dialog_message(leg)),
-                self._joined.get(leg, self._began),
+                self._since_when(leg),
                 wall,
             )
         )
@@ -151,6 +174,10 @@ class CallMetadata:
     @property
     def _began(self) -> float:
         return self.call.answer_wall or self.call.start_wall
+
+    def _since_when(self, leg: Leg) -> float:
+        party = self.call.parties.get(leg)
+        return self._joined.get(leg) or (party.since if party is not None else 0.0) or self._began
 
     def tags(self) -> dict[str, Leg]:
         """The parties by their dialog tags."""
@@ -197,15 +224,11 @@ class CallMetadata:
             group_id, extension = identity.group(settings.group, secret)
             formed = groups.join(group_id, began) if groups is not None else began
             group = (Group(group_id, formed, None, extension + settings.group_custom_extension),)
+        elif self.group_id:
+            group_id = self.group_id
+            formed = groups.join(group_id, self._formed) if groups is not None else self._formed
+            group = (Group(group_id, formed, None, settings.group_custom_extension),)
         participants, assocs, feeds = [], [], []
-        for left in self._left:
-            address, message, spoke = left.party
-            ident = left.group_ids.get((left.leg, group_id), left.id)
-            participants.append(Participant(ident, identity.name_ids(address, message, identities)))
-            assocs.append(
-                ParticipantSessionAssoc(ident, self.session_id, left.joined, left.left, identity.feature_params(spoke))
-            )
-            feeds.append(ParticipantStreamAssoc(ident, (), (), left.joined, left.left))
         who: dict[Leg, str] = {}
         for leg in LEGS:
             names = identity.name_ids(*self._party(leg), identities)
@@ -218,6 +241,16 @@ class CallMetadata:
         if who["caller"] == who["callee"]:
             # A party that calls itself is still two participants here (ID-09).
             who["callee"] = self._group_ids["callee", group_id] = self.participant_ids["callee"]
+        gone = {left.group_ids.get((left.leg, group_id), left.id): left for left in self._left}
+        for ident, left in gone.items():
+            if ident in who.values():
+                continue  # came back (ID-09)
+            address, message, spoke = left.party
+            participants.append(Participant(ident, identity.name_ids(address, message, identities)))
+            assocs.append(
+                ParticipantSessionAssoc(ident, self.session_id, left.joined, left.left, identity.feature_params(spoke))
+            )
+            feeds.append(ParticipantStreamAssoc(ident, (), (), left.joined, left.left))
         legs = self.tags()
         since_default = wall if self._since else began
         mine = {leg: [index for tag, index in streams if legs.get(tag) == leg] for leg in LEGS}
@@ -225,7 +258,7 @@ class CallMetadata:
         for leg in LEGS:
             other: Leg = "callee" if leg == "caller" else "caller"
             address, message = self._party(leg)
-            joined = self._joined.get(leg, began)
+            joined = self._since_when(leg)
             participants.append(
                 Participant(
                     who[leg],
@@ -278,12 +311,18 @@ class CallMetadata:
         known = self._known.get(leg)
         if known is not None:
             return known
+        party = call.parties.get(leg)
+        if party is not None and party.message is not None:
+            return party.address, party.message  # told before anybody asked for a recording
         return (call.caller, call.invite) if leg == "caller" else (call.callee, call.response)
 
     def _dialog_message(self, leg: Leg) -> SipMessage | None:
         """The message that tells a party's Contact and Session-ID."""
         if leg in self._spoke:
             return self._spoke[leg]
+        party = self.call.parties.get(leg)
+        if party is not None and party.since:
+            return party.message
         return self.call.invite if leg == "caller" else self.call.response
 
     def _flows(self, leg: Leg, index: int) -> bool:

@@ -8,6 +8,7 @@ import uuid
 from base64 import b64encode
 from typing import Final, Literal
 
+from siprec.proxy.parties import asserted
 from siprec.recording.metadata import ANONYMOUS, OWN_NAMESPACE, NameId, Reason, clean_aor, escape, is_id
 from siprec.sip import headers
 from siprec.sip.errors import SipError
@@ -52,25 +53,12 @@ def name_ids(
     first = name_id(address)
     if message is None or policy == "header":
         return (first,)
-    asserted = [name_id(a) for a in _asserted(message)]
-    candidates = asserted or [first] if policy == "asserted" else [first, *asserted]
+    claims = [name_id(a) for a in asserted(message)]
+    candidates = claims or [first] if policy == "asserted" else [first, *claims]
     unique: dict[str, NameId] = {}
     for candidate in candidates:
         unique.setdefault(candidate.aor, candidate)
     return tuple(unique.values())
-
-
-def _asserted(message: SipMessage) -> list[NameAddr]:
-    for header in ("p-asserted-identity", "remote-party-id"):
-        found: list[NameAddr] = []
-        for value in message.values(header):
-            try:
-                found.append(NameAddr.parse(value))
-            except SipError:
-                continue
-        if found:
-            return found
-    return []
 
 
 def feature_params(message: SipMessage | None) -> tuple[tuple[str, str], ...]:

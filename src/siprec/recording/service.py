@@ -19,6 +19,7 @@ from typing import Any, Final
 from siprec import sdp
 from siprec.media.engine import MediaServer
 from siprec.proxy.call import Call, CallObserver
+from siprec.recording import identity
 from siprec.recording.active import ActiveRecording, Surroundings
 from siprec.recording.describe import CallMetadata, GroupRegistry, Leg
 from siprec.recording.events import EventDispatcher
@@ -62,7 +63,7 @@ class CallRecorder:
     def __init__(self, service: RecordingService, call: Call) -> None:
         self.service = service
         self.call = call
-        self.metadata = CallMetadata(call, service.around.new_id)
+        self.metadata = metadata_of(call, service.around.new_id)
         self.recordings: dict[str, ActiveRecording] = {}
         self.answered = False
         self.over = False
@@ -120,6 +121,7 @@ class CallRecorder:
             return
         self.answered = True
         self._streams = stream_signature(self.call)
+        self.service.group(self)
         for recording in list(self.recordings.values()):
             # The script may have set more since it asked for the recording.
             settings = settings_of(self.call, recording.instance)
@@ -144,6 +146,14 @@ class CallRecorder:
         wall = call.end_wall if call.end_wall is not None else self.service.around.clock.wall()
         for recording in list(self.recordings.values()):
             recording.call_ended(wall, self.metadata.reasons(), call.end_reason or "call ended")
+
+
+def metadata_of(call: Call, new_id: IdSource) -> CallMetadata:
+    """What the recording knows of a call, recorded or not: made when first asked for."""
+    found = call.metadata
+    if not isinstance(found, CallMetadata):
+        found = call.metadata = CallMetadata(call, new_id)
+    return found
 
 
 def settings_of(call: Call, instance: str) -> RecordingSettings | None:
@@ -266,10 +276,33 @@ class RecordingService(CallObserver):
         """`address` took the place of a party within the same session: a transfer by re-INVITE (SCN-07)."""
         recorder = self._recorders.get(call.dlg_id)
         if recorder is not None:
+            policies = {recording.profile.identity for recording in recorder.recordings.values()}
+            if policies and not any(recorder.metadata.differs(leg, address, message, each) for each in policies):
+                # Of what tells them apart nothing is to be used here: as far as it is known, the same party.
+                self.party_identified(call, leg, address, message)
+                return
             recorder.metadata.replace(leg, address, message, self.around.clock.wall())
             for recording in list(recorder.recordings.values()):
                 # The newcomer's streams have new ids, whose labels need an offer beside them (META-06).
                 recording.changed(True)
+
+    def group(self, recorder: CallRecorder) -> None:
+        """A call that comes of others (transfer, REFER) is in one group with them, whose settings' group it takes, and
+        the party they have in common keeps its id (SCN-08, ID-07)."""
+        around, mine = self.around, recorder.metadata
+        for relation in recorder.call.relations:
+            before = metadata_of(relation.call, around.new_id)
+            other = self._recorders.get(relation.call.dlg_id)
+            active = list(other.recordings.values()) if other is not None else []
+            names = [recording.settings.group for recording in active if recording.settings.group]
+            group_id = identity.group(names[0], around.group_secret)[0] if names else before.group_id
+            group_id = group_id or mine.group_id or around.new_id()
+            formed = relation.call.answer_wall or relation.call.start_wall
+            common = before.participant_id(relation.theirs, group_id)
+            before.join(group_id, formed, {relation.theirs: common})
+            mine.join(group_id, formed, {relation.mine: common})
+            for recording in active:
+                recording.changed(False)
 
     def call_media_failed(self, call: Call, reason: str) -> None:
         """The media server is out of this call, and so are the copies it made."""
