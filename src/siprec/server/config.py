@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from siprec.api.settings import ApiConfig
 from siprec.proxy.routes import RouteRule
 from siprec.recording.settings import RecordingProfile
 
@@ -116,6 +117,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     relay: RelayConfig = RelayConfig()
     registrar: RegistrarConfig = RegistrarConfig()
     recorder: RecorderConfig = RecorderConfig()
+    api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
     script: str = ""
     """Routing script, relative to the configuration file."""
@@ -178,7 +180,11 @@ def port_range(text: str, key: str) -> tuple[int, int]:
 
 def _environment(value: Any, name: str, key: str) -> Any:
     if isinstance(value, dict):
-        return {k: _environment(v, name, f"{key}.{k}" if key else k) for k, v in value.items()}
+        return {
+            # Keys too: API tokens are keys.
+            _environment(k, name, f"{key}.{k}"): _environment(v, name, f"{key}.{k}" if key else k)
+            for k, v in value.items()
+        }
     if isinstance(value, list):
         return [_environment(v, name, f"{key}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, str) and value.startswith("env:"):

@@ -11,6 +11,9 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from siprec.api.drain import DrainGate
+from siprec.api.parts import Parts
+from siprec.api.server import ApiServer
 from siprec.media.engine import MediaFlags, MediaServer
 from siprec.net.address import is_wildcard, local_addresses
 from siprec.net.resolver import Resolver
@@ -54,7 +57,8 @@ async def _main(config: Config, script: Script | None) -> int:
         stack.push_async_callback(proxy.stop)
         await proxy.start()
         addresses = " ".join(str(listener.address) for listener in proxy.transport.listeners)
-        announce(f"siprec serve: ready {addresses}")
+        http = f" {proxy.api.ready}" if proxy.api is not None else ""
+        announce(f"siprec serve: ready {addresses}{http}")
         await wait_for_signal()
     return 0
 
@@ -117,7 +121,8 @@ class ProxyProcess:
                 media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
             ),
         )
-        self.layer = TransactionLayer(self.clock, self.transport, self.core)
+        self.gate = DrainGate(self.core)
+        self.layer = TransactionLayer(self.clock, self.transport, self.gate)
         self.agent = UserAgent(
             self.clock,
             self.layer,
@@ -134,6 +139,23 @@ class ProxyProcess:
         self.core.attach(self.layer, self.agent)
         self.transport.on_message = self.layer.receive
         self.transport.on_malformed = self.layer.receive_malformed
+        self.api = ApiServer(self._parts(), config.api) if config.api.listen else None
+
+    def _parts(self) -> Parts:
+        return Parts(
+            self.clock,
+            self.core,
+            self.layer,
+            self.agent,
+            self.transport,
+            self.recording,
+            self.events,
+            self.media,
+            self.registrar,
+            self.gate,
+            embedded=self.config.media.server == "embedded",
+            timers=lambda: self.clock.pending,
+        )
 
     async def start(self) -> None:
         """Start the media, then listen.
@@ -151,6 +173,8 @@ class ProxyProcess:
             name, port = listener.advertise
             if name:
                 self.identity.add(address.transport, name, port or address.port)
+        if self.api is not None:
+            await self.api.start()
         self.loop.add_signal_handler(signal.SIGUSR1, self._report)
 
     async def stop(self) -> None:
@@ -162,6 +186,8 @@ class ProxyProcess:
             if not self.agent.counts()["calls"]:
                 break
             await asyncio.sleep(0.1)
+        if self.api is not None:
+            await self.api.stop()
         await self.transport.close()
         await self.resolver.close()
         await self.media.stop()

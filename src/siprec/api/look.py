@@ -1,0 +1,245 @@
+"""Looking: the parts of a process as the values of :mod:`siprec.api.model`. Reads only, and never much at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+from siprec.api import model
+from siprec.api.journal import Journal
+from siprec.api.parts import Parts
+from siprec.api.problem import Problem
+from siprec.media.engine import ForkStatistics, MediaError, MediaSession, MediaStatistics
+from siprec.proxy.call import Call
+from siprec.recording.active import ActiveRecording
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+
+SLICE: Final = 500
+"""So many entries are looked at before others have their turn."""
+QUERY_LIMIT: Final = 1.0
+"""Seconds that a media server may take to tell its counters."""
+MAX_QUERIES: Final = 50
+
+T = TypeVar("T")
+Key = tuple[float, str, str]
+
+
+async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
+    """All of `items`, letting the event loop go on now and then."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+
+
+async def page(
+    items: Iterable[T], fits: Callable[[T], bool], key: Callable[[T], Key], limit: int, after: str
+) -> tuple[list[T], str]:
+    """Of those that fit the first `limit` by key, from `after` on, and what is `after` for the next page.
+
+    Raises:
+        Problem: `after` is none of ours.
+    """
+    start = _read_cursor(after) if after else None
+    found: list[tuple[Key, int, T]] = []
+    count = 0
+    async for item in in_slices(items):
+        if not fits(item):
+            continue
+        this = key(item)
+        if start is None or this > start:
+            count += 1
+            found.append((this, count, item))
+            if len(found) >= limit + SLICE:
+                found = heapq.nsmallest(limit + 1, found)
+    found = heapq.nsmallest(limit + 1, found)
+    more = len(found) > limit
+    return [item for _, _, item in found[:limit]], _cursor(found[limit - 1][0]) if more else ""
+
+
+def _cursor(key: Key) -> str:
+    return f"{key[0]!r}/{key[1]}/{key[2]}"
+
+
+def _read_cursor(text: str) -> Key:
+    number, _, rest = text.partition("/")
+    first, _, second = rest.partition("/")
+    try:
+        return float(number), first, second
+    except ValueError:
+        raise Problem(422, f"after: {text[:60]!r} is not the `next` of a page") from None
+
+
+def call_fits(call: Call, *, dlg_id: str = "", call_id: str = "", user: str = "", state: str = "") -> bool:
+    """Whether a call fits everything that is given."""
+    return (
+        (not dlg_id or call.dlg_id == dlg_id)
+        and (not call_id or call.call_id == call_id)
+        and (not state or call.state == state)
+        and (not user or _is(call.caller, user) or _is(call.callee, user))
+    )
+
+
+def _is(party: NameAddr, user: str) -> bool:
+    try:
+        uri = party.uri
+        if "@" in user:
+            return f"{uri.user or ''}@{uri.host}".lower() == user.lower()
+        return (uri.user or "") == user
+    except SipError:
+        return False
+
+
+def call_key(call: Call) -> Key:
+    """Oldest first."""
+    return call.start_wall, call.dlg_id, ""
+
+
+class View:
+    """Makes values of calls, recordings and servers."""
+
+    def __init__(self, parts: Parts, journal: Journal) -> None:
+        self.parts = parts
+        self.journal = journal
+
+    def call(self, call: Call) -> model.Call:
+        """A call."""
+        return model.Call(**_call_fields(call))
+
+    async def call_detail(self, call: Call, statistics: bool) -> model.CallDetail:
+        """A call with its recordings."""
+        recorder = self.parts.recorder(call.dlg_id)
+        active = list(recorder.recordings.values()) if recorder is not None else []
+        return model.CallDetail(**_call_fields(call), recording=await self.recordings(active, statistics))
+
+    async def recordings(self, active: Sequence[ActiveRecording], statistics: bool) -> list[model.Recording]:
+        """Recordings, with the media server's counters if `statistics`: one question per call, all at once."""
+        answers: dict[str, MediaStatistics | MediaError] = {}
+        if statistics:
+            calls = {recording.call.dlg_id: recording for recording in active}
+            asked = list(calls)[:MAX_QUERIES]
+            got = await asyncio.gather(*(self._query(calls[dlg_id]) for dlg_id in asked))
+            answers = dict(zip(asked, got, strict=True))
+            left = MediaError(f"not asked: more than {MAX_QUERIES} calls")
+            answers |= {dlg_id: left for dlg_id in calls if dlg_id not in answers}
+        return [self._recording(each, answers.get(each.call.dlg_id)) for each in active]
+
+    async def _query(self, recording: ActiveRecording) -> MediaStatistics | MediaError:
+        media, session = recording.call.media, recording.call.media_session
+        if media is None or not isinstance(session, MediaSession):
+            return MediaError("the call's media pass through no media server")
+        answer: asyncio.Future[MediaStatistics | MediaError] = asyncio.get_running_loop().create_future()
+
+        def done(result: MediaStatistics | MediaError) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        media.query(session, done)
+        try:
+            async with asyncio.timeout(QUERY_LIMIT):
+                return await answer
+        except TimeoutError:
+            return MediaError("no reply in time", timeout=True, server=media.name)
+
+    def _recording(self, recording: ActiveRecording, answer: MediaStatistics | MediaError | None) -> model.Recording:
+        call = recording.call
+        entry = self.journal.entry(call.dlg_id, recording.instance)
+        statistics = answer if isinstance(answer, MediaStatistics) else None
+        return model.Recording(
+            dlg_id=call.dlg_id,
+            call_id=call.call_id,
+            instance=recording.instance,
+            state=recording.state,  # type: ignore[arg-type]
+            server=recording.server,
+            servers=list(recording.targets),
+            rs_call_id=recording.rs_call_id,
+            session_id=recording.metadata.session_id,
+            caller=call.caller.uri_text,
+            callee=call.callee.uri_text,
+            rebuilds=recording.machine.rebuilds,
+            attempts=list(entry.attempts),
+            pauses=list(entry.pauses),
+            streams=self._streams(recording, statistics),
+            last_error=entry.last_error,
+            statistics_error=str(answer) if isinstance(answer, MediaError) else "",
+        )
+
+    def _streams(self, recording: ActiveRecording, statistics: MediaStatistics | None) -> list[model.Stream]:
+        subscription, labels = self.parts.subscription(recording)
+        if subscription is None:
+            return []
+        legs = recording.metadata.tags()
+        forks = {
+            (fork.from_tag, fork.source_index): fork
+            for fork in (statistics.forks if statistics is not None else ())
+            if fork.tag == subscription.tag
+        }
+        found = []
+        for stream in subscription.streams:
+            key = (stream.from_tag, stream.source_index)
+            leg = legs.get(stream.from_tag)
+            if leg is None:
+                continue
+            fork = forks.get(key)
+            found.append(
+                model.Stream(
+                    label=labels.get(key, ""),
+                    stream_id=recording.metadata.stream_id(leg, stream.source_index),
+                    party=leg,
+                    kind=stream.kind,
+                    codecs=[" ".join(value.split()[1:]) for value in stream.section.attributes("rtpmap") if value],
+                    counters=_fork(fork) if fork is not None else None,
+                )
+            )
+        return found
+
+    def srs(self) -> list[model.Srs]:
+        """Every SRS that is configured or was used."""
+        active: dict[str, int] = {}
+        for recording in self.parts.recordings():
+            if recording.state in ("active", "paused"):
+                active[recording.server] = active.get(recording.server, 0) + 1
+        profiles: dict[str, list[str]] = {}
+        for name, profile in self.parts.recording.profiles.items():
+            for uri in profile.targets:
+                profiles.setdefault(uri, []).append(name)
+        found = []
+        for uri in [*profiles, *(uri for uri in self.journal.servers if uri not in profiles)]:
+            health = self.journal.servers.get(uri)
+            entry = model.Srs(
+                uri=uri,
+                state="unknown",
+                active=active.get(uri, 0),
+                established=0,
+                failed=0,
+                profiles=profiles.get(uri, []),
+            )
+            if health is not None:
+                entry.state = health.state  # type: ignore[assignment]
+                entry.established, entry.failed = health.established, health.failed
+                entry.last_established, entry.last_failure = health.last_established, health.last_failure
+                entry.status, entry.reason = health.status, health.reason
+            found.append(entry)
+        return found
+
+
+def _call_fields(call: Call) -> dict[str, Any]:
+    snapshot = call.snapshot()
+    return {name: snapshot[name] for name in model.Call.__struct_fields__}
+
+
+def _fork(fork: ForkStatistics) -> model.Fork:
+    return model.Fork(
+        packets=fork.packets,
+        octets=fork.octets,
+        dropped=dict(fork.dropped),
+        paused=fork.paused,
+        receiver_reports=fork.rtcp_received,
+        lost_reported=fork.lost_reported,
+        jitter_reported=fork.jitter_reported,
+        last_report=fork.last_report or None,
+        endpoint=f"{fork.endpoint[0]}:{fork.endpoint[1]}" if fork.endpoint is not None else "",
+    )

@@ -1,0 +1,208 @@
+"""``/metrics``: counters that exist anyway, read when Prometheus asks. Only calls and events cost anything before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from siprec.api import mediaview, model
+from siprec.api.hub import EventHub
+from siprec.api.parts import Parts
+from siprec.api.webhooks import Webhooks
+from siprec.proxy.call import Call, CallObserver
+
+if TYPE_CHECKING:
+    from siprec.api.journal import Journal
+
+LAG_PERIOD: Final = 0.5
+_SETUP: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_REASONS: Final = frozenset({"bye", "cancelled", "expired", "abandoned", "shutdown", "idle", "timeout"})
+
+
+class CallCounts(CallObserver):
+    """Counts calls and how they ended: a few increments per call."""
+
+    def __init__(self) -> None:
+        self.created = 0
+        self.replies: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+
+    def call_created(self, call: Call) -> None:
+        self.created += 1
+
+    def call_answered(self, call: Call) -> None:
+        status = call.response.status if call.response is not None else 200
+        self.replies[str(status)] += 1
+
+    def call_ended(self, call: Call) -> None:
+        reason = call.end_reason
+        if call.answer_wall is None:
+            failed = reason.isdecimal() and len(reason) == 3
+            self.replies[reason if failed else ("487" if reason == "cancelled" else "none")] += 1
+        else:
+            self.ends[reason if reason in _REASONS else "other"] += 1
+
+
+class Metrics(Collector):
+    """Collects on demand. `journal` is set by whoever has one."""
+
+    journal: Journal
+
+    def __init__(self, parts: Parts, hub: EventHub, webhooks: Webhooks) -> None:
+        self.parts = parts
+        self.hub = hub
+        self.webhooks = webhooks
+        self.calls = CallCounts()
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.setup = Histogram(
+            "siprec_recording_setup_seconds",
+            "From the answer of the call to the answer of the SRS.",
+            buckets=_SETUP,
+            registry=self.registry,
+        )
+        self._lag = Histogram(
+            "siprec_event_loop_lag_seconds",
+            "How late the event loop comes to what is due, looked at twice a second.",
+            buckets=_LAG,
+            registry=self.registry,
+        )
+        self._media: list[model.Media] = []
+        self._task: asyncio.Task[None] | None = None
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def start(self) -> None:
+        """Begin to watch the event loop."""
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """No more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PERIOD
+            await asyncio.sleep(LAG_PERIOD)
+            self._lag.observe(max(0.0, loop.time() - due))
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """The metrics in the format that `accept` prefers, and its media type."""
+        self._media = await mediaview.media(self.parts)
+        encoder, media_type = choose_encoder(accept)
+        return encoder(self.registry), media_type
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        yield from self._calls()
+        yield from self._sip()
+        yield from self._recordings()
+        yield from self._servers()
+        yield from self._queues()
+
+    def _calls(self) -> Iterator[Metric]:
+        parts = self.parts
+        states = Counter(call.state for call in parts.core.calls.values())
+        yield _gauge(
+            "siprec_calls", "Calls that exist.", "state", {each: states[each] for each in ("early", "confirmed")}
+        )
+        yield CounterMetricFamily("siprec_calls_created", "Calls begun.", value=self.calls.created)
+        yield _counter(
+            "siprec_call_replies", "Final replies to calls, `none` if there was none.", "code", self.calls.replies
+        )
+        yield _counter("siprec_call_ends", "Answered calls that ended, and how.", "reason", self.calls.ends)
+        yield CounterMetricFamily(
+            "siprec_calls_refused_draining", "Calls refused while draining.", value=parts.gate.refused
+        )
+        yield GaugeMetricFamily("siprec_draining", "1 while new calls are refused.", value=int(parts.gate.draining))
+        registrations = len(parts.registrar) if parts.registrar is not None else 0
+        yield GaugeMetricFamily("siprec_registrations", "Contacts that are registered.", value=registrations)
+
+    def _sip(self) -> Iterator[Metric]:
+        parts = self.parts
+        yield _gauge("siprec_sip_transactions", "Live transactions.", "machine", parts.layer.counts())
+        yield _counter("siprec_sip_transport", "What the transport counts.", "what", parts.transport.counters.as_dict())
+        yield _counter("siprec_proxy", "What the proxy core counts.", "what", dict(parts.core.counters))
+        yield _gauge("siprec_proxy_state", "What the proxy core keeps.", "what", parts.core.counts())
+
+    def _recordings(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("siprec_recordings", "Recordings.", labels=("state", "srs"))
+        known = self.journal.servers
+        count: Counter[tuple[str, str]] = Counter()
+        for recording in self.parts.recordings():
+            count[recording.state, recording.server if recording.server in known else "other"] += 1
+        for (state, server), value in count.items():
+            family.add_metric((state, server), value)
+        yield family
+        events = CounterMetricFamily("siprec_recording_events", "Events of recordings.", labels=("event", "srs"))
+        for (name, server), value in self.journal.results.items():
+            events.add_metric((name, server), value)
+        yield events
+
+    def _servers(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("siprec_srs_up", "1: the SRS answered last time, 0: it did not.", labels=("srs",))
+        for uri, health in self.journal.servers.items():
+            if health.state != "unknown":
+                up.add_metric((uri,), int(health.state == "up"))
+        yield up
+        alive = GaugeMetricFamily("siprec_media_up", "1: the media server answers.", labels=("server",))
+        trip = GaugeMetricFamily("siprec_media_round_trip_seconds", "Of one request to it.", labels=("server",))
+        load = GaugeMetricFamily("siprec_media_load", "What the media server counts itself.", labels=("server", "what"))
+        requests = CounterMetricFamily("siprec_media_requests", "Our connection to it.", labels=("server", "what"))
+        for media in self._media:
+            alive.add_metric((media.name,), int(media.alive))
+            if media.round_trip is not None:
+                trip.add_metric((media.name,), media.round_trip)
+            for what, value in media.load.items():
+                load.add_metric((media.name, what), value)
+            for what, value in media.counters.items():
+                requests.add_metric((media.name, what), value)
+        yield from (alive, trip, load, requests)
+        restarts = self.parts.media.restarts
+        yield CounterMetricFamily("siprec_media_restarts", "Times the relay was started again.", value=restarts)
+
+    def _queues(self) -> Iterator[Metric]:
+        hooks = self.webhooks.hooks
+        queues = {
+            "subscribers": self.hub.queued,
+            "webhooks": sum(map(len, hooks)),
+            "dead_letters": len(self.webhooks.dead_letters),
+            "media_requests": sum(media.pending for media in self._media),
+            "timers": self.parts.timers(),
+        }
+        yield _gauge("siprec_queue_length", "What waits.", "queue", queues)
+        yield GaugeMetricFamily("siprec_subscribers", "Listeners to /events.", value=len(self.hub))
+        yield CounterMetricFamily(
+            "siprec_subscribers_dropped", "Listeners dropped as too slow.", value=self.hub.dropped_subscribers
+        )
+        results = {
+            "delivered": sum(hook.delivered for hook in hooks),
+            "retried": sum(hook.retried for hook in hooks),
+            "dead": sum(hook.dead for hook in hooks),
+        }
+        yield _counter("siprec_webhooks", "Events by what became of them.", "result", results)
+
+
+def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family
+
+
+def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family

@@ -1,0 +1,65 @@
+"""What the API looks at and steers: the parts of a proxy process, handed in by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from siprec.api.drain import DrainGate
+from siprec.media.engine import MediaServer, Subscription
+from siprec.net.transport import SocketTransport
+from siprec.proxy.core import ProxyCore
+from siprec.proxy.registrar import Registrar
+from siprec.recording.active import ActiveRecording
+from siprec.recording.events import EventDispatcher
+from siprec.recording.service import CallRecorder, RecordingService
+from siprec.sip.clock import Clock
+from siprec.sip.transaction import TransactionLayer
+from siprec.sip.useragent import UserAgent
+
+
+class MediaHolder(Protocol):
+    """Who has the media server: `current` is None while there is none."""
+
+    current: MediaServer | None
+    restarts: int
+
+
+@dataclass(slots=True)
+class Parts:
+    """A proxy process. `embedded`: the media server is a child of ours."""
+
+    clock: Clock
+    core: ProxyCore
+    layer: TransactionLayer
+    agent: UserAgent
+    transport: SocketTransport
+    recording: RecordingService
+    events: EventDispatcher
+    media: MediaHolder
+    registrar: Registrar | None
+    gate: DrainGate
+    embedded: bool = True
+    timers: Callable[[], int] = lambda: 0
+
+    # The recording room has no accessors for these yet; the only places that reach into it.
+
+    def recorder(self, dlg_id: str) -> CallRecorder | None:
+        """The recordings of one call."""
+        return self.recording._recorders.get(dlg_id)
+
+    def recorders(self) -> list[CallRecorder]:
+        """All calls with recordings, in the order they began."""
+        return list(self.recording._recorders.values())
+
+    def recordings(self) -> Iterator[ActiveRecording]:
+        """All recordings, as they are now."""
+        for recorder in self.recorders():
+            yield from list(recorder.recordings.values())
+
+    @staticmethod
+    def subscription(recording: ActiveRecording) -> tuple[Subscription | None, dict[tuple[str, int], str]]:
+        """What the media server copies for a recording, and the label of each stream by tag and m-line."""
+        description = recording._description
+        return recording._subscription, description.labels if description is not None else {}

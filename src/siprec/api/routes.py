@@ -1,0 +1,309 @@
+"""The table of what the API offers: served from here, and described from here (OpenAPI)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from siprec.api import look, mediaview, model
+from siprec.api.problem import Problem
+from siprec.api.settings import Role
+from siprec.api.sse import EventStream
+from siprec.recording.active import ActiveRecording
+from siprec.recording.events import EVENTS, SiprecEvent
+
+if TYPE_CHECKING:
+    from siprec.api.app import Api
+
+Answer: TypeAlias = "msgspec.Struct | Response | EventStream"
+Handler: TypeAlias = "Callable[[Api, Asked], Awaitable[Answer]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request whose parameters and body have been checked against their types."""
+
+    request: Request
+    query: msgspec.Struct
+    body: msgspec.Struct | None
+
+    def path(self, name: str) -> str:
+        """A parameter of the path."""
+        return str(self.request.path_params[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route. `role` is what it takes, None: nothing. `answer` is a type, or a media type where it is no JSON."""
+
+    method: str
+    path: str
+    role: Role | None
+    summary: str
+    handler: Handler
+    answer: type[msgspec.Struct] | str
+    query: type[model.Query] = model.NoQuery
+    body: type[msgspec.Struct] | None = None
+    problems: tuple[int, ...] = ()
+
+
+async def _live(api: Api, asked: Asked) -> Answer:
+    return model.Health(status="ok")
+
+
+async def _ready(api: Api, asked: Asked) -> Answer:
+    parts = api.parts
+    health = model.Health(status="ok")
+    if parts.gate.draining:
+        health.status = "draining"
+    elif not parts.transport.listeners:
+        health.status = "not listening"
+    elif parts.media.current is None and parts.core.options.media_use != "never":
+        health.status = "no media server"
+    if health.status == "ok":
+        return health
+    return Response(msgspec.json.encode(health), 503, media_type="application/json")
+
+
+async def _openapi(api: Api, asked: Asked) -> Answer:
+    return Response(api.openapi, media_type="application/json")
+
+
+async def _calls(api: Api, asked: Asked) -> Answer:
+    query = asked.query
+    assert isinstance(query, model.CallsQuery)
+    calls = api.parts.core.calls
+    found, after = await look.page(
+        list(calls.values()),
+        lambda call: look.call_fits(call, call_id=query.call_id, user=query.user, state=query.state),
+        look.call_key,
+        query.limit,
+        query.after,
+    )
+    return model.Calls(calls=[api.view.call(call) for call in found], total=len(calls), next=after)
+
+
+async def _call(api: Api, asked: Asked) -> Answer:
+    query = asked.query
+    assert isinstance(query, model.DetailQuery)
+    call = api.parts.core.calls.get(asked.path("dlg_id"))
+    if call is None:
+        raise Problem(404, "no such call, or it is over")
+    return await api.view.call_detail(call, query.statistics)
+
+
+async def _recordings(api: Api, asked: Asked) -> Answer:
+    query = asked.query
+    assert isinstance(query, model.RecordingsQuery)
+
+    def fits(recording: ActiveRecording) -> bool:
+        return (
+            (not query.instance or recording.instance == query.instance)
+            and (not query.server or recording.server == query.server)
+            and (not query.state or recording.state == query.state)
+            and look.call_fits(recording.call, dlg_id=query.dlg_id, call_id=query.call_id, user=query.user)  # type: ignore[arg-type]
+        )
+
+    found, after = await look.page(
+        api.parts.recordings(),
+        fits,
+        lambda recording: (recording.call.start_wall, recording.call.dlg_id, recording.instance),
+        min(query.limit, look.MAX_QUERIES) if query.statistics else query.limit,
+        query.after,
+    )
+    return model.Recordings(recordings=await api.view.recordings(found, query.statistics), next=after)
+
+
+async def _recording(api: Api, asked: Asked) -> Answer:
+    query = asked.query
+    assert isinstance(query, model.DetailQuery)
+    recorder = api.parts.recorder(asked.path("dlg_id"))
+    recording = recorder.recordings.get(asked.path("instance")) if recorder is not None else None
+    if recording is None:
+        raise Problem(404, "no such recording, or it is over")
+    return (await api.view.recordings([recording], query.statistics))[0]
+
+
+async def _srs(api: Api, asked: Asked) -> Answer:
+    return model.SrsList(srs=api.view.srs())
+
+
+async def _media(api: Api, asked: Asked) -> Answer:
+    return model.MediaList(media=await mediaview.media(api.parts))
+
+
+async def _registrations(api: Api, asked: Asked) -> Answer:
+    query = asked.query
+    assert isinstance(query, model.PageQuery)
+    registrar = api.parts.registrar
+    if registrar is None:
+        raise Problem(404, "there is no registrar (registrar.enabled = false)")
+    bindings = [msgspec.convert(each, model.Registration) for each in registrar.snapshot()]
+    found, after = await look.page(
+        bindings, lambda each: True, lambda each: (0.0, each.aor, each.contact), query.limit, query.after
+    )
+    return model.Registrations(registrations=found, total=len(bindings), next=after)
+
+
+async def _start(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.body, model.StartRecording)
+    return await api.steering.start(asked.body)
+
+
+async def _pause(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.body, model.StopRecording)
+    return await api.steering.pause(asked.body)
+
+
+async def _resume(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.body, model.StopRecording)
+    return await api.steering.resume(asked.body)
+
+
+async def _stop(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.body, model.StopRecording)
+    return await api.steering.stop(asked.body)
+
+
+async def _send_indialog(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.body, model.SendIndialog)
+    return await api.steering.send_indialog(asked.body)
+
+
+async def _events(api: Api, asked: Asked) -> Answer:
+    query = asked.query
+    assert isinstance(query, model.EventsQuery)
+    names = frozenset(name.strip() for name in query.event.split(",") if name.strip())
+    unknown = names - EVENTS
+    if unknown:
+        raise Problem(422, f"event: unknown {sorted(unknown)[0][:60]!r}; known: {', '.join(sorted(EVENTS))}")
+    config = api.config
+    if len(api.hub) >= config.max_subscribers:
+        raise Problem(503, f"{config.max_subscribers} subscribers already", {"Retry-After": "10"})
+
+    def wanted(event: SiprecEvent) -> bool:
+        return (
+            (not names or event.name in names)
+            and (not query.call_id or event.dlg_callid == query.call_id)
+            and (not query.instance or event.instance == query.instance)
+        )
+
+    subscriber = api.hub.subscribe(config.subscriber_queue, wanted)
+    last = asked.request.headers.get("last-event-id", "")
+    backlog, gap = api.hub.since(last) if last else ([], False)
+    return EventStream(api.hub, subscriber, [each for each in backlog if wanted(each.event)], gap)
+
+
+async def _metrics(api: Api, asked: Asked) -> Answer:
+    content, media_type = await api.metrics.scrape(asked.request.headers.get("accept", ""))
+    return Response(content, media_type=media_type)
+
+
+async def _log_level(api: Api, asked: Asked) -> Answer:
+    level = logging.getLogger().getEffectiveLevel()
+    return model.LogLevel(level=_level_name(level))  # type: ignore[arg-type]
+
+
+async def _set_log_level(api: Api, asked: Asked) -> Answer:
+    body = asked.body
+    assert isinstance(body, model.LogLevel)
+    logging.getLogger(body.logger or None).setLevel(body.level.upper())
+    logging.getLogger(__name__).warning("log level of %s is %s now", body.logger or "root", body.level)
+    return body
+
+
+def _level_name(level: int) -> str:
+    known = ((logging.DEBUG, "debug"), (logging.INFO, "info"), (logging.WARNING, "warning"), (logging.ERROR, "error"))
+    return next((name for number, name in known if level <= number), "critical")
+
+
+def _drain_state(api: Api) -> model.Drain:
+    gate = api.parts.gate
+    return model.Drain(draining=gate.draining, calls=len(api.parts.core.calls), refused=gate.refused)
+
+
+async def _drain(api: Api, asked: Asked) -> Answer:
+    return _drain_state(api)
+
+
+async def _set_drain(api: Api, asked: Asked) -> Answer:
+    body = asked.body
+    assert isinstance(body, model.DrainRequest)
+    api.parts.gate.draining = body.draining
+    api.parts.gate.retry_after = body.retry_after
+    return _drain_state(api)
+
+
+def _steer(name: str, summary: str, handler: Handler, body: type[msgspec.Struct] = model.StopRecording) -> Operation:
+    return Operation("POST", f"/{name}", "control", summary, handler, model.Outcomes, body=body, problems=(404, 409))
+
+
+OPERATIONS: Final = (
+    Operation("GET", "/health/live", None, "Whether the process lives.", _live, model.Health),
+    Operation("GET", "/health/ready", None, "Whether it takes calls.", _ready, model.Health, problems=(503,)),
+    Operation("GET", "/openapi.json", None, "This document.", _openapi, "application/json"),
+    Operation("GET", "/calls", "read", "Calls, oldest first.", _calls, model.Calls, query=model.CallsQuery),
+    Operation(
+        "GET",
+        "/calls/{dlg_id}",
+        "read",
+        "One call with its recordings.",
+        _call,
+        model.CallDetail,
+        query=model.DetailQuery,
+        problems=(404,),
+    ),
+    Operation("GET", "/recordings", "read", "Recordings.", _recordings, model.Recordings, query=model.RecordingsQuery),
+    Operation(
+        "GET",
+        "/recordings/{dlg_id}/{instance}",
+        "read",
+        "One recording.",
+        _recording,
+        model.Recording,
+        query=model.DetailQuery,
+        problems=(404,),
+    ),
+    Operation("GET", "/srs", "read", "Session recording servers and their health.", _srs, model.SrsList),
+    Operation("GET", "/media", "read", "Media servers and their load.", _media, model.MediaList),
+    Operation(
+        "GET",
+        "/registrations",
+        "read",
+        "Phones that are registered.",
+        _registrations,
+        model.Registrations,
+        query=model.PageQuery,
+        problems=(404,),
+    ),
+    _steer("siprec_start_recording", "Begin to record calls.", _start, model.StartRecording),
+    _steer("siprec_pause_recording", "Withhold the media from the SRS.", _pause),
+    _steer("siprec_resume_recording", "Go on after a pause.", _resume),
+    _steer("siprec_stop_recording", "End recordings; the calls go on.", _stop),
+    _steer("siprec_send_indialog", "Send a request within the recording session.", _send_indialog, model.SendIndialog),
+    Operation(
+        "GET",
+        "/events",
+        "read",
+        "Events as they happen (server-sent events); the header Last-Event-ID asks for those missed.",
+        _events,
+        "text/event-stream",
+        query=model.EventsQuery,
+        problems=(503,),
+    ),
+    Operation("GET", "/metrics", "read", "Metrics for Prometheus.", _metrics, "text/plain"),
+    Operation("GET", "/log-level", "read", "The log level.", _log_level, model.LogLevel),
+    Operation(
+        "PUT", "/log-level", "control", "Change a log level.", _set_log_level, model.LogLevel, body=model.LogLevel
+    ),
+    Operation("GET", "/drain", "read", "Whether new calls are refused.", _drain, model.Drain),
+    Operation(
+        "PUT", "/drain", "control", "Refuse new calls, or no more.", _set_drain, model.Drain, body=model.DrainRequest
+    ),
+)

@@ -1,0 +1,115 @@
+"""The web server of the API: uvicorn, on the event loop that is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from siprec.api.app import Api
+from siprec.api.parts import Parts
+from siprec.api.settings import ApiConfig
+
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are the process's own business
+
+
+class ApiServer:
+    """Serves an :class:`~siprec.api.app.Api` from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, parts: Parts, config: ApiConfig) -> None:
+        self.config = config
+        self.api = Api(parts, config)
+        self._socket: socket.socket | None = None
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens. Raises RuntimeError before :meth:`start`."""
+        if self._socket is None:
+            raise RuntimeError("not started")
+        host, port = self._socket.getsockname()[:2]
+        return str(host), int(port)
+
+    @property
+    def url(self) -> str:
+        """The same as a URL."""
+        host, port = self.address
+        scheme = "https" if self.config.tls_certificate else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def ready(self) -> str:
+        """For the ready line: ``http:HOST:PORT``."""
+        return self.url.replace("://", ":", 1)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address is taken, or certificate or key cannot be read.
+        """
+        host, port = self.config.address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            options = uvicorn.Config(
+                self.api.application,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=256,
+                timeout_graceful_shutdown=1,
+                ssl_certfile=self.config.tls_certificate or None,
+                ssl_keyfile=self.config.tls_key or None,
+            )
+            options.load()
+        except BaseException:
+            listener.close()
+            raise
+        self._socket = listener
+        self._server = server = _Server(options)
+        self._task = asyncio.create_task(server.serve(sockets=[listener]))
+        listening = asyncio.create_task(server.listening.wait())
+        await asyncio.wait((self._task, listening), return_when=asyncio.FIRST_COMPLETED)
+        if not server.listening.is_set():
+            listening.cancel()
+            listener.close()
+            raise OSError(f"the API cannot be served at {host}:{port}")
+        self.api.webhooks.start()
+        self.api.metrics.start()
+
+    async def stop(self) -> None:
+        """End streams and connections, put undelivered events on disk."""
+        self.api.close()
+        await self.api.metrics.stop()
+        await self.api.webhooks.stop()
+        if self._server is not None and self._task is not None:
+            self._server.should_exit = True
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close()

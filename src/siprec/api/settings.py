@@ -1,0 +1,103 @@
+"""``[api]`` of the configuration."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from siprec.net.address import split_host_port
+from siprec.recording.events import EVENTS
+
+Role = Literal["read", "control"]
+MIN_TOKEN: Final = 16
+
+
+class WebhookConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[[api.webhooks]]``: one receiver of events. Times in seconds.
+
+    Raises:
+        ValueError: from the constructor: no URL of a web server, no secret, unknown event.
+    """
+
+    url: str
+    secret: str
+    """Key of the HMAC; ``env:NAME`` keeps it out of the file."""
+    events: tuple[str, ...] = ()
+    """Names of events; empty: all."""
+    queue: int = 1000
+    """Events that may wait; more go to the dead letters."""
+    attempts: int = 6
+    """Tries of one event, with pauses of 1, 2, 4... up to 60 seconds between them."""
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url: {self.url!r} is no http: or https: URL")
+        if parts.username is not None or any(ord(c) <= 32 or ord(c) > 126 for c in self.url):
+            raise ValueError("url: user names, spaces and control characters have no place here")
+        if not self.secret:
+            raise ValueError("secret: events are signed, so a secret is needed")
+        unknown = set(self.events) - EVENTS
+        if unknown:
+            raise ValueError(f"events: unknown {sorted(unknown)[0]!r}; known: {', '.join(sorted(EVENTS))}")
+        if not 1 <= self.queue <= 100_000 or not 1 <= self.attempts <= 20 or not 0.1 <= self.timeout <= 60:
+            raise ValueError("queue must lie in 1..100000, attempts in 1..20, timeout in 0.1..60")
+
+
+class ApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[api]``.
+
+    Raises:
+        ValueError: from the constructor: no address, a token that is too short, or an open port without tokens.
+    """
+
+    listen: str = ""
+    """``address:port``, port 0 for a free one; empty: no API."""
+    tokens: dict[str, Role] = {}
+    """Token -> ``read`` or ``control``; a key ``env:NAME`` stands for what that variable holds. Without any, everyone
+    on this host may do everything."""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    ring: int = 1000
+    """Events kept for subscribers that come back."""
+    subscriber_queue: int = 256
+    """Events that may wait for one subscriber; one that is slower is dropped."""
+    max_subscribers: int = 128
+    dead_letters: str = "dead-letters.jsonl"
+    """File for events that no webhook took."""
+    webhooks: list[WebhookConfig] = []
+
+    def __post_init__(self) -> None:
+        if any(len(token) < MIN_TOKEN for token in self.tokens):
+            raise ValueError(f"tokens: a token has at least {MIN_TOKEN} characters")
+        if any(not (33 <= ord(c) <= 126) for token in self.tokens for c in token):
+            raise ValueError("tokens: a token is of printable ASCII characters")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together")
+        if not 1 <= self.ring <= 100_000 or not 1 <= self.subscriber_queue <= 100_000:
+            raise ValueError("ring and subscriber_queue must lie in 1..100000")
+        if self.listen:
+            host, _ = self.address
+            if not self.tokens and not ipaddress.ip_address(host).is_loopback:
+                raise ValueError(f"tokens: needed when listening on {host}, which others can reach")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Address and port of `listen`.
+
+        Raises:
+            ValueError: not of that form.
+        """
+        host, port = split_host_port(self.listen)
+        host = host.strip("[]")
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            port = None
+        if port is None:
+            raise ValueError(f"listen: {self.listen!r} is not of the form address:port")
+        return host, port

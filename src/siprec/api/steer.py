@@ -1,0 +1,147 @@
+"""Steering: the functions of the reference, on calls chosen by dialog id, Call-ID or user."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from siprec.api import model
+from siprec.api.look import call_fits, in_slices
+from siprec.api.parts import Parts
+from siprec.api.problem import Problem
+from siprec.proxy.call import Call
+from siprec.recording.settings import RecordingSettings, SettingError, check_srs
+from siprec.sip.message import SipResponse
+
+MAX_MATCHES: Final = 1000
+"""More calls than that are not steered in one request."""
+
+Do = Callable[[Call], bool]
+
+
+class Steering:
+    """Carries out requests. Each method raises :class:`Problem`: 404 no call fits, 409 nothing could be done, 422 a
+    request that makes no sense."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.service = parts.recording
+
+    async def start(self, request: model.StartRecording) -> model.Outcomes:
+        """``siprec_start_recording``; without `srs` as the profile of that name says."""
+        try:
+            if request.srs:
+                check_srs(request.srs)
+            settings = RecordingSettings(**request.settings)
+        except SettingError as error:
+            raise Problem(422, str(error)) from None
+        if not request.srs:
+            profile = self.service.profiles.get(request.instance)
+            if profile is None:
+                known = ", ".join(sorted(self.service.profiles)) or "none"
+                raise Problem(422, f"srs: needed, as there is no profile {request.instance!r} (profiles: {known})")
+            if not request.settings:
+                return await self._each(request, lambda call: self.service.record(call, request.instance))
+        srs = request.srs or ",".join(self.service.profiles[request.instance].targets)
+
+        def start(call: Call) -> bool:
+            return self.service.siprec_start_recording(call, srs, request.instance, settings)
+
+        return await self._each(request, start)
+
+    async def pause(self, request: model.StopRecording) -> model.Outcomes:
+        """``siprec_pause_recording``."""
+        return await self._each(request, lambda call: self.service.siprec_pause_recording(call, request.instance))
+
+    async def resume(self, request: model.StopRecording) -> model.Outcomes:
+        """``siprec_resume_recording``."""
+        return await self._each(request, lambda call: self.service.siprec_resume_recording(call, request.instance))
+
+    async def stop(self, request: model.StopRecording) -> model.Outcomes:
+        """``siprec_stop_recording``."""
+        return await self._each(request, lambda call: self.service.siprec_stop_recording(call, request.instance))
+
+    async def send_indialog(self, request: model.SendIndialog) -> model.Outcomes:
+        """``siprec_send_indialog``; the answers are waited for."""
+        calls = await self._calls(request)
+        return self._checked(list(await asyncio.gather(*(self._send(call, request) for call in calls))), request)
+
+    def _send(self, call: Call, request: model.SendIndialog) -> Awaitable[model.Outcome]:
+        answer: asyncio.Future[SipResponse | str] = asyncio.get_running_loop().create_future()
+
+        def done(result: SipResponse | str) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        sent = self.service.siprec_send_indialog(
+            call,
+            request.method,
+            list(request.headers.items()),
+            request.body,
+            request.content_type,
+            request.instance,
+            done,
+        )
+        return self._answered(self._outcome(call, request.instance, sent), answer, request.timeout)
+
+    async def _answered(
+        self, outcome: model.Outcome, answer: asyncio.Future[SipResponse | str], limit: float
+    ) -> model.Outcome:
+        if not outcome.done:
+            outcome.reason = "no recording session, or not a request that may be sent"
+            return outcome
+        try:
+            async with asyncio.timeout(limit):
+                result = await answer
+        except TimeoutError:
+            outcome.reason = "no answer yet"
+            return outcome
+        if isinstance(result, str):
+            outcome.status, outcome.reason = 0, result
+        else:
+            outcome.status, outcome.reason = result.status, result.reason
+        return outcome
+
+    async def _calls(self, selection: model.Selection) -> list[Call]:
+        if not (selection.dlg_id or selection.call_id or selection.user or selection.all):
+            raise Problem(422, "which calls? Give dlg_id, call_id, user, or all=true")
+        calls = self.parts.core.calls
+        if selection.dlg_id:
+            call = calls.get(selection.dlg_id)
+            candidates = [call] if call is not None else []
+        else:
+            candidates = list(calls.values())
+        found = [
+            call
+            async for call in in_slices(candidates)
+            if call_fits(call, call_id=selection.call_id, user=selection.user)
+        ]
+        if not found:
+            raise Problem(404, "no call fits")
+        if len(found) > MAX_MATCHES:
+            raise Problem(422, f"{len(found)} calls fit, more than {MAX_MATCHES}: narrow it down")
+        return found
+
+    async def _each(self, selection: model.Selection, do: Do) -> model.Outcomes:
+        results = [
+            self._outcome(call, selection.instance, do(call)) async for call in in_slices(await self._calls(selection))
+        ]
+        return self._checked(results, selection)
+
+    def _checked(self, results: list[model.Outcome], selection: model.Selection) -> model.Outcomes:
+        if not any(result.done for result in results):
+            states = sorted({result.state or "not recorded" for result in results})
+            raise Problem(409, f"not possible for instance {selection.instance!r}: {', '.join(states)}")
+        return model.Outcomes(results=results)
+
+    def _outcome(self, call: Call, instance: str, done: bool) -> model.Outcome:
+        recorder = self.parts.recorder(call.dlg_id)
+        recording = recorder.recordings.get(instance) if recorder is not None else None
+        return model.Outcome(
+            dlg_id=call.dlg_id,
+            call_id=call.call_id,
+            instance=instance,
+            done=done,
+            state=recording.state if recording is not None else "",
+        )
