@@ -9,13 +9,16 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from siprec.api.settings import ApiConfig
 from siprec.proxy.routes import RouteRule
 from siprec.recording.settings import RecordingProfile
+from siprec.server.config_check import problems
+
+_T = TypeVar("_T")
 
 
 class ConfigError(Exception):
@@ -126,6 +129,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`$")
 
 
 def load(path: Path | None) -> Config:
@@ -153,14 +157,34 @@ def parse(text: str, name: str = "siprec.toml") -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: {error}") from None
+    data = _environment(data, name, "")
+    profiles = data.get("recording")
+    if isinstance(profiles, dict):
+        # One by one, so that an error names the profile.
+        for profile, values in profiles.items():
+            _convert(values, RecordingProfile, name, f"recording.{profile}")
+    config = _convert(data, Config, name, "")
+    found = [f"{name}: {key}: {reason}" for key, reason in problems(config)]
+    if found:
+        raise ConfigError("\n".join(found))
+    return config
+
+
+def _convert(value: Any, kind: type[_T], name: str, place: str) -> _T:
     try:
-        return msgspec.convert(_environment(data, name, ""), Config)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         message = str(error)
         match = _PATH.search(message)
-        key = match[1] if match else ""
-        reason = message[: match.start()] if match else message
-        raise ConfigError(f"{name}: {key + ': ' if key else ''}{reason}") from None
+        keys = [place] if place else []
+        if match:
+            keys.append(match[1])
+            message = message[: match.start()]
+        unknown = _UNKNOWN.match(message)
+        if unknown:
+            keys.append(unknown[1])
+            message = "unknown key"
+        raise ConfigError(f"{name}: {'.'.join(keys)}: {message}") from None
 
 
 def port_range(text: str, key: str) -> tuple[int, int]:

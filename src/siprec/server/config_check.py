@@ -1,0 +1,52 @@
+"""What the types of the configuration cannot say: references between its parts, addresses, ranges."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from siprec.net.address import ListenAddress, split_host_port
+from siprec.relay.ports import parse_interface
+
+if TYPE_CHECKING:
+    from siprec.server.config import Config
+
+_RANGE = re.compile(r"(\d+)-(\d+)\Z")
+
+
+def problems(config: Config) -> Iterator[tuple[str, str]]:
+    """Key and reason of each thing that cannot work."""
+    for key, addresses in (("sip.listen", config.sip.listen), ("recorder.listen", config.recorder.listen)):
+        for number, text in enumerate(addresses):
+            try:
+                ListenAddress.parse(text)
+            except ValueError as error:
+                yield f"{key}[{number}]", str(error)
+    for number, text in enumerate(config.sip.trusted):
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            yield f"sip.trusted[{number}]", str(error)
+    for number, text in enumerate(config.relay.interfaces):
+        try:
+            parse_interface(text)
+        except ValueError as error:
+            yield f"relay.interfaces[{number}]", str(error)
+    try:
+        split_host_port(config.relay.listen)
+    except ValueError as error:
+        yield "relay.listen", str(error)
+    for key, text in (("relay.ports", config.relay.ports), ("recorder.ports", config.recorder.ports)):
+        match = _RANGE.match(text)
+        if match is None or not 0 < int(match[1]) < int(match[2]) < 65536:
+            yield key, f"{text!r} is no range of ports (first-last)"
+    for number, rule in enumerate(config.route):
+        for name in [rule.record] if isinstance(rule.record, str) else rule.record:
+            if name and name not in config.recording:
+                yield f"route[{number}].record", f"there is no [recording.{name}]"
+        if rule.registrar and not config.registrar.enabled:
+            yield f"route[{number}].registrar", "the registrar is turned off"
+    if config.log.level.lower() not in ("debug", "info", "warning", "error", "critical"):
+        yield "log.level", f"{config.log.level!r} is none of debug, info, warning, error, critical"
