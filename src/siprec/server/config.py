@@ -187,21 +187,6 @@ def _convert(value: Any, kind: type[_T], name: str, place: str) -> _T:
         raise ConfigError(f"{name}: {'.'.join(keys)}: {message}") from None
 
 
-def port_range(text: str, key: str) -> tuple[int, int]:
-    """``first-last`` as two port numbers, first and last included.
-
-    Raises:
-        ConfigError: not of that form, or fewer than two ports; `key` is named in the text.
-    """
-    first, dash, last = text.partition("-")
-    if not (dash and first.strip().isdecimal() and last.strip().isdecimal()):
-        raise ConfigError(f"{key}: {text!r} is not of the form first-last")
-    numbers = int(first), int(last)
-    if not 0 < numbers[0] < numbers[1] < 65536:
-        raise ConfigError(f"{key}: {text!r} is no range of ports")
-    return numbers
-
-
 def _environment(value: Any, name: str, key: str) -> Any:
     if isinstance(value, dict):
         return {

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
 
 
+def port_range(text: str) -> tuple[int, int]:
+    """``first-last`` as two port numbers, first and last included.
+
+    Raises:
+        ValueError: not of that form, or fewer than two ports.
+    """
+    match = _RANGE.match(text)
+    if match is None or not 0 < int(match[1]) < int(match[2]) < 65536:
+        raise ValueError(f"{text!r} is no range of ports (first-last)")
+    return int(match[1]), int(match[2])
+
+
 def problems(config: Config) -> Iterator[tuple[str, str]]:
     """Key and reason of each thing that cannot work."""
     for key, addresses in (("sip.listen", config.sip.listen), ("recorder.listen", config.recorder.listen)):
@@ -39,9 +51,10 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     except ValueError as error:
         yield "relay.listen", str(error)
     for key, text in (("relay.ports", config.relay.ports), ("recorder.ports", config.recorder.ports)):
-        match = _RANGE.match(text)
-        if match is None or not 0 < int(match[1]) < int(match[2]) < 65536:
-            yield key, f"{text!r} is no range of ports (first-last)"
+        try:
+            port_range(text)
+        except ValueError as error:
+            yield key, str(error)
     for number, rule in enumerate(config.route):
         for name in [rule.record] if isinstance(rule.record, str) else rule.record:
             if name and name not in config.recording:

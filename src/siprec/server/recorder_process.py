@@ -14,7 +14,8 @@ from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
 from siprec.recorder.server import ACCEPT, EXTENSION, RecorderServer
 from siprec.recorder.session import Recorder, RecorderSettings
-from siprec.server.config import Config, ConfigError, load, port_range
+from siprec.server.config import Config, ConfigError, load
+from siprec.server.config_check import port_range
 from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import Endpoint, UserAgent
@@ -41,7 +42,7 @@ async def _main(config: Config, base: Path) -> int:
         log.warning("recording %s was interrupted; its files have been repaired", repaired.id)
     clock = TimerWheel(loop)
     transport = SocketTransport()
-    first, last = port_range(settings.ports, "recorder.ports")
+    first, last = port_range(settings.ports)
     recorder = Recorder(
         library,
         PortPool(settings.address, first, last),

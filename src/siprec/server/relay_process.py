@@ -9,7 +9,8 @@ from siprec.net.address import split_host_port
 from siprec.relay.ports import parse_interface
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
-from siprec.server.config import Config, ConfigError, load, port_range
+from siprec.server.config import Config, ConfigError, load
+from siprec.server.config_check import port_range
 from siprec.server.stack import announce, run, setup_logging, wait_for_signal
 
 
@@ -28,7 +29,7 @@ def relay_options(config: Config) -> RelayOptions:
     return RelayOptions(
         listen=(host, port or 0),
         interfaces=interfaces,
-        ports=port_range(relay.ports, "relay.ports"),
+        ports=port_range(relay.ports),
         timeouts=Timeouts(media=relay.media_timeout),
         preroll=relay.preroll,
     )
