@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, Self
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
 from tests.interop.calls.scenarios import Scenario
 
-RELAY_PORTS = (31000, 31999)
-RECORDER_PORTS = (41000, 41999)
+# Two runs at the same time should not see each other's media.
+_SHARE = os.getpid() % 5 * 2000
+RELAY_PORTS = (30000 + _SHARE, 31999 + _SHARE)
+RECORDER_PORTS = (40000 + _SHARE, 41999 + _SHARE)
 
 
 class Rig:
@@ -50,7 +53,7 @@ ports = "{RECORDER_PORTS[0]}-{RECORDER_PORTS[1]}"
                 f'[relay]\nports = "{RELAY_PORTS[0]}-{RELAY_PORTS[1]}"',
             ]
             for name, port in recorders.items():
-                # UDP is said, or the size of the message would make it TCP (RFC 3261 18.1.1).
+                # UDP, or TCP where the metadata makes the message too large for it (RFC 3261 18.1.1).
                 lines.append(f'[recording.{name}]\nsrs = ["sip:{HOST}:{port}"]')
             target = f'targets = ["sip:{HOST}:{self.callee_port}"]'
             tcp = f'targets = ["sip:{HOST}:{self.callee_port};transport=tcp"]'

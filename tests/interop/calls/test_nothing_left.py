@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import until
-from tests.interop.calls.rig import RELAY_PORTS, Rig
+from tests.interop.calls.rig import Rig
 
 CALLS = 1000
 
@@ -23,11 +22,6 @@ def numbers(value: Any, prefix: str = "") -> dict[str, int]:
 def relay_sockets(rig: Rig) -> int:
     """File descriptors of the proxy's children (the relay has one per port)."""
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in rig.proxy.children())
-
-
-def bound_relay_ports() -> int:
-    ports = [int(line.split()[1].rpartition(":")[2], 16) for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
-    return sum(RELAY_PORTS[0] <= port <= RELAY_PORTS[1] for port in ports)
 
 
 def test_a_thousand_calls_leave_nothing_behind(rig: Rig) -> None:
@@ -52,5 +46,4 @@ def test_a_thousand_calls_leave_nothing_behind(rig: Rig) -> None:
     # Timers F and J, and those of the 2xx, run for 32 s.
     assert until(lambda: not left(), 70), left()
     assert until(lambda: relay_sockets(rig) <= sockets), (sockets, relay_sockets(rig))
-    assert bound_relay_ports() == 0
     assert until(lambda: len(os.listdir(f"/proc/{rig.recorder.child.pid}/fd")) <= before_recorder)
