@@ -1,0 +1,82 @@
+"""A proxy that records its calls, with phones and a recorder, on the simulated network: what the two together do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from siprec import sdp
+from siprec.media.engine import NO_FLAGS, MediaFlags, MediaSession, SdpResult
+from siprec.proxy.call import Call, CallObserver
+from siprec.recording.service import RecordingService
+from siprec.recording.settings import RecordingProfile
+from siprec.sip.useragent import UserAgent
+from tests.simulation.network import VirtualClock
+from tests.simulation.proxyworld import PROXY, ProxyWorld
+from tests.simulation.recording_world import FakeMediaServer, Srs, World
+
+SRS = "10.0.0.90"
+
+
+class CallMediaServer(FakeMediaServer):
+    """Passes descriptions too, with an address of its own in them, and knows its parties by them."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.live: set[str] = set()
+
+    def _pass(self, command: str, party: str, session: MediaSession, octets: bytes, done: SdpResult) -> None:
+        self.live.add(session.call_id)
+        self.parties[party] = octets
+        description = sdp.parse(octets)
+        description.set_address("10.0.0.9")
+        self._later(command, done, description.to_bytes)
+
+    def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        self._pass("offer", session.from_tag, session, sdp, done)
+
+    def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        self._pass("answer", session.to_tag, session, sdp, done)
+
+    def delete(self, session: MediaSession, done: Any = None) -> None:
+        self.live.discard(session.call_id)
+        super().delete(session, done)
+
+
+class _Wish(CallObserver):
+    """Has every call recorded."""
+
+    def call_created(self, call: Call) -> None:
+        call.record()
+
+
+class TransferWorld(ProxyWorld):
+    """`ProxyWorld` with a recording client on the proxy, and a recorder at 10.0.0.90."""
+
+    def __init__(self, phones: int = 3, **profile: Any) -> None:
+        super().__init__(phones)
+        self.server = CallMediaServer(self.clock)
+        self.core.media._pick = lambda call: self.server
+        self.agent = UserAgent(
+            self.clock, self.layer, self.resolve, contact=lambda hop: f"sip:siprec@{PROXY}:5060", extensions=("siprec",)
+        )
+        self.core.attach(self.layer, self.agent)
+        self.service = RecordingService(
+            self.clock,
+            self.agent,
+            profiles={"default": RecordingProfile(**{"srs": f"sip:srs@{SRS}", **profile})},
+            from_uri=f"sip:src@{PROXY}",
+            group_secret=b"s",
+        )
+        self.core.observers.add(_Wish())
+        self.core.observers.add(self.service)
+        self.core.recorder = self.service
+        recorders = World()
+        recorders.clock, recorders.network = self.clock, self.network
+        self.srs = Srs(recorders, SRS)
+
+    def finish(self) -> None:
+        super().finish()
+        assert not self.service.info()
+        assert not self.server.live
+        assert not self.server.subscriptions
+        assert self.agent.counts() == {"calls": 0, "dialogs": 0}
