@@ -70,6 +70,7 @@ class TransferWorld(ProxyWorld):
         self.core.observers.add(_Wish())
         self.core.observers.add(self.service)
         self.core.recorder = self.service
+        self.core.indicator = self.service.indications
         recorders = World()
         recorders.clock, recorders.network = self.clock, self.network
         self.srs = Srs(recorders, SRS)

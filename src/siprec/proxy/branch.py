@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from siprec.proxy.bestresponse import Final
 from siprec.proxy.forward import aim
+from siprec.proxy.indication import Told
 from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse
@@ -43,6 +44,7 @@ class Branch:
         "progressed",
         "provisional",
         "target",
+        "told",
         "transaction",
     )
 
@@ -52,6 +54,7 @@ class Branch:
         self.number = number
         self.breadth = breadth
         self.transaction: ClientTransaction | None = None
+        self.told: Told | None = None
         self.done = False
         self.provisional = False
         self.progressed = False

@@ -20,6 +20,7 @@ from siprec.proxy.dialogs import OTHER, DialogTable, ProxiedDialog, Side
 from siprec.proxy.flow import flow_of
 from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
 from siprec.proxy.identity import Identity, Networks
+from siprec.proxy.indication import Indicator
 from siprec.proxy.media import MediaTimes
 from siprec.proxy.negotiation import Negotiation, PickMedia
 from siprec.proxy.parties import PartyWatch
@@ -107,6 +108,7 @@ class ProxyCore:
         self.rules = rules or Rules()
         self.script = script
         self.recorder = recorder
+        self.indicator: Indicator | None = None
         self.settings = settings
         self.authentication = authentication
         self.options = options

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from siprec.proxy.call import Call
+from siprec.proxy.indication import Told
 from siprec.proxy.media import sdp_of
 from siprec.proxy.parties import Party
 from siprec.sip.clock import Clock, Timer
@@ -60,6 +61,9 @@ class ProxiedDialog:
     open: Exchange | None = None
     answered_in: int = -1
     parties: dict[Side, Party] = field(default_factory=dict)
+    told: dict[Side, Told] = field(default_factory=dict)
+    aware: set[Side] = field(default_factory=set)
+    """Who said ``Supported: record-aware`` (RFC 7866 6.1.2)."""
     unnamed: SipRequest | None = None
     """A re-INVITE with a late offer, whose ACK will tell where its sender's media come from."""
 

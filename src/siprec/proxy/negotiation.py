@@ -10,6 +10,7 @@ from siprec.media.engine import NO_FLAGS, MediaFlags, MediaServer, MediaSession
 from siprec.proxy import sessiontimer
 from siprec.proxy.call import Call
 from siprec.proxy.dialogs import OTHER, ProxiedDialog, Side
+from siprec.proxy.indication import RECORD_AWARE, State, Told, preference
 from siprec.proxy.media import CallMedia, MediaTimes, put_sdp, sdp_of
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
@@ -123,6 +124,9 @@ class Negotiation:
         session = MediaSession(call.call_id, call.from_tag, "", branch.via_branch)
 
         def offered(result: bytes | None) -> None:
+            if result is not None:
+                branch.told = Told()
+                result = branch.told.passing(result, self._state(call))
             if result is not None and not put_sdp(request, result):
                 path.fail("the description cannot be put in place")
             passed(503 if path.state == "failed" and self.on_failure == "reject" else 0)
@@ -162,6 +166,8 @@ class Negotiation:
             request,
             sdp,
             finish,
+            dialog,
+            OTHER[side],
         )
 
     def _through(
@@ -174,13 +180,20 @@ class Negotiation:
         message: SipMessage,
         sdp: bytes,
         go_on: Callable[[], None],
+        dialog: ProxiedDialog,
+        receiver: Side,
     ) -> None:
         path = self._path(call)
         if path is None or path.state != "active":
             go_on()
             return
+        if kind == "answer":
+            self._prefer(dialog)
 
         def passed(result: bytes | None) -> None:
+            if result is not None:
+                told = dialog.told.setdefault(receiver, Told())
+                result = told.passing(result, self._state(call) if receiver in dialog.aware else "")
             if result is not None and not put_sdp(message, result):
                 path.fail("the description cannot be put in place")
             go_on()
@@ -221,6 +234,13 @@ class Negotiation:
             side = "caller"
             if dialog is not None and "caller" not in dialog.flow and context.caller_flow is not None:
                 dialog.flow["caller"] = context.caller_flow
+            if dialog is not None:
+                if branch.told is not None and "callee" not in dialog.told:
+                    dialog.told["callee"] = branch.told.copy()
+                if RECORD_AWARE in request.tokens("supported"):
+                    dialog.aware.add("caller")
+                if RECORD_AWARE in response.tokens("supported"):
+                    dialog.aware.add("callee")
             if dialog is not None and response.status >= 200 and branch.target.flow is not None:
                 dialog.flow["callee"] = branch.target.flow
         if dialog is None or request.method not in _OFFERS:
@@ -245,4 +265,18 @@ class Negotiation:
         mine, theirs = dialog.tag(side), dialog.tag(OTHER[side])
         via_branch = branch.via_branch if initial and kind == "answer" else ""
         offerer, answerer = (mine, theirs) if kind == "answer" else (theirs, mine)
-        self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish)
+        self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish, dialog, side)
+
+    # -- what the parties are told, and prefer (RFC 7866 7.1) ----------------------------------------------------------
+
+    def _state(self, call: Call) -> State:
+        indicator = self._core.indicator
+        return indicator.state(call) if indicator is not None else ""
+
+    def _prefer(self, dialog: ProxiedDialog) -> None:
+        indicator = self._core.indicator
+        if indicator is not None:
+            for side in ("caller", "callee"):
+                wanted = preference(dialog.sdp.get(side, b""))
+                if wanted:
+                    indicator.preference(dialog.call, side, wanted)

@@ -23,6 +23,7 @@ from siprec.recording import identity
 from siprec.recording.active import ActiveRecording, Surroundings
 from siprec.recording.describe import CallMetadata, GroupRegistry, Leg
 from siprec.recording.events import EventDispatcher
+from siprec.recording.indication import Indications
 from siprec.recording.metadata import IdSource, new_id
 from siprec.recording.settings import (
     RecordingProfile,
@@ -89,8 +90,10 @@ class CallRecorder:
         if instance not in self.call.recordings:
             # The proxy looks here whether the media have to pass a media server.
             self.call.recordings.append(instance)
+        self.service.indications.engaged(self, recording)
         if self.answered:
             recording.begin()
+        self.service.indications.changed(self.call)
         return True
 
     def info(self) -> list[RecordingInfo]:
@@ -114,6 +117,7 @@ class CallRecorder:
         if recording.instance in self.call.recordings and not self.answered:
             self.call.recordings.remove(recording.instance)
         self.service.released(self)
+        self.service.indications.changed(self.call)
 
     def begin(self) -> None:
         """The call is answered. A late offer has its answer in the ACK: then the recording waits for that (R3)."""
@@ -227,6 +231,7 @@ class RecordingService(CallObserver):
         self.profiles: Mapping[str, RecordingProfile] = {}
         self.set_profiles(profiles or {})
         self._recorders: dict[str, CallRecorder] = {}
+        self.indications = Indications(self)
 
     def set_profiles(self, profiles: Mapping[str, RecordingProfile]) -> None:
         """Take a new configuration; recordings that exist keep theirs.
@@ -411,9 +416,14 @@ class RecordingService(CallObserver):
             log.warning("no recording %r (call %s)", instance, call.call_id)
             return False
         do(recording)
+        self.indications.changed(call)
         return True
 
     # -- looking -------------------------------------------------------------------------------------------------------
+
+    def recorder_of(self, call: Call) -> CallRecorder | None:
+        """The recordings of a call; None if none was ever wanted, or all is over."""
+        return self._recorders.get(call.dlg_id)
 
     def info(self) -> list[RecordingInfo]:
         """All recordings that are wanted or going on."""

@@ -136,6 +136,7 @@ class ProxyProcess:
         )
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
+        self.core.indicator = self.recording.indications
         self.core.attach(self.layer, self.agent)
         self.transport.on_message = self.layer.receive
         self.transport.on_malformed = self.layer.receive_malformed

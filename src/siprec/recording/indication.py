@@ -1,0 +1,127 @@
+"""What the parties of a call are told of its recording, and what they prefer (RFC 7866 6.1.2, 7.1.2, 7.1.3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+from siprec.proxy.call import Call, Leg
+from siprec.proxy.indication import Preference, State
+from siprec.recording.active import ActiveRecording
+
+if TYPE_CHECKING:
+    from siprec.recording.service import CallRecorder, RecordingService
+
+log = logging.getLogger(__name__)
+
+_WITH_ATTRIBUTE: Final = frozenset({"attribute", "both"})
+_OVER: Final = frozenset({"ending", "ended"})
+
+
+class CallIndication:
+    """What was indicated in one call, and what its parties preferred last."""
+
+    __slots__ = ("preferences", "shown", "signals", "stopped")
+
+    def __init__(self) -> None:
+        self.shown: State = ""
+        self.signals = False
+        self.preferences: dict[Leg, Preference] = {}
+        self.stopped: set[str] = set()
+
+
+class Indications:
+    """The `siprec.proxy.indication.Indicator` of a recording service. `changed(call)` is called when the parties of a
+    call are to be told something new."""
+
+    def __init__(self, service: RecordingService, changed: Callable[[Call], None] = lambda call: None) -> None:
+        self._service = service
+        self.changed = changed
+        self._calls: WeakKeyDictionary[Call, CallIndication] = WeakKeyDictionary()
+
+    def _of(self, call: Call) -> CallIndication:
+        found = self._calls.get(call)
+        if found is None:
+            found = self._calls[call] = CallIndication()
+        return found
+
+    def state(self, call: Call) -> State:
+        """CS-08: of all recordings of the call the strongest; once indicated, ``off`` when there is none any more."""
+        known = self._of(call)
+        states: list[State] = []
+        recorder = self._service.recorder_of(call)
+        for recording in recorder.recordings.values() if recorder is not None else ():
+            if recording.profile.indication in _WITH_ATTRIBUTE:
+                known.signals = known.signals or recording.profile.resignal
+                states.append(state_of(recording))
+        if call.state == "early":
+            for name in call.recordings:
+                profile = self._service.profiles.get(name)
+                engaged = recorder is not None and name in recorder.recordings
+                if profile is not None and not engaged and profile.indication in _WITH_ATTRIBUTE:
+                    known.signals = known.signals or profile.resignal
+                    states.append("paused" if "pause" in known.preferences.values() else "on")
+        result: State = "off" if known.shown else ""
+        for each in ("off", "paused", "on"):
+            if each in states:
+                result = each
+        known.shown = result or known.shown
+        return result
+
+    def signals(self, call: Call) -> bool:
+        """Whether a profile of this call lets us send requests of our own (CS-05)."""
+        return self._of(call).signals
+
+    def preference(self, call: Call, leg: Leg, preference: Preference) -> None:
+        """CS-06: what a party prefers now is done, where the profile says ``honour``. Said again it is no news."""
+        known = self._of(call)
+        if known.preferences.get(leg) == preference:
+            return
+        known.preferences[leg] = preference
+        recorder = self._service.recorder_of(call)
+        if call.state == "early" or recorder is None:
+            self._before(call, known, preference)
+            if recorder is None:
+                return
+        for recording in list(recorder.recordings.values()):
+            if recording.profile.recordpref == "honour" and recording.state not in _OVER:
+                self._honour(call, recording, preference)
+        if preference == "on" and call.state == "confirmed":
+            for name in sorted(known.stopped):
+                known.stopped.discard(name)
+                self._service.record(call, name)
+
+    def _before(self, call: Call, known: CallIndication, preference: Preference) -> None:
+        """Of a call that is not answered yet: what is to be recorded with the answer."""
+        for name in list(call.recordings):
+            profile = self._service.profiles.get(name)
+            if profile is not None and profile.recordpref == "honour" and preference == "off":
+                log.info("recording %r is not wanted by a party, Call-ID %s", name, call.call_id)
+                call.recordings.remove(name)
+                known.stopped.add(name)
+                known.shown = known.shown or "off"
+
+    def _honour(self, call: Call, recording: ActiveRecording, preference: Preference) -> None:
+        log.info("a party prefers %s: recording %r, Call-ID %s", preference, recording.instance, call.call_id)
+        if preference == "off":
+            self._of(call).stopped.add(recording.instance)
+            recording.stop("recordpref")
+        elif preference == "pause":
+            recording.pause()
+        elif preference == "on":
+            recording.resume()
+
+    def engaged(self, recorder: CallRecorder, recording: ActiveRecording) -> None:
+        """A recording is wanted: paused from its first packet on where a party asked for that before."""
+        preferences = self._of(recorder.call).preferences.values()
+        if recording.profile.recordpref == "honour" and "pause" in preferences:
+            recording.pause()
+
+
+def state_of(recording: ActiveRecording) -> State:
+    """What a recording is for the parties: what is intended counts, not how far the SRS has followed."""
+    if recording.state in _OVER:
+        return "off"
+    return "paused" if recording.machine.paused_wanted else "on"

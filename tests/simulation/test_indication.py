@@ -1,0 +1,124 @@
+"""What the parties of a recorded call are told, and what they prefer (RFC 7866 6.1.2, 7.1.2, 7.1.3, 7.3)."""
+
+from __future__ import annotations
+
+import pytest
+
+from siprec.sip.message import SipMessage
+from siprec.sip.useragent import IncomingCall, session_description
+from tests.simulation.phones import ANSWER, SDP
+from tests.simulation.transferworld import TransferWorld
+
+AWARE = [("Supported", "record-aware")]
+
+
+def record(message: SipMessage | None) -> list[str]:
+    """``a=record`` of each m-line, as text."""
+    assert message is not None
+    octets = session_description(message)
+    assert octets is not None
+    return [line[9:] for line in octets.decode().split("\r\n") if line.startswith("a=record:")]
+
+
+def aware(call: IncomingCall) -> None:
+    call.answer(200, ANSWER, headers=AWARE)
+
+
+def test_a_party_that_is_aware_is_told_in_the_first_exchange() -> None:
+    w = TransferWorld()
+    w.bob.take = aware
+    call = w.call(headers=AWARE)
+    w.clock.run_for(2)
+    assert record(w.bob.calls[0].invite) == ["on"]
+    assert record(w.alice.diary.responses[0]) == ["on"]
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_a_party_that_is_not_aware_gets_no_attribute_in_its_answer() -> None:
+    w = TransferWorld()
+    w.bob.take = aware
+    call = w.call()
+    w.clock.run_for(2)
+    assert record(w.alice.diary.responses[0]) == []
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+@pytest.mark.parametrize("indication", ["none", "tone"])
+def test_what_other_recorders_and_parties_say_passes_when_nothing_is_indicated(indication: str) -> None:
+    """CS-10."""
+    w = TransferWorld(indication=indication)
+    foreign = SDP + b"a=record:paused\r\na=recordpref:off\r\n"
+    call = w.call(body=foreign, headers=AWARE)
+    w.clock.run_for(2)
+    octets = session_description(w.bob.calls[0].invite)
+    assert octets is not None
+    assert octets.endswith(b"a=record:paused\r\na=recordpref:off\r\n")
+    assert record(w.alice.diary.responses[0]) == []
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_the_stronger_of_two_recorders_stands() -> None:
+    w = TransferWorld()
+    call = w.call(body=SDP.replace(b"t=0 0", b"t=0 0\r\na=record:paused"), headers=AWARE)
+    w.clock.run_for(2)
+    assert record(w.bob.calls[0].invite) == ["paused", "on"]  # session level, then what overrides it
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+@pytest.mark.parametrize(("preference", "state", "srs"), [("off", "off", "gone"), ("pause", "paused", "paused")])
+def test_a_preference_is_honoured_and_the_answer_says_so(preference: str, state: str, srs: str) -> None:
+    """callflows.md 11; CS-06, CS-07."""
+    w = TransferWorld(recordpref="honour")
+    w.bob.take = aware
+    call = w.call(headers=AWARE)
+    w.clock.run_for(2)
+    wanted = SDP.replace(b"1 1 IN", b"1 2 IN") + f"a=recordpref:{preference}\r\n".encode()
+    results: list[object] = []
+    call.reinvite(wanted, done=results.append)
+    w.clock.run_for(3)
+    assert isinstance(results[0], SipMessage)
+    assert record(results[0]) == [state]
+    assert [info.state for info in w.service.info()] == ([srs] if srs != "gone" else [])
+    results.clear()
+    call.reinvite(wanted.replace(b"1 2 IN", b"1 3 IN").replace(preference.encode(), b"on"), done=results.append)
+    w.clock.run_for(3)
+    assert isinstance(results[0], SipMessage)
+    assert record(results[0]) == ["on"]
+    assert [info.state for info in w.service.info()] == ["active"]
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_a_preference_is_only_passed_on_by_default() -> None:
+    w = TransferWorld()
+    w.bob.take = aware
+    call = w.call(body=SDP + b"a=recordpref:off\r\n", headers=AWARE)
+    w.clock.run_for(2)
+    octets = session_description(w.bob.calls[0].invite)
+    assert octets is not None
+    assert b"a=recordpref:off\r\n" in octets
+    assert record(w.alice.diary.responses[0]) == ["on"]
+    assert [info.state for info in w.service.info()] == ["active"]
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_no_recording_is_begun_against_a_preference_that_counts() -> None:
+    w = TransferWorld(recordpref="honour")
+    call = w.call(body=SDP + b"a=recordpref:off\r\n", headers=AWARE)
+    w.clock.run_for(2)
+    assert record(w.alice.diary.responses[0]) == ["off"]
+    assert w.srs.requests == []
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
