@@ -146,6 +146,7 @@ async def _demo(console: Console, *, once: bool, seconds: float, directory: Path
             f"\nRunning. Register softphones at [bold]{host}:{port}[/bold] (UDP or TCP, domain {DOMAIN}, any user,"
             f" no password)\nand call each other: each call is recorded into {directory}. Ctrl-C ends it.",
             highlight=False,
+            soft_wrap=True,
         )
         await wait_for_signal()
         return 0 if good else 1
