@@ -1,0 +1,130 @@
+"""Who gets in: tokens, roles, foreign pages, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from siprec.api.routes import OPERATIONS
+from siprec.server.config import ConfigError, parse
+from siprec.server.proxy_process import ProxyProcess
+from tests.interop.api.apiworld import CONTROL, READ, Client, client, proxy
+
+TOKENS = f'tokens = {{ "{READ}" = "read", "{CONTROL}" = "control" }}'
+
+
+def _path(path: str) -> str:
+    return path.replace("{dlg_id}", "x").replace("{instance}", "y")
+
+
+def test_each_operation_takes_the_role_it_says(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9", api=TOKENS) as process:
+            for operation in OPERATIONS:
+                path = _path(operation.path)
+                body = None if operation.body is None else {"nonsense": 1}
+                nobody = await client(process).ask(operation.method, path, body)
+                if operation.role is None:
+                    assert nobody.status == 200, path
+                    continue
+                assert nobody.status == 401, path
+                assert nobody.headers["www-authenticate"].startswith("Bearer")
+                for wrong in ("x", READ[:-1], READ + "x", "\N{SNOWMAN}".encode().decode("latin-1")):
+                    stranger = await client(process, wrong).ask(operation.method, path, body)
+                    assert stranger.status == 401, path
+                if operation.path == "/events":
+                    continue
+                reader = await client(process, READ).ask(operation.method, path, body)
+                assert (reader.status == 403) == (operation.role == "control"), path
+                controller = await client(process, CONTROL).ask(operation.method, path, body)
+                assert controller.status not in (401, 403), path
+
+    asyncio.run(scenario())
+
+
+def test_a_basic_password_is_no_token(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9", api=TOKENS) as process:
+            reply = await client(process).get("/calls", Authorization=f"Basic {CONTROL}")
+            assert reply.status == 401
+
+    asyncio.run(scenario())
+
+
+def test_pages_of_others_get_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
+            api = client(process)
+            assert (await api.get("/calls")).status == 200
+            assert (await api.get("/calls", Origin="https://evil.example")).status == 403
+            own = f"http://127.0.0.1:{api.address[1]}"
+            assert (await api.get("/calls", Origin=own)).status == 200
+            # A name of theirs that points here.
+            assert (await api.get("/calls", Host="evil.example")).status == 403
+            assert (await api.get("/calls", Host=f"localhost:{api.address[1]}")).status == 200
+
+    asyncio.run(scenario())
+
+
+def test_it_is_served_over_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-keyout", key, "-out", certificate, "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+
+    async def scenario() -> None:
+        tls = f'tls_certificate = "{certificate}"\ntls_key = "{key}"'
+        async with proxy(tmp_path, "sip:127.0.0.1:9", api=tls) as process:
+            assert process.api is not None
+            assert process.api.ready.startswith("https:127.0.0.1:")
+            context = ssl.create_default_context(cafile=str(certificate))
+            reply = await Client(process.api.address, context=context).get("/calls")
+            assert reply.json["calls"] == []
+
+    asyncio.run(scenario())
+
+
+def test_without_listen_there_is_no_api() -> None:
+    async def scenario() -> None:
+        process = ProxyProcess(parse('[sip]\nlisten = ["udp:127.0.0.1:0"]'))
+        assert process.api is None
+        await process.stop()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('listen = "0.0.0.0:8060"', "tokens: needed when listening on 0.0.0.0"),
+        ('listen = "[::]:8060"', "tokens: needed"),
+        ('listen = "localhost"', "not of the form address:port"),
+        ('listen = "127.0.0.1"', "not of the form address:port"),
+        ('tokens = { short = "read" }', "at least 16 characters"),
+        ('tokens = { "0123456789abcdef" = "admin" }', "admin"),
+        ('tokens = { "0123456789 abcdef" = "read" }', "printable"),
+        ('tls_key = "x"', "go together"),
+        ('webhooks = [{url = "ftp://x", secret = "s"}]', "no http: or https: URL"),
+        ('webhooks = [{url = "http://u:p@x", secret = "s"}]', "user names"),
+        ('webhooks = [{url = "http://x", secret = ""}]', "a secret is needed"),
+        ('webhooks = [{url = "http://x", secret = "s", events = ["E"]}]', "unknown 'E'"),
+        ('tokens = { "env:SIPREC_TEST_UNSET" = "read" }', "SIPREC_TEST_UNSET is not set"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=r"siprec.toml: ") as caught:
+        parse(f"[api]\n{text}")
+    assert told in str(caught.value)
+
+
+def test_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIPREC_TEST_TOKEN", CONTROL)
+    config = parse('[api]\nlisten = "0.0.0.0:0"\ntokens = { "env:SIPREC_TEST_TOKEN" = "control" }')
+    assert config.api.tokens == {CONTROL: "control"}
