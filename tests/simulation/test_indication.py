@@ -25,7 +25,7 @@ def aware(call: IncomingCall) -> None:
 
 
 def test_a_party_that_is_aware_is_told_in_the_first_exchange() -> None:
-    w = TransferWorld()
+    w = TransferWorld(indication="attribute")
     w.bob.take = aware
     call = w.call(headers=AWARE)
     w.clock.run_for(2)
@@ -37,7 +37,7 @@ def test_a_party_that_is_aware_is_told_in_the_first_exchange() -> None:
 
 
 def test_a_party_that_is_not_aware_gets_no_attribute_in_its_answer() -> None:
-    w = TransferWorld()
+    w = TransferWorld(indication="attribute")
     w.bob.take = aware
     call = w.call()
     w.clock.run_for(2)
@@ -64,7 +64,7 @@ def test_what_other_recorders_and_parties_say_passes_when_nothing_is_indicated(i
 
 
 def test_the_stronger_of_two_recorders_stands() -> None:
-    w = TransferWorld()
+    w = TransferWorld(indication="attribute")
     call = w.call(body=SDP.replace(b"t=0 0", b"t=0 0\r\na=record:paused"), headers=AWARE)
     w.clock.run_for(2)
     assert record(w.bob.calls[0].invite) == ["paused", "on"]  # session level, then what overrides it
@@ -76,7 +76,7 @@ def test_the_stronger_of_two_recorders_stands() -> None:
 @pytest.mark.parametrize(("preference", "state", "srs"), [("off", "off", "gone"), ("pause", "paused", "paused")])
 def test_a_preference_is_honoured_and_the_answer_says_so(preference: str, state: str, srs: str) -> None:
     """callflows.md 11; CS-06, CS-07."""
-    w = TransferWorld(recordpref="honour")
+    w = TransferWorld(indication="attribute", recordpref="honour")
     w.bob.take = aware
     call = w.call(headers=AWARE)
     w.clock.run_for(2)
@@ -99,7 +99,7 @@ def test_a_preference_is_honoured_and_the_answer_says_so(preference: str, state:
 
 
 def test_a_preference_is_only_passed_on_by_default() -> None:
-    w = TransferWorld()
+    w = TransferWorld(indication="attribute")
     w.bob.take = aware
     call = w.call(body=SDP + b"a=recordpref:off\r\n", headers=AWARE)
     w.clock.run_for(2)
@@ -114,7 +114,7 @@ def test_a_preference_is_only_passed_on_by_default() -> None:
 
 
 def test_no_recording_is_begun_against_a_preference_that_counts() -> None:
-    w = TransferWorld(recordpref="honour")
+    w = TransferWorld(indication="attribute", recordpref="honour")
     call = w.call(body=SDP + b"a=recordpref:off\r\n", headers=AWARE)
     w.clock.run_for(2)
     assert record(w.alice.diary.responses[0]) == ["off"]

@@ -228,9 +228,10 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """``legacy-metadata-type``: ``application/rs-metadata``, as in the first RFC 7866."""
     updates: Literal["partial", "complete"] = "partial"
     """What follows the first, complete metadata: changes only, or the whole each time."""
-    indication: Literal["none", "attribute", "tone", "both"] = "attribute"
+    indication: Literal["none", "attribute", "tone", "both"] = "none"
     """How the parties learn that they are recorded: ``a=record`` for those that say ``Supported: record-aware``
-    (CS-02), a tone for the others (CS-03), both or neither."""
+    (CS-02), a tone for the others (CS-03), both; or none, the default: a proxy that is not told to changes nothing of
+    the call, and the parties are informed by other means (CS-03)."""
     resignal: bool = True
     """Tell record-aware parties of changes in mid-call by a re-INVITE or UPDATE of our own (CS-05)."""
     recordpref: Literal["ignore", "honour"] = "ignore"
