@@ -61,7 +61,8 @@ class Result:
 
 
 def settled(rig: Rig) -> bool:
-    """No call and no transaction is left."""
+    """No call and no transaction is left. Asked seldom, because the answer costs the proxy time too."""
+    time.sleep(1)
     return rig.at_rest() and not sum(rig.proxy.counts()["transactions"].values())
 
 
@@ -113,7 +114,10 @@ def main() -> int:
     if not 0 < options.rate <= 2000 or not 0 < options.seconds <= 600 or not 0 <= options.hold <= 60:
         parser.error("rate up to 2000, seconds up to 600, hold up to 60")
     print(f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})")
-    with tempfile.TemporaryDirectory() as directory, Rig(Path(directory)) as rig:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Rig(Path(directory), relay_ports=(30000, 39999), recorder_ports=(40000, 49999)) as rig,
+    ):  # a recorded call takes eight ports of the relay and four of the recorder
         for user, _ in KINDS:
             rig.call(scenarios.caller(0.1), scenarios.callee(), user=user, calls=20, rate=50, trace=False)
         until(lambda: settled(rig) if options.settle else rig.at_rest(), 60)

@@ -23,8 +23,16 @@ class Rig:
     """Users say what becomes of a call: ``bob`` is recorded, ``plain`` is not, ``gone``, ``silent`` and ``busy`` have
     a recorder of that kind, ``direct`` does not even meet the relay; ``tcp-`` before it is reached by TCP."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        relay_ports: tuple[int, int] = RELAY_PORTS,
+        recorder_ports: tuple[int, int] = RECORDER_PORTS,
+    ) -> None:
         self.directory = directory
+        self._relay_ports = relay_ports
+        self._recorder_ports = recorder_ports
         self.callee_port = free_port()
         self.busy_port = free_port()
         self.gone_port = free_port()
@@ -39,7 +47,7 @@ class Rig:
 [recorder]
 listen = ["udp:{HOST}:0", "tcp:{HOST}:0"]
 directory = {json.dumps(str(self.directory / "recordings"))}
-ports = "{RECORDER_PORTS[0]}-{RECORDER_PORTS[1]}"
+ports = "{self._recorder_ports[0]}-{self._recorder_ports[1]}"
 """
             self.recorder = stack.enter_context(Command("recorder", recorder, self.directory / "recorder"))
             recorders = {
@@ -50,7 +58,7 @@ ports = "{RECORDER_PORTS[0]}-{RECORDER_PORTS[1]}"
             }
             lines = [
                 f'[sip]\nlisten = ["udp:{HOST}:0", "tcp:{HOST}:0"]',
-                f'[relay]\nports = "{RELAY_PORTS[0]}-{RELAY_PORTS[1]}"',
+                f'[relay]\nports = "{self._relay_ports[0]}-{self._relay_ports[1]}"',
             ]
             for name, port in recorders.items():
                 # UDP, or TCP where the metadata makes the message too large for it (RFC 3261 18.1.1).
