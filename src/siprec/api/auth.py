@@ -6,12 +6,12 @@ import hmac
 import ipaddress
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from siprec.api.problem import Problem
 from siprec.api.settings import Role
+from siprec.net.address import split_host_port
 
 _RANK: Final[dict[str, int]] = {"read": 1, "control": 2}
 _REALM: Final = 'Bearer realm="siprec"'
@@ -54,14 +54,14 @@ class Authorization:
     @staticmethod
     def _check_origin(request: Request) -> None:
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+        if origin is not None and origin.rpartition("//")[2].lower() != request.headers.get("host", "").lower():
             raise Problem(403, "requests of pages from elsewhere are refused")
 
     @staticmethod
     def _check_host(request: Request) -> None:
         # A name that somebody else's DNS points at us is not ours (DNS rebinding).
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
         try:
+            host, _ = split_host_port(request.headers.get("host", ""))
             fine = host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             fine = False

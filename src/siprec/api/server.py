@@ -88,9 +88,10 @@ class ApiServer:
                 ssl_keyfile=self.config.tls_key or None,
             )
             options.load()
-        except BaseException:
+        except (OSError, ValueError) as error:
             listener.close()
-            raise
+            what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise OSError(f"api: {self.config.listen}: {what}") from None
         self._socket = listener
         self._server = server = _Server(options)
         self._task = asyncio.create_task(server.serve(sockets=[listener]))

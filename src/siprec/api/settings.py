@@ -35,7 +35,7 @@ class WebhookConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError(f"url: {self.url!r} is no http: or https: URL")
         if parts.username is not None or any(ord(c) <= 32 or ord(c) > 126 for c in self.url):
             raise ValueError("url: user names, spaces and control characters have no place here")

@@ -31,12 +31,11 @@ class ApiClient:
     """
 
     def __init__(self, url: str = DEFAULT) -> None:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
             port = parts.port
         except ValueError:
-            port = None
-            parts = urlsplit("")
+            parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ApiError(f"{url!r} is no URL of an API, such as {DEFAULT}")
         self.url = f"{parts.scheme}://{parts.netloc}"

@@ -63,6 +63,10 @@ def test_pages_of_others_get_nothing(tmp_path: Path) -> None:
             assert (await api.get("/calls", Origin="https://evil.example")).status == 403
             own = f"http://127.0.0.1:{api.address[1]}"
             assert (await api.get("/calls", Origin=own)).status == 200
+            for broken in ("null", "http://[::1", "//", "http://127.0.0.1:1"):
+                assert (await api.get("/calls", Origin=broken)).status == 403
+            for broken in ("", "[::1", "127.0.0.1:x", "127.0.0.1.evil.example", "evil.example:80:80"):
+                assert (await api.get("/calls", Host=broken)).status in (400, 403)
             # A name of theirs that points here.
             assert (await api.get("/calls", Host="evil.example")).status == 403
             assert (await api.get("/calls", Host=f"localhost:{api.address[1]}")).status == 200
@@ -128,3 +132,32 @@ def test_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("SIPREC_TEST_TOKEN", CONTROL)
     config = parse('[api]\nlisten = "0.0.0.0:0"\ntokens = { "env:SIPREC_TEST_TOKEN" = "control" }')
     assert config.api.tokens == {CONTROL: "control"}
+
+
+def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
+            assert process.api is not None
+            taken = f"127.0.0.1:{process.api.address[1]}"
+            other = ProxyProcess(parse(f'[sip]\nlisten = ["udp:127.0.0.1:0"]\n[api]\nlisten = "{taken}"'))
+            try:
+                with pytest.raises(OSError, match=f"api: {taken}: .*in use"):
+                    await other.start()
+            finally:
+                await other.stop()
+            assert (await client(process).get("/health/live")).status == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_certificate_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        text = '[api]\nlisten = "127.0.0.1:0"\ntls_certificate = "/nowhere"\ntls_key = "/nowhere"'
+        other = ProxyProcess(parse('[sip]\nlisten = ["udp:127.0.0.1:0"]\n' + text))
+        try:
+            with pytest.raises(OSError, match=r"api: 127.0.0.1:0: No such file"):
+                await other.start()
+        finally:
+            await other.stop()
+
+    asyncio.run(scenario())
