@@ -122,6 +122,8 @@ class Branch:
         request = self._request.copy() if self._hops or self._fallback is not None else self._request
         core = context.core
         core.add_record_route(context, request, hop)
+        if context.dialog is not None:
+            core.own.outgoing(context.dialog, context.side, request)
         self.provisional = False
         branch = f"{core.layer.new_branch()}-{context.loop}"
         self.transaction = core.layer.send_request(
@@ -150,6 +152,8 @@ class Branch:
                 self.finish(502, None)
             return
         context.core.counters["responses"] += 1
+        if context.dialog is not None:
+            context.core.own.incoming(context.dialog, context.side, context.transaction.request, response)
         self.provisional = True
         self._stop_silence()
         if status < 200:

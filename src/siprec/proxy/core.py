@@ -23,6 +23,7 @@ from siprec.proxy.identity import Identity, Networks
 from siprec.proxy.indication import Indicator
 from siprec.proxy.media import MediaTimes
 from siprec.proxy.negotiation import Negotiation, PickMedia
+from siprec.proxy.ownrequests import OwnRequests
 from siprec.proxy.parties import PartyWatch
 from siprec.proxy.recordroute import Cookies
 from siprec.proxy.registrar import Registrar
@@ -122,6 +123,7 @@ class ProxyCore:
         self.dialogs = DialogTable(clock, self._dialog_ended, idle=options.dialog_idle, max_age=options.dialog_max_age)
         self.parties = PartyWatch(clock, self.observers)
         self.transfers = Transfers(clock, self.dialogs)
+        self.own = OwnRequests(self)
         self.cookies = Cookies(options.cookie_secret)
         self.media = Negotiation(
             self,
@@ -261,10 +263,18 @@ class ProxyCore:
         self.dialogs.request(dialog, side, base, _sender(context.transaction.request, source))
         flow = dialog.flow.get(OTHER[side])
         target = Target(base.ruri, flow=flow if not base.has("route") else None)
-        if self.script is not None:
-            self.script.in_dialog(self, context, target)
-        else:
-            context.start([[target]])
+
+        def go_on() -> None:
+            try:
+                if self.script is not None:
+                    self.script.in_dialog(self, context, target)
+                else:
+                    context.start([[target]])
+            except SipError as error:
+                self.counters["refused"] += 1
+                context.fail(error.status, _phrase(error), error.headers)
+
+        self.own.ready(dialog, side, base, go_on)
         return True
 
     def _outside(self, context: ResponseContext) -> None:
@@ -378,6 +388,8 @@ class ProxyCore:
                 self.dialogs.bye_answered(dialog, request, context.side, status)
             elif request.method in ("INVITE", "UPDATE"):
                 self.parties.response(dialog, context.side, request, response)
+                if request.method == "UPDATE":
+                    self.own.settled(dialog, context.side, request.cseq.number)
             elif request.method == "REFER":
                 self.transfers.referred(dialog, context.side, request)
 
@@ -410,6 +422,7 @@ class ProxyCore:
                 self.dialogs.bye_answered(dialog, context.transaction.request, context.side, response.status)
             elif dialog.open is not None and dialog.open.number == context.base.cseq.number:
                 dialog.open = None  # OA-05
+            self.own.settled(dialog, context.side, context.base.cseq.number)
 
     def context_ended(self, context: ResponseContext) -> None:
         """The server transaction has ended."""
@@ -496,8 +509,10 @@ class ProxyCore:
         next_hop = aim(base, Target(base.ruri))
 
         def send() -> None:
+            self.own.outgoing(dialog, side, base)
             self._stateless(base, next_hop, loop, flow)
             self.parties.acknowledged(dialog, side, request)
+            self.own.settled(dialog, side, request.cseq.number)
 
         self.media.ack_out(dialog, side, base, send)
 

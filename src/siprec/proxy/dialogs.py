@@ -14,6 +14,7 @@ from typing import Final, Literal
 from siprec.proxy.call import Call
 from siprec.proxy.indication import Told
 from siprec.proxy.media import sdp_of
+from siprec.proxy.ownrequests import Lane
 from siprec.proxy.parties import Party
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
@@ -64,6 +65,10 @@ class ProxiedDialog:
     told: dict[Side, Told] = field(default_factory=dict)
     aware: set[Side] = field(default_factory=set)
     """Who said ``Supported: record-aware`` (RFC 7866 6.1.2)."""
+    lanes: dict[Side, Lane] = field(default_factory=dict)
+    unsettled: set[tuple[Side, int]] = field(default_factory=set)
+    """INVITEs that are not acknowledged and UPDATEs that are not answered: who sent them, CSeq number."""
+    refresher: Side | None = None
     unnamed: SipRequest | None = None
     """A re-INVITE with a late offer, whose ACK will tell where its sender's media come from."""
 
@@ -203,6 +208,7 @@ class DialogTable:
             now = self._clock.now()
             dialog = ProxiedDialog(call, tag, created_wall=self._clock.wall(), seen=now)
             dialog.cseq["caller"] = request.cseq.number
+            dialog.unsettled.add(("caller", request.cseq.number))
             dialog.contact["caller"] = _contact(request)
             offer = sdp_of(request)
             if offer:
@@ -271,7 +277,9 @@ class DialogTable:
         value = response.get("session-expires")
         if value is not None:
             try:
-                interval = SessionExpires.parse(value).interval
+                timer = SessionExpires.parse(value)
+                interval = timer.interval
+                dialog.refresher = side if timer.refresher == "uac" else OTHER[side]
             except SipError:
                 interval = 0
         dialog.session_interval = interval

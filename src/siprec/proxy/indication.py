@@ -99,6 +99,12 @@ def origin_of(octets: bytes) -> sdp.Origin | None:
         return None
 
 
+def essence(octets: bytes) -> tuple[bytes, ...]:
+    """A description without what may change from one to the next and means nothing for the media."""
+    skipped = (b"o=", b"a=record:", b"a=recordpref")
+    return tuple(line for line in octets.splitlines() if not line.startswith(skipped))
+
+
 class Told:
     """What one party of a dialog was told last, and by how much our versions are ahead of its peer's.
 

@@ -10,7 +10,7 @@ from siprec.media.engine import NO_FLAGS, MediaFlags, MediaServer, MediaSession
 from siprec.proxy import sessiontimer
 from siprec.proxy.call import Call
 from siprec.proxy.dialogs import OTHER, ProxiedDialog, Side
-from siprec.proxy.indication import RECORD_AWARE, State, Told, preference
+from siprec.proxy.indication import RECORD_AWARE, State, Told, essence, preference
 from siprec.proxy.media import CallMedia, MediaTimes, put_sdp, sdp_of
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
@@ -266,6 +266,23 @@ class Negotiation:
         via_branch = branch.via_branch if initial and kind == "answer" else ""
         offerer, answerer = (mine, theirs) if kind == "answer" else (theirs, mine)
         self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish, dialog, side)
+
+    def again(self, dialog: ProxiedDialog, side: Side, answer: bytes) -> None:
+        """A party answered an offer of our own, made as the party on `side`: where it says anything new, the media
+        server has to hear it."""
+        call, other = dialog.call, OTHER[side]
+        path, before, offer = call.media_path, dialog.sdp.get(other, b""), dialog.sdp.get(side, b"")
+        if path is None or path.state != "active" or not offer or essence(answer) == essence(before):
+            return
+        dialog.sdp[other] = answer
+        self.take(dialog)
+        session = MediaSession(call.call_id, dialog.tag(side), dialog.tag(other))
+
+        def answered(result: bytes | None) -> None:
+            if call.state == "confirmed":
+                self._core.observers.tell("call_media_changed", call, side)
+
+        path.offer(session, offer, lambda result: path.answer(session, answer, answered))
 
     # -- what the parties are told, and prefer (RFC 7866 7.1) ----------------------------------------------------------
 

@@ -72,6 +72,7 @@ class Indications:
 
     def signals(self, call: Call) -> bool:
         """Whether a profile of this call lets us send requests of our own (CS-05)."""
+        self.state(call)  # a recording begun in mid-call counts at once
         return self._of(call).signals
 
     def preference(self, call: Call, leg: Leg, preference: Preference) -> None:
