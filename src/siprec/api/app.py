@@ -47,7 +47,6 @@ class Api:
         self.steering = Steering(parts)
         self.openapi = msgspec.json.encode(document())
         self._unsubscribe = [parts.events.subscribe(self.journal), parts.events.subscribe(self.hub)]
-        parts.core.observers.add(self.metrics.calls)
         self.application = Starlette(
             routes=[Route(op.path, _Endpoint(self, op), methods=[op.method]) for op in OPERATIONS],
             exception_handlers={HTTPException: _http_error, Exception: _internal_error},

@@ -16,7 +16,6 @@ from siprec.api import mediaview, model
 from siprec.api.hub import EventHub
 from siprec.api.parts import Parts
 from siprec.api.webhooks import Webhooks
-from siprec.proxy.call import Call, CallObserver
 
 if TYPE_CHECKING:
     from siprec.api.journal import Journal
@@ -24,31 +23,6 @@ if TYPE_CHECKING:
 LAG_PERIOD: Final = 0.5
 _SETUP: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-_REASONS: Final = frozenset({"bye", "cancelled", "expired", "abandoned", "shutdown", "idle", "timeout"})
-
-
-class CallCounts(CallObserver):
-    """Counts calls and how they ended: a few increments per call."""
-
-    def __init__(self) -> None:
-        self.created = 0
-        self.replies: Counter[str] = Counter()
-        self.ends: Counter[str] = Counter()
-
-    def call_created(self, call: Call) -> None:
-        self.created += 1
-
-    def call_answered(self, call: Call) -> None:
-        status = call.response.status if call.response is not None else 200
-        self.replies[str(status)] += 1
-
-    def call_ended(self, call: Call) -> None:
-        reason = call.end_reason
-        if call.answer_wall is None:
-            failed = reason.isdecimal() and len(reason) == 3
-            self.replies[reason if failed else ("487" if reason == "cancelled" else "none")] += 1
-        else:
-            self.ends[reason if reason in _REASONS else "other"] += 1
 
 
 class Metrics(Collector):
@@ -60,7 +34,7 @@ class Metrics(Collector):
         self.parts = parts
         self.hub = hub
         self.webhooks = webhooks
-        self.calls = CallCounts()
+        self.calls = parts.calls
         self.registry = CollectorRegistry(auto_describe=False)
         self.setup = Histogram(
             "siprec_recording_setup_seconds",
@@ -149,6 +123,18 @@ class Metrics(Collector):
         for (name, server), value in self.journal.results.items():
             events.add_metric((name, server), value)
         yield events
+        packets = CounterMetricFamily(
+            "siprec_recorded_call_packets",
+            "RTP packets of recorded calls that ended: received, forked, lost on the way to us.",
+            labels=("what",),
+        )
+        for what in ("received", "forked", "lost"):
+            packets.add_metric((what,), self.calls.packets[what])
+        yield packets
+        unknown = self.calls.packets["unknown_calls"]
+        yield CounterMetricFamily(
+            "siprec_recorded_calls_uncounted", "Calls whose packets are not known.", value=unknown
+        )
 
     def _servers(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("siprec_srs_up", "1: the SRS answered last time, 0: it did not.", labels=("srs",))

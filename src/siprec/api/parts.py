@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
 from siprec.media.engine import MediaServer, Subscription
 from siprec.net.transport import SocketTransport
@@ -40,6 +41,7 @@ class Parts:
     media: MediaHolder
     registrar: Registrar | None
     gate: DrainGate
+    calls: CallCounts
     embedded: bool = True
     timers: Callable[[], int] = lambda: 0
 

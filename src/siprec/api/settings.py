@@ -70,6 +70,8 @@ class ApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     dead_letters: str = "dead-letters.jsonl"
     """File for events that no webhook took."""
     webhooks: list[WebhookConfig] = []
+    count_packets: bool = True
+    """Ask the media server at the end of each recorded call for its packets, for the metrics."""
 
     def __post_init__(self) -> None:
         if any(len(token) < MIN_TOKEN for token in self.tokens):

@@ -11,6 +11,7 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
 from siprec.api.parts import Parts
 from siprec.api.server import ApiServer
@@ -134,6 +135,9 @@ class ProxyProcess:
         self.recording = RecordingService(
             self.clock, self.agent, profiles=config.recording, events=self.events, from_uri=_own_uri(config)
         )
+        self.calls = CallCounts(config.api.count_packets)
+        if config.api.listen:
+            self.core.observers.add(self.calls)
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
@@ -155,6 +159,7 @@ class ProxyProcess:
             self.media,
             self.registrar,
             self.gate,
+            self.calls,
             embedded=self.config.media.server == "embedded",
             timers=lambda: self.clock.pending,
         )

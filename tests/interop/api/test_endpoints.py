@@ -261,6 +261,10 @@ def test_metrics_follow_a_call(tmp_path: Path) -> None:
             api = client(process)
             await alice.dial("bob")
             await until(lambda: process.recording.counts().get("active") == 1)
+            await until_reply(
+                lambda: api.get("/recordings?statistics=true"),
+                lambda r: all((s["counters"]["packets"] or 0) > 20 for s in r.json["recordings"][0]["streams"]),
+            )
             reply = await api.get("/metrics")
             assert reply.headers["content-type"].startswith("text/plain")
             found = samples(reply.body.decode())
@@ -281,6 +285,9 @@ def test_metrics_follow_a_call(tmp_path: Path) -> None:
             assert found["siprec_call_ends_total{reason=bye}"] == 1
             assert found[f"siprec_recording_events_total{{event=E_SIPREC_STOP,srs={srs}}}"] == 1
             assert found["process_open_fds{}"] > 0
+            assert found["siprec_recorded_call_packets_total{what=forked}"] > 40
+            assert found["siprec_recorded_call_packets_total{what=lost}"] == 0
+            assert found["siprec_recorded_calls_uncounted_total{}"] == 0
             await until_reply(
                 lambda: api.get("/metrics"),
                 lambda r: samples(r.body.decode())["siprec_event_loop_lag_seconds_count{}"] > 0,

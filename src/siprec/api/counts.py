@@ -1,0 +1,51 @@
+"""What is counted of calls as they come and go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from siprec.media.engine import MediaError, MediaStatistics
+from siprec.proxy.call import Call, CallObserver
+
+_REASONS: Final = frozenset({"bye", "cancelled", "expired", "abandoned", "shutdown", "idle", "timeout"})
+
+
+class CallCounts(CallObserver):
+    """Counts calls and how they ended: a few increments per call; and the packets of those that were recorded, by one
+    question to the media server at the end where that is wanted. It has to hear of it before the recording does."""
+
+    def __init__(self, count_packets: bool = True) -> None:
+        self._count_packets = count_packets
+        self.packets: Counter[str] = Counter()
+        self.created = 0
+        self.replies: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+
+    def call_created(self, call: Call) -> None:
+        self.created += 1
+
+    def call_answered(self, call: Call) -> None:
+        status = call.response.status if call.response is not None else 200
+        self.replies[str(status)] += 1
+
+    def call_ended(self, call: Call) -> None:
+        reason = call.end_reason
+        if call.answer_wall is None:
+            failed = reason.isdecimal() and len(reason) == 3
+            self.replies[reason if failed else ("487" if reason == "cancelled" else "none")] += 1
+        else:
+            self.ends[reason if reason in _REASONS else "other"] += 1
+            media, session = call.media, call.media_session
+            if self._count_packets and call.recordings and media is not None and session is not None:
+                # Asked before the copies end and the call is deleted there, answered whenever that may be.
+                media.query(session, self._counted)
+
+    def _counted(self, result: MediaStatistics | MediaError) -> None:
+        if isinstance(result, MediaError):
+            self.packets["unknown_calls"] += 1
+            return
+        for stream in result.streams:
+            self.packets["received"] += stream.packets
+            self.packets["forked"] += stream.forked or 0
+            self.packets["lost"] += stream.lost or 0
