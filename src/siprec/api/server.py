@@ -14,8 +14,6 @@ from siprec.api.app import Api
 from siprec.api.parts import Parts
 from siprec.api.settings import ApiConfig
 
-log = logging.getLogger(__name__)
-
 
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
@@ -92,6 +90,8 @@ class ApiServer:
             listener.close()
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise OSError(f"api: {self.config.listen}: {what}") from None
+        # At info level it tells of its own coming and going.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._socket = listener
         self._server = server = _Server(options)
         self._task = asyncio.create_task(server.serve(sockets=[listener]))
