@@ -17,6 +17,7 @@ from siprec.media.engine import (
     SdpResult,
     StatisticsResult,
     SubscriptionResult,
+    Tone,
 )
 from siprec.proxy.call import Call, CallObserver
 from siprec.proxy.core import ProxyCore, ProxyOptions
@@ -93,6 +94,12 @@ class Relay(MediaServer):
         raise NotImplementedError
 
     def unsubscribe(self, session: MediaSession, tag: str, done: Result | None = None) -> None:
+        raise NotImplementedError
+
+    def play(self, session: MediaSession, tag: str, tone: Tone, done: Result) -> None:
+        raise NotImplementedError
+
+    def stop_playing(self, session: MediaSession, tag: str, done: Result) -> None:
         raise NotImplementedError
 
     def query(self, session: MediaSession, done: StatisticsResult) -> None:

@@ -27,6 +27,7 @@ from siprec.media.engine import (
     StatisticsResult,
     Subscription,
     SubscriptionResult,
+    Tone,
 )
 from siprec.proxy.call import Call as ProxyCall
 from siprec.recording.events import SiprecEvent
@@ -70,6 +71,7 @@ class FakeMediaServer(MediaServer):
         self.subscriptions: dict[str, Subscription] = {}
         self.targets: dict[str, sdp.SessionDescription] = {}
         self.paused: set[str] = set()
+        self.tones: dict[str, Tone] = {}
         self.log: list[str] = []
         self.parties: dict[str, bytes] = {}
         self.flags: list[MediaFlags] = []
@@ -167,6 +169,12 @@ class FakeMediaServer(MediaServer):
             self.paused.discard(tag)
 
         self._later("unsubscribe", done, action)
+
+    def play(self, session: MediaSession, tag: str, tone: Tone, done: Result) -> None:
+        self._later(f"play {tag}", done, lambda: self.tones.update({tag: tone}))
+
+    def stop_playing(self, session: MediaSession, tag: str, done: Result) -> None:
+        self._later(f"stop {tag}", done, lambda: self.tones.pop(tag, None) and None)
 
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         raise NotImplementedError  # nobody asks here

@@ -122,3 +122,62 @@ def test_no_recording_is_begun_against_a_preference_that_counts() -> None:
     call.bye()
     w.clock.run_for(5)
     w.finish()
+
+
+def test_a_tone_is_heard_while_the_recording_is_fed() -> None:
+    """CS-03: by everybody where nothing else tells them."""
+    w = TransferWorld(indication="tone", tone_interval=10.0)
+    call = w.call(headers=AWARE)
+    w.clock.run_for(2)
+    proxied = w.journal.calls[0]
+    assert set(w.server.tones) == {proxied.from_tag, proxied.to_tag}
+    assert {tone.interval for tone in w.server.tones.values()} == {10.0}
+    assert w.service.siprec_pause_recording(proxied)
+    w.clock.run_for(2)
+    assert w.server.tones == {}
+    assert w.service.siprec_resume_recording(proxied)
+    w.clock.run_for(2)
+    assert set(w.server.tones) == {proxied.from_tag, proxied.to_tag}
+    assert w.service.siprec_stop_recording(proxied)
+    w.clock.run_for(2)
+    assert w.server.tones == {}
+    assert record(w.alice.diary.responses[0]) == []
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_with_both_the_tone_is_for_those_who_are_not_aware() -> None:
+    w = TransferWorld(indication="both")
+    call = w.call(headers=AWARE)
+    w.clock.run_for(2)
+    assert set(w.server.tones) == {w.journal.calls[0].to_tag}
+    assert record(w.alice.diary.responses[0]) == ["on"]
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_the_tone_ends_when_the_recorder_does() -> None:
+    w = TransferWorld(indication="tone")
+    call = w.call()
+    w.clock.run_for(2)
+    assert w.server.tones
+    w.srs.call.bye()
+    w.clock.run_for(5)
+    assert w.server.tones == {}
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_a_tone_that_cannot_be_played_costs_the_call_nothing() -> None:
+    w = TransferWorld(indication="tone")
+    call = w.call()
+    w.clock.run_for(0.01)
+    w.server.fail |= {f"play {each}" for each in (w.journal.calls[0].from_tag, w.journal.calls[0].to_tag)}
+    w.clock.run_for(2)
+    assert [info.state for info in w.service.info()] == ["active"]
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()

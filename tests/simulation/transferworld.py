@@ -71,7 +71,7 @@ class TransferWorld(ProxyWorld):
         self.core.observers.add(self.service)
         self.core.recorder = self.service
         self.core.indicator = self.service.indications
-        self.service.indications.changed = self.core.own.changed
+        self.service.indications.signalled = self.core.own.changed
         recorders = World()
         recorders.clock, recorders.network = self.clock, self.network
         self.srs = Srs(recorders, SRS)

@@ -55,6 +55,16 @@ NO_FLAGS = MediaFlags()
 
 
 @dataclass(frozen=True, slots=True)
+class Tone:
+    """A tone of `frequency` Hz for `duration` seconds every `interval` seconds, `level` dB below full scale."""
+
+    frequency: int = 1400
+    duration: float = 0.2
+    interval: float = 15.0
+    level: int = 20
+
+
+@dataclass(frozen=True, slots=True)
 class ForkedStream:
     """One stream of a subscription: what `from_tag` sends on its m-line `source_index` (from 0).
 
@@ -187,6 +197,14 @@ class MediaServer(ABC):
     @abstractmethod
     def unsubscribe(self, session: MediaSession, tag: str, done: Result | None = None) -> None:
         """End the subscription."""
+
+    @abstractmethod
+    def play(self, session: MediaSession, tag: str, tone: Tone, done: Result) -> None:
+        """Let the party `tag` hear a tone, again and again, until :meth:`stop_playing`; copies do not have it."""
+
+    @abstractmethod
+    def stop_playing(self, session: MediaSession, tag: str, done: Result) -> None:
+        """No more of it."""
 
     @abstractmethod
     def query(self, session: MediaSession, done: StatisticsResult) -> None:

@@ -12,6 +12,8 @@ Differences are taken from what the server answers, not from its version:
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping, Sequence
 
 from siprec import sdp
@@ -31,9 +33,10 @@ from siprec.media.engine import (
     StreamStatistics,
     Subscription,
     SubscriptionResult,
+    Tone,
 )
 from siprec.media.ng import NgClient, Opener, Reply
-from siprec.sip.clock import Clock
+from siprec.sip.clock import Clock, Timer
 
 
 class RtpEngine(MediaServer):
@@ -52,6 +55,8 @@ class RtpEngine(MediaServer):
         self.client = NgClient(clock, opener, name=name, timeout=timeout)
         self._flags = flags
         self._gates = False
+        self._clock = clock
+        self._tones: dict[tuple[str, str], Timer] = {}
         # Call-ID -> subscription -> the answer it runs by, for pause and resume.
         self._answers: dict[str, dict[str, bytes]] = {}
 
@@ -77,6 +82,8 @@ class RtpEngine(MediaServer):
 
     def delete(self, session: MediaSession, done: Result | None = None) -> None:
         self._answers.pop(session.call_id, None)
+        for key in [key for key in self._tones if key[0] == session.call_id]:
+            self._tones.pop(key).cancel()
         self._simple("delete", {**_address(session), "delete delay": 0}, done)
 
     def subscribe_request(
@@ -163,6 +170,47 @@ class RtpEngine(MediaServer):
                 del self._answers[session.call_id]
         self._simple("unsubscribe", {"call-id": session.call_id, "to-tag": tag}, done)
 
+    def play(self, session: MediaSession, tag: str, tone: Tone, done: Result) -> None:
+        """Ours repeats the tone by itself; an RTPEngine plays one file once, so it is asked again each time."""
+        self._stop_timer(session, tag)
+        arguments: dict[str, object] = {"call-id": session.call_id, "from-tag": tag}
+        if self._gates:
+            said = {
+                "frequency": tone.frequency,
+                "duration": round(tone.duration * 1000),
+                "interval": round(tone.interval * 1000),
+                "level": tone.level,
+            }
+            self._simple("play media", {**arguments, "tone": said}, done)
+            return
+        arguments["blob"] = wav(tone)
+        key = (session.call_id, tag)
+
+        def again() -> None:
+            self._tones[key] = self._clock.call_later(tone.interval, again)
+            self._simple("play media", arguments, heard)
+
+        def heard(error: MediaError | None) -> None:
+            if error is not None:
+                self._stop_timer(session, tag)  # the call is over there, or it cannot
+
+        self._tones[key] = self._clock.call_later(tone.interval, again)
+
+        def begun(error: MediaError | None) -> None:
+            heard(error)
+            done(error)
+
+        self._simple("play media", arguments, begun)
+
+    def stop_playing(self, session: MediaSession, tag: str, done: Result) -> None:
+        self._stop_timer(session, tag)
+        self._simple("stop media", {"call-id": session.call_id, "from-tag": tag}, done)
+
+    def _stop_timer(self, session: MediaSession, tag: str) -> None:
+        timer = self._tones.pop((session.call_id, tag), None)
+        if timer is not None:
+            timer.cancel()
+
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         def replied(reply: Reply | MediaError) -> None:
             done(reply if isinstance(reply, MediaError) else read_statistics(reply))
@@ -174,6 +222,9 @@ class RtpEngine(MediaServer):
 
     def close(self) -> None:
         self._answers.clear()
+        for timer in self._tones.values():
+            timer.cancel()
+        self._tones.clear()
         self.client.close()
 
     def _simple(self, command: str, arguments: Mapping[str, object], done: Result | None) -> None:
@@ -223,6 +274,23 @@ def _wishes(*wishes: MediaFlags, also: tuple[str, ...] = ()) -> dict[str, object
     if flags:
         found["flags"] = flags
     return found
+
+
+def wav(tone: Tone) -> bytes:
+    """The tone, once, as a WAV file: 8000 Hz, 16 bit."""
+    count = round(tone.duration * 8000)
+    peak = 32767 * 10 ** (-tone.level / 20)
+    step = math.tau * tone.frequency / 8000
+    edges = [min(1.0, (i + 1) / 40, (count - i) / 40) for i in range(count)]
+    samples = (round(peak * edge * math.sin(step * i)) for i, edge in enumerate(edges))
+    octets = struct.pack(f"<{count}h", *samples)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 8000, 16000, 2, 16)
+    return (
+        struct.pack("<4sI4s", b"RIFF", 36 + len(octets), b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", count * 2)
+        + octets
+    )
 
 
 def _all_inactive(body: bytes) -> bytes:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
+from siprec.media.engine import MediaError, Tone
 from siprec.proxy.call import Call, Leg
-from siprec.proxy.indication import Preference, State
+from siprec.proxy.indication import RECORD_AWARE, Preference, State
 from siprec.recording.active import ActiveRecording
 
 if TYPE_CHECKING:
@@ -17,29 +18,69 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WITH_ATTRIBUTE: Final = frozenset({"attribute", "both"})
+_WITH_TONE: Final = frozenset({"tone", "both"})
 _OVER: Final = frozenset({"ending", "ended"})
 
 
 class CallIndication:
     """What was indicated in one call, and what its parties preferred last."""
 
-    __slots__ = ("preferences", "shown", "signals", "stopped")
+    __slots__ = ("preferences", "shown", "signals", "stopped", "tones")
 
     def __init__(self) -> None:
         self.shown: State = ""
         self.signals = False
         self.preferences: dict[Leg, Preference] = {}
         self.stopped: set[str] = set()
+        self.tones: dict[str, Tone] = {}
 
 
 class Indications:
-    """The `siprec.proxy.indication.Indicator` of a recording service. `changed(call)` is called when the parties of a
-    call are to be told something new."""
+    """The `siprec.proxy.indication.Indicator` of a recording service. `signalled(call)` is called when the
+    record-aware parties of a call are to be told something new."""
 
     def __init__(self, service: RecordingService, changed: Callable[[Call], None] = lambda call: None) -> None:
         self._service = service
-        self.changed = changed
+        self.signalled = changed
         self._calls: WeakKeyDictionary[Call, CallIndication] = WeakKeyDictionary()
+
+    def changed(self, call: Call) -> None:
+        """Something about the recordings of a call has changed: tell its parties, each by its means."""
+        self._sound(call)
+        self.signalled(call)
+
+    def _sound(self, call: Call) -> None:
+        """CS-03: the tone, while the recording is fed, for those who are not told otherwise."""
+        recorder = self._service.recorder_of(call)
+        active = list(recorder.recordings.values()) if recorder is not None and call.state == "confirmed" else []
+        wanted: dict[str, Tone] = {}
+        for recording in active:
+            profile = recording.profile
+            if profile.indication not in _WITH_TONE or state_of(recording) != "on":
+                continue
+            tone = Tone(profile.tone_frequency, profile.tone_duration, profile.tone_interval)
+            for tag, message in ((call.from_tag, call.invite), (call.to_tag, call.response)):
+                told = (
+                    profile.indication == "both" and message is not None and RECORD_AWARE in message.tokens("supported")
+                )
+                if tag and not told:
+                    wanted.setdefault(tag, tone)
+        known = self._of(call)
+        media, session = call.media, call.media_session
+        if media is None or session is None or call.state != "confirmed":
+            known.tones.clear()  # ended with the call's media
+            return
+        for tag in [tag for tag in known.tones if tag not in wanted]:
+            del known.tones[tag]
+            media.stop_playing(session, tag, lambda error: self._played(call, error))
+        for tag, tone in wanted.items():
+            if known.tones.get(tag) != tone:
+                known.tones[tag] = tone
+                media.play(session, tag, tone, lambda error: self._played(call, error))
+
+    def _played(self, call: Call, error: MediaError | None) -> None:
+        if error is not None and call.state == "confirmed":
+            log.warning("recording tone: %s, Call-ID %s", error, call.call_id)
 
     def _of(self, call: Call) -> CallIndication:
         found = self._calls.get(call)

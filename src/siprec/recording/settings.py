@@ -232,6 +232,10 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """How the parties learn that they are recorded: ``a=record`` for those that say ``Supported: record-aware``
     (CS-02), a tone for the others (CS-03), both; or none, the default: a proxy that is not told to changes nothing of
     the call, and the parties are informed by other means (CS-03)."""
+    tone_frequency: int = 1400
+    tone_duration: float = 0.2
+    tone_interval: float = 15.0
+    """The tone: Hz, seconds, and how often in seconds; it is not in the recording."""
     resignal: bool = True
     """Tell record-aware parties of changes in mid-call by a re-INVITE or UPDATE of our own (CS-05)."""
     recordpref: Literal["ignore", "honour"] = "ignore"
@@ -272,6 +276,14 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             check_uri(self.outbound_proxy, "outbound_proxy")
         if not 0.1 <= self.setup_timeout <= 180 or not 0.1 <= self.end_timeout <= 60:
             raise SettingError("setup_timeout must lie in 0.1..180 and end_timeout in 0.1..60 seconds")
+        if not (
+            50 <= self.tone_frequency <= 3400 and 0.02 <= self.tone_duration <= 5 and 1 <= self.tone_interval <= 3600
+        ):
+            raise SettingError(
+                "tone_frequency must lie in 50..3400 Hz, tone_duration in 0.02..5, tone_interval in 1..3600"
+            )
+        if self.tone_interval < self.tone_duration + 0.5:
+            raise SettingError("tone_interval must exceed tone_duration by at least 0.5 seconds")
         if not 0 <= self.rebuilds <= 1000:
             raise SettingError("rebuilds must lie in 0..1000")
         if self.session_expires and self.session_expires < 90:

@@ -7,6 +7,7 @@ faces its peer. An offer allocates both pairs; ports stay the same through re-IN
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from siprec import sdp
 from siprec.relay.flow import Flow, Latching
@@ -34,6 +35,12 @@ class Plane:
     pool: PortPool
     latching: Latching = field(default_factory=Latching)
     preroll: float = 10.0
+
+
+class Player(Protocol):
+    """What is being played to a party (:mod:`siprec.relay.player`)."""
+
+    def stop(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ class Call:
         self.parties: dict[str, Party] = {}
         self.pairs: list[tuple[Party, Party]] = []
         self.subscriptions: dict[str, Subscription] = {}
+        self.players: dict[int, Player] = {}
         self.answered = False
 
     # ---------- offer / answer
@@ -321,6 +329,9 @@ class Call:
 
     def close(self) -> None:
         """Release every port of the parties."""
+        for player in self.players.values():
+            player.stop()
+        self.players.clear()
         for party, index, _ in self.streams():
             self._release(party, index)
         self.parties.clear()

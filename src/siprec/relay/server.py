@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, encode
-from siprec.relay.call import Call, CallError, Plane, Wishes
+from siprec.relay.call import Call, CallError, Party, Plane, Wishes
+from siprec.relay.player import Player, Sound, sound_of_wav
 from siprec.relay.statistics import Reply, statistics
 from siprec.relay.subscriptions import subscribe_answer, subscribe_request, unsubscribe
 from siprec.sdp import SdpError
@@ -56,6 +57,8 @@ class Relay:
             "unsubscribe": self._unsubscribe,
             "block media": lambda request: self._block(request, True),
             "unblock media": lambda request: self._block(request, False),
+            "play media": self._play,
+            "stop media": self._stop,
             "statistics": self._statistics,
         }
 
@@ -241,6 +244,39 @@ class Relay:
                 stream.rtp.block(block)
         return {}
 
+    def _play(self, request: dict[str, Value]) -> Reply:
+        """To the party ``from-tag``: the ``tone`` (a key of ours with ``frequency`` in Hz, ``duration`` and
+        ``interval`` in ms, ``level`` in dB below full scale), or once the WAV file in ``blob``."""
+        call = self._call(request)
+        tag = _needed(request, "from-tag")
+        party = call.parties.get(tag)
+        if party is None:
+            raise CallError("No such from-tag")
+        tone, blob = request.get("tone"), request.get("blob")
+        if isinstance(tone, dict):
+            sound = _tone(tone)
+        elif isinstance(blob, bytes) and blob:
+            sound = sound_of_wav(blob)
+        else:
+            raise CallError("Nothing to play: no tone and no blob in message")
+        self._silence(call, party)
+        call.players[id(party)] = player = Player(self.plane.clock, call, party, sound)
+        return {"duration": round(sound.duration * 1000), "played": player.played}
+
+    def _stop(self, request: dict[str, Value]) -> Reply:
+        call = self._call(request)
+        party = call.parties.get(_needed(request, "from-tag"))
+        if party is None:
+            raise CallError("No such from-tag")
+        self._silence(call, party)
+        return {}
+
+    @staticmethod
+    def _silence(call: Call, party: Party) -> None:
+        player = call.players.pop(id(party), None)
+        if player is not None:
+            player.stop()
+
     def _statistics(self, _: dict[str, Value]) -> Reply:
         pool = self.plane.pool
         return {
@@ -252,6 +288,24 @@ class Relay:
                 **self.counters,
             }
         }
+
+
+def _tone(tone: dict[str, Value]) -> Sound:
+    def number(key: str, default: int, low: int, high: int) -> int:
+        value = tone.get(key, default)
+        if not isinstance(value, int) or not low <= value <= high:
+            raise CallError(f"tone: {key} must lie in {low}..{high}")
+        return value
+
+    sound = Sound(
+        number("frequency", 1400, 50, 7000),
+        number("duration", 200, 20, 10_000) / 1000,
+        number("interval", 0, 0, 3_600_000) / 1000,
+        number("level", 20, 0, 60),
+    )
+    if sound.interval and sound.interval < sound.duration + 0.5:
+        raise CallError("tone: interval is too short")
+    return sound
 
 
 def _decoded(value: Value | None) -> str:

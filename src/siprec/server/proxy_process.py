@@ -141,7 +141,7 @@ class ProxyProcess:
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
-        self.recording.indications.changed = self.core.own.changed
+        self.recording.indications.signalled = self.core.own.changed
         self.core.attach(self.layer, self.agent)
         self.transport.on_message = self.layer.receive
         self.transport.on_malformed = self.layer.receive_malformed
