@@ -11,6 +11,9 @@ from siprec.api.hub import EventHub, Numbered, Subscriber
 
 HEARTBEAT: Final = 15.0
 """Seconds of silence after which a comment shows that the connection lives."""
+BATCH: Final = 0.1
+"""Seconds between two writes to one client: what happens meanwhile goes together, so that a hundred listeners to a busy
+proxy cost it little."""
 SEND_LIMIT: Final = 10.0
 """Seconds that a client may take to read before its connection is given up."""
 _HEADERS: Final = [
@@ -66,6 +69,7 @@ class EventStream:
             events = await subscriber.take(HEARTBEAT)
             if events:
                 await self._write(send, b"".join(map(frame, events)))
+                await asyncio.sleep(BATCH)
             elif subscriber.dropped:
                 await self._write(send, b": too slow, events were lost; come again with Last-Event-ID\n\n", more=False)
                 return

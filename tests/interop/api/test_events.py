@@ -122,7 +122,7 @@ def test_events_of_a_call_arrive_in_order_with_their_parameters(tmp_path: Path) 
 
 def _event(number: int) -> SiprecEvent:
     return SiprecEvent(
-        events.UPDATE_FAILED, "d", f"call-{number}", "r", "s", "sip:srs", "default", 1.0, "x" * 2000, 500
+        events.UPDATE_FAILED, "d", f"call-{number}", "r", "s", "sip:srs", "default", 1.0, "x" * 100_000, 500
     )
 
 
