@@ -120,3 +120,16 @@ def test_a_script_goes_over_the_profile() -> None:
 def test_a_profile_from_a_file_is_checked_with_the_reason(data: dict[str, object], reason: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=reason):
         msgspec.convert(data, RecordingProfile)
+
+
+def test_a_tone_is_audible_and_has_pauses() -> None:
+    assert RecordingProfile(srs="sip:a", indication="both", tone_frequency=440).tone_interval == 15.0
+    for wrong, reason in (
+        ({"tone_frequency": 20}, "tone_frequency"),
+        ({"tone_frequency": 8000}, "tone_frequency"),
+        ({"tone_duration": 0.0}, "tone_duration"),
+        ({"tone_interval": 0.5}, "tone_interval"),
+        ({"tone_duration": 1.0, "tone_interval": 1.2}, "must exceed"),
+    ):
+        with pytest.raises(SettingError, match=reason):
+            RecordingProfile(srs="sip:a", **cast("dict[str, Any]", wrong))
