@@ -344,3 +344,54 @@ def test_routes_beyond_us_are_kept() -> None:
     call.bye()
     w.clock.run_for(5)
     w.finish()
+
+
+def test_nothing_is_sent_while_a_party_s_own_exchange_is_open() -> None:
+    w = TransferWorld(indication="attribute")
+    call, _ = established(w)
+    later: list[Any] = []
+
+    def ringing(call: Call, request: SipRequest, reply: Any) -> None:
+        if request.method == "INVITE":
+            later.append(reply)
+        else:
+            reply(200, ANSWER)
+
+    w.bob.diary.on["request"] = ringing
+    w.alice.diary.on["request"] = lambda call, request, reply: reply(200, SDP)
+    results: list[object] = []
+    call.reinvite(done=results.append)  # a late offer: nothing but this INVITE says that something is open
+    w.clock.run_for(0.3)
+    w.service.siprec_pause_recording(w.journal.calls[0])
+    w.clock.run_for(2)
+    assert [r.method for r in w.bob.diary.requests] == ["INVITE"]
+    assert w.alice.diary.requests == []
+    later[0](200, ANSWER.replace(b"1 1 IN", b"1 2 IN"))
+    w.clock.run_for(0.2)
+    assert [r.method for r in w.bob.diary.requests] == ["INVITE"]  # the ACK has the answer
+    call.ack(SDP.replace(b"1 1 IN", b"1 2 IN"))
+    w.clock.run_for(2)
+    assert statuses(results) == [200]
+    assert record(results[0] if isinstance(results[0], SipResponse) else None) == ["paused"]
+    assert record([r for r in w.bob.diary.requests if r.method == "ACK"][-1]) == ["paused"]
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_a_refresh_that_carries_a_new_state_has_a_new_version() -> None:
+    """RFC 3264 8: who sees the same version does not look any further."""
+    w = TransferWorld(indication="attribute", resignal=False)
+    call, incoming = established(w)
+    answering(w)
+    w.service.siprec_pause_recording(w.journal.calls[0])
+    w.clock.run_for(2)
+    for _ in range(2):
+        call.reinvite(SDP)
+        w.clock.run_for(2)
+    offers = [r for r in w.bob.diary.requests if r.method == "INVITE"]
+    assert [record(r) for r in offers] == [["paused"], ["paused"]]
+    assert [origin_version(r) for r in offers] == [origin_version(incoming.invite) + 1] * 2
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()

@@ -209,3 +209,72 @@ def test_a_call_that_replaces_another_is_in_its_group_and_the_common_party_keeps
     third.bye()
     w.clock.run_for(5)
     w.finish()
+
+
+def test_a_call_to_somebody_else_after_refer_has_nothing_to_do_with_it() -> None:
+    w = TransferWorld()
+    call, incoming = established(w)
+    w.alice.diary.on["request"] = lambda call, request, reply: reply(202)
+    incoming.request("REFER", headers=[("Refer-To", "<sip:dave@10.0.0.9>"), ("Referred-By", "<sip:bob@example.com>")])
+    w.clock.run_for(1)
+    second = w.alice.call("sip:carol@10.0.0.3", route=[f"<sip:{PROXY};lr>"])
+    w.clock.run_for(3)
+    assert all(document.find(f"{Q}group") is None for document in w.srs.documents)
+    assert [each.relations for each in w.journal.calls] == [(), ()]
+    call.bye()
+    second.bye()
+    w.clock.run_for(5)
+    w.finish()
+
+
+def test_relations_end_with_the_call() -> None:
+    w = TransferWorld()
+    call, incoming = established(w)
+    w.alice.diary.on["request"] = lambda call, request, reply: reply(202)
+    incoming.request("REFER", headers=[("Refer-To", "<sip:carol@10.0.0.3>")])
+    w.clock.run_for(200)  # too late
+    call.bye()
+    late = w.alice.call("sip:carol@10.0.0.3", route=[f"<sip:{PROXY};lr>"])
+    w.clock.run_for(2)
+    assert w.journal.calls[1].relations == ()
+    late.bye()
+    w.clock.run_for(5)
+    again = w.call()
+    w.clock.run_for(2)
+    w.bob.calls[-1].request("REFER", headers=[("Refer-To", "<sip:carol@10.0.0.3>")])
+    w.clock.run_for(1)
+    third = w.alice.call("sip:carol@10.0.0.3", route=[f"<sip:{PROXY};lr>"])
+    w.clock.run_for(2)
+    assert [r.why for r in w.journal.calls[3].relations] == ["refer"]
+    again.bye()
+    third.bye()
+    w.clock.run_for(5)
+    assert w.journal.calls[3].relations == ()
+    w.finish()
+
+
+def test_a_party_of_a_group_that_comes_back_is_the_same_participant() -> None:
+    """ID-07 and ID-09: one element per id, whoever left meanwhile."""
+    w = TransferWorld(group="team", updates="complete")
+    call, incoming = established(w)
+    alice, bob = aors(w.srs.documents[0])
+    assert incoming.dialog is not None
+    incoming.dialog.local_uri = "sip:carol@example.com"
+    incoming.reinvite(ELSEWHERE)
+    w.clock.run_for(3)
+    incoming.dialog.local_uri = "sip:bob@example.com"
+    incoming.reinvite(ANSWER.replace(b"1 1 IN", b"2 1 IN"))
+    w.clock.run_for(3)
+    last = w.srs.documents[-1]
+    ids = [p.get("participant_id") for p in last.iter(f"{Q}participant")]
+    assert len(ids) == len(set(ids)) == 3
+    assert {alice, bob} < set(ids)
+    open_ = [
+        e.get("participant_id")
+        for e in last.iter(f"{Q}participantsessionassoc")
+        if e.find(f"{Q}disassociate-time") is None
+    ]
+    assert sorted(open_) == sorted([alice, bob])
+    call.bye()
+    w.clock.run_for(5)
+    w.finish()
