@@ -366,9 +366,11 @@ def test_nothing_is_sent_while_a_party_s_own_exchange_is_open() -> None:
     w.clock.run_for(2)
     assert [r.method for r in w.bob.diary.requests] == ["INVITE"]
     assert w.alice.diary.requests == []
+    assert w.core.counters["own_requests"] == 0
     later[0](200, ANSWER.replace(b"1 1 IN", b"1 2 IN"))
     w.clock.run_for(0.2)
     assert [r.method for r in w.bob.diary.requests] == ["INVITE"]  # the ACK has the answer
+    assert w.core.counters["own_requests"] == 0
     call.ack(SDP.replace(b"1 1 IN", b"1 2 IN"))
     w.clock.run_for(2)
     assert statuses(results) == [200]
