@@ -45,15 +45,13 @@ class Parts:
     embedded: bool = True
     timers: Callable[[], int] = lambda: 0
 
-    # The recording room has no accessors for these yet; the only places that reach into it.
-
     def recorder(self, dlg_id: str) -> CallRecorder | None:
         """The recordings of one call."""
-        return self.recording._recorders.get(dlg_id)
+        return self.recording.recorder(dlg_id)
 
     def recorders(self) -> list[CallRecorder]:
         """All calls with recordings, in the order they began."""
-        return list(self.recording._recorders.values())
+        return self.recording.recorders()
 
     def recordings(self) -> Iterator[ActiveRecording]:
         """All recordings, as they are now."""
@@ -63,5 +61,4 @@ class Parts:
     @staticmethod
     def subscription(recording: ActiveRecording) -> tuple[Subscription | None, dict[tuple[str, int], str]]:
         """What the media server copies for a recording, and the label of each stream by tag and m-line."""
-        description = recording._description
-        return recording._subscription, description.labels if description is not None else {}
+        return recording.subscription, recording.labels

@@ -165,6 +165,16 @@ class ActiveRecording:
         """A request of the script's own inside the RS dialog; false when there is no dialog."""
         return self._dialog is not None and self._dialog.send(method, headers, body, content_type, done)
 
+    @property
+    def subscription(self) -> Subscription | None:
+        """What the media server copies for this recording."""
+        return self._subscription
+
+    @property
+    def labels(self) -> dict[tuple[str, int], str]:
+        """The label of each stream, by the tag of its party and its m-line."""
+        return self._description.labels if self._description is not None else {}
+
     # -- the machine ---------------------------------------------------------------------------------------------------
 
     def _post(self, event: Event) -> None:

@@ -429,6 +429,14 @@ class RecordingService(CallObserver):
         """All recordings that are wanted or going on."""
         return [info for recorder in list(self._recorders.values()) for info in recorder.info()]
 
+    def recorder(self, dlg_id: str) -> CallRecorder | None:
+        """The recordings of one call, if it has any."""
+        return self._recorders.get(dlg_id)
+
+    def recorders(self) -> list[CallRecorder]:
+        """All calls with recordings, in the order they began."""
+        return list(self._recorders.values())
+
     def counts(self) -> dict[str, int]:
         """How many recordings are in which state: for metrics and leak checks."""
         counts: dict[str, int] = {}
