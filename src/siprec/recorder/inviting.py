@@ -1,0 +1,102 @@
+"""Recording sessions that the recorder starts: an INVITE without offer to a recording client (SRS-04, RFC 7866 7.2).
+
+The client's 2xx holds offer and metadata, the ACK our answer; from then on it is a recording session like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from siprec import sdp
+from siprec.recorder.errors import RecorderError
+from siprec.recorder.server import ACCEPT, EXTENSION, FEATURE, RecorderServer, RecordingCall, _metadata, _offer
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipResponse
+from siprec.sip.uri import Uri
+from siprec.sip.useragent import Call, OutgoingCall, UserAgent
+
+log = logging.getLogger(__name__)
+
+Outcome = Callable[[int, str], None]
+
+
+class InvitedRecording(RecordingCall):
+    """One recording session begun from this side; made by :func:`record_from`."""
+
+    def __init__(self, server: RecorderServer, outcome: Outcome) -> None:
+        self._server = server
+        self._session = None
+        self._outcome = outcome
+        self._up = False
+        self._outgoing: OutgoingCall
+
+    def dial(self, agent: UserAgent, target: Uri, from_: NameAddr, to: NameAddr) -> None:
+        """Send the INVITE."""
+        self._call = self._outgoing = agent.invite(
+            target,
+            from_=from_,
+            to=to,
+            handler=self,
+            headers=[("Require", EXTENSION), ("Accept", ACCEPT)],
+            contact_params=FEATURE,
+        )
+        self._server.calls.add(self)
+
+    def answered(self, call: Call, response: SipResponse) -> None:
+        """The client's offer: recorded, or declined line by line and the session ended (RFC 3261 13.2.2.4)."""
+        self._up = True
+        recorder = self._server.recorder
+        wall = recorder.clock.wall()
+        offer = b""
+        try:
+            offer = _offer(response) or b""
+            metadata, charset = _metadata(response)
+            session = recorder.session(call_id=call.call_id, from_uri=response.to.uri_text, wall=wall)
+            answer = session.offer(offer, metadata, received_wall=wall, charset=charset)
+        except (RecorderError, SipError) as error:
+            log.warning("Call-ID %s: offer of the recording client refused: %s", call.call_id, error.reason)
+            call.ack(_decline(offer, recorder.settings.advertised or recorder.ports.address))
+            call.bye()
+            self._server.calls.discard(self)
+            self._outcome(error.status, error.reason)
+            return
+        self._session = session
+        call.ack(answer)
+        self._outcome(200, "")
+        self._ask_snapshot()
+
+    def failed(self, call: Call, status: int, response: SipResponse | None, reason: str) -> None:
+        """The client gives us nothing to record."""
+        self._server.calls.discard(self)
+        self._outcome(status, reason)
+
+    def hang_up(self, reason: str) -> None:
+        """End the recording session, or the attempt."""
+        if self._up:
+            super().hang_up(reason)
+        else:
+            self._outgoing.cancel()
+            self._server.calls.discard(self)
+
+
+def _decline(offer: bytes, address: str) -> bytes:
+    """An answer with port 0 everywhere; nothing where the offer cannot be read."""
+    try:
+        media = [sdp.answer_media(m, port=0) for m in sdp.parse(offer).media]
+    except sdp.SdpError:
+        return b""
+    return sdp.build_session(sdp.Origin(session_id="1", version="1", address=address), media, name="siprec").to_bytes()
+
+
+def record_from(
+    server: RecorderServer, agent: UserAgent, target: Uri, *, from_: NameAddr, to: NameAddr, outcome: Outcome
+) -> InvitedRecording:
+    """Ask the recording client at `target` for its calls (SRS-04).
+
+    `outcome` is called once: with 200 when the recording runs, else with a SIP status and the reason.
+    """
+    recording = InvitedRecording(server, outcome)
+    recording.dial(agent, target, from_, to)
+    return recording
