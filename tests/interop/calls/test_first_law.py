@@ -42,9 +42,9 @@ def test_parties_see_the_messages_of_an_unrecorded_call(rig: Rig, unrecorded: tu
         assert [m.title for m in got] == [m.title for m in expected], side
         for a, b in zip(got, expected, strict=True):
             assert normal(a, user) == normal(b, "plain"), (side, a.title)
-        # Set-up and end take as long: the recorder is not waited for.
+        # Set-up and end take as long: the recorder, which would take four seconds, is not waited for.
         for mine, theirs in zip(moments(got), moments(expected), strict=True):
-            assert abs(mine - theirs) < 0.5, (side, moments(got), moments(expected))
+            assert abs(mine - theirs) < 1.5, (side, moments(got), moments(expected))
     # The silent recorder's INVITE is given up in time too, and everything is freed.
     assert until(rig.at_rest, 40), rig.proxy.counts()
 
