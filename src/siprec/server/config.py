@@ -122,6 +122,9 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     recorder: RecorderConfig = RecorderConfig()
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
+    secret: str = ""
+    """Secret of the deployment (``env:NAME``): signs what we put into Record-Route and makes group ids. Without one,
+    each start draws its own: calls that outlive a restart are then routed without it, and group ids change."""
     script: str = ""
     """Routing script, relative to the configuration file."""
     route: list[RouteRule] = []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -76,6 +77,7 @@ class ProxyProcess:
         self.loop = asyncio.get_running_loop()
         self.clock = TimerWheel(self.loop)
         sip = config.sip
+        secret = config.secret.encode() or secrets.token_bytes(32)
         tls = TlsSettings(
             certificate=sip.tls_certificate,
             private_key=sip.tls_key,
@@ -118,6 +120,7 @@ class ProxyProcess:
                 dialog_idle=sip.dialog_idle,
                 media_use=config.media.use,
                 on_media_failure=config.media.on_failure,
+                cookie_secret=secret,
                 media_flags=MediaFlags(flags=("pre-roll",)),
                 media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
             ),
@@ -133,7 +136,12 @@ class ProxyProcess:
             extensions=("siprec",),
         )
         self.recording = RecordingService(
-            self.clock, self.agent, profiles=config.recording, events=self.events, from_uri=_own_uri(config)
+            self.clock,
+            self.agent,
+            profiles=config.recording,
+            events=self.events,
+            from_uri=_own_uri(config),
+            group_secret=secret,
         )
         self.calls = CallCounts(config.api.count_packets)
         if config.api.listen:
