@@ -69,11 +69,14 @@ def demo(
 @config_app.command(name="check")
 def config_check(file: Path) -> int:
     """Check a configuration file; exit status 0 if it can be used."""
+    from siprec.proxy.script import ScriptError, load_script
     from siprec.server.config import ConfigError, load
 
     try:
-        load(file)
-    except ConfigError as error:
+        config = load(file)
+        if config.script:
+            load_script(file.parent / config.script)
+    except (ConfigError, ScriptError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{file}: fine")

@@ -235,5 +235,10 @@ def _report(console: Console, path: Path, recording: dict[str, Any], channels: l
     mix = recording.get("mix")
     if mix:
         console.print("\nListen (caller left, callee right):")
-        console.print(f"  {path.parent / mix['file']}", soft_wrap=True, highlight=False, style="bold")
-    console.print(f"Who, when, which file:\n  {path}", soft_wrap=True, highlight=False)
+        console.print(f"  {_shown(path.parent / mix['file'])}", soft_wrap=True, highlight=False, style="bold")
+    console.print(f"Who, when, which file:\n  {_shown(path)}", soft_wrap=True, highlight=False)
+
+
+def _shown(path: Path) -> Path:
+    """Relative to where we are, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -407,12 +407,11 @@ class RecordingSession:
             self._bind()
         else:
             findings = [problem or "unreadable"]
-        if findings:
-            entry["findings"] = findings
+        entry["findings"] = findings
         if len(self.documents) < 10_000:
             self.documents.append(entry)
             path = self.directory / name
-            self._recorder.writer.submit(lambda: path.write_bytes(data))
+            self._recorder.writer.submit(lambda: summary.write_private(path, data))
 
     def _bind(self) -> None:
         """Note which stream ids mean which of our streams, now that labels and SDP are at hand."""

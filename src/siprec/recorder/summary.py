@@ -34,6 +34,12 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
     os.replace(temporary, path)
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only owner and group may read, like the others of a recording."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:
+        file.write(data)
+
+
 def stamp(wall: float | None) -> str | None:
     """Unix seconds as RFC 3339 in UTC."""
     return Time.at(wall).text if wall is not None else None

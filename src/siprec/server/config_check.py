@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from siprec.server.config import Config
 
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
+_SERVER = re.compile(r"ng:(udp|tcp):(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}\Z")
 
 
 def port_range(text: str) -> tuple[int, int]:
@@ -61,5 +62,12 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"route[{number}].record", f"there is no [recording.{name}]"
         if rule.registrar and not config.registrar.enabled:
             yield f"route[{number}].registrar", "the registrar is turned off"
+        for method in [rule.method] if isinstance(rule.method, str) else rule.method:
+            if method != method.upper():
+                yield f"route[{number}].method", f"methods are case-sensitive: {method.upper()!r}, not {method!r}"
+    if config.media.timeout <= 0:
+        yield "media.timeout", "must be more than 0 seconds"
+    if config.media.server != "embedded" and _SERVER.match(config.media.server) is None:
+        yield "media.server", f"{config.media.server!r} is neither embedded nor of the form ng:udp:ADDRESS:PORT"
     if config.log.level.lower() not in ("debug", "info", "warning", "error", "critical"):
         yield "log.level", f"{config.log.level!r} is none of debug, info, warning, error, critical"

@@ -238,12 +238,12 @@ def _own_uri(config: Config) -> str:
 
 def _log_event(event: SiprecEvent) -> None:
     log.info(
-        "%s dlg_callid=%s callid=%s session_id=%s server=%s instance=%s %s",
+        "%s dlg_callid=%s callid=%s session_id=%s server=%s instance=%s%s",
         event.name,
         event.dlg_callid,
         event.callid,
         event.session_id,
         event.server,
         event.instance,
-        event.reason,
+        f" reason={event.reason}" if event.reason else "",
     )

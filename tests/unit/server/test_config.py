@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from siprec.server.config import Config, ConfigError, load, parse
+from siprec.server.config_reference import reference
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,9 @@ from siprec.server.config import Config, ConfigError, load, parse
         ('[[route]]\nuser = "("', r"route\[0\]", "user: missing \\)"),
         ('[[route]]\nrecord = "nope"', r"route\[0\].record", r"no \[recording.nope\]"),
         ('[relay]\nports = "9-3"', "relay.ports", "no range"),
+        ('[[route]]\nmethod = "invite"\nreply = 404', r"route\[0\].method", "case-sensitive"),
+        ("[media]\ntimeout = -1.0", "media.timeout", "more than 0"),
+        ('[media]\nserver = "ng:foo"', "media.server", "neither embedded"),
         ('[log]\nlevel = "loud"', "log.level", "loud"),
         (
             '[registrar]\nusers = { bob = "env:SIPREC_TEST_UNSET" }',
@@ -53,4 +57,9 @@ def test_the_configuration_of_the_readme_is_fine() -> None:
     text = readme.read_text().split("```toml\n", 1)[1].split("```", 1)[0]
     config = parse(text)
     assert [rule.record for rule in config.route] == ["default", "default"]
-    assert config.recording["default"].targets == ("sip:srs1.example.com", "sip:srs2.example.com")
+    assert config.recording["default"].targets == ("sip:192.0.2.11:5090", "sip:srs2.example.com")
+
+
+def test_the_reference_page_is_what_the_types_say() -> None:
+    page = Path(__file__).parents[3] / "docs" / "configuration.md"
+    assert page.read_text() == reference(), "python -m siprec.server.config_reference > docs/configuration.md"
