@@ -143,7 +143,7 @@ ports = "{self._recorder_ports[0]}-{self._recorder_ports[1]}"
         def new() -> dict[str, dict[str, Any]]:
             return {k: v for k, v in self.recordings().items() if k not in known and v["state"] == "complete"}
 
-        assert until(lambda: len(new()) >= number), self.recordings()
+        assert until(lambda: len(new()) >= number, 30), f"{len(new())} of {number} recordings are complete"
         return new()
 
     def at_rest(self) -> bool:

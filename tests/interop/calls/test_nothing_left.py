@@ -31,8 +31,9 @@ def test_a_thousand_calls_leave_nothing_behind(rig: Rig) -> None:
     sockets = relay_sockets(rig)
     known = set(rig.recordings())
 
+    # A call shorter than the SRS takes to answer is not recorded: a second leaves room on a busy host.
     caller, callee = rig.call(
-        scenarios.caller(0.2), scenarios.callee(), calls=CALLS, rate=50, trace=False, limit=90
+        scenarios.caller(1.0), scenarios.callee(), calls=CALLS, rate=40, trace=False, limit=120
     )  # fmt: skip
     for side in (caller, callee):
         assert side.statistics()["SuccessfulCall(C)"] == str(CALLS)
