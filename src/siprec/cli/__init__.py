@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -64,6 +64,82 @@ def demo(
     from siprec.cli.demo import main as run_demo
 
     return run_demo(once=once, seconds=seconds, directory=directory)
+
+
+@app.command(name="srs-probe")
+def srs_probe(
+    uri: str,
+    *,
+    transport: Literal["", "udp", "tcp", "tls"] = "",
+    address: str = "",
+    username: str = "",
+    password: Annotated[str, Parameter(env_var="SIPREC_PROBE_PASSWORD")] = "",
+    outbound_proxy: str = "",
+    codecs: str = "PCMU",
+    metadata_type: Literal["rs-metadata+xml", "rs-metadata"] = "rs-metadata+xml",
+    session_expires: int = 1800,
+    timeout: float = 10.0,
+    media_seconds: float = 4.0,
+    rtcp_timeout: float = 12.0,
+    limit: float = 90.0,
+    provoke: bool = False,
+    ca_file: str = "",
+    certificate: str = "",
+    private_key: str = "",
+    verify: bool = True,
+    trace: bool = False,
+    json: bool = False,
+) -> int:
+    """Call an SRS as a recording client would, and say which requirements of RFC 7866 and 7865 it meets.
+
+    Places one recording session with two streams of real RTP: OPTIONS, start, pause, resume, hold, re-INVITE with and
+    without SDP, last metadata, BYE. Exit status: 0 no MUST failed, 1 one did or the walk was cut short, 2 it could not
+    begin, 130 interrupted. Whatever happens, the session is ended.
+
+    Args:
+        uri: SIP or SIPS URI of the SRS.
+        transport: Transport where the URI names none.
+        address: Own IP address; default: the one the system would use.
+        username: For digest authentication (401, 407).
+        password: Likewise; better given in the environment than here.
+        outbound_proxy: SIP URI that everything goes to first.
+        codecs: Offered, separated by commas: PCMU, PCMA, G722, L16, opus.
+        metadata_type: Subtype of the metadata; rs-metadata is that of the first RFC 7866.
+        session_expires: Session timer asked for, in seconds; 0: none.
+        timeout: Seconds the SRS may take for an answer.
+        media_seconds: Seconds of media before the first change.
+        rtcp_timeout: Seconds to wait at the end for receiver reports that have not come yet.
+        limit: Seconds for all of it.
+        provoke: Also send metadata that refer to somebody unknown: an SRS may ask for a snapshot then.
+        ca_file: PEM file of trusted issuers (TLS); default: the system's.
+        certificate: PEM file with a client certificate.
+        private_key: PEM file with its key, where that is another file.
+        verify: Check the certificate of the SRS.
+        trace: Print all SIP messages (credentials left out).
+        json: Print JSON.
+    """
+    from siprec.cli.srs_probe import ProbeOptions
+    from siprec.cli.srs_probe import main as run_probe
+    from siprec.net.tls import TlsSettings
+
+    options = ProbeOptions(
+        server=uri,
+        transport=transport,
+        address=address,
+        username=username,
+        password=password,
+        outbound_proxy=outbound_proxy,
+        codecs=tuple(name.strip() for name in codecs.split(",") if name.strip()),
+        metadata_type=metadata_type,
+        session_expires=session_expires,
+        timeout=timeout,
+        media_seconds=media_seconds,
+        rtcp_timeout=rtcp_timeout,
+        limit=limit,
+        provoke=provoke,
+        tls=TlsSettings(certificate=certificate, private_key=private_key, ca_file=ca_file, verify_server=verify),
+    )
+    return run_probe(options, trace=trace, as_json=json)
 
 
 @config_app.command(name="check")

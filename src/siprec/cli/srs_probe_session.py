@@ -1,0 +1,331 @@
+"""The recording session of `siprec srs-probe`: what an SRC does in it, with every message of the SRS looked at.
+
+The SRC's own parts do the work: `RsDialog` the dialog, `RsDescription` the offers, `siprec.recording.metadata` the
+documents. What comes back goes to `AnswerRules`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from siprec import sdp
+from siprec.cli.srs_probe_checks import AnswerRules, Findings, check_contact, check_request
+from siprec.cli.srs_probe_media import ProbeStream
+from siprec.media.engine import ForkedStream, Subscription
+from siprec.recording import metadata
+from siprec.recording.metadata import Recording
+from siprec.recording.offer import RsDescription, stream_key
+from siprec.recording.settings import RecordingProfile
+from siprec.recording.srs import Body, PeerOffer, RsDialog, description_of
+from siprec.sdp import SdpError, SessionDescription
+from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.useragent import Call, Reply, Result, UserAgent
+
+_TAGS: Final = ("caller", "callee")
+
+
+class WalkEnded(Exception):
+    """The session cannot go on; the text says why."""
+
+
+@dataclass(slots=True)
+class Step:
+    """One exchange: what was sent, what came of it, seconds until its final response."""
+
+    name: str
+    request: str
+    result: str
+    seconds: float
+
+
+def said(result: Result) -> str:
+    """A result in words."""
+    return f"{result.status} {result.reason}" if isinstance(result, SipResponse) else result
+
+
+def succeeded(result: Result) -> bool:
+    """Whether it is a 2xx."""
+    return isinstance(result, SipResponse) and 200 <= result.status < 300
+
+
+class ProbeDialog(RsDialog):
+    """The SRC's dialog, which lets the messages of the SRS be seen."""
+
+    session: ProbeSession
+    first: SipResponse | None = None
+
+    @property
+    def call(self) -> Call | None:
+        """The call it leads, if there is one yet."""
+        return self._call
+
+    @property
+    def metadata_type(self) -> str:
+        """The media type that metadata are sent as now."""
+        return self._metadata_type
+
+    def answered(self, call: Call, response: SipResponse) -> None:
+        self.first = response
+        super().answered(call, response)
+
+    def failed(self, call: Call | None, status: int, response: SipResponse | None, reason: str) -> None:
+        if status == 415 and response is not None:
+            self.session.not_taken(response)
+        super().failed(call, status, response, reason)
+
+    def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
+        if request.method in ("INVITE", "UPDATE"):
+            self.session.asked(request)
+        super().request(call, request, reply)
+
+
+class ProbeSession:
+    """One recording session with the SRS at `server`; `streams` are the caller's and the callee's.
+
+    `timeout` is how long, in seconds, any exchange may take. It is the `DialogOwner` of its dialog.
+    """
+
+    def __init__(
+        self,
+        agent: UserAgent,
+        server: str,
+        profile: RecordingProfile,
+        from_uri: str,
+        streams: Sequence[ProbeStream],
+        findings: Findings,
+        *,
+        timeout: float,
+    ) -> None:
+        self.agent = agent
+        self.profile = profile
+        self.streams = streams
+        self.findings = findings
+        self.timeout = timeout
+        self.steps: list[Step] = []
+        self.snapshots = 0
+        """How often the SRS asked for a snapshot."""
+        self.paused = False
+        self.loop = asyncio.get_running_loop()
+        self.rules = AnswerRules(findings)
+        self.dialog = ProbeDialog(agent, server, profile, profile.settings, from_uri, self)
+        self.dialog.session = self
+        self._up: asyncio.Future[tuple[int, str]] = self.loop.create_future()
+        self._gone: asyncio.Future[str] = self.loop.create_future()
+        self._invited = False
+        self._ending = False
+        self._no_update = False
+        sections = [stream.section for stream in streams]
+        offered = tuple(ForkedStream(tag, 0, "audio", section) for tag, section in zip(_TAGS, sections, strict=True))
+        self.description = RsDescription(str(int(time.time())))
+        whole = sdp.build_session(sdp.Origin(), sections)
+        self.description.update(Subscription("probe", whole, offered), _TAGS[0])
+        stream_ids = tuple(metadata.new_id() for _ in streams)
+        self._labels = {
+            stream_id: self.description.labels[stream_key(fork)]
+            for stream_id, fork in zip(stream_ids, offered, strict=True)
+        }
+        self.state = describe(stream_ids, agent.clock.wall())
+
+    # -- exchanges -----------------------------------------------------------------------------------------------------
+
+    def offer(self, document: Recording | None = None) -> Body:
+        """Our description as it is now, with metadata and their labels where given."""
+        octets = self.description.offer(inactive=self.paused)
+        return Body(octets, metadata.write(document, self._labels) if document is not None else b"")
+
+    async def invite(self) -> tuple[int, str, Body]:
+        """The INVITE with everything in it; returns status and reason (200 only for a session that can be used).
+
+        Raises:
+            WalkEnded: no final response in time.
+        """
+        body = self.offer(self.state)
+        began = self.loop.time()
+        self._invited = True
+        self.dialog.invite(body)
+        await asyncio.wait({self._up}, timeout=self.timeout)
+        if not self._up.done():
+            self.steps.append(Step("start", "INVITE", "timeout", self.loop.time() - began))
+            raise WalkEnded(f"INVITE: no final response within {self.timeout:g} s")
+        status, reason = self._up.result()
+        self.steps.append(Step("start", "INVITE", f"{status} {reason}".strip(), self.loop.time() - began))
+        return status, reason, body
+
+    async def reinvite(self, name: str, document: Recording | None = None, *, control: bool = False) -> Result:
+        """A re-INVITE with our description; its answer is judged. Raises `WalkEnded`."""
+        body = self.offer(document)
+        result = await self._exchange(name, body)
+        if isinstance(result, SipResponse) and succeeded(result):
+            check_contact(self.findings, result)
+            self.rules.answer(result, sdp.parse(body.sdp), control=control)
+        return result
+
+    async def update(self, name: str, document: Recording) -> Result:
+        """Metadata alone: by UPDATE (SRS-15); where the SRS does not take that, with SDP in a re-INVITE.
+
+        Raises:
+            WalkEnded: the session is gone.
+        """
+        if not self.dialog.needs_sdp and not self._no_update:
+            result = await self._exchange(name, Body(metadata=metadata.write(document)))
+            self.findings.check("SRS-15", succeeded(result), f"UPDATE with metadata: {said(result)}", "200 to UPDATE")
+            if isinstance(result, SipResponse) and succeeded(result):
+                check_contact(self.findings, result)
+            if not isinstance(result, SipResponse) or result.status not in (405, 501):
+                return result
+            # Whatever its Allow says.
+            self._no_update = True
+        return await self.reinvite(name, document)
+
+    async def _exchange(self, name: str, body: Body) -> Result:
+        done: asyncio.Future[Result] = self.loop.create_future()
+        began = self.loop.time()
+
+        def finished(result: Result) -> None:
+            if not done.done():
+                done.set_result(result)
+
+        self.dialog.exchange(body, finished, self._offered)
+        return await self.within(done, name, "INVITE" if body.sdp else "UPDATE", began)
+
+    async def within(self, done: asyncio.Future[Result], name: str, method: str, began: float) -> Result:
+        """The result of an exchange, noted as a step.
+
+        Raises:
+            WalkEnded: the session is gone, or nothing came in time: such a dialog is over (UAC-11).
+        """
+        either: list[asyncio.Future[Any]] = [done, self._gone]
+        await asyncio.wait(either, timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED)
+        result: Result = done.result() if done.done() else "gone" if self._gone.done() else "timeout"
+        self.steps.append(Step(name, method, said(result), self.loop.time() - began))
+        if done.done():
+            return result
+        if self._gone.done():
+            raise WalkEnded(self._gone.result())
+        raise WalkEnded(f"{name}: {method} not answered within {self.timeout:g} s")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; raises `WalkEnded` when the session goes away meanwhile."""
+        await asyncio.wait({self._gone}, timeout=seconds)
+        if self._gone.done():
+            raise WalkEnded(self._gone.result())
+
+    def _offered(self, response: SipResponse) -> None:
+        answer = description_of(response)
+        if answer is not None:
+            self.follow(answer)
+
+    def follow(self, theirs: SessionDescription) -> None:
+        """Send where, what and whether the SRS's description says (SDP-10)."""
+        for stream, line in zip(self.streams, theirs.media, strict=False):
+            stream.follow(line)
+            if self.paused:
+                stream.hold()
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def end(self, limit: float, leave: asyncio.Event) -> None:
+        """CANCEL or BYE, whatever is due, and wait until it is settled: at most `limit` seconds, or until `leave`."""
+        self._ending = True
+        for stream in self.streams:
+            stream.leave()
+        if not self._invited:
+            return
+        self.findings.step = "BYE"
+        settled = self.loop.time() + limit
+        call = self.dialog.call
+        if call is None or call.state in ("calling", "early"):
+            self.dialog.cancel()
+        elif call.state == "confirmed":
+            result: list[Result] = []
+            began = self.loop.time()
+            call.bye(done=result.append)
+            await self._until(lambda: bool(result) or leave.is_set(), settled)
+            answer: Result = result[0] if result else "timeout"
+            self.steps.append(Step("BYE", "BYE", said(answer), self.loop.time() - began))
+            self.findings.check("UAC-16", succeeded(answer), f"BYE: {said(answer)}", "200")
+        await self._until(lambda: not self.agent.counts()["calls"] or leave.is_set(), settled)
+        if self._up.done() and 200 <= self._up.result()[0] < 300 and call is not None and call.dialog is None:
+            # A 2xx crossed our CANCEL: the BYE for it gets its time, too.
+            await self._until(lambda: not self.agent.layer.counts()["client"] or leave.is_set(), settled)
+
+    async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
+        while not condition():
+            if self.loop.time() >= deadline:
+                return
+            await asyncio.sleep(0.02)
+
+    # -- what the SRS does (DialogOwner) -------------------------------------------------------------------------------
+
+    def not_taken(self, response: SipResponse) -> None:
+        """415 to the INVITE; `RsDialog` tries the older media type where the SRS names it (ERR-04)."""
+        why = f"415 to {self.dialog.metadata_type}, Accept: {response.get('accept') or 'none'}"
+        self.findings.check("SRS-13", False, why)
+
+    def asked(self, request: SipRequest) -> None:
+        """An INVITE or UPDATE of the SRS, before it is answered."""
+        if check_request(self.findings, request):
+            self.snapshots += 1
+
+    def rs_answered(self, dialog: RsDialog, answer: SessionDescription) -> None:
+        """See `DialogOwner`."""
+        self.follow(answer)
+        if not self._up.done():
+            self._up.set_result((200, "OK"))
+
+    def rs_refused(self, dialog: RsDialog, status: int, reason: str) -> None:
+        """See `DialogOwner`."""
+        if not self._up.done():
+            self._up.set_result((status, reason))
+
+    def rs_offer(self, dialog: RsDialog, offer: PeerOffer) -> None:
+        """The SRS pauses, resumes, drops a stream, or wants our offer."""
+        if offer.description is None:
+            offer.answer(self.offer(self.state))
+            return
+        self.rules.offer(offer.description, len(self.description.slots))
+        try:
+            answer = self.description.answer(offer.description, self.paused)
+        except SdpError:
+            offer.refuse(488)
+            return
+        self.follow(offer.description)
+        offer.answer(Body(answer))
+
+    def rs_answer_in_ack(self, dialog: RsDialog, answer: SessionDescription) -> None:
+        """See `DialogOwner`."""
+        self.follow(answer)
+
+    def rs_snapshot(self, dialog: RsDialog) -> None:
+        """META-13, META-14: everything, at once, with the description as it is."""
+        if not self._ending:
+            dialog.exchange(self.offer(self.state), lambda result: None, self._offered)
+
+    def rs_ended(self, dialog: RsDialog, status: int, reason: str) -> None:
+        """See `DialogOwner`."""
+        if not self._gone.done():
+            self._gone.set_result(reason)
+
+
+def describe(stream_ids: Sequence[str], wall: float) -> Recording:
+    """Two parties in one session since `wall`, each sending one of the two streams and hearing the other."""
+    session, caller, callee = metadata.new_id(), metadata.new_id(), metadata.new_id()
+    first, second = stream_ids
+    return Recording(
+        sessions=(metadata.Session(session, start_time=wall),),
+        participants=(
+            metadata.Participant(caller, (metadata.NameId("sip:caller@probe.invalid", "Probe <caller> & Co"),)),
+            metadata.Participant(callee, (metadata.NameId("sip:callee@probe.invalid", "Probe callee"),)),
+        ),
+        streams=tuple(metadata.Stream(stream_id, session) for stream_id in stream_ids),
+        session_assocs=(metadata.SessionRecordingAssoc(session, wall),),
+        participant_assocs=tuple(metadata.ParticipantSessionAssoc(party, session, wall) for party in (caller, callee)),
+        stream_assocs=(
+            metadata.ParticipantStreamAssoc(caller, (first,), (second,), wall),
+            metadata.ParticipantStreamAssoc(callee, (second,), (first,), wall),
+        ),
+    )
