@@ -117,7 +117,6 @@ class ProbeSession:
         self._gone: asyncio.Future[str] = self.loop.create_future()
         self._invited = False
         self._ending = False
-        self._no_update = False
         sections = [stream.section for stream in streams]
         offered = tuple(ForkedStream(tag, 0, "audio", section) for tag, section in zip(_TAGS, sections, strict=True))
         self.description = RsDescription(str(int(time.time())))
@@ -170,15 +169,13 @@ class ProbeSession:
         Raises:
             WalkEnded: the session is gone.
         """
-        if not self.dialog.needs_sdp and not self._no_update:
+        if not self.dialog.needs_sdp:
             result = await self._exchange(name, Body(metadata=metadata.write(document)))
             self.findings.check("SRS-15", succeeded(result), f"UPDATE with metadata: {said(result)}", "200 to UPDATE")
             if isinstance(result, SipResponse) and succeeded(result):
                 check_contact(self.findings, result)
-            if not isinstance(result, SipResponse) or result.status not in (405, 501):
+            if succeeded(result) or not self.dialog.needs_sdp:
                 return result
-            # Whatever its Allow says.
-            self._no_update = True
         return await self.reinvite(name, document)
 
     async def _exchange(self, name: str, body: Body) -> Result:

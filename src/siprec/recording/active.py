@@ -396,7 +396,14 @@ class ActiveRecording:
         def offered(response: SipResponse) -> None:
             self._answer = description_of(response) or self._answer
 
-        dialog.exchange(body, lambda result: self._exchanged(dialog, result, bool(body.sdp)), offered)
+        def done(result: Result) -> None:
+            refused = isinstance(result, SipResponse) and result.status in (405, 501)
+            if refused and not with_sdp and dialog is self._dialog and dialog.needs_sdp:
+                self._exchange(action)  # no UPDATE there, whatever its Allow said: the same by re-INVITE
+            else:
+                self._exchanged(dialog, result, bool(body.sdp))
+
+        dialog.exchange(body, done, offered)
 
     def _exchanged(self, dialog: RsDialog, result: Result, with_sdp: bool) -> None:
         if dialog is not self._dialog or result == "ended":

@@ -108,6 +108,7 @@ class RsDialog(CallHandler):
         self._given_up = False
         self._metadata_type = profile.metadata_type
         self._start: tuple[Uri, Body, Hop | None] | None = None
+        self._no_update = False
 
     # -- what the SRC does ---------------------------------------------------------------------------------------------
 
@@ -179,8 +180,11 @@ class RsDialog(CallHandler):
         octets, headers = _encode(body, self._metadata_type)
 
         def finished(result: Result) -> None:
-            if body.sdp and isinstance(result, SipResponse) and 200 <= result.status < 300:
-                offered(result)
+            if isinstance(result, SipResponse):
+                if body.sdp and 200 <= result.status < 300:
+                    offered(result)
+                elif not body.sdp and result.status in (405, 501):
+                    self._no_update = True
             done(result)
 
         lines = [_REQUIRE, ("Accept", ACCEPT), *headers[1:]]
@@ -191,10 +195,10 @@ class RsDialog(CallHandler):
 
     @property
     def needs_sdp(self) -> bool:
-        """Whether metadata has to go in a re-INVITE, since the SRS's Allow lacks UPDATE. No Allow at all: UPDATE is a
-        must for an SRS (SRS-15)."""
+        """Whether metadata has to go in a re-INVITE: the SRS's Allow lacks UPDATE, or it refused one whatever that
+        says. No Allow at all: UPDATE is a must for an SRS (SRS-15)."""
         call = self._call
-        return call is not None and bool(call.remote_allow) and "update" not in call.remote_allow
+        return self._no_update or (call is not None and bool(call.remote_allow) and "update" not in call.remote_allow)
 
     def send(
         self,

@@ -1,0 +1,40 @@
+"""An SRS that does not take UPDATE although nothing in its Allow said so."""
+
+from __future__ import annotations
+
+import pytest
+
+from siprec.sip.message import SipRequest
+from siprec.sip.useragent import Reply
+from tests.simulation.recording_world import Q, World, party_sdp
+
+
+@pytest.mark.parametrize("status", [405, 501])
+@pytest.mark.parametrize("allow", ["", "INVITE, ACK, BYE, CANCEL, UPDATE"])
+def test_metadata_go_by_reinvite_once_an_update_was_refused(status: int, allow: str) -> None:
+    world = World()
+    world.srs.agent.allow = allow
+
+    def refuse(request: SipRequest, reply: Reply) -> bool:
+        if request.method == "UPDATE":
+            reply(status)
+        return request.method == "UPDATE"
+
+    world.srs.on_request = refuse
+    call = world.answered_call()
+    call.callee_sdp, call.caller_sdp = party_sdp("10.2.2.2", "sendonly"), party_sdp("10.1.1.1", "recvonly")
+    world.service.call_media_changed(call)
+    world.clock.run_for(1)
+    # Asked once; the same change then goes with the unchanged description.
+    assert world.srs.methods == ["INVITE", "UPDATE", "INVITE"]
+    assert world.srs.offers[1].to_bytes() == world.srs.offers[0].to_bytes()
+    hold = world.srs.documents[-1]
+    assert hold.findtext(f"{Q}datamode") == "partial"
+    assert len(hold.findall(f"{Q}participantstreamassoc")) == 2
+    world.end(call)
+    world.clock.run_for(2)
+    assert world.srs.methods == ["INVITE", "UPDATE", "INVITE", "INVITE"]
+    assert world.srs.documents[-1].find(f"{Q}session/{Q}stop-time") is not None
+    assert world.srs.ended_reasons == ["bye"]
+    assert "UPDATE_FAILED" not in world.names()
+    world.assert_clean()
