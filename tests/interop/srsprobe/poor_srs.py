@@ -33,6 +33,7 @@ class PoorSrs(asyncio.DatagramProtocol):
     """Name of the method after whose answer it hangs up."""
     snapshot_by: Literal["", "UPDATE", "INVITE"] = ""
     received: list[str] = field(default_factory=list)
+    requests: list[SipRequest] = field(default_factory=list)
     bodies: list[tuple[str, bytes]] = field(default_factory=list)
 
     async def start(self) -> str:
@@ -60,6 +61,7 @@ class PoorSrs(asyncio.DatagramProtocol):
             self.transport.sendto(self._final[key], addr)
             return
         self.received.append(message.method)
+        self.requests.append(message)
         if message.body:
             self.bodies.append((message.method, message.body))
         if message.method == "INVITE" and not message.to.tag:
