@@ -310,6 +310,17 @@ class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     retry_after: Annotated[int, Meta(ge=1, le=86400, description="Seconds, for Retry-After.")] = 30
 
 
+class ReloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Nothing to be said."""
+
+
+class Reload(msgspec.Struct, kw_only=True):
+    """What a reload did: keys whose new values hold for the next call or request, and keys that need a restart."""
+
+    changed: list[str]
+    restart: list[str]
+
+
 class Health(msgspec.Struct, kw_only=True):
     """`ok`, or why not."""
 

@@ -20,6 +20,10 @@ from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
 
 
+class ConfigProblem(Exception):
+    """A configuration that cannot be used; the text says why."""
+
+
 class MediaHolder(Protocol):
     """Who has the media server: `current` is None while there is none."""
 
@@ -27,9 +31,19 @@ class MediaHolder(Protocol):
     restarts: int
 
 
+class Reloaded(Protocol):
+    """What a reload of the configuration did: keys in effect now, and those that wait for a restart."""
+
+    @property
+    def changed(self) -> tuple[str, ...]: ...
+
+    @property
+    def restart(self) -> tuple[str, ...]: ...
+
+
 @dataclass(slots=True)
 class Parts:
-    """A proxy process. `embedded`: the media server is a child of ours."""
+    """A proxy process. `embedded`: the media server is a child of ours. `reload` raises :class:`ConfigProblem`."""
 
     clock: Clock
     core: ProxyCore
@@ -44,6 +58,7 @@ class Parts:
     calls: CallCounts
     embedded: bool = True
     timers: Callable[[], int] = lambda: 0
+    reload: Callable[[], Reloaded] | None = None
 
     def recorder(self, dlg_id: str) -> CallRecorder | None:
         """The recordings of one call."""

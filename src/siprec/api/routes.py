@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from siprec.api import look, mediaview, model
+from siprec.api.parts import ConfigProblem
 from siprec.api.problem import Problem
 from siprec.api.settings import Role
 from siprec.api.sse import EventStream
@@ -240,6 +241,17 @@ async def _set_drain(api: Api, asked: Asked) -> Answer:
     return _drain_state(api)
 
 
+async def _reload(api: Api, asked: Asked) -> Answer:
+    reload = api.parts.reload
+    if reload is None:
+        raise Problem(409, "this process has no configuration file")
+    try:
+        result = reload()
+    except ConfigProblem as problem:
+        raise Problem(409, str(problem)) from None
+    return model.Reload(changed=list(result.changed), restart=list(result.restart))
+
+
 def _steer(name: str, summary: str, handler: Handler, body: type[msgspec.Struct] = model.StopRecording) -> Operation:
     return Operation("POST", f"/{name}", "control", summary, handler, model.Outcomes, body=body, problems=(404, 409))
 
@@ -305,5 +317,15 @@ OPERATIONS: Final = (
     Operation("GET", "/drain", "read", "Whether new calls are refused.", _drain, model.Drain),
     Operation(
         "PUT", "/drain", "control", "Refuse new calls, or no more.", _set_drain, model.Drain, body=model.DrainRequest
+    ),
+    Operation(
+        "POST",
+        "/reload",
+        "control",
+        "Read the configuration and the script again.",
+        _reload,
+        model.Reload,
+        body=model.ReloadRequest,
+        problems=(409,),
     ),
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import uvicorn
 
 from siprec.api.app import Api
+from siprec.api.auth import Authorization
 from siprec.api.parts import Parts
-from siprec.api.settings import ApiConfig
+from siprec.api.settings import ApiConfig, Role
 
 
 class _Server(uvicorn.Server):
@@ -58,6 +60,16 @@ class ApiServer:
     def ready(self) -> str:
         """For the ready line: ``http:HOST:PORT``."""
         return self.url.replace("://", ":", 1)
+
+    def check_tokens(self, tokens: Mapping[str, Role]) -> None:
+        """Raises ValueError where `tokens` would leave open what others can reach."""
+        if not tokens and not ipaddress.ip_address(self.config.address[0]).is_loopback:
+            raise ValueError(f"api.tokens: needed while listening on {self.config.address[0]}")
+
+    def set_tokens(self, tokens: Mapping[str, Role]) -> None:
+        """Other tokens from the next request on; event streams that are open stay open. Raises ValueError."""
+        self.check_tokens(tokens)
+        self.api.authorization = Authorization(tokens)
 
     async def start(self) -> None:
         """Listen.

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 
 def register(app: App) -> None:
     """Add the commands to `app`."""
-    for command in (ls, show, start, pause, resume, stop, srs, media, registrations, events, drain):
+    for command in (ls, show, start, pause, resume, stop, srs, media, registrations, events, drain, reload):
         app.command(command)
 
 
@@ -376,3 +376,15 @@ def drain(
         _dump(found)
     else:
         print(f"{'draining' if found['draining'] else 'taking calls'}, calls left: {found['calls']}")
+
+
+@_told
+def reload(*, api: Url = DEFAULT, json: AsJson = False) -> None:
+    """Read the configuration and the routing script again, as SIGHUP does; calls go on."""
+    found = ApiClient(api).send("POST", "/reload", {})
+    if json:
+        _dump(found)
+        return
+    print(f"in effect: {', '.join(found['changed']) or 'nothing new'}")
+    if found["restart"]:
+        print(f"after a restart: {', '.join(found['restart'])}")

@@ -90,6 +90,9 @@ record = "default"
 listen = ["udp:{HOST}:{recorder}", "tcp:{HOST}:{recorder}"]
 directory = {json.dumps(str(directory))}
 
+[service]
+drain = 0
+
 [log]
 level = "warning"
 """

@@ -60,10 +60,18 @@ class TlsSettings:
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         if self.ciphers:
             context.set_ciphers(self.ciphers)
+        self.refresh(context)
+        return context
+
+    def refresh(self, context: ssl.SSLContext) -> None:
+        """Read the certificate again, for the handshakes that `context` is yet to make (a renewed certificate).
+
+        Raises:
+            OSError: a file is missing, or not what it should be (``ssl.SSLError``); the old certificate stays.
+        """
         if self.certificate:
             # Always a password, so that OpenSSL never asks for one on the terminal.
             context.load_cert_chain(self.certificate, self.private_key or None, lambda: self.key_password)
-        return context
 
     def _load_trust(self, context: ssl.SSLContext, purpose: ssl.Purpose) -> None:
         if self.ca_file:

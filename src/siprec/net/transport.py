@@ -90,6 +90,7 @@ class SocketTransport:
         self.listeners: list[Listener] = []
         self._loop = asyncio.get_running_loop()
         self._tls = tls or TlsSettings()
+        self._contexts: list[tuple[ssl.SSLContext, TlsSettings]] = []
         self._client_context: ssl.SSLContext | None = None
         self._allow = frozenset(allow)
         self._max_udp = max_udp_request
@@ -144,6 +145,7 @@ class SocketTransport:
         server = client = None
         if wanted.transport == "tls":
             server, client = tls.server_context(), tls.client_context()
+            self._contexts += ((server, tls), (client, tls))
         stream: StreamListener | None = None
         if wanted.transport == "tcp" and wanted.port == 0:
             # UDP and TCP on one number (TRN-01), if nobody else has it.
@@ -356,7 +358,17 @@ class SocketTransport:
             return listener.tls
         if self._client_context is None:
             self._client_context = self._tls.client_context()
+            self._contexts.append((self._client_context, self._tls))
         return self._client_context
+
+    def refresh_tls(self) -> None:
+        """Read all certificates again, for connections that are yet to come; those that exist stay as they are.
+
+        Raises:
+            OSError: a file is missing, or not what it should be; where that is so the old certificate stays.
+        """
+        for context, settings in self._contexts:
+            settings.refresh(context)
 
     # -- connections -----------------------------------------------------------------------------------------------
 

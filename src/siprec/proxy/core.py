@@ -159,6 +159,20 @@ class ProxyCore:
             "media_sessions": self.media.sessions,
         }
 
+    def reconfigure(self, options: ProxyOptions, rules: Rules, script: Script | None) -> None:
+        """Go on with other choices, for requests and calls that are yet to come. `cookie_secret`, `dialog_idle`,
+        `dialog_max_age` and `media_flags` stay as they were at the start."""
+        self.options = options
+        self.timer_c = options.timer_c
+        self.silence_timeout = options.silence_timeout
+        self.recurse = options.recurse
+        self.rules = rules
+        self.script = script
+        self._trusted = Networks(options.trusted)
+        self.media.use = options.media_use
+        self.media.on_failure = options.on_media_failure
+        self.media.times = options.media_times
+
     def is_trusted(self, source: Hop) -> bool:
         """Whether requests from there may go anywhere."""
         return self.options.allow_relay or source.host in self._trusted

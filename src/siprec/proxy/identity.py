@@ -51,8 +51,11 @@ class Identity:
         self.domains: set[str] = set()
         for transport, host, port in addresses:
             self.add(transport, host, port)
-        for domain in domains:
-            self.domains.add(domain.lower())
+        self.set_domains(domains)
+
+    def set_domains(self, domains: Iterable[str]) -> None:
+        """Serve these domains from now on, and no others besides our own addresses."""
+        self.domains = {domain.lower() for domain in domains}
 
     def add(self, transport: str, host: str, port: int) -> None:
         """One more address or name of ours."""

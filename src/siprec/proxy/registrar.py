@@ -67,11 +67,25 @@ class Registrar:
         self._max_contacts = max_contacts
         self._max_users = max_users
         self._users = dict(users or {})
-        realm = realm or next(iter(sorted(identity.domains)), "siprec")
-        self._digest = DigestServer(clock, realm) if self._users else None
+        self._realm = realm or next(iter(sorted(identity.domains)), "siprec")
+        self._digest = DigestServer(clock, self._realm) if self._users else None
         self._changed = changed
         self._bindings: dict[str, list[Binding]] = {}
         self._sweep: Timer | None = None
+
+    def reconfigure(
+        self, *, min_expires: int, max_expires: int, default_expires: int, max_contacts: int, users: Mapping[str, str]
+    ) -> None:
+        """Go on with other limits and users; bindings of users who are no more end when they expire."""
+        self._min = min_expires
+        self._max = max_expires
+        self._default = default_expires
+        self._max_contacts = max_contacts
+        self._users = dict(users)
+        if not self._users:
+            self._digest = None
+        elif self._digest is None:
+            self._digest = DigestServer(self._clock, self._realm)
 
     def __len__(self) -> int:
         return sum(len(bindings) for bindings in self._bindings.values())

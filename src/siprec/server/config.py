@@ -112,6 +112,14 @@ class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     level: str = "info"
 
 
+class ServiceConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[service]``: how the proxy ends."""
+
+    drain: float = 30.0
+    """Seconds that calls may go on after SIGTERM while new ones are refused (503); 0: end at once. A second SIGTERM, or
+    SIGINT, ends at once."""
+
+
 class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -122,6 +130,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     recorder: RecorderConfig = RecorderConfig()
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
+    service: ServiceConfig = ServiceConfig()
     secret: str = ""
     """Secret of the deployment (``env:NAME``): signs what we put into Record-Route and makes group ids. Without one,
     each start draws its own: calls that outlive a restart are then routed without it, and group ids change."""

@@ -25,8 +25,11 @@ _TABLES: Final = (
     ("[api]", api, "ApiConfig"),
     ("[[api.webhooks]]", api, "WebhookConfig"),
     ("[log]", config, "LogConfig"),
+    ("[service]", config, "ServiceConfig"),
 )
-_PARTS: Final = frozenset({"sip", "media", "relay", "registrar", "recorder", "api", "log", "route", "recording"})
+_PARTS: Final = frozenset(
+    {"sip", "media", "relay", "registrar", "recorder", "api", "log", "service", "route", "recording"}
+)
 
 
 def reference() -> str:

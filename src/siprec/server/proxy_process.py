@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
-from siprec.api.parts import Parts
+from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
 from siprec.media.engine import MediaFlags, MediaServer
 from siprec.net.address import is_wildcard, local_addresses
@@ -27,14 +28,16 @@ from siprec.proxy.identity import Identity
 from siprec.proxy.media import MediaTimes
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
-from siprec.proxy.script import Script, ScriptError, load_script
+from siprec.proxy.script import Script, ScriptError
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
 from siprec.relay.child import RelayFailed
-from siprec.server.config import Config, ConfigError, load
+from siprec.server.config import Config, ConfigError
 from siprec.server.media import MediaSupervisor
-from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
+from siprec.server.notify import Notifier
+from siprec.server.reload import Reloaded, compare, merged, read
+from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
 
@@ -42,27 +45,62 @@ log = logging.getLogger(__name__)
 
 
 def main(file: Path | None) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit status."""
+    """Run until SIGINT, or until SIGTERM and the last call; returns the exit status."""
     try:
-        config = load(file)
+        config, script = read(file)
         setup_logging(config.log.level)
-        script = load_script((file.parent if file is not None else Path()) / config.script) if config.script else None
-        return run(_main(config, script))
+        return run(_main(config, script, file))
     except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
         print(f"siprec serve: {error}", file=sys.stderr)
         return 1
 
 
-async def _main(config: Config, script: Script | None) -> int:
+async def _main(config: Config, script: Script | None, file: Path | None) -> int:
     async with AsyncExitStack() as stack:
-        proxy = ProxyProcess(config, script)
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        proxy = ProxyProcess(config, script, file)
         stack.push_async_callback(proxy.stop)
         await proxy.start()
         addresses = " ".join(str(listener.address) for listener in proxy.transport.listeners)
         http = f" {proxy.api.ready}" if proxy.api is not None else ""
-        announce(f"siprec serve: ready {addresses}{http}")
-        await wait_for_signal()
+
+        def reload() -> None:
+            notifier.reloading()
+            with contextlib.suppress(ConfigError, ScriptError):
+                proxy.reload()
+            notifier.ready(addresses)
+
+        with Signals(reload) as signals:
+            announce(f"siprec serve: ready {addresses}{http}")
+            notifier.ready(addresses)
+            notifier.keep_alive(proxy.clock)
+            if await signals.wait() == signal.SIGTERM:
+                await _drain(proxy, signals, notifier)
+            notifier.stopping("ending the recordings", 10.0)
     return 0
+
+
+async def _drain(proxy: ProxyProcess, signals: Signals, notifier: Notifier) -> None:
+    """Let calls end by themselves, for the configured time; another signal ends the wait."""
+    limit = proxy.config.service.drain
+    deadline = proxy.loop.time() + limit
+    proxy.gate.draining = True
+    again = asyncio.create_task(signals.wait())
+    told = -1
+    try:
+        while proxy.core.calls and (left := deadline - proxy.loop.time()) > 0:
+            if told != len(proxy.core.calls):
+                told = len(proxy.core.calls)
+                log.info("draining: %d calls left, at most %.0f seconds more", told, left)
+                notifier.stopping(f"draining: {told} calls left", left + 15)
+            done, _ = await asyncio.wait({again}, timeout=min(left, 0.2))
+            if done:
+                break
+    finally:
+        again.cancel()
+    if proxy.core.calls:
+        log.warning("ending with %d calls left", len(proxy.core.calls))
 
 
 class ProxyProcess:
@@ -72,8 +110,9 @@ class ProxyProcess:
         ValueError: from the constructor, the configuration contradicts itself.
     """
 
-    def __init__(self, config: Config, script: Script | None = None) -> None:
+    def __init__(self, config: Config, script: Script | None = None, file: Path | None = None) -> None:
         self.config = config
+        self.file = file
         self.loop = asyncio.get_running_loop()
         self.clock = TimerWheel(self.loop)
         sip = config.sip
@@ -114,16 +153,7 @@ class ProxyProcess:
             script=script,
             pick_media=lambda call: self.media.current,
             settings=SiprecVariable,
-            options=ProxyOptions(
-                trusted=sip.trusted,
-                session_expires=sip.session_expires,
-                dialog_idle=sip.dialog_idle,
-                media_use=config.media.use,
-                on_media_failure=config.media.on_failure,
-                cookie_secret=secret,
-                media_flags=MediaFlags(flags=("pre-roll",)),
-                media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
-            ),
+            options=_options(config, secret),
         )
         self.gate = DrainGate(self.core)
         self.layer = TransactionLayer(self.clock, self.transport, self.gate)
@@ -170,6 +200,7 @@ class ProxyProcess:
             self.calls,
             embedded=self.config.media.server == "embedded",
             timers=lambda: self.clock.pending,
+            reload=self._reload_for_api,
         )
 
     async def start(self) -> None:
@@ -208,6 +239,52 @@ class ProxyProcess:
         await self.media.stop()
         self.clock.close()
 
+    def reload(self) -> Reloaded:
+        """Read configuration and script again; calls and recordings that exist go on as they began.
+
+        Raises:
+            ConfigError, ScriptError: they cannot be used; everything stays as it was. Logged.
+        """
+        try:
+            new, script = read(self.file)
+            result = compare(self.config, new)
+            self._apply(new, script)
+        except (ConfigError, ScriptError, ValueError, OSError) as error:
+            log.error("the configuration stays as it is: %s", error)
+            raise error if isinstance(error, ConfigError | ScriptError) else ConfigError(str(error)) from None
+        log.info("configuration read again: %s", result)
+        return result
+
+    def _reload_for_api(self) -> Reloaded:
+        try:
+            return self.reload()
+        except (ConfigError, ScriptError) as error:
+            raise ConfigProblem(str(error)) from None
+
+    def _apply(self, new: Config, script: Script | None) -> None:
+        rules = Rules(new.route)
+        if self.api is not None:
+            self.api.check_tokens(new.api.tokens)
+        # From here on only the certificates can fail, and then each stays as it was.
+        self.recording.set_profiles(new.recording)
+        self.core.reconfigure(_options(new), rules, script)
+        self.identity.set_domains(new.sip.domains)
+        if self.registrar is not None:
+            limits = new.registrar
+            self.registrar.reconfigure(
+                min_expires=limits.min_expires,
+                max_expires=limits.max_expires,
+                default_expires=limits.default_expires,
+                max_contacts=limits.max_contacts,
+                users=limits.users,
+            )
+        if self.api is not None:
+            self.api.set_tokens(new.api.tokens)
+        if new.log.level != self.config.log.level:
+            logging.getLogger().setLevel(new.log.level.upper())
+        self.config = merged(self.config, new)
+        self.transport.refresh_tls()
+
     def _media_lost(self, server: MediaServer, reason: str) -> None:
         for call in list(self.core.calls.values()):
             if call.media is server and call.media_path is not None:
@@ -228,6 +305,19 @@ class ProxyProcess:
 
     def _report(self) -> None:
         announce(json.dumps(self.counts()))
+
+
+def _options(config: Config, secret: bytes = b"") -> ProxyOptions:
+    return ProxyOptions(
+        trusted=config.sip.trusted,
+        session_expires=config.sip.session_expires,
+        dialog_idle=config.sip.dialog_idle,
+        media_use=config.media.use,
+        on_media_failure=config.media.on_failure,
+        cookie_secret=secret,
+        media_flags=MediaFlags(flags=("pre-roll",)),
+        media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
+    )
 
 
 def _own_uri(config: Config) -> str:

@@ -16,6 +16,7 @@ from siprec.recorder.server import ACCEPT, EXTENSION, RecorderServer
 from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
+from siprec.server.notify import Notifier
 from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import Endpoint, UserAgent
@@ -68,11 +69,15 @@ async def _main(config: Config, base: Path) -> int:
         extensions=(EXTENSION,),
         accept_types=ACCEPT,
     )
+    notifier = Notifier()
     try:
         await transport.listen(settings.listen)
         addresses = " ".join(str(listener.address) for listener in transport.listeners)
         announce(f"siprec recorder: ready {addresses}")
+        notifier.ready(addresses)
+        notifier.keep_alive(clock)
         await wait_for_signal()
+        notifier.stopping("ending the recordings", 30.0)
         server.close()
         # The BYEs get a moment to be answered.
         for _ in range(20):
@@ -81,6 +86,7 @@ async def _main(config: Config, base: Path) -> int:
             await asyncio.sleep(0.1)
         await asyncio.to_thread(recorder.close)
     finally:
+        notifier.close()
         await transport.close()
         await resolver.close()
         clock.close()

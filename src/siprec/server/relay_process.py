@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
 from siprec.net.address import split_host_port
+from siprec.net.timers import TimerWheel
 from siprec.relay.ports import parse_interface
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
+from siprec.server.notify import Notifier
 from siprec.server.stack import announce, run, setup_logging, wait_for_signal
 
 
@@ -48,10 +51,17 @@ def main(file: Path | None) -> int:
 
 async def _main(options: RelayOptions) -> int:
     relay = await run_relay(options)
+    clock = TimerWheel(asyncio.get_running_loop())
+    notifier = Notifier()
     host, port = relay.ng_address
-    announce(f"siprec relay: ready udp:{f'[{host}]' if ':' in host else host}:{port}")
+    where = f"udp:{f'[{host}]' if ':' in host else host}:{port}"
+    announce(f"siprec relay: ready {where}")
+    notifier.ready(where)
+    notifier.keep_alive(clock)
     try:
         await wait_for_signal()
     finally:
+        notifier.close()
+        clock.close()
         await relay.close()
     return 0

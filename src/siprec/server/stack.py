@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from siprec.net.transport import SocketTransport
@@ -32,18 +32,36 @@ def setup_logging(level: str) -> None:
     )
 
 
+class Signals:
+    """SIGINT and SIGTERM as something to wait for, SIGHUP as a call of `on_hangup`. A context manager."""
+
+    def __init__(self, on_hangup: Callable[[], object] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._handled = [signal.SIGINT, signal.SIGTERM]
+        self._arrived: asyncio.Queue[int] = asyncio.Queue()
+        self._on_hangup = on_hangup
+
+    def __enter__(self) -> Signals:
+        for number in self._handled:
+            self._loop.add_signal_handler(number, self._arrived.put_nowait, number)
+        if self._on_hangup is not None:
+            self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            self._handled.append(signal.SIGHUP)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number in self._handled:
+            self._loop.remove_signal_handler(number)
+
+    async def wait(self) -> signal.Signals:
+        """The next SIGINT or SIGTERM; none is lost between two calls."""
+        return signal.Signals(await self._arrived.get())
+
+
 async def wait_for_signal() -> None:
     """Return on SIGINT or SIGTERM."""
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        await stopped.wait()
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
+    with Signals() as signals:
+        await signals.wait()
 
 
 def announce(line: str) -> None:

@@ -49,6 +49,8 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
 class Process:
     """A child whose output is kept in a file, and which ends with the ``with`` block."""
 
+    end_signal = signal.SIGTERM
+
     def __init__(self, command: list[str], output: Path, *, stdin: int = subprocess.DEVNULL) -> None:
         self.command = command
         self.output = output
@@ -68,9 +70,9 @@ class Process:
         return self.output.read_text(errors="replace")
 
     def stop(self) -> None:
-        """SIGTERM, SIGKILL after ten seconds."""
+        """The signal that ends it, SIGKILL after ten seconds."""
         if self.child.poll() is None:
-            self.child.terminate()
+            self.child.send_signal(self.end_signal)
             try:
                 self.child.wait(10)
             except subprocess.TimeoutExpired:
@@ -93,6 +95,8 @@ class Process:
 
 class Command(Process):
     """``siprec serve`` or ``siprec recorder`` with a configuration."""
+
+    end_signal = signal.SIGINT  # at once: SIGTERM would wait for calls
 
     def __init__(self, name: str, configuration: str, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,105 @@
+"""Reading the configuration again while calls go on: what takes effect at once, and what waits for a restart."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from siprec.proxy.script import Script, load_script
+from siprec.server.config import Config, load
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = frozenset(
+    {
+        "sip.domains",
+        "sip.trusted",
+        "sip.session_expires",
+        "media.use",
+        "media.on_failure",
+        "media.timeout",
+        "registrar.min_expires",
+        "registrar.max_expires",
+        "registrar.default_expires",
+        "registrar.max_contacts",
+        "registrar.users",
+        "api.tokens",
+        "log.level",
+        "service.drain",
+        "script",
+        "route",
+        "recording",
+    }
+)
+"""Keys whose new values hold for the next request or call. A certificate is read again in any case."""
+_ELSEWHERE: Final = "recorder."
+"""Read by another process (``siprec recorder``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did: keys that hold now, and keys that differ but need a restart."""
+
+    changed: tuple[str, ...]
+    restart: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"in effect: {', '.join(self.changed) or 'nothing new'}"
+        return f"{text}; after a restart: {', '.join(self.restart)}" if self.restart else text
+
+
+def script_path(file: Path | None, config: Config) -> Path | None:
+    """Where the routing script lies, if there is one: relative to the configuration file."""
+    return (file.parent if file is not None else Path()) / config.script if config.script else None
+
+
+def read(file: Path | None) -> tuple[Config, Script | None]:
+    """The configuration and its routing script.
+
+    Raises:
+        ConfigError: the file cannot be used.
+        ScriptError: the script cannot be used.
+    """
+    config = load(file)
+    path = script_path(file, config)
+    return config, load_script(path) if path is not None else None
+
+
+def compare(old: Config, new: Config) -> Reloaded:
+    """Which keys differ. A section is named key by key, ``route`` and ``recording`` as a whole."""
+    differing = list(_differing(old, new, ""))
+    return Reloaded(
+        tuple(key for key in differing if key in AT_ONCE), tuple(key for key in differing if key not in AT_ONCE)
+    )
+
+
+def _differing(old: Any, new: Any, prefix: str) -> Iterator[str]:
+    for field in msgspec.structs.fields(old):
+        key = prefix + field.name
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before == after:
+            continue
+        if isinstance(before, msgspec.Struct) and not prefix:
+            yield from _differing(before, after, f"{key}.")
+        elif not key.startswith(_ELSEWHERE):
+            yield key
+
+
+def merged(old: Config, new: Config) -> Config:
+    """`old` with the values of `new` for the keys that take effect at once: what a process goes on with."""
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if field.name in AT_ONCE:
+            values[field.name] = after
+        elif isinstance(before, msgspec.Struct):
+            inner = {
+                name: getattr(after, name) for name in before.__struct_fields__ if f"{field.name}.{name}" in AT_ONCE
+            }
+            values[field.name] = msgspec.structs.replace(before, **inner)
+    return msgspec.structs.replace(old, **values)
