@@ -39,9 +39,10 @@ class CallCounts(CallObserver):
             media, session = call.media, call.media_session
             if self._count_packets and call.recordings and media is not None and session is not None:
                 # Asked before the copies end and the call is deleted there, answered whenever that may be.
-                media.query(session, self._counted)
+                media.query(session, self.counted)
 
-    def _counted(self, result: MediaStatistics | MediaError) -> None:
+    def counted(self, result: MediaStatistics | MediaError) -> None:
+        """Take note of the media server's counters of a call that ended."""
         if isinstance(result, MediaError):
             self.packets["unknown_calls"] += 1
             return

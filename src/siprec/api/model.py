@@ -259,6 +259,8 @@ class StartRecording(Selection, kw_only=True):
 class StopRecording(Selection, kw_only=True):
     """`siprec_stop_recording`, `siprec_pause_recording`, `siprec_resume_recording`."""
 
+    by: Annotated[str, Meta(max_length=200, description="Who asks, for the event and the proof of recording.")] = ""
+
 
 class SendIndialog(Selection, kw_only=True):
     """`siprec_send_indialog`."""

@@ -52,15 +52,18 @@ class Steering:
 
     async def pause(self, request: model.StopRecording) -> model.Outcomes:
         """``siprec_pause_recording``."""
-        return await self._each(request, lambda call: self.service.siprec_pause_recording(call, request.instance))
+        do, by = self.service.siprec_pause_recording, _by(request)
+        return await self._each(request, lambda call: do(call, request.instance, by))
 
     async def resume(self, request: model.StopRecording) -> model.Outcomes:
         """``siprec_resume_recording``."""
-        return await self._each(request, lambda call: self.service.siprec_resume_recording(call, request.instance))
+        do, by = self.service.siprec_resume_recording, _by(request)
+        return await self._each(request, lambda call: do(call, request.instance, by))
 
     async def stop(self, request: model.StopRecording) -> model.Outcomes:
         """``siprec_stop_recording``."""
-        return await self._each(request, lambda call: self.service.siprec_stop_recording(call, request.instance))
+        do, by = self.service.siprec_stop_recording, _by(request)
+        return await self._each(request, lambda call: do(call, request.instance, by))
 
     async def send_indialog(self, request: model.SendIndialog) -> model.Outcomes:
         """``siprec_send_indialog``; the answers are waited for."""
@@ -145,3 +148,7 @@ class Steering:
             done=done,
             state=recording.state if recording is not None else "",
         )
+
+
+def _by(request: model.StopRecording) -> str:
+    return f"api: {request.by}" if request.by else "api"

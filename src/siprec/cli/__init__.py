@@ -159,6 +159,29 @@ def config_check(file: Path) -> int:
     return 0
 
 
+@app.command
+def audit(
+    directory: Path = Path("proof"),
+    *,
+    since: str = "24h",
+    until: str = "",
+    json: bool = False,
+) -> int:
+    """List calls that were not, or not wholly, recorded, and why; from the proofs that `siprec serve` writes.
+
+    Exit status: 0 all were recorded wholly, 1 not all, 2 the proofs cannot be read.
+
+    Args:
+        directory: Where the proofs are ([proof] directory).
+        since: Calls answered since then: a span such as 24h or 7d, a date, or a time (UTC).
+        until: The same, for the end of the period.
+        json: Print JSON.
+    """
+    from siprec.cli.audit import main as run_audit
+
+    return run_audit(directory, since, until, as_json=json)
+
+
 def main() -> None:
     """Entry point of the command."""
     result = app()

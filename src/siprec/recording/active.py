@@ -52,7 +52,7 @@ class Surroundings:
     """What all recordings of a process share.
 
     `from_uri` names the SRC in From (SRC-07); `group_secret` keys group identifiers; `failed(recording, reason)` is
-    told of calls that are not recorded although they should be.
+    told of calls that are not recorded although they should be; `releasing(recording)` before the copies end.
     """
 
     clock: Clock
@@ -63,6 +63,7 @@ class Surroundings:
     new_id: IdSource = new_id
     groups: GroupRegistry = field(default_factory=lambda: GroupRegistry(new_id))
     failed: Callable[[ActiveRecording, str], None] = lambda recording, reason: None
+    releasing: Callable[[ActiveRecording], None] = lambda recording: None
 
 
 class ActiveRecording:
@@ -106,6 +107,8 @@ class ActiveRecording:
         self._answer: SessionDescription | None = None
         self._peer: PeerOffer | None = None
         self._attached = 0.0
+        self.steered_by = ""
+        """Who asked for the last pause or resumption, as far as it was said."""
 
     # -- what the owner asks -------------------------------------------------------------------------------------------
 
@@ -129,12 +132,14 @@ class ActiveRecording:
         """The call is answered: fork and call the SRS."""
         self._post(Event(Kind.START))
 
-    def pause(self) -> None:
-        """Withhold the media (CTL-01); before the recording began: begin it paused."""
+    def pause(self, by: str = "") -> None:
+        """Withhold the media (CTL-01); before the recording began: begin it paused. `by`: who asks."""
+        self.steered_by = by
         self._post(Event(Kind.PAUSE))
 
-    def resume(self) -> None:
+    def resume(self, by: str = "") -> None:
         """Let the media go again."""
+        self.steered_by = by
         self._post(Event(Kind.RESUME))
 
     def changed(self, media: bool) -> None:
@@ -264,7 +269,7 @@ class ActiveRecording:
             self.targets[action.target],
             self.instance,
             self.around.clock.wall(),
-            action.reason,
+            self.steered_by if action.name in (events.PAUSED, events.RESUMED) else action.reason,
             action.status,
         )
         if log.isEnabledFor(logging.DEBUG):
@@ -343,6 +348,7 @@ class ActiveRecording:
             do(session, self._tag, lambda error: self._media_done(error, Kind.GATED, Kind.GATE_FAILED))
 
     def _release(self) -> None:
+        self.around.releasing(self)
         media, session, tag = self._media, self._media_session, self._tag
         self._tag = ""
         if media is None or session is None or not tag:

@@ -151,15 +151,15 @@ class Indications:
             self._of(call).stopped.add(recording.instance)
             recording.stop("recordpref")
         elif preference == "pause":
-            recording.pause()
+            recording.pause("party (a=recordpref)")
         elif preference == "on":
-            recording.resume()
+            recording.resume("party (a=recordpref)")
 
     def engaged(self, recorder: CallRecorder, recording: ActiveRecording) -> None:
         """A recording is wanted: paused from its first packet on where a party asked for that before."""
         preferences = self._of(recorder.call).preferences.values()
         if recording.profile.recordpref == "honour" and "pause" in preferences:
-            recording.pause()
+            recording.pause("party (a=recordpref)")
 
 
 def state_of(recording: ActiveRecording) -> State:

@@ -116,6 +116,7 @@ class CallRecorder:
             del self.recordings[recording.instance]
         if recording.instance in self.call.recordings and not self.answered:
             self.call.recordings.remove(recording.instance)
+        self.service.on_finished(recording)
         self.service.released(self)
         self.service.indications.changed(self.call)
 
@@ -225,6 +226,7 @@ class RecordingService(CallObserver):
         check_uri(from_uri, "from_uri")
         self.events = events or EventDispatcher()
         self.hang_up = hang_up
+        self.on_finished: Callable[[ActiveRecording], object] = lambda recording: None
         self.around = Surroundings(
             clock, agent, self.events, from_uri, group_secret, new_id, GroupRegistry(new_id), self._failed
         )
@@ -354,17 +356,18 @@ class RecordingService(CallObserver):
             return False
         return self._engage(call, instance, profile, settings if isinstance(settings, RecordingSettings) else None)
 
-    def siprec_pause_recording(self, call: Call, instance: str = DEFAULT) -> bool:
-        """Withhold the media from the SRS; false when nothing is being recorded."""
-        return self._with(call, instance, ActiveRecording.pause)
+    def siprec_pause_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
+        """Withhold the media from the SRS; false when nothing is being recorded. `by` says who asks, for the event and
+        the proof of recording."""
+        return self._with(call, instance, lambda recording: recording.pause(by))
 
-    def siprec_resume_recording(self, call: Call, instance: str = DEFAULT) -> bool:
+    def siprec_resume_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
         """Go on after a pause; false when nothing is being recorded."""
-        return self._with(call, instance, ActiveRecording.resume)
+        return self._with(call, instance, lambda recording: recording.resume(by))
 
-    def siprec_stop_recording(self, call: Call, instance: str = DEFAULT) -> bool:
+    def siprec_stop_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
         """End the recording, the call goes on; false when nothing is being recorded."""
-        return self._with(call, instance, ActiveRecording.stop)
+        return self._with(call, instance, lambda recording: recording.stop(f"stopped by {by}"))
 
     def siprec_send_indialog(
         self,

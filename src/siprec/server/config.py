@@ -120,6 +120,17 @@ class ServiceConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     SIGINT, ends at once."""
 
 
+class ProofConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[proof]``: proof of recording, for ``siprec audit``."""
+
+    enabled: bool = True
+    directory: str = "proof"
+    """Where ``proof-YYYYMMDD.jsonl`` are written: relative to ``STATE_DIRECTORY`` (systemd), else to this file. Without
+    a configuration file nothing is written."""
+    keep_days: int = 0
+    """Days after which files are deleted; 0: never."""
+
+
 class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -131,6 +142,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
     service: ServiceConfig = ServiceConfig()
+    proof: ProofConfig = ProofConfig()
     secret: str = ""
     """Secret of the deployment (``env:NAME``): signs what we put into Record-Route and makes group ids. Without one,
     each start draws its own: calls that outlive a restart are then routed without it, and group ids change."""

@@ -71,5 +71,7 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "media.server", f"{config.media.server!r} is neither embedded nor of the form ng:udp:ADDRESS:PORT"
     if not 0 <= config.service.drain <= 86400:
         yield "service.drain", "must lie in 0..86400 seconds"
+    if not 0 <= config.proof.keep_days <= 36500:
+        yield "proof.keep_days", "must lie in 0..36500"
     if config.log.level.lower() not in ("debug", "info", "warning", "error", "critical"):
         yield "log.level", f"{config.log.level!r} is none of debug, info, warning, error, critical"

@@ -26,9 +26,10 @@ _TABLES: Final = (
     ("[[api.webhooks]]", api, "WebhookConfig"),
     ("[log]", config, "LogConfig"),
     ("[service]", config, "ServiceConfig"),
+    ("[proof]", config, "ProofConfig"),
 )
 _PARTS: Final = frozenset(
-    {"sip", "media", "relay", "registrar", "recorder", "api", "log", "service", "route", "recording"}
+    {"sip", "media", "relay", "registrar", "recorder", "api", "log", "service", "proof", "route", "recording"}
 )
 
 

@@ -29,15 +29,18 @@ from siprec.proxy.media import MediaTimes
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
+from siprec.recording.active import ActiveRecording
 from siprec.recording.events import EventDispatcher, SiprecEvent
+from siprec.recording.proof import ProofCollector
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
 from siprec.relay.child import RelayFailed
 from siprec.server.config import Config, ConfigError
 from siprec.server.media import MediaSupervisor
 from siprec.server.notify import Notifier
+from siprec.server.prooflog import ProofLog
 from siprec.server.reload import Reloaded, compare, merged, read
-from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging
+from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging, state_directory
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
 
@@ -173,9 +176,13 @@ class ProxyProcess:
             from_uri=_own_uri(config),
             group_secret=secret,
         )
-        self.calls = CallCounts(config.api.count_packets)
+        self.proof_log: ProofLog | None = None
+        # The proofs ask the media server anyway: once is enough.
+        proving = config.proof.enabled and file is not None
+        self.calls = CallCounts(config.api.count_packets and not proving)
         if config.api.listen:
             self.core.observers.add(self.calls)
+        self.proofs = self._prove()
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
@@ -184,6 +191,24 @@ class ProxyProcess:
         self.transport.on_message = self.layer.receive
         self.transport.on_malformed = self.layer.receive_malformed
         self.api = ApiServer(self._parts(), config.api) if config.api.listen else None
+
+    def _prove(self) -> ProofCollector | None:
+        """Proof of recording, where there is a place for it."""
+        wanted = self.config.proof
+        if not wanted.enabled or self.file is None:
+            return None
+        self.proof_log = ProofLog(state_directory(self.file) / wanted.directory, wanted.keep_days)
+
+        def active(dlg_id: str, instance: str) -> ActiveRecording | None:
+            recorder = self.recording.recorder(dlg_id)
+            return recorder.recordings.get(instance) if recorder is not None else None
+
+        proofs = ProofCollector(self.clock, self.proof_log.write, self.core.calls.get, active, self.calls.counted)
+        self.core.observers.add(proofs)
+        self.events.subscribe(proofs.event)
+        self.recording.around.releasing = proofs.releasing
+        self.recording.on_finished = proofs.finished
+        return proofs
 
     def _parts(self) -> Parts:
         return Parts(
@@ -237,6 +262,9 @@ class ProxyProcess:
         await self.transport.close()
         await self.resolver.close()
         await self.media.stop()
+        if self.proofs is not None and self.proof_log is not None:
+            self.proofs.close()
+            await asyncio.to_thread(self.proof_log.close)
         self.clock.close()
 
     def reload(self) -> Reloaded:

@@ -17,7 +17,7 @@ from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
 from siprec.server.notify import Notifier
-from siprec.server.stack import announce, contact_uri, run, setup_logging, wait_for_signal
+from siprec.server.stack import announce, contact_uri, run, setup_logging, state_directory, wait_for_signal
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import Endpoint, UserAgent
 
@@ -29,7 +29,7 @@ def main(file: Path | None) -> int:
     try:
         config = load(file)
         setup_logging(config.log.level)
-        return run(_main(config, file.parent if file is not None else Path()))
+        return run(_main(config, state_directory(file)))
     except (ConfigError, OSError, ValueError) as error:
         print(f"siprec recorder: {error}", file=sys.stderr)
         return 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from siprec.net.transport import SocketTransport
@@ -62,6 +64,13 @@ async def wait_for_signal() -> None:
     """Return on SIGINT or SIGTERM."""
     with Signals() as signals:
         await signals.wait()
+
+
+def state_directory(file: Path | None) -> Path:
+    """What relative paths of files that we write start from: ``STATE_DIRECTORY`` (systemd), else where the
+    configuration file lies, else the working directory."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(given) if given else file.parent if file is not None else Path()
 
 
 def announce(line: str) -> None:

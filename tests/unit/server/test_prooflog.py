@@ -1,0 +1,130 @@
+"""Proofs on disk, and the audit that reads them."""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from siprec.cli.audit import audit, main, moment
+from siprec.recording.verdict import Begun, Proof, Verdict
+from siprec.server.prooflog import ProofLog, files, read
+
+NOW = 1_700_000_000.0
+
+
+def begun(number: int, answered: float = NOW) -> Begun:
+    return Begun(
+        dlg_id=f"{number}.1",
+        call_id=f"call-{number}",
+        instance="default",
+        caller="sip:a@x",
+        callee="sip:b@x",
+        answered=answered,
+    )
+
+
+def ended(number: int, verdict: Verdict, *reasons: str, answered: float = NOW) -> Proof:
+    return Proof(
+        **{name: getattr(begun(number, answered), name) for name in Begun.__struct_fields__},
+        verdict=verdict,
+        reasons=list(reasons),
+    )
+
+
+def written(directory: Path, *lines: Begun | Proof) -> ProofLog:
+    log = ProofLog(directory)
+    for line in lines:
+        log.write(msgspec.json.encode(line))
+    log.close()
+    return log
+
+
+def test_lines_are_read_as_they_were_written_and_by_nobody_else(tmp_path: Path) -> None:
+    directory = tmp_path / "proof"
+    lines: list[Begun | Proof] = [begun(1), ended(1, "complete"), begun(2)]
+    log = written(directory, *lines)
+    assert (log.written, log.lost) == (3, 0)
+    assert list(read(directory)) == lines
+    ((path, day),) = files(directory)
+    assert path.name == f"proof-{time.strftime('%Y%m%d', time.gmtime())}.jsonl"
+    assert day.hour == 0
+    assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0
+
+
+def test_a_second_process_goes_on_in_the_same_file(tmp_path: Path) -> None:
+    written(tmp_path, begun(1))
+    written(tmp_path, ended(1, "complete"))
+    assert len(list(read(tmp_path))) == 2
+
+
+def test_a_disk_that_takes_nothing_is_counted_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "proof").write_text("a file where the directory should be")
+    log = ProofLog(tmp_path / "proof")
+    for number in range(5):
+        log.write(msgspec.json.encode(begun(number)))
+    log.close()
+    assert (log.written, log.lost) == (0, 5)
+    assert len([record for record in caplog.records if "not written" in record.message]) == 1
+
+
+def test_files_older_than_wanted_are_deleted_and_others_left_alone(tmp_path: Path) -> None:
+    for name in ("proof-20200101.jsonl", "proof-2020.jsonl", "other.jsonl"):
+        (tmp_path / name).write_text("")
+    written(tmp_path, begun(1))
+    assert (tmp_path / "proof-20200101.jsonl").exists()
+    log = ProofLog(tmp_path, keep_days=30)
+    log.write(msgspec.json.encode(begun(2)))
+    log.close()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "proof-20200101.jsonl" not in names
+    assert {"proof-2020.jsonl", "other.jsonl"} < names
+
+
+def test_the_audit_tells_what_was_not_recorded_and_what_has_no_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = ended(9, "none", "too old to be told", answered=NOW - 1e6)
+    written(
+        tmp_path,
+        *(begun(1), begun(2), begun(3), begun(4), old),
+        *(ended(1, "complete"), ended(2, "partial", "the SRS misses 2 packets"), ended(3, "none", "486 Busy Here")),
+    )
+    found = audit(tmp_path, NOW - 60, float("inf"))
+    assert (found.calls, found.complete, found.partial, found.none) == (4, 1, 1, 1)
+    assert [line.call_id for line in found.unended] == ["call-4"]
+    assert main(tmp_path, "2020-01-01", "", as_json=False) == 1
+    said = capsys.readouterr().out
+    assert "486 Busy Here" in said.replace("\n", " ")
+    assert "5 recordings wanted" in said
+
+
+def test_a_clean_audit_has_exit_status_0_and_an_unreadable_one_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, begun(1), ended(1, "complete"))
+    assert main(tmp_path, "2020-01-01", "", as_json=True) == 0
+    assert msgspec.json.decode(capsys.readouterr().out)["complete"] == 1
+    assert main(tmp_path / "nowhere", "24h", "", as_json=False) == 2
+    assert main(tmp_path, "yesterday", "", as_json=False) == 2
+    path = files(tmp_path)[0][0]
+    path.write_bytes(path.read_bytes() + b'{"type":"end","dlg')  # a process that was killed while it wrote
+    assert main(tmp_path, "2020-01-01", "", as_json=False) == 2
+    assert f"{path}:3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", NOW - 90),
+        ("24h", NOW - 86400),
+        ("2w", NOW - 1209600),
+        ("1970-01-02", 86400.0),
+        ("1970-01-01T01:00+01:00", 0.0),
+    ],
+)
+def test_periods_are_spans_dates_or_times(text: str, seconds: float) -> None:
+    assert moment(text, NOW) == seconds
