@@ -160,6 +160,20 @@ def config_check(file: Path) -> int:
 
 
 @app.command
+def vcon(recording: Path, *, output: Path | None = None, streams: bool = False) -> int:
+    """Export a finished recording as a vCon (draft-ietf-vcon-vcon-core), audio and metadata in one JSON document.
+
+    Args:
+        recording: Directory of the recording (the one with recording.json).
+        output: File to write; default: standard output.
+        streams: The audio of each participant by itself, instead of the stereo mix.
+    """
+    from siprec.cli.vcon import main as run_vcon
+
+    return run_vcon(recording, output, streams=streams)
+
+
+@app.command
 def audit(
     directory: Path = Path("proof"),
     *,

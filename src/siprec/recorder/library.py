@@ -106,6 +106,13 @@ class RecorderLibrary:
             if found is not None:
                 yield found
 
+    def by_id(self, name: str) -> RecordingResult | None:
+        """The recording of that id (name of its directory); None if there is none."""
+        if len(name) < 9 or "/" in name or not name[:8].isdigit():
+            return None
+        directory = self.root / name[:4] / name[4:6] / name[6:8] / name
+        return self.load(directory) if (directory / FILE).is_file() else None
+
     def find(
         self, *, call_id: str | None = None, session_id: str | None = None, aor: str | None = None
     ) -> list[RecordingResult]:

@@ -1,0 +1,29 @@
+"""``siprec vcon``: a recording as a vCon."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from siprec.recorder.library import RecordingResult
+from siprec.recorder.summary import FILE
+from siprec.recorder.vcon import VconError, export
+
+
+def main(directory: Path, output: Path | None, *, streams: bool) -> int:
+    """Write the vCon; exit status 0, or 1 with the reason on standard error."""
+    try:
+        summary = json.loads((directory / FILE).read_bytes())
+        text = json.dumps(export(RecordingResult(directory, summary), streams=streams), ensure_ascii=False)
+        if output is None:
+            print(text)
+        else:
+            # Like the recording itself: for owner and group only.
+            with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+    except (OSError, ValueError, KeyError, VconError) as error:
+        print(f"siprec vcon: {directory}: {error}", file=sys.stderr)
+        return 1
+    return 0
