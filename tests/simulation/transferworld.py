@@ -7,8 +7,12 @@ from typing import Any
 from siprec import sdp
 from siprec.media.engine import NO_FLAGS, MediaFlags, MediaSession, SdpResult
 from siprec.proxy.call import Call, CallObserver
+from siprec.proxy.core import ProxyOptions
+from siprec.proxy.routes import Rules
+from siprec.proxy.script import Script
+from siprec.recording.events import SiprecEvent
 from siprec.recording.service import RecordingService
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.settings import RecordingProfile, SiprecVariable
 from siprec.sip.useragent import UserAgent
 from tests.simulation.network import VirtualClock
 from tests.simulation.proxyworld import PROXY, ProxyWorld
@@ -52,8 +56,18 @@ class _Wish(CallObserver):
 class TransferWorld(ProxyWorld):
     """`ProxyWorld` with a recording client on the proxy, and a recorder at 10.0.0.90."""
 
-    def __init__(self, phones: int = 3, **profile: Any) -> None:
-        super().__init__(phones)
+    def __init__(
+        self,
+        phones: int = 3,
+        *,
+        wish: bool = True,
+        rules: Rules | None = None,
+        script: Script | None = None,
+        options: ProxyOptions | None = None,
+        others: dict[str, dict[str, Any]] | None = None,
+        **profile: Any,
+    ) -> None:
+        super().__init__(phones, rules=rules, script=script, options=options)
         self.server = CallMediaServer(self.clock)
         self.core.media._pick = lambda call: self.server
         self.agent = UserAgent(
@@ -63,11 +77,18 @@ class TransferWorld(ProxyWorld):
         self.service = RecordingService(
             self.clock,
             self.agent,
-            profiles={"default": RecordingProfile(**{"srs": f"sip:srs@{SRS}", **profile})},
+            profiles={
+                name: RecordingProfile(**{"srs": f"sip:srs@{SRS}", **settings})
+                for name, settings in {"default": profile, **(others or {})}.items()
+            },
             from_uri=f"sip:src@{PROXY}",
             group_secret=b"s",
         )
-        self.core.observers.add(_Wish())
+        if wish:
+            self.core.observers.add(_Wish())
+        self.core.settings = SiprecVariable
+        self.events: list[SiprecEvent] = []
+        self.service.events.subscribe(self.events.append)
         self.core.observers.add(self.service)
         self.core.recorder = self.service
         self.core.indicator = self.service.indications
@@ -75,6 +96,10 @@ class TransferWorld(ProxyWorld):
         recorders = World()
         recorders.clock, recorders.network = self.clock, self.network
         self.srs = Srs(recorders, SRS)
+
+    def told(self, instance: str = "") -> list[str]:
+        """The events so far."""
+        return [e.name.removeprefix("E_SIPREC_") for e in self.events if instance in ("", e.instance)]
 
     def finish(self) -> None:
         super().finish()

@@ -254,6 +254,10 @@ class StartRecording(Selection, kw_only=True):
     settings: Annotated[
         dict[str, str], Meta(description="group, caller, callee, media, headers... as in scripts.")
     ] = {}
+    start: Annotated[
+        Literal["", "answer", "early"],
+        Meta(description="When it begins in a call that is not answered yet; empty: as the profile says."),
+    ] = ""
 
 
 class StopRecording(Selection, kw_only=True):

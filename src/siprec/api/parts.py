@@ -13,8 +13,9 @@ from siprec.net.transport import SocketTransport
 from siprec.proxy.core import ProxyCore
 from siprec.proxy.registrar import Registrar
 from siprec.recording.active import ActiveRecording
+from siprec.recording.callrecorder import CallRecorder
 from siprec.recording.events import EventDispatcher
-from siprec.recording.service import CallRecorder, RecordingService
+from siprec.recording.service import RecordingService
 from siprec.sip.clock import Clock
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent

@@ -17,7 +17,8 @@ from siprec.sip.message import SipResponse
 MAX_MATCHES: Final = 1000
 """More calls than that are not steered in one request."""
 
-Do = Callable[[Call], bool]
+Do = Callable[[Call], "bool | str"]
+"""Whether it was done, or why it was not (an empty text: it was)."""
 
 
 class Steering:
@@ -41,12 +42,12 @@ class Steering:
             if profile is None:
                 known = ", ".join(sorted(self.service.profiles)) or "none"
                 raise Problem(422, f"srs: needed, as there is no profile {request.instance!r} (profiles: {known})")
-            if not request.settings:
-                return await self._each(request, lambda call: self.service.record(call, request.instance))
-        srs = request.srs or ",".join(self.service.profiles[request.instance].targets)
+        given = settings if request.settings else None
 
-        def start(call: Call) -> bool:
-            return self.service.siprec_start_recording(call, srs, request.instance, settings)
+        def start(call: Call) -> str:
+            return self.service.start(
+                call, request.srs, request.instance, given, request.start, at_once=bool(request.srs)
+            )
 
         return await self._each(request, start)
 
@@ -127,18 +128,20 @@ class Steering:
         return found
 
     async def _each(self, selection: model.Selection, do: Do) -> model.Outcomes:
-        results = [
-            self._outcome(call, selection.instance, do(call)) async for call in in_slices(await self._calls(selection))
-        ]
+        results = []
+        async for call in in_slices(await self._calls(selection)):
+            done = do(call)
+            why = done if isinstance(done, str) else ""
+            results.append(self._outcome(call, selection.instance, not why if isinstance(done, str) else done, why))
         return self._checked(results, selection)
 
     def _checked(self, results: list[model.Outcome], selection: model.Selection) -> model.Outcomes:
         if not any(result.done for result in results):
-            states = sorted({result.state or "not recorded" for result in results})
+            states = sorted({": ".join(filter(None, (r.state or "not recorded", r.reason))) for r in results})
             raise Problem(409, f"not possible for instance {selection.instance!r}: {', '.join(states)}")
         return model.Outcomes(results=results)
 
-    def _outcome(self, call: Call, instance: str, done: bool) -> model.Outcome:
+    def _outcome(self, call: Call, instance: str, done: bool, reason: str = "") -> model.Outcome:
         recorder = self.parts.recorder(call.dlg_id)
         recording = recorder.recordings.get(instance) if recorder is not None else None
         return model.Outcome(
@@ -147,6 +150,7 @@ class Steering:
             instance=instance,
             done=done,
             state=recording.state if recording is not None else "",
+            reason=reason,
         )
 
 

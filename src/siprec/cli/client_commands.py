@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import wraps
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -204,6 +204,7 @@ def start(
     user: User = "",
     all: All = False,
     instance: Name = "default",
+    begin: Literal["", "answer", "early"] = "",
     api: Url = DEFAULT,
     json: AsJson = False,
 ) -> None:
@@ -211,8 +212,9 @@ def start(
 
     Args:
         srs: SRS URIs separated by commas; without, those of the profile.
+        begin: when, if the call is not answered yet; without, as the profile says.
     """
-    _steer("siprec_start_recording", call, user, all, api, json, instance=instance, srs=srs)
+    _steer("siprec_start_recording", call, user, all, api, json, instance=instance, srs=srs, start=begin)
 
 
 @_told

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Leg = Literal["caller", "callee"]
+StartMode = Literal["answer", "early"]
 
 
 class RecordingUnavailable(RuntimeError):
@@ -28,8 +29,9 @@ class RecordingUnavailable(RuntimeError):
 class Recorder(Protocol):
     """What records calls; handed in from above (:mod:`siprec.recording`). Each returns false on an internal error."""
 
-    def siprec_start_recording(self, call: Call, srs: str, instance: str, settings: Any) -> bool:
-        """Record `call` at the SRSs in `srs` (comma-separated URIs); `settings` are those of the message in hand."""
+    def siprec_start_recording(self, call: Call, srs: str, instance: str, settings: Any, start: str = "") -> bool:
+        """Record `call` at the SRSs in `srs` (comma-separated URIs); `settings` are those of the message in hand,
+        `start` says from when on (``answer``, ``early``, or nothing: as the profile has it)."""
         ...
 
     def siprec_pause_recording(self, call: Call, instance: str) -> bool: ...
@@ -52,6 +54,10 @@ class CallObserver:
 
     def call_progress(self, call: Call, response: SipResponse) -> None:
         """A provisional response, not 100, was forwarded."""
+
+    def call_early_media(self, call: Call) -> None:
+        """Before the answer, both descriptions of an early dialog are known: `call.early` is the provisional response
+        that made it. Told again for each response, PRACK or UPDATE that carries on with it, or with another dialog."""
 
     def call_answered(self, call: Call) -> None:
         """The first 2xx was forwarded. With a late offer `call.caller_sdp` follows with the ACK, as a media change."""
@@ -79,8 +85,10 @@ class Call:
     branch. `invite` is the request as received, `response` the 2xx, `caller` and `callee` From and To. Times are
     seconds since the epoch. `end_reason` says what ended it (``bye``, ``cancelled``, ``486``, ``expired``...),
     `end_message` is the BYE or failure response, if any, and `end_side` who sent the BYE. `media` and `media_session`
-    are set while a media server carries the call; `caller_sdp`, `callee_sdp` are what the parties last agreed, as each
-    of them sent it. `parties` are the two sides as they are known now (connected identity, transfer), from the answer
+    are set while a media server carries the call, `media_bypassed` when descriptions went past it; `early` is the last
+    provisional response with a description, `early_media` whether media can pass since; `talk_began` when the first
+    2xx came (monotonic). `caller_sdp`, `callee_sdp` are what the parties last agreed, as each of them sent it.
+    `parties` are the two sides as they are known now (connected identity, transfer), from the answer
     on; `relations` the calls that this one continues; `metadata` belongs to the recording.
     """
 
@@ -94,6 +102,8 @@ class Call:
         "caller",
         "caller_sdp",
         "dlg_id",
+        "early",
+        "early_media",
         "end_message",
         "end_reason",
         "end_side",
@@ -101,6 +111,7 @@ class Call:
         "from_tag",
         "invite",
         "media",
+        "media_bypassed",
         "media_error",
         "media_path",
         "media_session",
@@ -114,6 +125,7 @@ class Call:
         "source",
         "start_wall",
         "state",
+        "talk_began",
         "to_tag",
     )
 
@@ -124,6 +136,9 @@ class Call:
         self.to_tag = ""
         self.invite = invite
         self.response: SipResponse | None = None
+        self.early: SipResponse | None = None
+        self.early_media = False
+        self.talk_began: float | None = None
         self.caller: NameAddr = invite.from_
         self.callee: NameAddr = invite.to
         self.source = source
@@ -139,6 +154,7 @@ class Call:
         self.media_path: CallMedia | None = None
         self.media_use: MediaUse = ""
         self.media_error = ""
+        self.media_bypassed = False
         self.caller_sdp = b""
         self.callee_sdp = b""
         self.recordings: list[str] = []
@@ -147,6 +163,11 @@ class Call:
         self.relations: tuple[Relation, ...] = ()
         self.metadata: Any = None
         self._settings: Any = None
+
+    @property
+    def callee_tag(self) -> str:
+        """The tag of the answered branch; before the answer that of the branch whose early media pass, if any do."""
+        return self.to_tag or (self.early.to.tag if self.early is not None else "")
 
     @property
     def offer_sdp(self) -> bytes:
@@ -170,18 +191,23 @@ class Call:
     # -- for routing scripts -------------------------------------------------------------------------------------------
 
     def record(self, name: str = "default") -> None:
-        """Have the call recorded as ``[recording.NAME]`` says, from its answer on. Twice is once."""
+        """Have the call recorded as ``[recording.NAME]`` says, from its answer or its early media on. Twice is once."""
         if name not in self.recordings:
             self.recordings.append(name)
 
-    def siprec_start_recording(self, srs: str, instance: str = "default") -> bool:
+    def siprec_start_recording(self, srs: str, instance: str = "default", start: StartMode | Literal[""] = "") -> bool:
         """Record at `srs`, one or more SIP URIs separated by commas, in order of preference.
+
+        The recording begins at once where the call has early media or is answered, else as `start` says: with the
+        ``answer``, or with ``early`` media if there are any; left out, as the profile says. From the reply route of the
+        2xx it begins with the answer. ``start="answer"`` waits for the answer in any case. False, with a warning, when
+        it cannot be: a bad list, the instance is engaged already, or the call's media do not pass a media server.
 
         Raises:
             RecordingUnavailable: nothing that records is set up.
         """
         settings = self._settings[instance] if self._settings is not None else None
-        return self._recorder().siprec_start_recording(self, srs, instance, settings)
+        return self._recorder().siprec_start_recording(self, srs, instance, settings, start)
 
     def siprec_pause_recording(self, instance: str = "default") -> bool:
         """Withhold the media from the SRS; the recording session stays. Raises RecordingUnavailable."""

@@ -187,6 +187,8 @@ class ResponseContext:
         elif self.final and not self.invite:
             return  # the transaction itself drops a 2xx to INVITE that follows another class
         first = not self.final
+        if self.call is not None and status < 200:
+            self.core.media.progress(self.call, response)
         if self.reply_hook is not None:
             self.reply_hook(response)
         if status >= 200 and first:

@@ -395,6 +395,9 @@ class ProxyCore:
                 self.parties.response(made, "caller", request, response)
             if status < 200:
                 self.observers.tell("call_progress", call, response)
+                if response is call.early and call.state == "early" and call.caller_sdp and call.callee_sdp:
+                    self.observers.tell("call_early_media", call)
+                    call.early_media = True
             elif first and call.state == "early":
                 self._answered(call, response, branch)
         elif dialog is not None and status >= 200:

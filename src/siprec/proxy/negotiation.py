@@ -59,7 +59,7 @@ class Negotiation:
     def _path(self, call: Call) -> CallMedia | None:
         """The media path of a call that is to have one, made on first need."""
         path = call.media_path
-        if path is not None or call.state != "early" or call.media_error:
+        if path is not None or call.state != "early" or call.media_error or call.media_bypassed:
             return path
         use = call.media_use or self.use
         if self._pick is None or use == "never" or (use == "recorded" and not call.recordings):
@@ -118,6 +118,7 @@ class Negotiation:
         sdp = sdp_of(request)
         path = self._path(call) if sdp else None
         if path is None:
+            call.media_bypassed |= bool(sdp)
             rejected = bool(call.media_error) and self.on_failure == "reject"
             passed(503 if rejected else 0)
             return
@@ -153,8 +154,8 @@ class Negotiation:
 
         def finish() -> None:
             go_on()
-            if completed and call.state == "confirmed" and dialog.callee_tag == call.to_tag:
-                self._core.observers.tell("call_media_changed", call, OTHER[side])
+            if completed:
+                self._changed(dialog, OTHER[side])
 
         mine, theirs = dialog.tag(side), dialog.tag(OTHER[side])
         self._through(
@@ -185,6 +186,7 @@ class Negotiation:
     ) -> None:
         path = self._path(call)
         if path is None or path.state != "active":
+            call.media_bypassed = True
             go_on()
             return
         if kind == "answer":
@@ -203,6 +205,15 @@ class Negotiation:
             path.offer(session, sdp, passed)
         else:
             path.answer(session, sdp, passed)
+
+    def _changed(self, dialog: ProxiedDialog, who: Side) -> None:
+        """An exchange within a dialog, begun by `who`, is complete and forwarded."""
+        call, observers = dialog.call, self._core.observers
+        if call.state == "confirmed" and dialog.callee_tag == call.to_tag:
+            observers.tell("call_media_changed", call, who)
+        elif call.state == "early" and call.early is not None and call.early.to.tag == dialog.callee_tag:
+            observers.tell("call_early_media", call)
+            call.early_media = True
 
     def take(self, dialog: ProxiedDialog) -> None:
         """What was agreed in the dialog is what the call has."""
@@ -226,6 +237,8 @@ class Negotiation:
         dialog, call, side = context.dialog, context.call, context.side
         request = context.transaction.request
         initial = dialog is None and call is not None
+        if call is not None and initial and call.talk_began is None and response.status >= 200:
+            call.talk_began = core.clock.now()
         if call is not None and initial:
             if call.state == "terminated" or (context.final and response.status < 200):
                 go_on()  # too late for anybody: nothing is followed that nothing would end
@@ -256,8 +269,8 @@ class Negotiation:
 
         def finish() -> None:
             go_on()
-            if complete and not initial and call.state == "confirmed" and dialog.callee_tag == call.to_tag:
-                core.observers.tell("call_media_changed", call, side)
+            if complete and not initial:
+                self._changed(dialog, side)
 
         if not sdp or not kind or (initial and call.state == "confirmed" and dialog.callee_tag != call.to_tag):
             finish()  # of two that answered, the second does not take the media away from the first
@@ -266,6 +279,12 @@ class Negotiation:
         via_branch = branch.via_branch if initial and kind == "answer" else ""
         offerer, answerer = (mine, theirs) if kind == "answer" else (theirs, mine)
         self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish, dialog, side)
+
+    @staticmethod
+    def progress(call: Call, response: SipResponse) -> None:
+        """A provisional response is about to be forwarded: with a description in it, its branch has the early media."""
+        if call.state == "early" and response.to.tag and sdp_of(response):
+            call.early = response
 
     def again(self, dialog: ProxiedDialog, side: Side, answer: bytes) -> None:
         """A party answered an offer of our own, made as the party on `side`: where it says anything new, the media

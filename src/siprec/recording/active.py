@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, Subscription
+from siprec.proxy.call import StartMode
 from siprec.recording import events
 from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
@@ -77,6 +78,7 @@ class ActiveRecording:
         profile: RecordingProfile,
         settings: RecordingSettings,
         finished: Callable[[ActiveRecording], None],
+        start: StartMode = "answer",
     ) -> None:
         self.around = around
         self.call = metadata.call
@@ -84,6 +86,7 @@ class ActiveRecording:
         self.instance = instance
         self.profile = profile
         self.settings = settings
+        self.start = start
         self.targets = profile.targets
         self.machine = RecordingSession(
             Policy(
@@ -109,6 +112,7 @@ class ActiveRecording:
         self._attached = 0.0
         self.steered_by = ""
         """Who asked for the last pause or resumption, as far as it was said."""
+        self._since: float | None = None
 
     # -- what the owner asks -------------------------------------------------------------------------------------------
 
@@ -128,8 +132,9 @@ class ActiveRecording:
         """Call-ID of the present RS dialog, empty if there is none yet."""
         return self._dialog.call_id if self._dialog is not None else ""
 
-    def begin(self) -> None:
-        """The call is answered: fork and call the SRS."""
+    def begin(self, since: float | None = None) -> None:
+        """Fork and call the SRS. Media that came before `since` (monotonic) are not recorded; None: all there are."""
+        self._since = since
         self._post(Event(Kind.START))
 
     def pause(self, by: str = "") -> None:
@@ -300,7 +305,7 @@ class ActiveRecording:
         if self.machine.state is State.FORKING:
             self._attached = self.around.clock.wall()
         flags = MediaFlags(media_address=self.settings.media) if self.settings.media else MediaFlags()
-        parties = [self.call.from_tag, self.call.to_tag]
+        parties = [self.call.from_tag, self.call.callee_tag]
         media.subscribe_request(session, parties, self._forked, flags=flags, tag=self._tag)
 
     def _forked(self, result: Subscription | MediaError) -> None:

@@ -58,6 +58,11 @@ class RecordedCall(Protocol):
     callee_sdp: bytes
     parties: dict[str, Party]
 
+    @property
+    def callee_tag(self) -> str:
+        """The tag of the answered branch, or of that whose early media pass."""
+        ...
+
 
 @dataclass(slots=True)
 class _GroupEntry:
@@ -121,6 +126,7 @@ class CallMetadata:
         self._left: list[_Left] = []
         self.group_id = ""
         self._formed = 0.0
+        self._early = 0.0
 
     def join(self, group_id: str, formed: float, common: Mapping[Leg, str]) -> None:
         """This session is one of a group (SCN-08), where no setting names another; `common` are the ids of parties who
@@ -140,6 +146,14 @@ class CallMetadata:
         self._known[leg] = (address, message)
         if message is not None:
             self._spoke[leg] = message
+
+    def heard(self, leg: Leg, message: SipMessage) -> None:
+        """A party, no other than before, sent another message that tells its Contact and Session-ID."""
+        self._spoke[leg] = message
+
+    def begin(self, wall: float) -> None:
+        """The session began before the answer: with its early media."""
+        self._early = wall
 
     def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None, policy: IdentityPolicy) -> bool:
         """Whether `address` is another name than that of the party there, for who looks where `policy` says; a
@@ -173,7 +187,7 @@ class CallMetadata:
 
     @property
     def _began(self) -> float:
-        return self.call.answer_wall or self.call.start_wall
+        return self._early or self.call.answer_wall or self.call.start_wall
 
     def _since_when(self, leg: Leg) -> float:
         party = self.call.parties.get(leg)
@@ -181,7 +195,7 @@ class CallMetadata:
 
     def tags(self) -> dict[str, Leg]:
         """The parties by their dialog tags."""
-        return {self.call.from_tag: "caller", self.call.to_tag: "callee"}
+        return {self.call.from_tag: "caller", self.call.callee_tag: "callee"}
 
     def stream_id(self, leg: Leg, index: int) -> str:
         """The stream id of a party's m-line; the same whenever asked (ID-08)."""

@@ -13,7 +13,8 @@ from siprec.proxy.indication import RECORD_AWARE, Preference, State
 from siprec.recording.active import ActiveRecording
 
 if TYPE_CHECKING:
-    from siprec.recording.service import CallRecorder, RecordingService
+    from siprec.recording.callrecorder import CallRecorder
+    from siprec.recording.service import RecordingService
 
 log = logging.getLogger(__name__)
 

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from siprec import sdp
 from siprec.media.engine import MediaServer
-from siprec.proxy.call import Call, CallObserver
+from siprec.proxy.call import Call, CallObserver, StartMode
 from siprec.recording import identity
 from siprec.recording.active import ActiveRecording, Surroundings
-from siprec.recording.describe import CallMetadata, GroupRegistry, Leg
+from siprec.recording.callrecorder import CallRecorder, RecordingInfo, metadata_of, settings_of
+from siprec.recording.describe import GroupRegistry, Leg
 from siprec.recording.events import EventDispatcher
 from siprec.recording.indication import Indications
 from siprec.recording.metadata import IdSource, new_id
@@ -33,7 +32,6 @@ from siprec.recording.settings import (
     check_headers,
     check_uri,
 )
-from siprec.sdp import SdpError
 from siprec.sip.clock import Clock
 from siprec.sip.headers import TOKEN, NameAddr
 from siprec.sip.message import SipMessage, encode
@@ -43,155 +41,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT: Final = "default"
 _OURS: Final = frozenset({"INVITE", "UPDATE", "BYE", "CANCEL", "ACK", "PRACK"})
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingInfo:
-    """One recording, for lists and the API."""
-
-    instance: str
-    state: str
-    server: str
-    dlg_id: str
-    dlg_callid: str
-    callid: str
-    session_id: str
-
-
-class CallRecorder:
-    """The recordings of one call."""
-
-    def __init__(self, service: RecordingService, call: Call) -> None:
-        self.service = service
-        self.call = call
-        self.metadata = metadata_of(call, service.around.new_id)
-        self.recordings: dict[str, ActiveRecording] = {}
-        self.answered = False
-        self.over = False
-        self._streams: object = None
-
-    def engage(self, instance: str, profile: RecordingProfile, settings: RecordingSettings | None) -> bool:
-        """Want a recording: it begins with the answer, or now when that was."""
-        if self.over:
-            log.warning("recording %r wanted after the end of call %s", instance, self.call.call_id)
-            return False
-        if instance in self.recordings:
-            log.warning("recording %r is engaged already (call %s)", instance, self.call.call_id)
-            return False
-        recording = ActiveRecording(
-            self.service.around,
-            self.metadata,
-            instance,
-            profile,
-            settings.over(profile.settings) if settings is not None else profile.settings,
-            self._finished,
-        )
-        self.recordings[instance] = recording
-        if instance not in self.call.recordings:
-            # The proxy looks here whether the media have to pass a media server.
-            self.call.recordings.append(instance)
-        self.service.indications.engaged(self, recording)
-        if self.answered:
-            recording.begin()
-        self.service.indications.changed(self.call)
-        return True
-
-    def info(self) -> list[RecordingInfo]:
-        """The recordings of this call."""
-        return [
-            RecordingInfo(
-                recording.instance,
-                recording.state,
-                recording.server,
-                self.call.dlg_id,
-                self.call.call_id,
-                recording.rs_call_id,
-                self.metadata.session_id,
-            )
-            for recording in self.recordings.values()
-        ]
-
-    def _finished(self, recording: ActiveRecording) -> None:
-        if self.recordings.get(recording.instance) is recording:
-            del self.recordings[recording.instance]
-        if recording.instance in self.call.recordings and not self.answered:
-            self.call.recordings.remove(recording.instance)
-        self.service.on_finished(recording)
-        self.service.released(self)
-        self.service.indications.changed(self.call)
-
-    def begin(self) -> None:
-        """The call is answered. A late offer has its answer in the ACK: then the recording waits for that (R3)."""
-        if self.answered or not (self.call.caller_sdp and self.call.callee_sdp):
-            return
-        self.answered = True
-        self._streams = stream_signature(self.call)
-        self.service.group(self)
-        for recording in list(self.recordings.values()):
-            # The script may have set more since it asked for the recording.
-            settings = settings_of(self.call, recording.instance)
-            if settings is not None:
-                recording.settings = settings.over(recording.settings)
-            recording.begin()
-
-    def media_changed(self) -> None:
-        """A re-INVITE or UPDATE of the call is complete, or the ACK with the answer came."""
-        if not self.answered:
-            self.begin()
-            return
-        signature = stream_signature(self.call)
-        media, self._streams = signature != self._streams, signature
-        for recording in list(self.recordings.values()):
-            recording.changed(media)
-
-    def end(self) -> None:
-        """The call is over."""
-        self.over = True
-        call = self.call
-        wall = call.end_wall if call.end_wall is not None else self.service.around.clock.wall()
-        for recording in list(self.recordings.values()):
-            recording.call_ended(wall, self.metadata.reasons(), call.end_reason or "call ended")
-
-
-def metadata_of(call: Call, new_id: IdSource) -> CallMetadata:
-    """What the recording knows of a call, recorded or not: made when first asked for."""
-    found = call.metadata
-    if not isinstance(found, CallMetadata):
-        found = call.metadata = CallMetadata(call, new_id)
-    return found
-
-
-def settings_of(call: Call, instance: str) -> RecordingSettings | None:
-    """What the script set for an instance of this call."""
-    settings = call.settings[instance] if call.settings is not None else None
-    return settings if isinstance(settings, RecordingSettings) else None
-
-
-def stream_signature(call: Call) -> object:
-    """What makes a new fork and offer necessary when it changes: m-lines, formats and what they mean, rejected or not;
-    also another callee, when of two that answered the caller kept the second.
-    Direction and addresses do not: hold is metadata (CTL-03), and addresses are the media server's business."""
-    return call.to_tag, *(_signature(octets) for octets in (call.caller_sdp, call.callee_sdp))
-
-
-def _signature(octets: bytes) -> object:
-    try:
-        description = sdp.parse(octets) if octets else None
-    except SdpError:
-        return octets
-    if description is None:
-        return None
-    return tuple(
-        (
-            line.kind,
-            line.proto,
-            line.rejected,
-            tuple(line.formats),
-            *line.attributes("rtpmap"),
-            *line.attributes("fmtp"),
-        )
-        for line in description.media
-    )
 
 
 class RecordingService(CallObserver):
@@ -254,12 +103,27 @@ class RecordingService(CallObserver):
         if call.settings is None:
             call.settings = SiprecVariable()
 
+    def call_early_media(self, call: Call) -> None:
+        """Early media pass: begin what is to begin with them (R3)."""
+        recorder = self._recorders.get(call.dlg_id)
+        for name in list(call.recordings):
+            profile = self.profiles.get(name)
+            if (
+                profile is not None
+                and profile.start == "early"
+                and (recorder is None or name not in recorder.recordings)
+            ):
+                self._engage(call, name, profile, None, "early", promised=True)
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            recorder.early_media()
+
     def call_answered(self, call: Call) -> None:
         """The 200 was forwarded: begin (SRC-15)."""
         for name in list(call.recordings):
             recorder = self._recorders.get(call.dlg_id)
             if recorder is None or name not in recorder.recordings:
-                self.record(call, name)
+                self._record(call, name, promised=True)
         # Also without a recording: one may be wanted in mid-call.
         recorder = self._recorders.get(call.dlg_id)
         if recorder is not None:
@@ -283,8 +147,7 @@ class RecordingService(CallObserver):
         """`address` took the place of a party within the same session: a transfer by re-INVITE (SCN-07)."""
         recorder = self._recorders.get(call.dlg_id)
         if recorder is not None:
-            policies = {recording.profile.identity for recording in recorder.recordings.values()}
-            if policies and not any(recorder.metadata.differs(leg, address, message, each) for each in policies):
+            if not recorder.differs(leg, address, message):
                 # Of what tells them apart nothing is to be used here: as far as it is known, the same party.
                 self.party_identified(call, leg, address, message)
                 return
@@ -335,26 +198,53 @@ class RecordingService(CallObserver):
 
     def record(self, call: Call, name: str = DEFAULT) -> bool:
         """Record the call as ``[recording.NAME]`` says; false (and a warning) if that cannot be or is done already."""
-        profile = self.profiles.get(name)
-        if profile is None:
-            log.warning("no recording profile %r (call %s)", name, call.call_id)
-            return False
-        return self._engage(call, name, profile, None)
+        return not self.start(call, "", name)
 
-    def siprec_start_recording(self, call: Call, srs: str, instance: str = DEFAULT, settings: Any = None) -> bool:
-        """Record the call at one of the SRSs of the comma-separated list `srs`, in order.
+    def siprec_start_recording(
+        self, call: Call, srs: str, instance: str = DEFAULT, settings: Any = None, start: str = ""
+    ) -> bool:
+        """`start`, as scripts call it: false (and a warning) where that says why not."""
+        return not self.start(call, srs, instance, settings, start, at_once=True)
 
-        Before the answer the recording begins with it; later at once. The profile named `instance`, else ``default``,
-        gives what neither `settings` nor the call's own settings say. False (and a warning) on a bad list, a call that
-        is over, or when the instance is engaged already: then there is no second RS.
+    def start(
+        self,
+        call: Call,
+        srs: str = "",
+        instance: str = DEFAULT,
+        settings: Any = None,
+        start: str = "",
+        *,
+        at_once: bool = False,
+    ) -> str:
+        """Record the call at one of the SRSs of the comma-separated list `srs`, in order; those of the profile named
+        `instance` where there is none.
+
+        That profile, else ``default``, gives what neither `settings` nor the call's own settings say. In an answered
+        call the recording begins at once, else with the answer or with early media, as `start` says (``answer`` or
+        ``early``; left out, as the profile does, but `at_once` where there are early media already).
+
+        Returns:
+            Why it cannot be, which is logged, or nothing: a bad list, a call that is over, whose media do not pass a
+            media server, or that has this instance already. Then there is no new RS.
         """
+        if start not in ("", "answer", "early"):
+            return self._refused(call, instance, f'start: "answer" or "early", not {start[:20]!r}')
+        if not srs:
+            return self._record(call, instance, settings, start)
         base = self.profiles.get(instance) or self.profiles.get(DEFAULT)
         try:
             profile = base.with_srs(srs) if base is not None else RecordingProfile(srs=srs)
         except SettingError as error:
-            log.warning("siprec_start_recording: %s (call %s)", error, call.call_id)
-            return False
-        return self._engage(call, instance, profile, settings if isinstance(settings, RecordingSettings) else None)
+            return self._refused(call, instance, str(error))
+        if not start and at_once and call.early is not None and call.talk_began is None:
+            start = "early"
+        return self._engage(call, instance, profile, settings, start)
+
+    def _record(self, call: Call, name: str, settings: Any = None, start: str = "", *, promised: bool = False) -> str:
+        profile = self.profiles.get(name)
+        if profile is None:
+            return self._refused(call, name, "no such recording profile")
+        return self._engage(call, name, profile, settings, start, promised=promised)
 
     def siprec_pause_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
         """Withhold the media from the SRS; false when nothing is being recorded. `by` says who asks, for the event and
@@ -401,16 +291,37 @@ class RecordingService(CallObserver):
         pairs = tuple(pair for pair in pairs if pair[0].lower() != "content-type")
         return recording is not None and recording.send(method, pairs, octets, kind, done)
 
-    def _engage(self, call: Call, instance: str, profile: RecordingProfile, settings: RecordingSettings | None) -> bool:
+    def _engage(
+        self,
+        call: Call,
+        instance: str,
+        profile: RecordingProfile,
+        settings: Any,
+        start: str,
+        *,
+        promised: bool = False,
+    ) -> str:
+        """`promised`: said before the call set out, so that what cannot be is a failure and not a refusal."""
+        if call.state == "terminated":
+            return self._refused(call, instance, "the call is over")
         recorder = self._recorders.get(call.dlg_id)
+        engaged = recorder is not None and instance in recorder.recordings
+        if call.media is None and not promised and not engaged and (call.media_bypassed or call.state == "confirmed"):
+            why = call.media_error or "they were not led through one when the call was set up (media.use)"
+            return self._refused(call, instance, f"no relay media: the call's media pass no media server: {why}")
         if recorder is None:
-            if call.state == "terminated":
-                log.warning("recording %r wanted after the end of call %s", instance, call.call_id)
-                return False
             recorder = self._recorders[call.dlg_id] = CallRecorder(self, call)
             if call.state == "confirmed" and call.answer_wall is not None:
                 recorder.begin()
-        return recorder.engage(instance, profile, settings or settings_of(call, instance))
+        given = settings if isinstance(settings, RecordingSettings) else settings_of(call, instance)
+        mode: StartMode = "early" if (start or profile.start) == "early" else "answer"
+        why = recorder.engage(instance, profile, given, mode)
+        return self._refused(call, instance, why) if why else ""
+
+    @staticmethod
+    def _refused(call: Call, instance: str, why: str) -> str:
+        log.warning("recording %r not started: %s, Call-ID %s", instance, why, call.call_id)
+        return why
 
     def _with(self, call: Call, instance: str, do: Callable[[ActiveRecording], object]) -> bool:
         recorder = self._recorders.get(call.dlg_id)

@@ -214,6 +214,9 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
 
     srs: list[str] | str
     """The SRSs in order, as a list or separated by commas."""
+    start: Literal["answer", "early"] = "answer"
+    """When a recording begins that was wanted before: with the answer, or with the first early media (a provisional
+    response with a description), if there are any."""
     skip_failover_codes: str = ""
     """Regular expression over the reply code: a match ends the search for an SRS. Default: every failure goes on."""
     setup_timeout: float = 4.0

@@ -24,13 +24,13 @@ READ = "read-token-0123456789"
 CONTROL = "control-token-0123456789"
 
 
-def configuration(srs: str, directory: Path, api: str = "", recorded: bool = True) -> str:
+def configuration(srs: str, directory: Path, api: str = "", recorded: bool = True, use: str = "always") -> str:
     return f"""
 [sip]
 listen = ["udp:{HOST}:0", "tcp:{HOST}:0"]
 domains = ["{DOMAIN}"]
 [media]
-use = "always"
+use = "{use}"
 [recording.default]
 srs = {srs}
 setup_timeout = 2.0
@@ -115,9 +115,11 @@ async def recorder(tmp_path: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def proxy(tmp_path: Path, *servers: str, api: str = "", recorded: bool = True) -> AsyncIterator[ProxyProcess]:
+async def proxy(
+    tmp_path: Path, *servers: str, api: str = "", recorded: bool = True, use: str = "always"
+) -> AsyncIterator[ProxyProcess]:
     """The proxy in this process, its relay as child."""
-    process = ProxyProcess(parse(configuration(json.dumps(list(servers)), tmp_path, api, recorded)))
+    process = ProxyProcess(parse(configuration(json.dumps(list(servers)), tmp_path, api, recorded, use)))
     try:
         await process.start()
         yield process

@@ -150,7 +150,9 @@ def test_a_recording_is_paused_resumed_stopped_and_started_again(tmp_path: Path)
 
             checked(await api.post("/siprec_start_recording", user="bob"), model.Outcomes)
             await until_reply(look, lambda r: r.get("state") == "active")
-            assert "active" in problem(await api.post("/siprec_start_recording", user="bob"), 409)
+            twice = problem(await api.post("/siprec_start_recording", user="bob"), 409)
+            assert "active" in twice
+            assert "engaged already" in twice
             second = await api.post(
                 "/siprec_start_recording", user="bob", instance="second", srs=srs, settings={"group": "sales"}
             )
@@ -162,6 +164,25 @@ def test_a_recording_is_paused_resumed_stopped_and_started_again(tmp_path: Path)
             assert len({s["counters"]["endpoint"] for each in listed for s in each["streams"]}) == 4
             await alice.hang_up()
             await until(lambda: not process.recording.counts())
+
+    asyncio.run(scenario())
+
+
+def test_a_call_whose_media_passed_by_is_not_recorded_and_the_reason_is_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            recorder(tmp_path) as srs,
+            proxy(tmp_path, srs, recorded=False, use="recorded") as process,
+            phones(process) as (alice, _),
+        ):
+            api = client(process)
+            await alice.dial("bob")
+            await until(lambda: process.core.counts()["calls"] == 1)
+            for arguments in ({}, {"srs": srs, "instance": "second"}, {"start": "early"}):
+                reply = await api.post("/siprec_start_recording", all=True, **arguments)
+                assert "no relay media" in problem(reply, 409)
+            assert not process.recording.info()
+            await alice.hang_up()
 
     asyncio.run(scenario())
 

@@ -1,0 +1,244 @@
+"""The recordings of one call: which are wanted, when each begins, and what they are told of the call."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from siprec import sdp
+from siprec.proxy.call import Call, Leg, StartMode
+from siprec.proxy.parties import asserted
+from siprec.recording.active import ActiveRecording
+from siprec.recording.describe import CallMetadata
+from siprec.recording.metadata import IdSource
+from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.sdp import SdpError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipMessage, SipResponse
+
+if TYPE_CHECKING:
+    from siprec.recording.service import RecordingService
+
+log = logging.getLogger(__name__)
+
+#: Seconds before the answer passed here from which media may be the conversation already: packets are faster than a
+#: 200. Where there were early media, all that came before the 200 belongs to these.
+HEAD_START: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingInfo:
+    """One recording, for lists and the API."""
+
+    instance: str
+    state: str
+    server: str
+    dlg_id: str
+    dlg_callid: str
+    callid: str
+    session_id: str
+
+
+class CallRecorder:
+    """The recordings of one call.
+
+    `answered`: those that begin with the answer have begun; `early`: at least one began with early media.
+    """
+
+    def __init__(self, service: RecordingService, call: Call) -> None:
+        self.service = service
+        self.call = call
+        self.metadata = metadata_of(call, service.around.new_id)
+        self.recordings: dict[str, ActiveRecording] = {}
+        self.answered = False
+        self.early = False
+        self.over = False
+        self._streams: object = None
+        self._callee = ""
+
+    def engage(
+        self, instance: str, profile: RecordingProfile, settings: RecordingSettings | None, start: StartMode
+    ) -> str:
+        """Want a recording: it begins as `start` says, or now when that was. Returns why not, or nothing."""
+        if self.over:
+            return "the call is over"
+        if instance in self.recordings:
+            return f"instance {instance!r} is engaged already"
+        recording = ActiveRecording(
+            self.service.around,
+            self.metadata,
+            instance,
+            profile,
+            settings.over(profile.settings) if settings is not None else profile.settings,
+            self._finished,
+            start,
+        )
+        self.recordings[instance] = recording
+        if instance not in self.call.recordings:
+            # The proxy looks here whether the media have to pass a media server.
+            self.call.recordings.append(instance)
+        self.service.indications.engaged(self, recording)
+        now = self.service.around.clock.now()
+        if self.answered:
+            recording.begin(now)
+        elif self.call.early_media and start == "early":
+            # What rang before anybody wanted it is not in it.
+            self._begin_early(now)
+        self.service.indications.changed(self.call)
+        return ""
+
+    def info(self) -> list[RecordingInfo]:
+        """The recordings of this call."""
+        return [
+            RecordingInfo(
+                recording.instance,
+                recording.state,
+                recording.server,
+                self.call.dlg_id,
+                self.call.call_id,
+                recording.rs_call_id,
+                self.metadata.session_id,
+            )
+            for recording in self.recordings.values()
+        ]
+
+    def _finished(self, recording: ActiveRecording) -> None:
+        if self.recordings.get(recording.instance) is recording:
+            del self.recordings[recording.instance]
+        if recording.instance in self.call.recordings and not self.answered:
+            self.call.recordings.remove(recording.instance)
+        self.service.on_finished(recording)
+        self.service.released(self)
+        self.service.indications.changed(self.call)
+
+    # -- beginning -----------------------------------------------------------------------------------------------------
+
+    def early_media(self) -> None:
+        """Early media pass (R3), or those of another branch do (SCN-13), or they have changed."""
+        if not self.answered and not self.over:
+            self._begin_early(None)
+
+    def _begin_early(self, since: float | None) -> None:
+        waiting = [r for r in self._waiting() if r.start == "early"]
+        response = self.call.early
+        if response is None or not (waiting or self.early):
+            return
+        self._met(response)
+        if self.early:
+            self._changed()
+        else:
+            self.early = True
+            self.metadata.begin(self.service.around.clock.wall())
+            self._streams = stream_signature(self.call)
+            self.service.group(self)
+        self._begin(waiting, since)
+
+    def begin(self) -> None:
+        """The call is answered. A late offer has its answer in the ACK: then the recording waits for that (R3)."""
+        call = self.call
+        if self.answered or not (call.caller_sdp and call.callee_sdp):
+            return
+        self.answered = True
+        if self.early:
+            # What began with early media goes on with whoever answered.
+            if call.response is not None:
+                self._met(call.response)
+            self._changed()
+        else:
+            self._streams = stream_signature(call)
+            self.service.group(self)
+        since = call.talk_began
+        if since is not None and call.early is None:
+            since -= HEAD_START
+        self._begin(self._waiting(), since)
+
+    def _waiting(self) -> list[ActiveRecording]:
+        return [recording for recording in self.recordings.values() if recording.state == "idle"]
+
+    def _begin(self, recordings: list[ActiveRecording], since: float | None) -> None:
+        for recording in recordings:
+            # The script may have set more since it asked for the recording.
+            settings = settings_of(self.call, recording.instance)
+            if settings is not None:
+                recording.settings = settings.over(recording.settings)
+            recording.begin(since)
+
+    # -- while it lasts ------------------------------------------------------------------------------------------------
+
+    def _met(self, response: SipResponse) -> None:
+        """The callee is who sent `response`: before the answer that may be another one each time."""
+        before, self._callee = self._callee, response.to.tag
+        if before == self._callee and not asserted(response):
+            self.metadata.heard("callee", response)
+        elif before in ("", self._callee) or not self.differs("callee", response.to, response):
+            self.metadata.identify("callee", response.to, response)
+        else:
+            self.metadata.replace("callee", response.to, response, self.service.around.clock.wall())
+
+    def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None) -> bool:
+        """Whether `address` is another name than that of the party there, as the policies of the recordings see it."""
+        policies = {recording.profile.identity for recording in self.recordings.values()}
+        return not policies or any(self.metadata.differs(leg, address, message, each) for each in policies)
+
+    def media_changed(self) -> None:
+        """A re-INVITE or UPDATE of the call is complete, or the ACK with the answer came."""
+        if not self.answered:
+            self.begin()
+        else:
+            self._changed()
+
+    def _changed(self) -> None:
+        signature = stream_signature(self.call)
+        media, self._streams = signature != self._streams, signature
+        for recording in list(self.recordings.values()):
+            recording.changed(media)
+
+    def end(self) -> None:
+        """The call is over."""
+        self.over = True
+        call = self.call
+        wall = call.end_wall if call.end_wall is not None else self.service.around.clock.wall()
+        for recording in list(self.recordings.values()):
+            recording.call_ended(wall, self.metadata.reasons(), call.end_reason or "call ended")
+
+
+def metadata_of(call: Call, new_id: IdSource) -> CallMetadata:
+    """What the recording knows of a call, recorded or not: made when first asked for."""
+    found = call.metadata
+    if not isinstance(found, CallMetadata):
+        found = call.metadata = CallMetadata(call, new_id)
+    return found
+
+
+def settings_of(call: Call, instance: str) -> RecordingSettings | None:
+    """What the script set for an instance of this call."""
+    settings = call.settings[instance] if call.settings is not None else None
+    return settings if isinstance(settings, RecordingSettings) else None
+
+
+def stream_signature(call: Call) -> object:
+    """What makes a new fork and offer necessary when it changes: m-lines, formats and what they mean, rejected or not;
+    also another callee, when of two that answered the caller kept the second.
+    Direction and addresses do not: hold is metadata (CTL-03), and addresses are the media server's business."""
+    return call.callee_tag, *(_signature(octets) for octets in (call.caller_sdp, call.callee_sdp))
+
+
+def _signature(octets: bytes) -> object:
+    try:
+        description = sdp.parse(octets) if octets else None
+    except SdpError:
+        return octets
+    if description is None:
+        return None
+    return tuple(
+        (
+            line.kind,
+            line.proto,
+            line.rejected,
+            tuple(line.formats),
+            *line.attributes("rtpmap"),
+            *line.attributes("fmtp"),
+        )
+        for line in description.media
+    )
