@@ -481,3 +481,65 @@ def test_a_start_mode_that_does_not_exist_is_refused() -> None:
     assert w.service.info() == []
     hang_up(w)
     w.finish()
+
+
+# -- how far back a recording goes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engaged", ["by a rule", "in the request route", "in the reply route"])
+@pytest.mark.parametrize("before", ["180", "183"])
+def test_from_the_answer_on_means_from_when_the_200_came(engaged: str, before: str) -> None:
+    results: list[bool] = []
+
+    async def request(request: Request) -> None:
+        if engaged == "in the request route":
+            request.call.siprec_start_recording(URI)
+        request.forward()
+
+    script = starting_at(200, results) if engaged == "in the reply route" else Script({"request": request})
+    w = TransferWorld(wish=engaged == "by a rule", script=script, options=ALWAYS)
+    w.bob.take = early() if before == "183" else lambda call: call.answer(180)
+    w.call()
+    w.clock.run_for(30)
+    w.server.delay = 0.1  # the media server takes its time with the answer
+    w.bob.calls[0].answer(200, ANSWER.replace(b"1 1 IN", b"1 2 IN"))
+    w.clock.run_for(5)
+    age = w.server.flags[0].preroll
+    assert age is not None
+    # Not what rang; but where nothing rang, a moment more: packets are faster than a 200.
+    assert age == pytest.approx(0.1 if before == "183" else 0.3, abs=0.01)
+    hang_up(w)
+    w.finish()
+
+
+def test_in_mid_call_nothing_of_before_is_recorded_and_with_early_media_everything() -> None:
+    w = TransferWorld(wish=False, options=ALWAYS)
+    call = established(w)
+    call.siprec_start_recording(URI)
+    w.clock.run_for(2)
+    assert w.server.flags[0].preroll == pytest.approx(0.0, abs=0.001)
+    hang_up(w)
+    w = TransferWorld(start="early")
+    w.bob.take = early()
+    w.call()
+    w.clock.run_for(2)
+    assert w.server.flags[0].preroll is None
+    w.bob.calls[0].answer(200, ANSWER)
+    w.clock.run_for(2)
+    hang_up(w)
+
+
+def test_an_srs_lost_in_mid_call_has_the_media_kept_for_the_next_one() -> None:
+    w = TransferWorld()
+    w.call()
+    w.clock.run_for(3)
+    assert [flags.hold for flags in w.server.flags] == [False]
+    w.srs.on_request = lambda request, reply: (reply(481), True)[1]  # type: ignore[func-returns-value]
+    w.bob.calls[0].reinvite(ANSWER.replace(b"RTP/AVP 0", b"RTP/AVP 0 8").replace(b"1 1 IN", b"1 2 IN"))
+    w.clock.run_for(1)
+    w.srs.on_request = None
+    w.clock.run_for(5)
+    assert w.told() == ["START", "STOP", "FAILOVER", "START"]
+    assert w.server.flags[-1].hold
+    hang_up(w)
+    w.finish()

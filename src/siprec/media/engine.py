@@ -38,7 +38,9 @@ class MediaSession:
 class MediaFlags:
     """Wishes for one request, in the words of the ng protocol; what is empty is not sent.
 
-    `extra` are further ng keys, verbatim.
+    `extra` are further ng keys, verbatim. Of subscriptions, and for media servers that keep media (our relay):
+    `preroll` is how many seconds they may go back at most, None as far as there is anything; `hold` has all that comes
+    kept for another recorder, the one before being lost.
     """
 
     flags: tuple[str, ...] = ()
@@ -49,6 +51,8 @@ class MediaFlags:
     ice: str = ""
     label: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)
+    preroll: float | None = None
+    hold: bool = False
 
 
 NO_FLAGS = MediaFlags()

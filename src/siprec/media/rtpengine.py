@@ -110,6 +110,10 @@ class RtpEngine(MediaServer):
         arguments = {"call-id": session.call_id, "from-tags": list(from_tags), **_wishes(flags, also=("SIPREC",))}
         if tag:
             arguments["to-tag"] = tag
+        if self._gates and flags.preroll is not None:  # keys of ours that others would complain about
+            arguments["pre-roll age"] = round(max(0.0, flags.preroll) * 1000)
+        if self._gates and flags.hold:
+            arguments["pre-roll hold"] = 1
         self.client.request("subscribe request", arguments, replied)
 
     def subscribe_answer(

@@ -304,7 +304,10 @@ class ActiveRecording:
             return
         if self.machine.state is State.FORKING:
             self._attached = self.around.clock.wall()
-        flags = MediaFlags(media_address=self.settings.media) if self.settings.media else MediaFlags()
+        # A dialog there was before: its SRS is lost, and what is said now is for the next one (ERR-09).
+        lost = self.machine.state is State.FORKING and self._dialog is not None and bool(self._tag)
+        age = self.around.clock.now() - self._since if self._since is not None else None
+        flags = MediaFlags(media_address=self.settings.media, preroll=age, hold=lost)
         parties = [self.call.from_tag, self.call.callee_tag]
         media.subscribe_request(session, parties, self._forked, flags=flags, tag=self._tag)
 

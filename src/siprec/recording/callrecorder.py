@@ -58,9 +58,16 @@ class CallRecorder:
         self._callee = ""
 
     def engage(
-        self, instance: str, profile: RecordingProfile, settings: RecordingSettings | None, start: StartMode
+        self,
+        instance: str,
+        profile: RecordingProfile,
+        settings: RecordingSettings | None,
+        start: StartMode,
+        *,
+        promised: bool = False,
     ) -> str:
-        """Want a recording: it begins as `start` says, or now when that was. Returns why not, or nothing."""
+        """Want a recording: it begins as `start` says, or now when that was; with what was said since the answer if it
+        was `promised` before. Returns why not, or nothing."""
         if self.over:
             return "the call is over"
         if instance in self.recordings:
@@ -81,7 +88,7 @@ class CallRecorder:
         self.service.indications.engaged(self, recording)
         now = self.service.around.clock.now()
         if self.answered:
-            recording.begin(now)
+            recording.begin(self._since_answer() if promised else now)
         elif self.call.early_media and start == "early":
             # What rang before anybody wanted it is not in it.
             self._begin_early(now)
@@ -148,10 +155,11 @@ class CallRecorder:
         else:
             self._streams = stream_signature(call)
             self.service.group(self)
-        since = call.talk_began
-        if since is not None and call.early is None:
-            since -= HEAD_START
-        self._begin(self._waiting(), since)
+        self._begin(self._waiting(), self._since_answer())
+
+    def _since_answer(self) -> float | None:
+        since = self.call.talk_began
+        return since - HEAD_START if since is not None and self.call.early is None else since
 
     def _waiting(self) -> list[ActiveRecording]:
         return [recording for recording in self.recordings.values() if recording.state == "idle"]

@@ -315,7 +315,7 @@ class RecordingService(CallObserver):
                 recorder.begin()
         given = settings if isinstance(settings, RecordingSettings) else settings_of(call, instance)
         mode: StartMode = "early" if (start or profile.start) == "early" else "answer"
-        why = recorder.engage(instance, profile, given, mode)
+        why = recorder.engage(instance, profile, given, mode, promised=promised)
         return self._refused(call, instance, why) if why else ""
 
     @staticmethod

@@ -45,7 +45,11 @@ class Player(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``."""
+    """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``.
+
+    Two of ours: `preroll`, seconds that a subscription goes back at most (``pre-roll age``, in ms; None: as far as
+    there is anything), and `hold`, keep everything for another recorder than the one before (``pre-roll hold``).
+    """
 
     origin: bool = False
     session_name: bool = False
@@ -54,6 +58,8 @@ class Wishes:
     family: str = ""
     flags: frozenset[str] = frozenset()
     label: str = ""
+    preroll: float | None = None
+    hold: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -315,12 +321,16 @@ class Call:
     def keep(self) -> None:
         """Pre-roll before there is a subscription: keep what both parties say from now on."""
         for _, _, stream in self.streams():
-            if stream.keeper is None:
+            if stream.keeper is not None:
+                stream.keeper.since = self.plane.clock.now()
+            else:
                 stream.keeper = Keeper(self.plane.clock.now, self.plane.preroll)
                 stream.rtp.forks = (*stream.rtp.forks, stream.keeper)
 
     def expire_keepers(self, now: float) -> None:
-        """Pre-roll that no subscription has asked for in its time goes."""
+        """Pre-roll that no subscription has asked for in its time goes; before an answer its time has not begun."""
+        if not self.answered:
+            return
         for _, _, stream in self.streams():
             keeper = stream.keeper
             if keeper is not None and now - keeper.since > self.plane.preroll:

@@ -4,8 +4,9 @@ A fork of its own pair of ports sends what its source flow receives: sequence nu
 are. Towards the recorder it is an RTCP endpoint of its own (ROLE-4): sender reports, CNAME and BYE go out, receiver
 reports are read; nothing of it reaches the call.
 
-Until the recorder has answered, packets are kept (pre-roll: the newest, bounded in seconds and octets), and then sent
-in order, somewhat faster than real time, so that the recorder's socket buffer holds them.
+Until the recorder has answered that it wants them, packets are kept (bounded in seconds and octets), and then sent in
+order, somewhat faster than real time, so that the recorder's socket buffer holds them. What was kept before there was a
+fork (pre-roll) comes first. When a recorder is lost, packets are kept again until the next one has answered.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from siprec.sdp import MediaDescription
 from siprec.sip.clock import Clock, Timer
 
 PREROLL_OCTETS = 2 << 20
+HOLD = 60.0
+"""Seconds that a fork keeps packets for a recorder to come: as long as several of them may take to be tried."""
 DRAIN_BATCH = 16
 DRAIN_INTERVAL = 0.004
 RTCP_INTERVAL = 5.0
@@ -72,6 +75,7 @@ class Fork(Keeper):
         "_timer",
         "answered",
         "attached",
+        "begun",
         "clock_rate",
         "cname",
         "from_tag",
@@ -94,7 +98,7 @@ class Fork(Keeper):
     )
 
     def __init__(self, clock: Clock, source: Flow, pair: PortPair, from_tag: str, index: int, preroll: float) -> None:
-        super().__init__(clock.now, preroll)
+        super().__init__(clock.now, max(preroll, HOLD))
         self._clock = clock
         self.source = source
         self.pair = pair
@@ -106,6 +110,7 @@ class Fork(Keeper):
         self.cname = rtcp.make_cname()
         self.ssrc = secrets.randbits(32)
         self.answered = False
+        self.begun = False
         self.rejected = False
         self.gated = False
         self.paused = False
@@ -137,13 +142,26 @@ class Fork(Keeper):
     @property
     def flowing(self) -> bool:
         """Would a packet that comes now be sent, or kept for sending?"""
-        return not (self.rejected or self.gated or self.paused)
+        # A recorder that is not ready yet (SRS-06) gets the beginning when it is; one that wants a pause does not.
+        return not (self.rejected or self.paused or (self.gated and self.begun))
 
-    def inherit(self, keeper: Keeper) -> None:
-        """Begin with what was kept before there was a subscription."""
+    def inherit(self, keeper: Keeper, since: float) -> None:
+        """Begin with what was kept before there was a subscription, but for what came before `since` (monotonic)."""
         if self.flowing and not self.answered:
-            self.kept.extend(keeper.kept)
-            self.kept_octets += keeper.kept_octets
+            for kept in keeper.kept:
+                if kept[0] >= since:
+                    self.kept.append(kept)
+                    self.kept_octets += len(kept[1])
+
+    def hold(self) -> None:
+        """The recorder is lost: keep what comes from now on, until another one answers (ERR-09)."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.answered = self.begun = self.rejected = self.gated = False
+        self.remote_rtcp = None
+        self.seconds = HOLD
+        self.settle()
 
     def answer(self, remote: Address, remote_rtcp: Address, *, rejected: bool, gated: bool) -> None:
         """The recorder said where it receives (`remote`), that it refuses the stream, or that it wants no media now.
@@ -158,9 +176,11 @@ class Fork(Keeper):
             self.remote = remote or self.remote
             self.remote_rtcp = remote_rtcp
         self.answered = True
-        self.seconds = math.inf  # what waits to be sent now does not grow too old
         self.rejected = rejected
         self.gated = gated or remote is None
+        if not (self.rejected or self.gated):
+            self.begun = True
+            self.seconds = math.inf  # what waits to be sent now does not grow too old
         self.settle()
 
     def pause(self, paused: bool) -> None:
@@ -173,11 +193,11 @@ class Fork(Keeper):
         if not self.flowing:
             self.clear()  # CTL-07: nothing that came before the pause is sent after it
             self._attach(False)
-        elif not self.answered or self.kept:
+        elif not self.answered or self.gated or self.kept:
             self._stop_direct()
             self.send = self.keep
             self._attach(True)
-            if self.answered and self._timer is None:
+            if self.answered and not self.gated and self._timer is None:
                 self._timer = self._clock.call_later(0, self._drain)
         else:
             self._attach(True)

@@ -339,6 +339,7 @@ def _words(value: Value | None) -> list[str]:
 
 
 def _wishes(request: dict[str, Value]) -> Wishes:
+    age = request.get("pre-roll age")
     replace = {word.replace("-", " ") for word in _words(request.get("replace"))}
     single = _text(request, "interface")
     return Wishes(
@@ -349,4 +350,6 @@ def _wishes(request: dict[str, Value]) -> Wishes:
         family=_text(request, "address family"),
         flags=frozenset(_words(request.get("flags"))),
         label=_text(request, "label") or _text(request, "set-label"),
+        preroll=max(0, age) / 1000 if isinstance(age, int) else None,
+        hold=request.get("pre-roll hold") == 1,
     )

@@ -30,7 +30,7 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
     """Offer copies of all streams of the parties `tags` (all parties if empty), in that order.
 
     With the `tag` of an existing subscription, that one is renewed: streams that go on keep ports, destination and
-    pause, others end. Raises :class:`~siprec.relay.call.CallError`.
+    pause, others end; streams that join a paused one are paused. Raises :class:`~siprec.relay.call.CallError`.
     """
     parties = _parties(call, tags)
     subscription = call.subscriptions.get(tag) if tag else None
@@ -41,14 +41,24 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
             raise CallError("Too many subscriptions")
         subscription = Subscription(tag or secrets.token_hex(16), created=call.plane.clock.wall())
     subscription.label = wishes.label or subscription.label
-    kept = {(fork.source, fork.from_tag): fork for fork in subscription.forks}
+    # A stream may go on under another tag: of several branches of a call the last one that answers has the media.
+    kept = {fork.source: fork for fork in subscription.forks}
+    renewed, paused = bool(subscription.forks), any(fork.paused for fork in subscription.forks)
+    if wishes.hold:
+        for fork in subscription.forks:
+            fork.hold()
     forks: list[Fork] = []
     try:
         for name, party in parties:
             for index, stream in enumerate(party.streams):
                 if stream is None:
                     continue
-                fork = kept.get((stream.rtp, name)) or _open(call, name, index, stream, wishes)
+                known = kept.pop(stream.rtp, None)
+                fork = known or _open(call, name, index, stream, wishes)
+                fork.from_tag = name
+                if known is None and renewed:
+                    fork.begun = not wishes.hold  # what it keeps is for an answer to come, not for the end of a hold
+                    fork.pause(paused)
                 fork.section = _section(call, party, index, stream, fork, wishes)
                 fork.label = str(len(forks) + 1)
                 forks.append(fork)
@@ -133,7 +143,8 @@ def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes)
     interface = pool.interface(name=name, family=family) if name or wishes.family else stream.pair.interface
     fork = Fork(call.plane.clock, stream.rtp, pool.allocate(interface), from_tag, index, call.plane.preroll)
     if stream.keeper is not None:
-        fork.inherit(stream.keeper)
+        now = call.plane.clock.now()
+        fork.inherit(stream.keeper, now - (call.plane.preroll if wishes.preroll is None else wishes.preroll))
     watch(fork, call.plane.packets)
     return fork
 

@@ -72,7 +72,8 @@ class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Addresses that media is received on and sent from: ``[NAME/]ADDRESS[!ADVERTISED]``."""
     ports: str = "30000-39999"
     preroll: float = 10.0
-    """Seconds of media kept until the recorder has answered."""
+    """Seconds of media kept before a recording is asked for; how much of it that gets is up to its start. From then on
+    everything is kept for a minute, until an SRS has answered."""
     media_timeout: float = 3600.0
     """Seconds without any packet after which the media of an answered call is given up."""
 

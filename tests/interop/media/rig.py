@@ -161,9 +161,11 @@ class Rig:
         result: bytes = await self._call(lambda done: self.engine.answer(session, body, done, flags=wish))
         return result
 
-    async def subscribe(self, session: MediaSession, tags: Sequence[str], tag: str = "") -> Subscription:
+    async def subscribe(
+        self, session: MediaSession, tags: Sequence[str], tag: str = "", flags: MediaFlags | None = None
+    ) -> Subscription:
         result: Subscription = await self._call(
-            lambda done: self.engine.subscribe_request(session, tags, done, tag=tag)
+            lambda done: self.engine.subscribe_request(session, tags, done, flags=flags or MediaFlags(), tag=tag)
         )
         return result
 

@@ -3,145 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 
 from siprec import sdp
-from siprec.media import sockets
-from siprec.media.engine import MediaFlags, MediaSession, Subscription
-from siprec.media.rtpengine import RtpEngine
+from siprec.media.engine import MediaSession
 from siprec.relay import rtcp
 from siprec.relay.child import RelayFailed, start_relay
-from siprec.relay.process import LoopClock, RelayOptions, RunningRelay, run_relay
+from siprec.relay.process import RelayOptions
 from siprec.relay.server import Timeouts
-from siprec.sip.clock import Timer
-from tests.interop.media.rig import Endpoint, Rig, recorder_answer, relay_options, running, target, until
-
-CALL = MediaSession("a-call@example.com", "caller", "callee")
-
-
-class SkewedClock:
-    """Real time that can be put forward."""
-
-    def __init__(self) -> None:
-        self.skew = 0.0
-        self._loop = asyncio.get_running_loop()
-
-    def now(self) -> float:
-        return time.monotonic() + self.skew
-
-    def wall(self) -> float:
-        return time.time() + self.skew
-
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
-        return self._loop.call_later(delay, callback, *args)
-
-
-class Local:
-    """A relay in this process, a call through it, and a clock to put forward."""
-
-    def __init__(self, running: RunningRelay, rig: Rig, clock: SkewedClock) -> None:
-        self.running, self.rig, self.clock = running, rig, clock
-        self.relay = running.relay
-
-    async def establish(self, host: str = "127.0.0.1", flags: tuple[str, ...] = ()) -> None:
-        wish = MediaFlags(flags=flags)
-        self.a, self.b = self.rig.endpoint(host, 0xA), self.rig.endpoint(host, 0xB)
-        offered = await self.rig.offer(MediaSession(CALL.call_id, CALL.from_tag), self.a.sdp(), wish)
-        answered = await self.rig.answer(CALL, self.b.sdp(), wish)
-        self.to_b, self.to_a = target(offered), target(answered)
-
-    async def subscribed(self, host: str = "127.0.0.1") -> tuple[Subscription, list[Endpoint]]:
-        subscription = await self.rig.subscribe(CALL, ["caller", "callee"])
-        srs = [self.rig.endpoint(host), self.rig.endpoint(host)]
-        await self.rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
-        return subscription, srs
-
-    async def talk(self, count: int) -> list[bytes]:
-        """The caller talks; the callee hears all of it."""
-        before = len(self.b.poll())
-        sent: list[bytes] = []
-        for _ in range(count):
-            sent += self.a.send(self.to_a)
-            await asyncio.sleep(0)
-        await until(lambda: len(self.b.poll()) >= before + count, "packets at the callee")
-        return sent
-
-    def later(self, seconds: float) -> None:
-        self.clock.skew += seconds
-        self.relay.tick()
-
-
-@contextlib.asynccontextmanager
-async def local(**changes: Any) -> AsyncIterator[Local]:
-    loop = asyncio.get_running_loop()
-    relay = await run_relay(relay_options(**changes))
-    clock = SkewedClock()
-    relay.relay.plane.clock = clock
-    relay._packets._now = clock.now
-    engine = RtpEngine(LoopClock(loop), sockets.udp(loop, relay.ng_address), name="local", timeout=20)
-    rig = Rig(engine, "relay")
-    try:
-        yield Local(relay, rig, clock)
-    finally:
-        engine.close()
-        await relay.close()
-        for endpoint in rig.endpoints:
-            endpoint.close()
-
-
-def test_what_was_said_before_the_recorder_answered_reaches_it_first_and_in_order() -> None:
-    async def scenario() -> None:
-        async with local() as it:
-            await it.establish()
-            subscription = await it.rig.subscribe(CALL, ["caller", "callee"])
-            early = await it.talk(200)
-            srs = [it.rig.endpoint(), it.rig.endpoint()]
-            await it.rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
-            late: list[bytes] = []
-            while len(late) < 100:  # goes on while what was kept is sent
-                late += it.a.send(it.to_a)
-                await asyncio.sleep(0.001)
-            await until(lambda: len(srs[0].poll()) >= 300, "pre-roll and the rest")
-            assert srs[0].received == early + late
-            fork = (await it.rig.query(CALL)).forks[0]
-            assert (fork.packets, fork.octets) == (300, 300 * 172)
-
-    asyncio.run(scenario())
-
-
-def test_pre_roll_can_begin_before_there_is_a_subscription_and_is_bounded_in_time() -> None:
-    async def scenario() -> None:
-        async with local(preroll=10.0) as it:
-            await it.establish(flags=("pre-roll",))
-            early = await it.talk(30)
-            first, second = await it.subscribed(), await it.subscribed()
-            for _, srs in (first, second):
-                await until(lambda s=srs: len(s[0].poll()) >= 30, "pre-roll")  # type: ignore[misc]
-                assert srs[0].received == early
-            it.later(10.1)
-            assert all(
-                not stream.rtp.forks or stream.keeper is None for _, _, stream in it.relay.calls[CALL.call_id].streams()
-            )
-            subscription = await it.rig.subscribe(CALL, ["caller"], "late")
-            await it.talk(5)
-            it.clock.skew += 10.5
-            kept = await it.talk(5)
-            srs = [it.rig.endpoint()]
-            await it.rig.accept(CALL, "late", recorder_answer(subscription, srs))
-            await until(lambda: len(srs[0].poll()) >= 5, "the last ten seconds")
-            assert srs[0].received == kept
-
-    asyncio.run(scenario())
+from tests.interop.media.localrelay import CALL, local
+from tests.interop.media.rig import Endpoint, recorder_answer, relay_options, running, until
 
 
 def test_nothing_said_before_or_during_a_pause_is_sent_after_it() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from siprec.audio import codecs
 from siprec.media.engine import MediaError, MediaSession, Tone
+from tests.interop.media.localrelay import CALL, Local, local
 from tests.interop.media.rig import Endpoint, Rig, recorder_answer, running, target, until
-from tests.interop.media.test_relay_media import CALL, Local, local
 
 TONE = Tone(frequency=1400, duration=0.2, interval=1.0)
 
