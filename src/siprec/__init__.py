@@ -1,7 +1,7 @@
 """SIPREC in Python: a SIP proxy that has calls recorded, a media relay, and a recorder.
 
-What a routing script needs is here: ``from siprec import Call, Reply, Request``. It is loaded on first use, so that the
-parts below the proxy do not drag the proxy in.
+What a routing script needs is here: ``from siprec import Call, RecordingEvent, Reply, Request``. It is loaded on first
+use, so that the parts below the proxy do not drag the proxy in.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from siprec.proxy.call import Call as Call
     from siprec.proxy.script import Reply as Reply
     from siprec.proxy.script import Request as Request
+    from siprec.recording.scripting import RecordingEvent as RecordingEvent
 
 __version__ = "0.1.0"
-__all__ = ["Call", "Reply", "Request", "__version__"]
+__all__ = ["Call", "RecordingEvent", "Reply", "Request", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> object:
         from siprec.proxy import script
 
         return getattr(script, name)
+    if name == "RecordingEvent":
+        from siprec.recording.scripting import RecordingEvent
+
+        return RecordingEvent
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

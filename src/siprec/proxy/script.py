@@ -6,6 +6,7 @@ Handlers, all optional::
     async def on_invite(request: Request) -> None    # the same for one method; comes before `request`
     async def in_dialog(request: Request) -> None    # each request within a dialog; it is routed by itself afterwards
     async def reply(reply: Reply) -> None            # each response before it is forwarded (not 100)
+    async def E_SIPREC_START(event) -> None          # recording events, by their names (siprec.recording.scripting)
 
 A handler that never really waits runs to its end on the spot and costs no task. A handler of a request may wait; a
 handler of a response that waits does not hold the response up.
@@ -17,7 +18,7 @@ import importlib.util
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -417,11 +418,12 @@ class _Resumed:
                 return
 
 
-def load_script(path: Path | str) -> Script:
-    """Load a routing script.
+def load_script(path: Path | str, events: Collection[str] | None = None) -> Script:
+    """Load a routing script. `events`: names of the events that there are; None: not checked here.
 
     Raises:
-        ScriptError: no such file, an error while it is run, no handler in it, or one that is not ``async def``.
+        ScriptError: no such file, an error while it is run, no handler in it, one that is not ``async def``, or one of
+            an event that there is not.
     """
     path = Path(path)
     name = f"siprec_script_{path.stem}"
@@ -436,14 +438,16 @@ def load_script(path: Path | str) -> Script:
         raise ScriptError(f"{path}:{error.lineno}: {error.msg}") from None
     except Exception as error:
         raise ScriptError(f"{path}:{_line_of(error, path)}: {type(error).__name__}: {error}") from error
-    return Script(_handlers_of(module, path), str(path))
+    return Script(_handlers_of(module, path, events), str(path))
 
 
-def _handlers_of(module: ModuleType, path: Path) -> dict[str, Handler]:
+def _handlers_of(module: ModuleType, path: Path, events: Collection[str] | None) -> dict[str, Handler]:
     handlers: dict[str, Handler] = {}
     for name, value in vars(module).items():
-        if not (name in _HANDLERS or name.startswith("on_")) or not callable(value):
+        if not (name in _HANDLERS or name.startswith(("on_", "E_"))) or not callable(value):
             continue
+        if events is not None and name.startswith("E_") and name not in events:
+            raise ScriptError(f"{path}: there is no event {name}; there are {', '.join(sorted(events))}")
         if not inspect.iscoroutinefunction(value):
             raise ScriptError(f"{path}: {name} must be 'async def'")
         if len(inspect.signature(value).parameters) != 1:

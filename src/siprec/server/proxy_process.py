@@ -32,6 +32,7 @@ from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.proof import ProofCollector
+from siprec.recording.scripting import ScriptEvents
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
 from siprec.relay.child import RelayFailed
@@ -179,6 +180,7 @@ class ProxyProcess:
         self.proof_log: ProofLog | None = None
         # The proofs ask the media server anyway: once is enough.
         proving = config.proof.enabled and file is not None
+        ScriptEvents(self.recording, lambda: self.core.script, self._script_failed)
         self.calls = CallCounts(config.api.count_packets and not proving)
         if config.api.listen:
             self.core.observers.add(self.calls)
@@ -312,6 +314,9 @@ class ProxyProcess:
             logging.getLogger().setLevel(new.log.level.upper())
         self.config = merged(self.config, new)
         self.transport.refresh_tls()
+
+    def _script_failed(self, error: Exception) -> None:
+        self.core.counters["script_errors"] += 1
 
     def _media_lost(self, server: MediaServer, reason: str) -> None:
         for call in list(self.core.calls.values()):

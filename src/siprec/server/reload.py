@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from siprec.proxy.script import Script, load_script
+from siprec.recording.events import EVENTS
 from siprec.server.config import Config, load
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def read(file: Path | None) -> tuple[Config, Script | None]:
     """
     config = load(file)
     path = script_path(file, config)
-    return config, load_script(path) if path is not None else None
+    return config, load_script(path, EVENTS) if path is not None else None
 
 
 def compare(old: Config, new: Config) -> Reloaded:

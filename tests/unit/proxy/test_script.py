@@ -13,6 +13,7 @@ import pytest
 from siprec import Call, Reply, Request
 from siprec.proxy.call import RecordingUnavailable
 from siprec.proxy.script import Handler, Script, ScriptError, load_script
+from siprec.recording.events import EVENTS
 from siprec.recording.settings import SiprecVariable
 from siprec.sip.message import SipResponse, parse_datagram
 from tests.simulation.phones import SDP
@@ -36,6 +37,8 @@ def statuses(w: ProxyWorld) -> list[str]:
         ("def request(r): pass", "request must be 'async def'"),
         ("async def request(): pass", "request must take one argument"),
         ("x = 1", "no handler in it"),
+        ("async def E_SIPREC_STRAT(e): pass", "no event E_SIPREC_STRAT; there are E_SIPREC_FAILED, E_"),
+        ("def E_SIPREC_START(e): pass", "E_SIPREC_START must be 'async def'"),
         ("async def request(r)\n  pass", r"route.py:1: expected ':'"),
         ("x = 1\nimport nothing_like_that", r"route.py:2: ModuleNotFoundError"),
     ],
@@ -44,7 +47,7 @@ def test_mistakes_in_a_script_are_named_with_file_and_line(tmp_path: Path, text:
     path = tmp_path / "route.py"
     path.write_text(text)
     with pytest.raises(ScriptError, match=message):
-        load_script(path)
+        load_script(path, EVENTS)
 
 
 def test_missing_script_is_named(tmp_path: Path) -> None:
