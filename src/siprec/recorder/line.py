@@ -21,6 +21,7 @@ _DATAGRAM = 9216
 _DRAIN = 256  # datagrams read per wake-up, so that one stream cannot starve the others
 _MAX_RAW = 20_000
 _COMFORT_NOISE = 13
+_PROTOCOLS = {"RTP/AVP", "RTP/AVPF"}
 
 
 def codec_table(media: sdp.MediaDescription) -> dict[int, codecs.Codec]:
@@ -40,6 +41,17 @@ def codec_table(media: sdp.MediaDescription) -> dict[int, codecs.Codec]:
         # Only audio is decoded, whatever a format is called.
         return {n: codecs.Codec(c.name, c.clock_rate, c.channels, c.sample_rate, "unknown") for n, c in table.items()}
     return table
+
+
+def accepted_formats(media: sdp.MediaDescription, kinds: frozenset[str]) -> list[str]:
+    """Formats of an m-line that are taken, where media of `kinds` are; none: it is rejected with port 0."""
+    if media.port == 0 or media.proto not in _PROTOCOLS or media.kind not in kinds:
+        return []
+    table = codec_table(media)
+    known = [number for number, codec in table.items() if codec.kind != "unknown"]
+    decodable = any(table[number].kind == "audio" for number in known)
+    # With one format that can be heard the others are declined; without, all are kept as raw RTP.
+    return [str(number) for number in (known if decodable else table)]
 
 
 @dataclass(slots=True)
@@ -226,6 +238,17 @@ class MediaLine:
             sock.sendto(data, target)
         except OSError:
             pass  # unreachable, or a full buffer: the next report follows
+
+    def successor(self, wall: float) -> MediaLine:
+        """Another stream on the same m-line and sockets; :meth:`open` it in place of this one."""
+        line = MediaLine(0, self.index, self.kind, self.pair, self.local_address, self.clock, self.label)
+        line.table, line.codec_names, line.mux = self.table, list(self.codec_names), self.mux
+        line.trusted, line.source, line.rtcp_target = self.trusted, self.source, self.rtcp_target
+        line._rtcp_source = self._rtcp_source
+        line.last_media = self.last_media
+        if self.pauses and self.pauses[-1].end is None:
+            line.pause(wall)
+        return line
 
     def pause(self, wall: float) -> None:
         """From `wall` (Unix seconds) on nothing is to be recorded; what arrives all the same is thrown away."""

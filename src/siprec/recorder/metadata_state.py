@@ -60,6 +60,11 @@ class Session(Element):
     stop: Time | None = None
     recorded: list[Interval] = field(default_factory=list)
 
+    @property
+    def live(self) -> bool:
+        """Neither stopped nor dropped out of a snapshot nor detached from the recording session."""
+        return self.current and self.stop is None and not (self.recorded and self.recorded[-1].end is not None)
+
 
 @dataclass(slots=True)
 class Participant(Element):
@@ -113,6 +118,8 @@ class MetadataState:
         self.streams: dict[Id, Stream] = {}
         self.memberships: dict[tuple[Id, Id], Membership] = {}
         self.contributions: dict[Id, Contribution] = {}
+        self.gone: dict[Id, Element] = {}
+        """What has been forgotten lately (:mod:`siprec.recorder.metadata_parts`)."""
         self.complete_seen = False
         self.wants_snapshot = False
         """A partial update could not be understood fully; a snapshot would help."""
@@ -258,20 +265,35 @@ class _Merge:
 
     def _session_of(self, id_: Id) -> Session:
         if id_ not in self.state.sessions:
-            self._dangling("session", id_)
-            self.state.sessions[id_] = Session(id_, placeholder=True)
+            gone = self.state.gone.pop(id_, None)
+            if isinstance(gone, Session):
+                gone.current = False  # late words about what is over; or it is back, as its description will say
+                self.state.sessions[id_] = gone
+            else:
+                self._dangling("session", id_)
+                self.state.sessions[id_] = Session(id_, placeholder=True)
         return self.state.sessions[id_]
 
     def _participant_of(self, id_: Id) -> Participant:
         if id_ not in self.state.participants:
-            self._dangling("participant", id_)
-            self.state.participants[id_] = Participant(id_, placeholder=True)
+            gone = self.state.gone.pop(id_, None)
+            if isinstance(gone, Participant):
+                gone.current = False  # late words about what is over; or it is back, as its description will say
+                self.state.participants[id_] = gone
+            else:
+                self._dangling("participant", id_)
+                self.state.participants[id_] = Participant(id_, placeholder=True)
         return self.state.participants[id_]
 
     def _stream_of(self, id_: Id) -> Stream:
         if id_ not in self.state.streams:
-            self._dangling("stream", id_)
-            self.state.streams[id_] = Stream(id_, placeholder=True)
+            gone = self.state.gone.pop(id_, None)
+            if isinstance(gone, Stream):
+                gone.current = False  # late words about what is over; or it is back, as its description will say
+                self.state.streams[id_] = gone
+            else:
+                self._dangling("stream", id_)
+                self.state.streams[id_] = Stream(id_, placeholder=True)
         return self.state.streams[id_]
 
     def _group(self, item: Item) -> None:
@@ -288,7 +310,8 @@ class _Merge:
         session.reasons = self._values(item, "reason", Reason, session.reasons)
         group = self._one(item, "group-ref", Id, session.group)
         if group is not None and group not in self.state.groups:
-            self._dangling("group", group)
+            if group not in self.state.gone:
+                self._dangling("group", group)
             self.state.groups[group] = Group(group, placeholder=True)
         session.group = group
         session.start = self._one(item, "start-time", Time, session.start)

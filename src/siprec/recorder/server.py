@@ -115,7 +115,7 @@ class RecordingCall(CallHandler):
         self._server.calls.add(self)
         call.handler = self
         call.answer(200, answer, headers=[("Accept", ACCEPT)])
-        log.info("Call-ID %s: recording into %s", call.call_id, session.directory)
+        log.info("Call-ID %s: recording into %s", call.call_id, session.where)
 
     # -- CallHandler -----------------------------------------------------------------------------------------------
 

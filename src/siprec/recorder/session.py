@@ -1,7 +1,7 @@
-"""One recording session, without SIP: offers and metadata in, answers and files out.
+"""One recording session, without SIP: offers and metadata in, answers out.
 
-The SIP side feeds it what arrives in one dialog. Everything here runs in the event loop's thread; decoding and writing
-run in the disk thread, behind :class:`siprec.recorder.pipeline.Pipeline`.
+The SIP side feeds it what arrives in one dialog; what its m-lines receive goes to the recordings of the communication
+sessions that the metadata name (:mod:`siprec.recorder.recording`). Everything here runs in the event loop's thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import secrets
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +19,13 @@ from siprec.recorder import summary
 from siprec.recorder.errors import MetadataError, OfferError, RecorderError, RecorderFull
 from siprec.recorder.files import Format
 from siprec.recorder.library import RecorderLibrary, RecordingResult
-from siprec.recorder.line import MediaLine, NtpClock, codec_table
-from siprec.recorder.metadata import Document, SnapshotRequest, parse, snapshot_request
+from siprec.recorder.line import MediaLine, accepted_formats, codec_table
+from siprec.recorder.metadata import Document, Id, SnapshotRequest, parse, snapshot_request
+from siprec.recorder.metadata_parts import keys, trim
 from siprec.recorder.metadata_state import MetadataState
-from siprec.recorder.pipeline import Batch, Pipeline
 from siprec.recorder.ports import Poller, PortPool
-from siprec.recorder.writer import MAX_BACKLOG, DiskWriter
+from siprec.recorder.recording import Recording
+from siprec.recorder.writer import DiskWriter
 from siprec.sip.clock import Clock, Timer
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,12 @@ log = logging.getLogger(__name__)
 HOLD = 1.0
 """Seconds packets wait for their predecessors before they are written."""
 TICK = 0.5
-_JSON_INTERVAL = 5.0
+LINGER = 2.0
+"""Seconds that a communication session which the metadata ended is still listened to: packets may be slower."""
+VACANT = 30.0
+"""Seconds that a recording may be without streams, while the RS goes on with others."""
 _SNAPSHOT_INTERVAL = 10.0
 _SNAPSHOT_LIMIT = 5
-_PROTOCOLS = {"RTP/AVP", "RTP/AVPF"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,15 @@ class RecorderSettings:
     """How recordings are made.
 
     `advertised` is the address in answers where it differs from the one bound; `mix_rate` in Hz (None: the highest of
-    the streams); `kinds` the media that are accepted (all but audio is kept as raw RTP); `reject_bad_metadata` refuses
-    requests whose metadata cannot be read, instead of recording without it.
+    the streams); `max_lines` the streams a recording session may have at a time; `kinds` the media that are accepted
+    (all but audio is kept as raw RTP); `reject_bad_metadata` refuses requests whose metadata cannot be read, instead of
+    recording without it.
     """
 
     audio_format: Format = "wav"
     advertised: str = ""
     max_sessions: int = 1000
-    max_lines: int = 16
+    max_lines: int = 256
     mix_rate: int | None = None
     kinds: frozenset[str] = frozenset({"audio", "video", "text"})
     reject_bad_metadata: bool = False
@@ -102,39 +105,30 @@ class RecordingSession:
     version = __version__
 
     def __init__(self, recorder: Recorder, call_id: str, from_uri: str, src_address: str, started: float) -> None:
+        self.recorder = recorder
         self.call_id, self.from_uri, self.src_address = call_id, from_uri, src_address
         self.started = started
-        self.ended: float | None = None
-        self.end_reason: str | None = None
-        self.progress = "recording"
-        self.directory = Path()
-        """Where the files go; made with the first accepted offer."""
         self.state = MetadataState()
-        self.documents: list[dict[str, Any]] = []
-        self.all_lines: list[MediaLine] = []
-        """Every stream there ever was, by number."""
-        self._recorder = recorder
+        self.recordings: list[Recording] = []
+        """Those that go on, in the order they began."""
+        self.begun = 0
+        """How many recordings there have been."""
+        self.closing = False
+        self.discarded = 0
+        """Packets on streams of no communication session."""
         self._clock = recorder.clock
-        self.pipeline = Pipeline(
-            recorder.settings.audio_format,
-            wall_offset=self._clock.wall() - self._clock.now(),
-            mix_rate=recorder.settings.mix_rate,
-        )
         self._lines: dict[int, MediaLine] = {}
+        self._owners: dict[int, Recording] = {}
         self._labels: dict[str, int] = {}
         self._origin = sdp.Origin(session_id=str(secrets.randbits(62)), version="0")
         self._answer: bytes = b""
-        self._ntp_clocks: dict[str, NtpClock] = {}
-        self._began = self._clock.now()
-        self._submitted = 0
-        self._written = 0
-        self._audio_lines = 0
-        self._json_due = 0.0
+        self._heard = self._clock.now()
         self._timer: Timer | None = None
+        self._sessions_seen = False
         self._snapshot_asked: float | None = None
         self._snapshots_asked = 0
         self._result: Future[RecordingResult] | None = None
-        self.on_closed: Callable[[RecordingSession], None] | None = None
+        self._last: Future[RecordingResult] | None = None
 
     # --------------------------------------------------------------------------------------------------------- SIP side
 
@@ -157,7 +151,7 @@ class RecordingSession:
             return self._offer(offer, metadata, received_wall, charset)
         except RecorderError:
             if self._timer is None:
-                self._recorder.sessions.discard(self)  # it never began
+                self.recorder.sessions.discard(self)  # it never began
             raise
 
     def _offer(self, offer: bytes, metadata: bytes | None, received_wall: float | None, charset: str | None) -> bytes:
@@ -167,49 +161,51 @@ class RecordingSession:
         except sdp.SdpError as error:
             raise OfferError(error.reason, 400) from error
         document, problem = self._read(metadata, charset)
-        tables = [self._acceptable(index, media) for index, media in enumerate(description.media)]
+        tables = self._acceptable(description)
         first = self._timer is None
         if first and not any(tables) and any(m.port for m in description.media):
             raise OfferError("nothing in the offer can be recorded")
         fresh = self._acquire(description, tables)
-        if first:
-            self._begin(fresh)
-        self._audio_lines = sum(bool(t) and m.kind == "audio" for t, m in zip(tables, description.media, strict=True))
+        try:
+            places = self._places(document, bool(fresh))
+        except RecorderFull:
+            for line in fresh.values():
+                self.recorder.ports.release(line.pair)
+            raise
         answers = [
             self._answer_line(index, media, tables[index], fresh, wall) for index, media in enumerate(description.media)
         ]
         for index in [i for i in self._lines if i >= len(description.media)]:
             self._drop(index, wall)  # m-lines must not vanish (SDP-07), but if they do, they are gone
         self._labels = {m.label: i for i, m in enumerate(description.media) if m.label}
-        self._apply(metadata, document, problem, wall)
+        self._apply(metadata, document, problem, places, wall)
         if first:
             self._tick()
         answer = self._build(answers)
         self._save()
         return answer
 
-    def _begin(self, fresh: dict[int, MediaLine]) -> None:
-        try:
-            self.directory = self.pipeline.directory = self._recorder.library.new_directory(self.started)
-        except RecorderFull:
-            for line in fresh.values():
-                self._recorder.ports.release(line.pair)
-            raise
-
     def metadata(self, document: bytes, *, received_wall: float | None = None, charset: str | None = None) -> None:
-        """Take a metadata document that came without SDP (UPDATE, BYE); raises :class:`MetadataError`."""
+        """Take a metadata document that came without SDP (UPDATE, BYE); raises :class:`MetadataError`, and
+        :class:`RecorderFull` when it begins a communication session for which there is no place."""
         self._check_open()
         wall = self._clock.wall() if received_wall is None else received_wall
         parsed, problem = self._read(document, charset)
-        self._apply(document, parsed, problem, wall)
+        self._apply(document, parsed, problem, self._places(parsed, False), wall)
         self._save()
+
+    @property
+    def where(self) -> str:
+        """Where the files go, for the log."""
+        return ", ".join(str(recording.directory) for recording in self.recordings) or "nothing yet"
 
     @property
     def silent_for(self) -> float:
         """Seconds since any stream last received RTP (since the start if none did): when it is long and nothing is
         paused, the SRC has probably died without a BYE."""
-        heard = [line.last_media for line in self.all_lines if line.last_media is not None]
-        return self._clock.now() - max(heard, default=self._began)
+        heard = [line.last_media for line in self._lines.values() if line.last_media is not None]
+        self._heard = max([self._heard, *heard])
+        return self._clock.now() - self._heard
 
     @property
     def wants_snapshot(self) -> bool:
@@ -226,32 +222,26 @@ class RecordingSession:
         return snapshot_request("Partial update refers to what was never described")
 
     def close(self, reason: str = "BYE", *, wall: float | None = None) -> Future[RecordingResult]:
-        """End the session: sockets are closed and ports free when this returns, the future is done when all files are
-        finished and the JSON says ``complete``. Closing again returns the same future."""
+        """End the session: sockets are closed and ports free when this returns; the future is done when all files of
+        its last recording are finished and the JSON says ``complete``. Closing again returns the same future."""
         if self._result is not None:
             return self._result
-        self.ended = self._clock.wall() if wall is None else wall
-        self.end_reason = reason
+        self.closing = True
+        ended = self._clock.wall() if wall is None else wall
         if self._timer is not None:
             self._timer.cancel()
-        now = self._clock.now()
         for line in self._lines.values():
             line.read_rtp()  # what lies in the socket came before the BYE did
             line.read_rtcp()
-        self._hand_over(float("inf"))
         for index in list(self._lines):
-            self._drop(index, self.ended)
-        self._recorder.sessions.discard(self)
-        for line in self.all_lines:
-            for pause in line.pauses:
-                pause.end = pause.end or self.ended
-        if self._timer is None:
-            self._result = Future()  # it never began: there is nothing to finish
-            self._result.set_result(RecordingResult(self.directory, {"state": "failed"}))
-            return self._result
-        self._result = self._recorder.writer.call(lambda: self._finish(now))
-        if self.on_closed is not None:
-            self.on_closed(self)
+            self._drop(index, ended)
+        self.recorder.sessions.discard(self)
+        for recording in list(self.recordings):
+            self._end(recording, reason, ended)
+        self._result = self._last
+        if self._result is None:
+            self._result = Future()  # nothing was ever recorded
+            self._result.set_result(RecordingResult(Path(), {"state": "failed"}))
         return self._result
 
     def _check_open(self) -> None:
@@ -260,35 +250,29 @@ class RecordingSession:
 
     # ---------------------------------------------------------------------------------------------------------- offers
 
-    def _acceptable(self, index: int, media: sdp.MediaDescription) -> list[str]:
-        """Formats of an m-line that are taken; none: it is rejected with port 0."""
-        settings = self._recorder.settings
-        if media.port == 0 or media.proto not in _PROTOCOLS or media.kind not in settings.kinds:
-            return []
-        if index >= settings.max_lines:
-            return []
-        table = codec_table(media)
-        known = [number for number, codec in table.items() if codec.kind != "unknown"]
-        decodable = any(table[number].kind == "audio" for number in known)
-        # With one format that can be heard the others are declined; without, all are kept as raw RTP.
-        return [str(number) for number in (known if decodable else table)]
+    def _acceptable(self, description: sdp.SessionDescription) -> list[list[str]]:
+        """Formats of each m-line that are taken; none: it is rejected with port 0."""
+        tables: list[list[str]] = []
+        left = self.recorder.settings.max_lines
+        for media in description.media:
+            formats = accepted_formats(media, self.recorder.settings.kinds) if left > 0 else []
+            left -= bool(formats)
+            tables.append(formats)
+        return tables
 
     def _acquire(self, description: sdp.SessionDescription, tables: list[list[str]]) -> dict[int, MediaLine]:
         """Open ports for all new m-lines, or for none."""
         fresh: dict[int, MediaLine] = {}
-        ports = self._recorder.ports
+        ports = self.recorder.ports
         try:
             for index, media in enumerate(description.media):
                 old = self._lines.get(index)
                 if tables[index] and (old is None or old.kind != media.kind):
-                    number = len(self.all_lines) + len(fresh) + 1
-                    fresh[index] = MediaLine(number, index, media.kind, ports.acquire(), ports.address, self._clock)
+                    fresh[index] = MediaLine(0, index, media.kind, ports.acquire(), ports.address, self._clock)
         except RecorderFull:
             for line in fresh.values():
                 ports.release(line.pair)
             raise
-        for line in fresh.values():
-            line.ntp_clocks = self._ntp_clocks
         return fresh
 
     def _answer_line(
@@ -300,8 +284,8 @@ class RecordingSession:
             return sdp.answer_media(media, port=0)
         line = fresh.get(index) or self._lines[index]
         table = {number: codec for number, codec in codec_table(media).items() if str(number) in formats}
-        if line.table and dict(line.table) != table:
-            self._hand_over(float("inf"))  # what was received so far means what it meant
+        if line.table and dict(line.table) != table and index in self._owners:
+            self._owners[index].hand_over(float("inf"))  # what was received so far means what it meant
         line.table = table
         line.codec_names = [codec.name for codec in table.values()]
         line.label = media.label or line.label
@@ -319,54 +303,31 @@ class RecordingSession:
             line.pause(wall)
         if index in fresh:
             self._lines[index] = line
-            self.all_lines.append(line)
-            line.open(self._recorder.poller)
-        self._configure(line)
+            line.open(self.recorder.poller)
         return answer
 
     def _numeric(self, address: str) -> bool:
         return all(c in "0123456789abcdefABCDEF:." for c in address) and (":" in address) == (
-            ":" in self._recorder.ports.address
+            ":" in self.recorder.ports.address
         )
-
-    def _configure(self, line: MediaLine) -> None:
-        number, table, receiving = line.number, dict(line.table), line.receiving
-        gains = self._gains(line)
-        self._recorder.writer.submit(lambda: self.pipeline.configure(number, table, receiving, gains))
-
-    def _gains(self, line: MediaLine) -> tuple[float, float]:
-        """Place in the stereo mix: the first two audio streams left and right, a replacement where its predecessor was,
-        further ones in the middle, a lone one on both sides."""
-        audio = [other for other in self.all_lines if other.kind == "audio"]
-        if line not in audio:
-            return (0.0, 0.0)
-        if line.side is None:
-            taken = [other.side for other in audio if not other.closed and other is not line]
-            line.side = next((side for side in ("left", "right") if side not in taken), "middle")
-        if line.side == "middle":
-            return (0.7, 0.7)
-        if self._audio_lines == 1 and len(audio) == 1:
-            return (1.0, 1.0)
-        return (1.0, 0.0) if line.side == "left" else (0.0, 1.0)
 
     def _drop(self, index: int, wall: float) -> None:
         line = self._lines.pop(index, None)
         if line is None:
             return
-        if self._result is None and self.ended is None:
-            self._hand_over(float("inf"))
-        line.closed = True
-        if self.ended is None:
-            line.pause(wall)
-        line.receiving = False
-        self._recorder.poller.remove_reader(line.pair.rtp.fileno())
-        self._recorder.poller.remove_reader(line.pair.rtcp.fileno())
+        owner = self._owners.pop(index, None)
+        if owner is not None:
+            if not self.closing:
+                line.pause(wall)
+            owner.leave(line)
+        self._heard = max(self._heard, line.last_media or 0.0)
+        self.recorder.poller.remove_reader(line.pair.rtp.fileno())
+        self.recorder.poller.remove_reader(line.pair.rtcp.fileno())
         line.report(self._clock.now(), last=True)
-        self._recorder.ports.release(line.pair)
-        self._configure(line)
+        self.recorder.ports.release(line.pair)
 
     def _build(self, answers: list[sdp.MediaDescription]) -> bytes:
-        address = self._recorder.settings.advertised or self._recorder.ports.address
+        address = self.recorder.settings.advertised or self.recorder.ports.address
         self._origin = replace(self._origin, address=address)
         same = sdp.build_session(self._origin, answers, name="siprec").to_bytes()
         if same != self._answer:
@@ -381,7 +342,7 @@ class RecordingSession:
     def _read(self, data: bytes | None, charset: str | None) -> tuple[Document | None, str | None]:
         if data is None:
             return None, None
-        settings = self._recorder.settings
+        settings = self.recorder.settings
         try:
             document = parse(data, charset=charset, strict=settings.strict_metadata)
         except MetadataError as error:
@@ -394,88 +355,152 @@ class RecordingSession:
             return None, "a snapshot request is not for a recorder"
         return document, None
 
-    def _apply(self, data: bytes | None, document: Document | None, problem: str | None, wall: float) -> None:
-        if data is None:
-            return
-        name = f"metadata-{len(self.documents) + 1:04}.xml"
-        entry: dict[str, Any] = {"file": name, "received": summary.stamp(wall)}
+    def _apply(
+        self, data: bytes | None, document: Document | None, problem: str | None, places: list[Path], wall: float
+    ) -> None:
+        entry: dict[str, Any] = {"received": summary.stamp(wall)}
         if document is not None:
             if document.mode == "complete":
                 self._snapshot_asked = None
             findings = [*document.findings, *self.state.apply(document, wall=wall, labels=self._labels)]
             entry["mode"] = document.mode
-            self._bind()
         else:
             findings = [problem or "unreadable"]
         entry["findings"] = findings
-        if len(self.documents) < 10_000:
-            self.documents.append(entry)
-            path = self.directory / name
-            self._recorder.writer.submit(lambda: summary.write_private(path, data))
+        self._assign(places, wall)
+        for unused in places:
+            unused.rmdir()
+        if data is not None:
+            for recording in self._concerned(document):
+                recording.document(data, entry)
 
-    def _bind(self) -> None:
-        """Note which stream ids mean which of our streams, now that labels and SDP are at hand."""
+    def _concerned(self, document: Document | None) -> list[Recording]:
+        """Whose documents these are: nobody else is to be read about in the directory of a recording."""
+        if document is None or document.mode == "complete" or self.begun <= 1:
+            return list(self.recordings)
+        named = {id_.key for item in document.items for id_ in item.ids.values()}
+        return [recording for recording in self.recordings if keys(self.state, recording.session) & named]
+
+    # ------------------------------------------------------------------------------------- which stream is whose
+
+    def _places(self, document: Document | None, fresh: bool) -> list[Path]:
+        """Directories for the recordings that will begin, made before anything is promised; raises RecorderFull."""
+        known = {recording.session for recording in self.recordings}
+        sessions = {item.ids["session_id"] for item in document.of("session")} if document is not None else set()
+        new = len(sessions - known) if self.begun or not fresh else max(1, len(sessions))
+        made: list[Path] = []
+        try:
+            while len(made) < new:
+                made += [self.recorder.library.new_directory(self._start(self._clock.wall()))]
+        except RecorderFull:
+            for path in made:
+                path.rmdir()
+            raise
+        return made
+
+    def _start(self, wall: float) -> float:
+        """When a recording begins: with the RS, or at `wall`."""
+        return self.started if self._timer is None else wall
+
+    def _assign(self, places: list[Path], wall: float) -> None:
+        """Every m-line belongs to the recording of its communication session, or to none."""
+        self._sessions_seen = self._sessions_seen or bool(self.state.sessions)
+        live = [s.id for s in self.state.sessions.values() if s.live]
+        described = {s.line: s for s in self.state.streams.values() if s.current and s.line is not None}
+        named = any(stream.session is not None for stream in described.values())
+        for index, line in sorted(self._lines.items()):
+            stream = described.get(index)
+            owner = self._owners.get(index)
+            session = stream.session if stream is not None else None
+            if session is None and len(live) == 1 and (stream is None or not named):
+                session = live[0]
+            if session is not None and not self.state.sessions[session].live:
+                # It is over: what is under way still belongs to it, nothing new does.
+                if owner is None or owner.session != session:
+                    self._move(index, line, None, wall)
+            elif session is not None:
+                if owner is None or owner.session != session:
+                    self._move(index, line, self._recording_of(session, owner, places, wall), wall)
+            elif not self._sessions_seen and (not self.state.complete_seen or self.state.participants):
+                if owner is None:
+                    self._move(index, line, self._recording_of(None, None, places, wall), wall)
+            elif stream is not None and owner is not None and owner.session is not None:
+                self._move(index, line, None, wall)
         for stream in self.state.streams.values():
-            line = self._lines.get(stream.line) if stream.line is not None and stream.current else None
-            if line is not None and (line.label == stream.label or not line.label):
-                line.stream_ids.pop(stream.id, None)
-                line.stream_ids[stream.id] = None
+            found = self._lines.get(stream.line) if stream.line is not None and stream.current else None
+            if found is not None and (found.label == stream.label or not found.label):
+                found.stream_ids.pop(stream.id, None)
+                found.stream_ids[stream.id] = None
+        for recording in self.recordings:
+            over = recording.session is not None and recording.session not in live
+            # Lines may also go without a word; in an RS of its own a session may be on hold that way.
+            recording.patience = LINGER if over else VACANT
+            if not over and (recording.live or self.begun == 1):
+                recording.over_since = None
+            elif recording.over_since is None:
+                recording.over_since = self._clock.now()
+            recording.configure()
+        trim(self.state, {recording.session for recording in self.recordings})
+
+    def _recording_of(
+        self, session: Id | None, owner: Recording | None, places: list[Path], wall: float
+    ) -> Recording | None:
+        found = next((r for r in self.recordings if r.session == session and r.result is None), None)
+        if found is not None:
+            return found
+        if owner is not None and owner.session is None:
+            owner.session = session  # now it has a name
+            return owner
+        try:
+            directory = places.pop() if places else self.recorder.library.new_directory(wall)
+        except RecorderFull as error:
+            log.error("Call-ID %s: %s", self.call_id, error.reason)
+            return None
+        recording = Recording(self, session, directory, self._start(wall))
+        self.recordings.append(recording)
+        self.begun += 1
+        return recording
+
+    def _move(self, index: int, line: MediaLine, recording: Recording | None, wall: float) -> None:
+        owner = self._owners.get(index)
+        if owner is recording:
+            return
+        if owner is not None:
+            # What comes from now on is another stream, on the same socket.
+            fresh = self._lines[index] = line.successor(wall)
+            owner.leave(line)
+            del self._owners[index]
+            line = fresh
+            self.recorder.poller.remove_reader(line.pair.rtp.fileno())
+            self.recorder.poller.remove_reader(line.pair.rtcp.fileno())
+            line.open(self.recorder.poller)
+        if recording is not None:
+            recording.add(line)
+            self._owners[index] = recording
 
     # ------------------------------------------------------------------------------------------------------------ work
 
     def _tick(self) -> None:
         self._timer = self._clock.call_later(TICK, self._tick)
         now = self._clock.now()
-        self._hand_over(now - HOLD)
-        for line in self._lines.values():
+        for index, line in self._lines.items():
+            if index not in self._owners:
+                part = line.take(now - HOLD)
+                self.discarded += sum(len(s.items) for s in part.sources) + len(part.raw) if part is not None else 0
             if now >= line.reporter.due:
                 line.report(now)
-        if now >= self._json_due:
-            self._save()
+        for recording in list(self.recordings):
+            recording.tick(now - HOLD)
+            since = recording.over_since
+            if since is not None and now >= since + recording.patience:
+                self._end(recording, "the communication session ended", self._clock.wall() - now + since)
 
-    def _hand_over(self, before: float) -> None:
-        now = self._clock.now()
-        parts = []
-        for line in self._lines.values():
-            part = line.take(before)
-            if part is not None:
-                if self._backlog >= MAX_BACKLOG:
-                    line.dropped_disk += sum(len(s.items) for s in part.sources) + len(part.raw)
-                else:
-                    parts.append(part)
-        if self._backlog >= MAX_BACKLOG or (not parts and self.pipeline.mix is None):
-            return
-        self._submitted += 1
-        batch = Batch(now, min(before, now), parts)
-        self._recorder.writer.submit(lambda: self._write(batch))
-
-    @property
-    def _backlog(self) -> int:
-        return self._submitted - self._written
-
-    def _write(self, batch: Batch) -> None:
-        try:
-            self.pipeline.write(batch)
-        finally:
-            self._written += 1
+    def _end(self, recording: Recording, reason: str, wall: float) -> None:
+        for index in [i for i, owner in self._owners.items() if owner is recording]:
+            self._move(index, self._lines[index], None, wall)
+        self.recordings.remove(recording)
+        self._last = recording.close(reason, wall)
 
     def _save(self) -> None:
-        """Write the JSON, built now, in the disk thread."""
-        self._json_due = self._clock.now() + _JSON_INTERVAL
-        if self._backlog < MAX_BACKLOG:
-            document = summary.build(self)
-            path = self.directory / summary.FILE
-            self._recorder.writer.submit(lambda: self._write_json(path, document))
-
-    def _write_json(self, path: Path, document: dict[str, Any], *, durable: bool = False) -> None:
-        try:
-            summary.write_json(path, document, durable=durable)
-        except OSError as error:
-            log.error("Call-ID %s: %s cannot be written: %s", self.call_id, path, error)
-
-    def _finish(self, now: float) -> RecordingResult:
-        self.pipeline.close(now if self.all_lines else None)
-        self.progress = "failed" if self.pipeline.errors else "complete"
-        document = summary.build(self)
-        self._write_json(self.directory / summary.FILE, document, durable=True)
-        return RecordingResult(self.directory, document)
+        for recording in self.recordings:
+            recording.save()

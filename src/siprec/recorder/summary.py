@@ -14,7 +14,7 @@ from siprec.recorder.metadata_state import MetadataState, Participant, Session
 from siprec.recorder.pipeline import Line, Pipeline
 
 if TYPE_CHECKING:
-    from siprec.recorder.session import RecordingSession
+    from siprec.recorder.recording import Recording
 
 FILE = "recording.json"
 FORMAT = 1
@@ -45,40 +45,40 @@ def stamp(wall: float | None) -> str | None:
     return Time.at(wall).text if wall is not None else None
 
 
-def build(session: RecordingSession) -> dict[str, Any]:
-    """The whole document of a session, running or ended."""
-    pipeline, state = session.pipeline, session.state
+def build(recording: Recording) -> dict[str, Any]:
+    """The whole document of a recording, running or ended."""
+    pipeline, state, session = recording.pipeline, recording.state, recording.rs
     origin = pipeline.origin
     return {
         "format": FORMAT,
         "recorder": f"siprec {session.version}",
-        "id": session.directory.name,
-        "state": session.progress,
-        "start": stamp(session.started),
-        "end": stamp(session.ended),
-        "end_reason": session.end_reason,
+        "id": recording.directory.name,
+        "state": recording.progress,
+        "start": stamp(recording.started),
+        "end": stamp(recording.ended),
+        "end_reason": recording.end_reason,
         "audio_start": stamp(origin + pipeline.wall_offset) if origin is not None else None,
-        "duration": _duration(session),
+        "duration": _duration(recording),
         "recording_session": {
             "call_id": session.call_id,
             "from": session.from_uri,
             "src_address": session.src_address,
         },
         "mix": _mix(pipeline),
-        "streams": [_stream(line, session) for line in session.all_lines],
+        "streams": [_stream(line, recording, state) for line in recording.lines],
         "participants": [_participant(p) for p in state.participants.values()],
         "communication_sessions": [_session(s, state) for s in state.sessions.values()],
         "groups": [
             {**_id("group_id", g.id), "intervals": [i.as_dict() for i in g.intervals], **_rest(g.extensions)}
             for g in state.groups.values()
         ],
-        "metadata": session.documents,
+        "metadata": recording.documents,
         "errors": [*pipeline.errors],
     }
 
 
-def _duration(session: RecordingSession) -> float | None:
-    pipeline = session.pipeline
+def _duration(recording: Recording) -> float | None:
+    pipeline = recording.pipeline
     tracks = [line.track for line in list(pipeline.lines.values()) if line.track is not None]
     return round(max(t.file.frames / t.rate for t in tracks), 3) if tracks else None
 
@@ -139,11 +139,11 @@ def _session(session: Session, state: MetadataState) -> dict[str, Any]:
     }
 
 
-def _stream(line: MediaLine, session: RecordingSession) -> dict[str, Any]:
-    work = session.pipeline.lines.get(line.number)
-    offset = session.pipeline.wall_offset
+def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict[str, Any]:
+    work = recording.pipeline.lines.get(line.number)
+    offset = recording.pipeline.wall_offset
     ids = list(line.stream_ids)
-    latest = session.state.streams.get(ids[-1]) if ids else None
+    latest = state.streams.get(ids[-1]) if ids else None
     counters: dict[str, int | float] = line.receiver.total().as_dict()
     counters["discarded_while_paused"] = line.discarded_paused
     counters["dropped_by_disk"] = line.dropped_disk
@@ -154,7 +154,7 @@ def _stream(line: MediaLine, session: RecordingSession) -> dict[str, Any]:
         "label": line.label or None,
         "stream_ids": [_id("stream_id", i) for i in ids],
         "session_id": latest.session.text if latest and latest.session else None,
-        "participants": [p.id.text for i in ids for p in session.state.ever_senders(i)],
+        "participants": [p.id.text for i in ids for p in state.ever_senders(i)],
         "file": None,
         "raw_file": None,
         "offered_codecs": line.codec_names,
@@ -169,7 +169,7 @@ def _stream(line: MediaLine, session: RecordingSession) -> dict[str, Any]:
         "rtcp_bye": [f"{ssrc:08x}" for ssrc in line.byes],
     }
     if work is not None:
-        out.update(_work(work, session.pipeline, offset))
+        out.update(_work(work, recording.pipeline, offset))
     return out
 
 

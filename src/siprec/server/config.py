@@ -103,6 +103,8 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     """Address to put into SDP answers instead."""
     ports: str = "40000-49999"
     max_sessions: int = 1000
+    max_streams: int = 256
+    """Streams that one recording session may have at a time; further ones are declined."""
     strict: bool = False
     """Refuse recording clients whose Contact lacks ``+sip.src``."""
 

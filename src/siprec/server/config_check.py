@@ -56,6 +56,12 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             port_range(text)
         except ValueError as error:
             yield key, str(error)
+    for key, count in (
+        ("recorder.max_sessions", config.recorder.max_sessions),
+        ("recorder.max_streams", config.recorder.max_streams),
+    ):
+        if not 1 <= count <= 30_000:
+            yield key, "must lie in 1..30000"
     for number, rule in enumerate(config.route):
         for name in [rule.record] if isinstance(rule.record, str) else rule.record:
             if name and name not in config.recording:

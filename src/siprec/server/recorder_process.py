@@ -50,7 +50,10 @@ async def _main(config: Config, base: Path) -> int:
         clock,
         loop,
         RecorderSettings(
-            audio_format=settings.format, advertised=settings.advertise, max_sessions=settings.max_sessions
+            audio_format=settings.format,
+            advertised=settings.advertise,
+            max_sessions=settings.max_sessions,
+            max_lines=settings.max_streams,
         ),
     )
     endpoint = Endpoint()

@@ -306,8 +306,8 @@ def test_a_sender_faster_than_time_does_not_fill_the_memory(bench: Open) -> None
     b.play((at / 20, data) for at, data in packets(signal, PCMU, 0, ssrc=1))
     b.wait(3)
     b.recorder.writer.call(lambda: None).result(timeout=60)
-    assert b.session.pipeline.mix is not None
-    assert len(b.session.pipeline.mix._pending) <= 31 * RATE
+    assert b.session.recordings[0].pipeline.mix is not None
+    assert len(b.session.recordings[0].pipeline.mix._pending) <= 31 * RATE
     result = b.finish()
     assert np.array_equal(read(result.stream_file(1))[:, 0], ulaw_decode(ulaw_encode(signal)))
 
@@ -555,13 +555,13 @@ def test_the_json_is_there_and_readable_during_the_call(bench: Open) -> None:
     b.offer(b.audio("1"), b.audio("2"), metadata=document())
     b.play(packets(tune(12), PCMU, 0, ssrc=1), packets(other_tune(12), PCMU, 0, ssrc=2))
     b.recorder.writer.call(lambda: None).result(timeout=60)
-    summary = json.loads((b.session.directory / "recording.json").read_text())
+    summary = json.loads((b.session.recordings[0].directory / "recording.json").read_text())
     assert summary["state"] == "recording"
     assert summary["streams"][0]["packets"]["received"] > 250
     assert summary["streams"][0]["file"] == "stream-1.wav"
     # What was received so far can be listened to, mix included.
-    assert len(read(b.session.directory / "stream-1.wav")) > 10 * RATE
-    assert len(read(b.session.directory / "mix.wav")) > 7 * RATE
+    assert len(read(b.session.recordings[0].directory / "stream-1.wav")) > 10 * RATE
+    assert len(read(b.session.recordings[0].directory / "mix.wav")) > 7 * RATE
 
 
 def test_an_hour_long_call_keeps_nothing_in_memory(bench: Open) -> None:
@@ -578,11 +578,15 @@ def test_an_hour_long_call_keeps_nothing_in_memory(bench: Open) -> None:
         b.clock.advance(b.clock.now() + 1.0)
         if second % 60 == 0:
             b.recorder.writer.call(lambda: None).result(timeout=60)
-            lines = b.session.pipeline.lines.values()
+            lines = b.session.recordings[0].pipeline.lines.values()
             pending = [len(line.track._pending) for line in lines if line.track is not None]
-            pending.append(len(b.session.pipeline.mix._pending) if b.session.pipeline.mix else 0)
+            pending.append(
+                len(b.session.recordings[0].pipeline.mix._pending) if b.session.recordings[0].pipeline.mix else 0
+            )
             waiting = max([waiting, *pending])
-            assert all(len(s._held) < 10 for line in b.session.all_lines for s in line.receiver.sources.values())
+            assert all(
+                len(s._held) < 10 for line in b.session.recordings[0].lines for s in line.receiver.sources.values()
+            )
     result = b.finish()
     assert waiting < 12 * RATE
     assert result.summary["duration"] == pytest.approx(3600, abs=2)

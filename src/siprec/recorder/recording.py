@@ -1,0 +1,201 @@
+"""One entry of the library: the streams of one communication session, from its first to its last.
+
+A recording session may carry several communication sessions, at once or one after the other (RFC 7866 5.1, SCN-04), and
+each of them is a recording of its own: directory, files, mix and JSON. What an RS brings without saying whose it is
+makes one as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siprec.recorder import summary
+from siprec.recorder.library import RecordingResult
+from siprec.recorder.line import MediaLine, NtpClock
+from siprec.recorder.metadata import Id
+from siprec.recorder.metadata_parts import extract, part
+from siprec.recorder.metadata_state import MetadataState
+from siprec.recorder.pipeline import Batch, Pipeline
+from siprec.recorder.writer import MAX_BACKLOG
+
+if TYPE_CHECKING:
+    from siprec.recorder.session import RecordingSession
+
+log = logging.getLogger(__name__)
+
+_JSON_INTERVAL = 5.0
+_MAX_DOCUMENTS = 10_000
+
+
+class Recording:
+    """The recording of `session` (None: of nobody named) in `rs`, which began at `started` (Unix seconds)."""
+
+    def __init__(self, rs: RecordingSession, session: Id | None, directory: Path, started: float) -> None:
+        recorder = rs.recorder
+        self.rs = rs
+        self.session = session
+        self.directory = directory
+        self.started = started
+        self.ended: float | None = None
+        self.end_reason: str | None = None
+        self.progress = "recording"
+        self.documents: list[dict[str, Any]] = []
+        self.lines: list[MediaLine] = []
+        """Every stream there ever was, by number."""
+        self.over_since: float | None = None
+        """Monotonic time since which nothing more is to come, while the RS goes on."""
+        self.patience = 0.0
+        """Seconds from then on after which it ends."""
+        self.pipeline = Pipeline(
+            recorder.settings.audio_format,
+            wall_offset=recorder.clock.wall() - recorder.clock.now(),
+            mix_rate=recorder.settings.mix_rate,
+        )
+        self.pipeline.directory = directory
+        self._clock = recorder.clock
+        self._writer = recorder.writer
+        self._ntp_clocks: dict[str, NtpClock] = {}
+        self._configured: dict[int, object] = {}
+        self._submitted = 0
+        self._written = 0
+        self._json_due = 0.0
+        self._state: MetadataState | None = None
+        self.result: Future[RecordingResult] | None = None
+
+    @property
+    def state(self) -> MetadataState:
+        """The metadata that concern this recording; after its end as they were then."""
+        if self._state is not None:
+            return self._state
+        return self.rs.state if self.rs.begun == 1 else part(self.rs.state, self.session)
+
+    @property
+    def live(self) -> list[MediaLine]:
+        """The streams that go on."""
+        return [line for line in self.lines if not line.closed]
+
+    # -- streams -------------------------------------------------------------------------------------------------------
+
+    def add(self, line: MediaLine) -> None:
+        """Another stream; :meth:`configure` follows when all are there."""
+        line.number = len(self.lines) + 1
+        line.ntp_clocks = self._ntp_clocks
+        self.lines.append(line)
+
+    def configure(self) -> None:
+        """Tell the disk thread what the streams are, as far as that changed."""
+        for line in self.lines:
+            number, table, receiving = line.number, dict(line.table), line.receiving
+            gains = self._gains(line)
+            wanted = (table, receiving, gains)
+            if self._configured.get(number) != wanted:
+                self._configured[number] = wanted
+                self._submit_configuration(number, table, receiving, gains)
+
+    def _submit_configuration(
+        self, number: int, table: dict[int, Any], active: bool, gains: tuple[float, float]
+    ) -> None:
+        self._writer.submit(lambda: self.pipeline.configure(number, table, active, gains))
+
+    def _gains(self, line: MediaLine) -> tuple[float, float]:
+        """Place in the stereo mix: the first two audio streams left and right, a replacement where its predecessor was,
+        further ones in the middle, a lone one on both sides."""
+        audio = [other for other in self.lines if other.kind == "audio"]
+        if line not in audio:
+            return (0.0, 0.0)
+        if line.side is None:
+            taken = [other.side for other in audio if not other.closed and other is not line]
+            line.side = next((side for side in ("left", "right") if side not in taken), "middle")
+        if line.side == "middle":
+            return (0.7, 0.7)
+        if len(audio) == 1:
+            return (1.0, 1.0)
+        return (1.0, 0.0) if line.side == "left" else (0.0, 1.0)
+
+    def leave(self, line: MediaLine) -> None:
+        """`line` is no longer part of this: what it received so far is."""
+        self.hand_over(float("inf"))
+        line.closed = True
+        line.receiving = False
+        self.configure()
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def hand_over(self, before: float) -> None:
+        """Packets that arrived before `before` (monotonic) go to the disk thread."""
+        now = self._clock.now()
+        full = self._submitted - self._written >= MAX_BACKLOG
+        parts = []
+        for line in self.lines:
+            part = line.take(before) if not line.closed else None
+            if part is not None:
+                if full:
+                    line.dropped_disk += sum(len(s.items) for s in part.sources) + len(part.raw)
+                else:
+                    parts.append(part)
+        if full or (not parts and self.pipeline.mix is None):
+            return
+        self._submitted += 1
+        batch = Batch(now, min(before, now), parts)
+        self._writer.submit(lambda: self._write(batch))
+
+    def _write(self, batch: Batch) -> None:
+        try:
+            self.pipeline.write(batch)
+        finally:
+            self._written += 1
+
+    def document(self, data: bytes, entry: dict[str, Any]) -> None:
+        """Keep a metadata document: its octets as a file, what there is to say about it in the JSON."""
+        if len(self.documents) >= _MAX_DOCUMENTS:
+            return
+        name = f"metadata-{len(self.documents) + 1:04}.xml"
+        self.documents.append({"file": name, **entry})
+        path = self.directory / name
+        self._writer.submit(lambda: summary.write_private(path, data))
+
+    def tick(self, before: float) -> None:
+        """Twice a second."""
+        self.hand_over(before)
+        if self._clock.now() >= self._json_due:
+            self.save()
+
+    def save(self) -> None:
+        """Write the JSON, built now, in the disk thread."""
+        self._json_due = self._clock.now() + _JSON_INTERVAL
+        if self._submitted - self._written < MAX_BACKLOG:
+            document = summary.build(self)
+            path = self.directory / summary.FILE
+            self._writer.submit(lambda: self._write_json(path, document))
+
+    def _write_json(self, path: Path, document: dict[str, Any], *, durable: bool = False) -> None:
+        try:
+            summary.write_json(path, document, durable=durable)
+        except OSError as error:
+            log.error("Call-ID %s: %s cannot be written: %s", self.rs.call_id, path, error)
+
+    def close(self, reason: str, wall: float) -> Future[RecordingResult]:
+        """End it at `wall` (Unix seconds); done when all files are finished and the JSON says ``complete``.
+
+        Its lines have left before, and its metadata are now its own.
+        """
+        if self.result is None:
+            until = self.over_since if self.over_since is not None else self._clock.now()
+            self.ended, self.end_reason = wall, reason
+            for line in self.lines:
+                for pause in line.pauses:
+                    pause.end = pause.end or wall
+            alone = self.rs.closing and self.rs.begun == 1
+            self._state = self.rs.state if alone else extract(self.rs.state, self.session)
+            self.result = self._writer.call(lambda: self._finish(until))
+        return self.result
+
+    def _finish(self, now: float) -> RecordingResult:
+        self.pipeline.close(now if self.lines else None)
+        self.progress = "failed" if self.pipeline.errors else "complete"
+        document = summary.build(self)
+        self._write_json(self.directory / summary.FILE, document, durable=True)
+        return RecordingResult(self.directory, document)
