@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from siprec.relay import rtcp
 from siprec.relay.flow import MAX_DROPOUT, Flow, Latching
+from siprec.relay.native import packet_loop
 from siprec.relay.ports import Interface, NoPorts, PortPool, parse_interface, socket_address
 
 PHONE = ("192.0.2.1", 4000)
@@ -16,10 +18,28 @@ NAT = ("198.51.100.7", 61000)
 STRANGER = ("203.0.113.66", 5555)
 
 
-@pytest.fixture
-def sock() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        yield opened
+Make = Callable[..., Flow]
+
+
+@pytest.fixture(params=["native", "python"])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes flows of either packet loop."""
+    if request.param == "native":
+        pytest.importorskip("siprec.relay._native", reason="the native packet loop was not built (no C compiler)")
+    loop = asyncio.new_event_loop()
+    packets = packet_loop(loop, lambda: 0.0, request.param)
+    socks: list[socket.socket] = []
+
+    def flow(latching: Latching | None = None) -> Flow:
+        socks.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+        return packets.flow(socks[-1], latching or Latching())
+
+    yield flow
+    for sock in socks:
+        packets.remove(sock)
+        sock.close()
+    packets.close()
+    loop.close()
 
 
 def admitted(flow: Flow, source: tuple[str, int], now: float) -> bool:
@@ -30,8 +50,8 @@ def admitted(flow: Flow, source: tuple[str, int], now: float) -> bool:
     return True
 
 
-def test_the_signalled_address_is_latched_and_a_stranger_is_dropped_and_counted(sock: socket.socket) -> None:
-    flow = Flow(sock, Latching())
+def test_the_signalled_address_is_latched_and_a_stranger_is_dropped_and_counted(make: Make) -> None:
+    flow = make()
     flow.signal(PHONE)
     assert admitted(flow, PHONE, 1.0)
     assert not admitted(flow, STRANGER, 1.1)
@@ -40,8 +60,8 @@ def test_the_signalled_address_is_latched_and_a_stranger_is_dropped_and_counted(
     assert flow.dropped == {"stranger": 2}
 
 
-def test_a_party_behind_nat_is_learned_once(sock: socket.socket) -> None:
-    flow = Flow(sock, Latching())
+def test_a_party_behind_nat_is_learned_once(make: Make) -> None:
+    flow = make()
     flow.signal(("10.0.0.5", 4000))
     assert admitted(flow, NAT, 1.0)
     assert flow.remote == NAT
@@ -50,8 +70,8 @@ def test_a_party_behind_nat_is_learned_once(sock: socket.socket) -> None:
     assert admitted(flow, (NAT[0], 61001), 1.04 + 2.5)  # silent since: a NAT may have forgotten the port
 
 
-def test_the_signalled_address_takes_over_from_whoever_came_first(sock: socket.socket) -> None:
-    flow = Flow(sock, Latching())
+def test_the_signalled_address_takes_over_from_whoever_came_first(make: Make) -> None:
+    flow = make()
     flow.signal(PHONE)
     assert admitted(flow, STRANGER, 1.0)
     assert admitted(flow, STRANGER, 60.0)
@@ -60,8 +80,8 @@ def test_the_signalled_address_takes_over_from_whoever_came_first(sock: socket.s
     assert not admitted(flow, STRANGER, 60.02)
 
 
-def test_after_a_reinvite_with_a_new_address_the_old_one_is_a_stranger(sock: socket.socket) -> None:
-    flow = Flow(sock, Latching(learn="host"))
+def test_after_a_reinvite_with_a_new_address_the_old_one_is_a_stranger(make: Make) -> None:
+    flow = make(Latching(learn="host"))
     flow.signal(PHONE)
     assert admitted(flow, PHONE, 1.0)
     flow.signal(PHONE)  # unchanged: no new chance for others
@@ -72,28 +92,28 @@ def test_after_a_reinvite_with_a_new_address_the_old_one_is_a_stranger(sock: soc
     assert not admitted(flow, PHONE, 1.3)
 
 
-def test_learning_can_be_forbidden(sock: socket.socket) -> None:
-    strict = Flow(sock, Latching(learn="signalled"))
+def test_learning_can_be_forbidden(make: Make) -> None:
+    strict = make(Latching(learn="signalled"))
     strict.signal(PHONE)
     assert not admitted(strict, (PHONE[0], 4002), 1.0)
     assert admitted(strict, PHONE, 1.0)
     assert not admitted(strict, (PHONE[0], 4002), 50.0)
-    host = Flow(sock, Latching(learn="host"))
+    host = make(Latching(learn="host"))
     host.signal(PHONE)
     assert not admitted(host, NAT, 1.0)
     assert admitted(host, (PHONE[0], 4002), 1.0)
 
 
-def test_another_host_is_learned_after_silence_only_where_policy_says_so(sock: socket.socket) -> None:
-    flow = Flow(sock, Latching(host_silence=10.0))
+def test_another_host_is_learned_after_silence_only_where_policy_says_so(make: Make) -> None:
+    flow = make(Latching(host_silence=10.0))
     flow.signal(PHONE)
     assert admitted(flow, PHONE, 1.0)
     assert not admitted(flow, NAT, 10.9)
     assert admitted(flow, NAT, 11.0)
 
 
-def test_the_zero_address_stops_sending_and_latching_does_not_revive_it(sock: socket.socket) -> None:
-    flow, peer = Flow(sock, Latching()), Flow(sock, Latching())
+def test_the_zero_address_stops_sending_and_latching_does_not_revive_it(make: Make) -> None:
+    flow, peer = make(), make()
     flow.pair(peer)
     peer.pair(flow)
     flow.signal(PHONE)
@@ -106,8 +126,8 @@ def test_the_zero_address_stops_sending_and_latching_does_not_revive_it(sock: so
     assert peer.target == NAT  # it is known where it sends from
 
 
-def test_blocking_takes_the_target_away_and_back(sock: socket.socket) -> None:
-    flow, peer = Flow(sock, Latching()), Flow(sock, Latching())
+def test_blocking_takes_the_target_away_and_back(make: Make) -> None:
+    flow, peer = make(), make()
     flow.pair(peer)
     peer.signal(PHONE)
     flow.retarget()
@@ -137,14 +157,14 @@ def _sequence(flow: Flow, numbers: list[int], ssrc: int = 1) -> None:
         ([1, 2 + MAX_DROPOUT + 10, 3 + MAX_DROPOUT + 10], 0),
     ],
 )
-def test_loss_by_sequence_number(sock: socket.socket, numbers: list[int], lost: int) -> None:
-    flow = Flow(sock, Latching())
+def test_loss_by_sequence_number(make: Make, numbers: list[int], lost: int) -> None:
+    flow = make()
     _sequence(flow, numbers)
     assert flow.lost == lost
 
 
-def test_a_new_ssrc_is_no_loss_and_is_remembered(sock: socket.socket) -> None:
-    flow = Flow(sock, Latching())
+def test_a_new_ssrc_is_no_loss_and_is_remembered(make: Make) -> None:
+    flow = make()
     _sequence(flow, [10, 11], 1)
     _sequence(flow, [5000, 5001], 2)
     assert flow.lost == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from siprec import sdp
 from siprec.media.bencode import decode_dict, encode
 from siprec.relay.call import Plane
-from siprec.relay.loop import PacketLoop
+from siprec.relay.native import packet_loop
 from siprec.relay.ports import Interface, PortPool
 from siprec.relay.server import Relay, Timeouts
 from siprec.sip.clock import Timer
@@ -40,7 +40,7 @@ class _Clock:
 def relay(*, ports: tuple[int, int] = (47000, 47399), **options: Any) -> Iterator[tuple[Relay, _Clock]]:
     loop = asyncio.new_event_loop()
     clock = _Clock()
-    packets = PacketLoop(loop, clock.now)
+    packets = packet_loop(loop, clock.now)
     interfaces = [Interface("127.0.0.1"), Interface("::1"), Interface("127.0.0.2", "198.51.100.9", "pub")]
     server = Relay(Plane(clock, packets, PortPool(interfaces, *ports)), Timeouts(60, 3600, 300), **options)
     try:

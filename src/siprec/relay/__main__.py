@@ -52,6 +52,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
     parser.add_argument("--learn", choices=("any", "host", "signalled"), default="any")
     parser.add_argument("--relearn-after", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--max-calls", type=int, default=20_000)
+    parser.add_argument(
+        "--packet-loop",
+        choices=("auto", "native", "python"),
+        default="auto",
+        help="auto: native if it was built and SIPREC_NATIVE is not 0",
+    )
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input ends")
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     found = parser.parse_args(arguments)
@@ -63,6 +69,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
         latching=Latching(learn=found.learn, host_silence=found.relearn_after),
         preroll=found.preroll,
         max_calls=found.max_calls,
+        packet_loop=found.packet_loop,
     )
     return options, found
 
@@ -83,7 +90,8 @@ async def _serve(options: RelayOptions, *, exit_with_parent: bool) -> None:
         loop.add_reader(0, parent)
     relay = await run_relay(options)
     host, port = relay.ng_address
-    print(f"{READY} ng={'[' + host + ']' if ':' in host else host}:{port} pid={os.getpid()}", flush=True)
+    where = f"{'[' + host + ']' if ':' in host else host}:{port}"
+    print(f"{READY} ng={where} pid={os.getpid()} packet-loop={relay.packet_loop}", flush=True)
     await stop.wait()
     await relay.close()
 
@@ -101,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(_serve(options, exit_with_parent=found.exit_with_parent))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         print(f"siprec relay: {error}", file=sys.stderr)
         return 1
     return 0

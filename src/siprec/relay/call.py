@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from siprec import sdp
-from siprec.relay.flow import Flow, Latching
-from siprec.relay.fork import Keeper, Subscription
+from siprec.relay.flow import Flow, Latching, Sink
+from siprec.relay.fork import Subscription
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import Interface, NoPorts, PortPair, PortPool, socket_address
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
@@ -60,6 +60,14 @@ class Wishes:
     label: str = ""
     preroll: float | None = None
     hold: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Keeper:
+    """Pre-roll that no subscription has asked for yet; `since` in monotonic seconds."""
+
+    copies: Sink
+    since: float
 
 
 @dataclass(eq=False, slots=True)
@@ -207,10 +215,13 @@ class Call:
             pair = self.plane.pool.allocate(party.interface)
         except NoPorts as error:
             raise CallError(f"No ports: {error}") from error
-        stream = Stream(kind, pair, Flow(pair.rtp, self.plane.latching), Flow(pair.rtcp, self.plane.latching))
-        self.plane.packets.add_flow(stream.rtp)
-        self.plane.packets.add_control(stream.rtcp)
-        return stream
+        packets, latching = self.plane.packets, self.plane.latching
+        try:
+            return Stream(kind, pair, packets.flow(pair.rtp, latching), packets.control(pair.rtcp, latching))
+        except OSError as error:
+            packets.remove(pair.rtp)
+            pair.close()
+            raise CallError(f"No sockets: {error.strerror}") from error
 
     def _release(self, party: Party, index: int) -> None:
         stream = party.streams[index] if index < len(party.streams) else None
@@ -324,8 +335,10 @@ class Call:
             if stream.keeper is not None:
                 stream.keeper.since = self.plane.clock.now()
             else:
-                stream.keeper = Keeper(self.plane.clock.now, self.plane.preroll)
-                stream.rtp.forks = (*stream.rtp.forks, stream.keeper)
+                copies = self.plane.packets.copies(stream.rtp, self.plane.preroll)
+                copies.keep(self.plane.preroll)
+                stream.keeper = Keeper(copies, self.plane.clock.now())
+                stream.rtp.forks = (*stream.rtp.forks, copies)
 
     def expire_keepers(self, now: float) -> None:
         """Pre-roll that no subscription has asked for in its time goes; before an answer its time has not begun."""
@@ -335,7 +348,9 @@ class Call:
             keeper = stream.keeper
             if keeper is not None and now - keeper.since > self.plane.preroll:
                 stream.keeper = None
-                stream.rtp.forks = tuple(sink for sink in stream.rtp.forks if sink is not keeper)
+                stream.rtp.forks = tuple(sink for sink in stream.rtp.forks if sink is not keeper.copies)
+                keeper.copies.off()
+                keeper.copies.clear()
 
     def close(self) -> None:
         """Release every port of the parties."""

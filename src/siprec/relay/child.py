@@ -20,11 +20,13 @@ class RelayFailed(Exception):
 
 
 class RelayProcess:
-    """A relay that runs. Its standard input is our end of a pipe: when we are gone, however that came, it ends."""
+    """A relay that runs. Its standard input is our end of a pipe: when we are gone, however that came, it ends.
+    `packet_loop` is ``native`` or ``python``."""
 
-    def __init__(self, process: asyncio.subprocess.Process, ng_address: tuple[str, int]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, ng_address: tuple[str, int], packet_loop: str = "") -> None:
         self._process = process
         self.ng_address = ng_address
+        self.packet_loop = packet_loop
 
     @property
     def pid(self) -> int:
@@ -78,7 +80,7 @@ async def start_relay(options: RelayOptions | None = None, *, timeout: float = 2
             raise RelayFailed("the relay ended before it was ready" if not line else f"the relay said {line!r}")
         words = dict(word.split("=", 1) for word in line.split() if "=" in word)
         host, _, port = words["ng"].rpartition(":")
-        return RelayProcess(process, (host.strip("[]"), int(port)))
+        return RelayProcess(process, (host.strip("[]"), int(port)), words.get("packet-loop", ""))
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -110,6 +112,7 @@ def arguments(options: RelayOptions) -> list[str]:
         f"--learn={options.latching.learn}",
         f"--relearn-after={options.latching.host_silence}",
         f"--max-calls={options.max_calls}",
+        f"--packet-loop={options.packet_loop}",
     ]
     for interface in options.interfaces:
         advertised = "!" + interface.advertised if interface.advertised else ""

@@ -11,10 +11,11 @@ whoever knows a port could then send first, or take over later. Hence, per :clas
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 Address: TypeAlias = Any
 """As the socket module reports it: (host, port) or (host, port, flow, scope)."""
@@ -77,7 +78,7 @@ class Flow:
         self.peer: Flow | None = None
         self.send: Callable[[memoryview, Address], int] | None = None
         self.target: Address = None
-        self.forks: tuple[ForkSink, ...] = ()
+        self.forks: tuple[Sink, ...] = ()
         self.blocked = False
         self.held = False
         self.packets = 0
@@ -105,6 +106,10 @@ class Flow:
     def lost(self) -> int:
         """Packets missing by sequence number; late ones are not."""
         return max(0, self.gaps - self.late)
+
+    def position(self) -> tuple[int, int, float]:
+        """SSRC (-1: none yet) and timestamp of the newest RTP packet, and when it came (monotonic seconds)."""
+        return self.ssrc, self.timestamp, self.last
 
     def pair(self, peer: Flow | None) -> None:
         """What comes here goes to `peer`'s party."""
@@ -208,37 +213,62 @@ class Flow:
         try:
             self.send(packet, self.target)
         except OSError as error:
-            self.drop(reason_of(error))
+            self.drop(reason_of(error.errno or 0))
 
     def send_failed(self, error: OSError) -> None:
         """The peer's socket would not take an RTP packet."""
         self.unsent += 1
-        self.drop(reason_of(error))
+        self.drop(reason_of(error.errno or 0))
 
 
-class ForkSink:
-    """Where the packet loop puts copies: `send` takes one packet and may raise OSError, which then goes to
-    :meth:`failed`."""
+class Sink(Protocol):
+    """Copies of one stream (:class:`siprec.relay.copies.Copies`). `packets` and `octets` (RTP headers included) went
+    out; `waiting` packets are kept; `dropped` counts by reason."""
 
-    __slots__ = ("dropped", "send", "unsent", "unsent_octets")
+    @property
+    def packets(self) -> int: ...
+    @property
+    def octets(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def dropped(self) -> dict[str, int]: ...
 
-    def __init__(self) -> None:
-        self.send: Callable[[memoryview], object] = len
-        self.unsent = 0
-        self.unsent_octets = 0
-        self.dropped: dict[str, int] = {}
+    @property
+    def send(self) -> Callable[[memoryview], object]:
+        """Takes one packet, at once. May raise OSError, which then goes to :meth:`failed`."""
 
-    def failed(self, error: OSError, size: int) -> None:
-        self.unsent += 1
-        self.unsent_octets += size
-        reason = reason_of(error)
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def keep(self, seconds: float, /) -> None:
+        """Keep the newest packets: no older than `seconds`, no more than :data:`siprec.relay.copies.PREROLL_OCTETS`."""
+
+    def direct(self, sock: socket.socket, /) -> None:
+        """Send from the connected `sock` what is kept, and from now on what comes."""
+
+    def off(self) -> None:
+        """Neither keep nor send; what is kept stays."""
+
+    def clear(self) -> None:
+        """Forget what is kept."""
+
+    def inherit(self, other: Any, since: float, /) -> None:
+        """Begin with what `other`, of the same loop and source, has kept from before we did; but not with what came
+        before `since` (monotonic). It has kept what we have."""
+
+    def drain(self, sock: socket.socket, count: int, /) -> int:
+        """Send up to `count` of the packets kept, oldest first; how many are left."""
+
+    def failed(self, error: int, size: int, /) -> None:
+        """One that was counted as sent, of `size` octets, was not: `error` is an errno."""
 
 
-def reason_of(error: OSError) -> str:
-    """Why a send failed, in a word."""
-    if isinstance(error, BlockingIOError):
-        return "congested"
-    if isinstance(error, ConnectionRefusedError):
-        return "refused"
-    return "unreachable" if error.errno in (101, 113) else "send"
+def reason_of(error: int) -> str:
+    """Why a send failed (an errno), in a word."""
+    return _REASONS.get(error, "send")
+
+
+_REASONS = {
+    errno.EAGAIN: "congested",
+    errno.ECONNREFUSED: "refused",
+    errno.ENETUNREACH: "unreachable",
+    errno.EHOSTUNREACH: "unreachable",
+}

@@ -14,19 +14,16 @@ from __future__ import annotations
 import math
 import random
 import secrets
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from socket import SO_ERROR, SOL_SOCKET
 
 from siprec.relay import rtcp
-from siprec.relay.flow import Address, Flow, ForkSink, reason_of
+from siprec.relay.flow import Address, Flow, Sink, reason_of
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import PortPair
 from siprec.sdp import MediaDescription
 from siprec.sip.clock import Clock, Timer
 
-PREROLL_OCTETS = 2 << 20
 HOLD = 60.0
 """Seconds that a fork keeps packets for a recorder to come: as long as several of them may take to be tried."""
 DRAIN_BATCH = 16
@@ -34,50 +31,21 @@ DRAIN_INTERVAL = 0.004
 RTCP_INTERVAL = 5.0
 
 
-class Keeper(ForkSink):
-    """Packets of the last `seconds`, in order."""
-
-    __slots__ = ("_now", "kept", "kept_octets", "seconds", "since")
-
-    def __init__(self, now: Callable[[], float], seconds: float) -> None:
-        super().__init__()
-        self._now = now
-        self.seconds = seconds
-        self.since = now()
-        self.kept: deque[tuple[float, bytes]] = deque()
-        self.kept_octets = 0
-        self.send = self.keep
-
-    def keep(self, packet: memoryview) -> None:
-        now = self._now()
-        self.kept.append((now, bytes(packet)))
-        self.kept_octets += len(packet)
-        while self.kept_octets > PREROLL_OCTETS or self.kept[0][0] < now - self.seconds:
-            self.kept_octets -= len(self.kept.popleft()[1])
-            self.dropped["preroll"] = self.dropped.get("preroll", 0) + 1
-            if not self.kept:
-                break
-
-    def clear(self) -> None:
-        self.kept.clear()
-        self.kept_octets = 0
-
-
-class Fork(Keeper):
+class Fork:
     """One stream of a subscription: copies of what `source` receives, sent from `pair`."""
 
     __slots__ = (
-        "_base",
         "_clock",
-        "_direct",
-        "_packets",
         "_rtcp_at",
+        "_rtcp_dropped",
+        "_seconds",
         "_timer",
         "answered",
         "attached",
         "begun",
         "clock_rate",
         "cname",
+        "copies",
         "from_tag",
         "gated",
         "index",
@@ -97,9 +65,12 @@ class Fork(Keeper):
         "unexpected",
     )
 
-    def __init__(self, clock: Clock, source: Flow, pair: PortPair, from_tag: str, index: int, preroll: float) -> None:
-        super().__init__(clock.now, max(preroll, HOLD))
+    def __init__(
+        self, clock: Clock, source: Flow, pair: PortPair, copies: Sink, from_tag: str, index: int, preroll: float
+    ) -> None:
         self._clock = clock
+        self._seconds = max(preroll, HOLD)
+        self.copies = copies
         self.source = source
         self.pair = pair
         self.from_tag = from_tag
@@ -122,22 +93,26 @@ class Fork(Keeper):
         self.jitter_reported: int | None = None
         self.last_report = 0.0
         self.attached = False
-        self._direct = False
-        self._packets = [0, 0]
-        self._base = (0, 0)
         self._timer: Timer | None = None
+        self._rtcp_dropped: dict[str, int] = {}
         self._rtcp_at = clock.now() + RTCP_INTERVAL * random.uniform(0.25, 1.0)
         self.settle()
 
     @property
     def packets(self) -> int:
         """RTP packets that went out."""
-        return self._packets[0] + (self.source.packets - self._base[0] if self._direct else 0) - self.unsent
+        return self.copies.packets
 
     @property
     def octets(self) -> int:
         """Their size, RTP header included."""
-        return self._packets[1] + (self.source.octets - self._base[1] if self._direct else 0) - self.unsent_octets
+        return self.copies.octets
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What did not go out, by reason."""
+        found = self.copies.dropped
+        return {**found, **self._rtcp_dropped} if self._rtcp_dropped else found
 
     @property
     def flowing(self) -> bool:
@@ -145,13 +120,10 @@ class Fork(Keeper):
         # A recorder that is not ready yet (SRS-06) gets the beginning when it is; one that wants a pause does not.
         return not (self.rejected or self.paused or (self.gated and self.begun))
 
-    def inherit(self, keeper: Keeper, since: float) -> None:
+    def inherit(self, kept: Sink, since: float) -> None:
         """Begin with what was kept before there was a subscription, but for what came before `since` (monotonic)."""
         if self.flowing and not self.answered:
-            for kept in keeper.kept:
-                if kept[0] >= since:
-                    self.kept.append(kept)
-                    self.kept_octets += len(kept[1])
+            self.copies.inherit(kept, since)
 
     def hold(self) -> None:
         """The recorder is lost: keep what comes from now on, until another one answers (ERR-09)."""
@@ -160,7 +132,7 @@ class Fork(Keeper):
             self._timer = None
         self.answered = self.begun = self.rejected = self.gated = False
         self.remote_rtcp = None
-        self.seconds = HOLD
+        self._seconds = HOLD
         self.settle()
 
     def answer(self, remote: Address, remote_rtcp: Address, *, rejected: bool, gated: bool) -> None:
@@ -180,7 +152,7 @@ class Fork(Keeper):
         self.gated = gated or remote is None
         if not (self.rejected or self.gated):
             self.begun = True
-            self.seconds = math.inf  # what waits to be sent now does not grow too old
+            self._seconds = math.inf  # what waits to be sent now does not grow too old
         self.settle()
 
     def pause(self, paused: bool) -> None:
@@ -190,23 +162,25 @@ class Fork(Keeper):
 
     def settle(self) -> None:
         """Bring what happens to packets in line with the state, at once."""
+        copies = self.copies
         if not self.flowing:
-            self.clear()  # CTL-07: nothing that came before the pause is sent after it
             self._attach(False)
-        elif not self.answered or self.gated or self.kept:
-            self._stop_direct()
-            self.send = self.keep
+            copies.off()
+            copies.clear()  # CTL-07: nothing that came before the pause is sent after it
+        elif not self.answered or self.gated or copies.waiting:
+            copies.keep(self._seconds)
             self._attach(True)
             if self.answered and not self.gated and self._timer is None:
                 self._timer = self._clock.call_later(0, self._drain)
         else:
+            copies.direct(self.pair.rtp)
             self._attach(True)
-            self._start_direct()
 
     def close(self) -> None:
         """Stop, with an RTCP BYE to the recorder (MEDIA-13)."""
         self._attach(False)
-        self.clear()
+        self.copies.off()
+        self.copies.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -214,39 +188,14 @@ class Fork(Keeper):
             self._send_rtcp(rtcp.goodbye(self._rtcp_ssrc, self.cname))
 
     def _attach(self, attach: bool) -> None:
-        if not attach:
-            self._stop_direct()
         if attach != self.attached:
             self.attached = attach
-            others = tuple(sink for sink in self.source.forks if sink is not self)
-            self.source.forks = (*others, self) if attach else others
-
-    def _start_direct(self) -> None:
-        if not self._direct:
-            self._base = (self.source.packets, self.source.octets)
-            self._direct = True
-            self.send = self.pair.rtp.send
-
-    def _stop_direct(self) -> None:
-        if self._direct:
-            self._packets[0] += self.source.packets - self._base[0]
-            self._packets[1] += self.source.octets - self._base[1]
-            self._direct = False
+            others = tuple(sink for sink in self.source.forks if sink is not self.copies)
+            self.source.forks = (*others, self.copies) if attach else others
 
     def _drain(self) -> None:
         self._timer = None
-        for _ in range(DRAIN_BATCH):
-            if not self.kept:
-                break
-            _, packet = self.kept.popleft()
-            self.kept_octets -= len(packet)
-            self._packets[0] += 1
-            self._packets[1] += len(packet)
-            try:
-                self.pair.rtp.send(packet)
-            except OSError as error:
-                self.failed(error, len(packet))
-        if self.kept:
+        if self.copies.drain(self.pair.rtp, DRAIN_BATCH):
             self._timer = self._clock.call_later(DRAIN_INTERVAL, self._drain)
         else:
             self.settle()
@@ -266,13 +215,14 @@ class Fork(Keeper):
         self._rtcp_at = now + RTCP_INTERVAL * random.uniform(0.5, 1.5)
         if not self.answered or self.rejected:
             return  # SDP-10: nothing at all on a stream that is refused
-        packets, flow = self.packets, self.source
-        if packets <= 0 or flow.ssrc < 0:
+        packets = self.packets
+        ssrc, newest, came = self.source.position()
+        if packets <= 0 or ssrc < 0:
             self._send_rtcp(rtcp.empty_report(self.ssrc, self.cname))
             return
-        timestamp = flow.timestamp + round((now - flow.last) * self.clock_rate)
+        timestamp = newest + round((now - came) * self.clock_rate)
         payload = max(0, self.octets - 12 * packets)
-        self._send_rtcp(rtcp.sender_report(flow.ssrc, wall, timestamp, packets, payload, self.cname))
+        self._send_rtcp(rtcp.sender_report(ssrc, wall, timestamp, packets, payload, self.cname))
 
     def _send_rtcp(self, packet: bytes) -> None:
         if self.remote_rtcp is None:
@@ -280,8 +230,8 @@ class Fork(Keeper):
         try:
             self.pair.rtcp.sendto(packet, self.remote_rtcp)
         except OSError as error:
-            reason = "rtcp-" + reason_of(error)
-            self.dropped[reason] = self.dropped.get(reason, 0) + 1
+            reason = "rtcp-" + reason_of(error.errno or 0)
+            self._rtcp_dropped[reason] = self._rtcp_dropped.get(reason, 0) + 1
 
     def rtcp_arrived(self, _now: float) -> None:
         """The recorder's RTCP: counted and read, never passed on."""
@@ -305,7 +255,7 @@ class Fork(Keeper):
         try:
             self.pair.rtp.recv(16)
         except ConnectionRefusedError as error:
-            self.failed(error, 0)  # ICMP: one that was sent did not arrive (ERR-11)
+            self.copies.failed(error.errno or 0, 0)  # ICMP: one that was sent did not arrive (ERR-11)
             return
         except OSError:
             return

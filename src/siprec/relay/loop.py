@@ -1,19 +1,21 @@
 """The packet loop: receive one, send to the peer, send copies. All work per packet is in :meth:`PacketLoop.pump`.
 
 All media sockets sit in an epoll of their own, of which the event loop watches the one descriptor: so one wake-up
-serves every socket that is ready, without a handle per socket. Another implementation of this class (a native one) can
-take its place: it needs nothing but the attributes of :class:`~siprec.relay.flow.Flow`.
+serves every socket that is ready, without a handle per socket. :class:`siprec.relay.native.NativeLoop` does the same in
+a thread of its own, in C; :func:`siprec.relay.native.packet_loop` chooses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from siprec.relay.flow import Flow
+from siprec.relay.copies import Copies
+from siprec.relay.flow import Flow, Latching, Sink
 
 _BATCH = 256
 _LARGEST = 65536
@@ -26,6 +28,8 @@ class Descriptor(Protocol):
 
 class PacketLoop:
     """Serves the sockets of flows, and others by callback; `now` gives monotonic seconds."""
+
+    name = "python"
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
         self._loop = loop
@@ -42,14 +46,27 @@ class PacketLoop:
         """Sockets that are watched."""
         return len(self._flows) + len(self._others)
 
-    def add_flow(self, flow: Flow) -> None:
-        """RTP arrives on `flow.sock`."""
-        self._flows[flow.sock.fileno()] = flow
+    def flow(self, sock: socket.socket, latching: Latching) -> Flow:
+        """A flow of RTP that arrives on `sock`, which is watched from now on. Raises OSError."""
+        flow = Flow(sock, latching)
+        self._serve_rtp(flow)
+        return flow
+
+    def control(self, sock: socket.socket, latching: Latching) -> Flow:
+        """A flow of RTCP that arrives on `sock`, which is watched from now on. Raises OSError."""
+        flow = Flow(sock, latching)
+        self._serve_control(flow)
+        return flow
+
+    def copies(self, source: Flow, seconds: float) -> Sink:
+        """Where copies of `source` go; to be put into its `forks`. `seconds` of packets are kept at most."""
+        return Copies(source, self._now, seconds)
+
+    def _serve_rtp(self, flow: Flow) -> None:
         self._epoll.register(flow.sock.fileno(), select.EPOLLIN)
+        self._flows[flow.sock.fileno()] = flow
 
-    def add_control(self, flow: Flow) -> None:
-        """RTCP arrives on `flow.sock`."""
-
+    def _serve_control(self, flow: Flow) -> None:
         def arrived(now: float) -> None:
             try:
                 size, source = flow.receive(self._buffer)
@@ -61,8 +78,8 @@ class PacketLoop:
 
     def add(self, sock: Descriptor, arrived: Callable[[float], None]) -> None:
         """Call `arrived` with the time when `sock` can be read."""
-        self._others[sock.fileno()] = arrived
         self._epoll.register(sock.fileno(), select.EPOLLIN)
+        self._others[sock.fileno()] = arrived
 
     def remove(self, sock: Descriptor) -> None:
         """Forget `sock`; before it is closed."""
@@ -100,9 +117,13 @@ class PacketLoop:
                 continue
             first, second, seq, timestamp, ssrc = unpack(buffer)
             packet = view[:size]
-            if first & 0xC0 != 0x80 or 192 <= second <= 223:
-                flow.not_rtp(source, packet, now)
-                continue
+            if first != 0x80 or 192 <= second <= 223:  # RTP without anything special is the rule
+                if first & 0xC0 != 0x80 or 192 <= second <= 223:
+                    flow.not_rtp(source, packet, now)
+                    continue
+                if truncated(packet):
+                    flow.drop("malformed")
+                    continue
             if source != flow.source and not flow.admit(source, now):
                 continue
             flow.packets += 1
@@ -125,4 +146,14 @@ class PacketLoop:
                 try:
                     fork.send(packet)
                 except OSError as error:
-                    fork.failed(error, size)
+                    fork.failed(error.errno or 0, size)
+
+
+def truncated(packet: memoryview) -> bool:
+    """Does the RTP header of `packet` (12 octets or more) say that it is longer than `packet`?"""
+    header = 12 + 4 * (packet[0] & 0x0F)
+    if packet[0] & 0x10:
+        header += 4
+        if header <= len(packet):
+            header += 4 * int.from_bytes(packet[header - 2 : header])
+    return header > len(packet)

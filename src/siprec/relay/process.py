@@ -15,7 +15,7 @@ from siprec.media.bencode import BencodeError
 from siprec.media.ng import StreamFramer
 from siprec.relay.call import Plane
 from siprec.relay.flow import Latching
-from siprec.relay.loop import PacketLoop
+from siprec.relay.native import Choice, packet_loop
 from siprec.relay.ports import Interface, PortPool
 from siprec.relay.server import Relay, Timeouts
 from siprec.sip.clock import Timer
@@ -37,6 +37,7 @@ class RelayOptions:
     latching: Latching = field(default_factory=Latching)
     preroll: float = 10.0
     max_calls: int = 20_000
+    packet_loop: Choice = "auto"
 
 
 class LoopClock:
@@ -52,7 +53,8 @@ class LoopClock:
 
 
 class RunningRelay:
-    """A relay that listens; make it with :func:`run_relay`. `ng_address` is where."""
+    """A relay that listens; make it with :func:`run_relay`. `ng_address` is where, `packet_loop` is ``native`` or
+    ``python``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: RelayOptions) -> None:
         self._loop = loop
@@ -61,7 +63,8 @@ class RunningRelay:
         family = socket.AF_INET6 if ":" in options.listen[0] else socket.AF_INET
         self._udp, self._listener = _listen(family, options.listen)
         self.ng_address: tuple[str, int] = self._udp.getsockname()[:2]
-        self._packets = PacketLoop(loop, clock.now)
+        self._packets = packet_loop(loop, clock.now, options.packet_loop)
+        self.packet_loop = self._packets.name
         plane = Plane(clock, self._packets, pool, options.latching, options.preroll)
         self.relay = Relay(plane, options.timeouts, max_calls=options.max_calls)
         self._connections: set[_NgStream] = set()
@@ -169,7 +172,8 @@ def _listen(family: int, address: tuple[str, int]) -> tuple[socket.socket, socke
 
 
 async def run_relay(options: RelayOptions) -> RunningRelay:
-    """Start a relay on the running loop; raises OSError when it cannot listen, ValueError for a bad port range."""
+    """Start a relay on the running loop; raises OSError when it cannot listen, ValueError for a bad port range,
+    ImportError when the native packet loop is asked for but was not built."""
     relay = RunningRelay(asyncio.get_running_loop(), options)
     await relay.start_tcp()
     return relay

@@ -283,6 +283,7 @@ class Relay:
             "statistics": {
                 "calls": len(self.calls),
                 "subscriptions": sum(len(call.subscriptions) for call in self.calls.values()),
+                "packet loop": self.plane.packets.name,
                 "sockets": self.plane.packets.sockets,
                 "port pairs": {"used": pool.in_use, "per address": pool.capacity},
                 **self.counters,

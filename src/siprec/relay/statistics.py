@@ -71,7 +71,7 @@ def _media(party: Party, index: int, stream: Stream, offset: float) -> Reply:
         ],
         "counters": {
             "relayed": rtp.packets - rtp.unsent,
-            "forked": sum(sink.packets for sink in rtp.forks if isinstance(sink, Fork)),
+            "forked": sum(sink.packets for sink in rtp.forks),
             "lost": rtp.lost,
             "late": rtp.late,
             "rtcp": rtcp.rtcp_packets + rtp.rtcp_packets,
@@ -115,7 +115,7 @@ def _fork(number: int, fork: Fork) -> Reply:
         "source index": fork.index + 1,
         "packets": fork.packets,
         "bytes": fork.octets,
-        "waiting": len(fork.kept),
+        "waiting": fork.copies.waiting,
         "paused": int(fork.paused or fork.gated or fork.rejected),
         "rtcp received": fork.rtcp_received,
         "unexpected": fork.unexpected,

@@ -141,11 +141,14 @@ def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes)
     name = wishes.interfaces[0] if wishes.interfaces else ""
     family = wishes.family or stream.pair.interface.family
     interface = pool.interface(name=name, family=family) if name or wishes.family else stream.pair.interface
-    fork = Fork(call.plane.clock, stream.rtp, pool.allocate(interface), from_tag, index, call.plane.preroll)
+    packets, preroll = call.plane.packets, call.plane.preroll
+    copies = packets.copies(stream.rtp, preroll)
+    fork = Fork(call.plane.clock, stream.rtp, pool.allocate(interface), copies, from_tag, index, preroll)
     if stream.keeper is not None:
         now = call.plane.clock.now()
-        fork.inherit(stream.keeper, now - (call.plane.preroll if wishes.preroll is None else wishes.preroll))
-    watch(fork, call.plane.packets)
+        age = preroll if wishes.preroll is None else wishes.preroll
+        fork.inherit(stream.keeper.copies, now - age)
+    watch(fork, packets)
     return fork
 
 

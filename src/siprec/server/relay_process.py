@@ -55,7 +55,7 @@ async def _main(options: RelayOptions) -> int:
     notifier = Notifier()
     host, port = relay.ng_address
     where = f"udp:{f'[{host}]' if ':' in host else host}:{port}"
-    announce(f"siprec relay: ready {where}")
+    announce(f"siprec relay: ready {where} packet-loop={relay.packet_loop}")
     notifier.ready(where)
     notifier.keep_alive(clock)
     try:

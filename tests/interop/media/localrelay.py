@@ -8,28 +8,45 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
+
 from siprec.media import sockets
 from siprec.media.engine import MediaFlags, MediaSession, Subscription
 from siprec.media.rtpengine import RtpEngine
+from siprec.relay.loop import PacketLoop
+from siprec.relay.native import NativeLoop
 from siprec.relay.process import LoopClock, RunningRelay, run_relay
 from siprec.sip.clock import Timer
-from tests.interop.media.rig import Endpoint, Rig, recorder_answer, relay_options, target, until
+from tests.interop.media.rig import OURS, Endpoint, Rig, need, recorder_answer, relay_options, target, until
 
+each = pytest.mark.parametrize("kind", OURS)
 CALL = MediaSession("a-call@example.com", "caller", "callee")
 
 
 class SkewedClock:
     """Real time that can be put forward."""
 
-    def __init__(self) -> None:
-        self.skew = 0.0
+    def __init__(self, packets: PacketLoop) -> None:
+        self._skew = 0.0
+        self._packets = packets
         self._loop = asyncio.get_running_loop()
+        packets._now = self.now
+
+    @property
+    def skew(self) -> float:
+        return self._skew
+
+    @skew.setter
+    def skew(self, seconds: float) -> None:
+        self._skew = seconds
+        if isinstance(self._packets, NativeLoop):
+            self._packets.thread.offset = seconds
 
     def now(self) -> float:
-        return time.monotonic() + self.skew
+        return time.monotonic() + self._skew
 
     def wall(self) -> float:
-        return time.time() + self.skew
+        return time.time() + self._skew
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         return self._loop.call_later(delay, callback, *args)
@@ -71,14 +88,15 @@ class Local:
 
 
 @contextlib.asynccontextmanager
-async def local(**changes: Any) -> AsyncIterator[Local]:
+async def local(kind: str, **changes: Any) -> AsyncIterator[Local]:
+    need(kind)
     loop = asyncio.get_running_loop()
-    relay = await run_relay(relay_options(**changes))
-    clock = SkewedClock()
+    relay = await run_relay(relay_options(packet_loop=kind, **changes))
+    assert relay.packet_loop == kind
+    clock = SkewedClock(relay._packets)
     relay.relay.plane.clock = clock
-    relay._packets._now = clock.now
     engine = RtpEngine(LoopClock(loop), sockets.udp(loop, relay.ng_address), name="local", timeout=20)
-    rig = Rig(engine, "relay")
+    rig = Rig(engine, kind)
     try:
         yield Local(relay, rig, clock)
     finally:

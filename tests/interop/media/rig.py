@@ -31,7 +31,9 @@ from siprec.relay.ports import Interface
 from siprec.relay.process import LoopClock, RelayOptions
 
 T = TypeVar("T")
-KINDS = ("relay", "rtpengine")
+KINDS = ("native", "python", "rtpengine")
+"""Our relay with either packet loop, and RTPEngine."""
+OURS = KINDS[:2]
 PATIENCE = 20.0
 
 
@@ -217,8 +219,9 @@ async def running(kind: str, *, transport: str = "udp", options: RelayOptions | 
     """Start a server of `kind`, connect to it, and end both."""
     async with contextlib.AsyncExitStack() as stack:
         loop = asyncio.get_running_loop()
-        if kind == "relay":
-            relay = await start_relay(options or relay_options())
+        if kind in OURS:
+            need(kind)
+            relay = await start_relay(options or relay_options(packet_loop=kind))
             stack.push_async_callback(relay.stop)
             address = relay.ng_address
         else:
@@ -242,6 +245,12 @@ async def running(kind: str, *, transport: str = "udp", options: RelayOptions | 
         finally:
             for endpoint in rig.endpoints:
                 endpoint.close()
+
+
+def need(kind: str) -> None:
+    """Skip the test where the native packet loop was not built."""
+    if kind == "native":
+        pytest.importorskip("siprec.relay._native", reason="the native packet loop was not built (no C compiler)")
 
 
 def relay_options(**changes: Any) -> RelayOptions:

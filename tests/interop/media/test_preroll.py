@@ -9,13 +9,14 @@ import pytest
 from siprec import sdp
 from siprec.media.engine import MediaFlags, MediaSession
 from siprec.relay.fork import HOLD
-from tests.interop.media.localrelay import CALL, Local, local
+from tests.interop.media.localrelay import CALL, Local, each, local
 from tests.interop.media.rig import Endpoint, recorder_answer, target, until
 
 
-def test_what_was_said_before_the_recorder_answered_reaches_it_first_and_in_order() -> None:
+@each
+def test_what_was_said_before_the_recorder_answered_reaches_it_first_and_in_order(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             subscription = await it.rig.subscribe(CALL, ["caller", "callee"])
             early = await it.talk(200)
@@ -33,9 +34,10 @@ def test_what_was_said_before_the_recorder_answered_reaches_it_first_and_in_orde
     asyncio.run(scenario())
 
 
-def test_pre_roll_can_begin_before_there_is_a_subscription_and_is_bounded_in_time() -> None:
+@each
+def test_pre_roll_can_begin_before_there_is_a_subscription_and_is_bounded_in_time(kind: str) -> None:
     async def scenario() -> None:
-        async with local(preroll=10.0) as it:
+        async with local(kind, preroll=10.0) as it:
             await it.establish(flags=("pre-roll",))
             early = await it.talk(30)
             first, second = await it.subscribed(), await it.subscribed()
@@ -68,9 +70,10 @@ async def subscribed_late(it: Local, age: float, tag: str) -> list[Endpoint]:
     return srs
 
 
-def test_what_rang_before_the_answer_is_in_no_recording_that_begins_with_it() -> None:
+@each
+def test_what_rang_before_the_answer_is_in_no_recording_that_begins_with_it(kind: str) -> None:
     async def scenario() -> None:
-        async with local(preroll=30.0) as it:
+        async with local(kind, preroll=30.0) as it:
             await it.establish(flags=("pre-roll",))
             ringing = await it.talk(20)
             it.clock.skew += 5.0
@@ -91,9 +94,10 @@ def test_what_rang_before_the_answer_is_in_no_recording_that_begins_with_it() ->
     asyncio.run(scenario())
 
 
-def test_before_the_answer_pre_roll_does_not_run_out() -> None:
+@each
+def test_before_the_answer_pre_roll_does_not_run_out(kind: str) -> None:
     async def scenario() -> None:
-        async with local(preroll=2.0) as it:
+        async with local(kind, preroll=2.0) as it:
             await it.rig.ping()  # tells that this server understands our flag
             flags = MediaFlags(flags=("pre-roll",))
             it.a, it.b = it.rig.endpoint("127.0.0.1", 0xA), it.rig.endpoint("127.0.0.1", 0xB)
@@ -111,9 +115,10 @@ def test_before_the_answer_pre_roll_does_not_run_out() -> None:
     asyncio.run(scenario())
 
 
-def test_a_recorder_that_is_not_ready_gets_the_beginning_when_it_is() -> None:  # SRS-06
+@each
+def test_a_recorder_that_is_not_ready_gets_the_beginning_when_it_is(kind: str) -> None:  # SRS-06
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             subscription = await it.rig.subscribe(CALL, ["caller", "callee"])
             words = await it.talk(10)
@@ -136,9 +141,12 @@ def test_a_recorder_that_is_not_ready_gets_the_beginning_when_it_is() -> None:  
 
 
 @pytest.mark.parametrize("first", ["took both", "refused one", "was not ready"])
-def test_when_a_recorder_is_lost_the_next_one_gets_all_that_is_said_from_then_on(first: str) -> None:  # ERR-09
+@each
+def test_when_a_recorder_is_lost_the_next_one_gets_all_that_is_said_from_then_on(
+    first: str, kind: str
+) -> None:  # ERR-09
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             subscription = await it.rig.subscribe(CALL, ["caller", "callee"])
             old: list[Endpoint] = [it.rig.endpoint(), it.rig.endpoint()]
@@ -161,9 +169,10 @@ def test_when_a_recorder_is_lost_the_next_one_gets_all_that_is_said_from_then_on
     asyncio.run(scenario())
 
 
-def test_a_stream_that_joins_a_paused_recording_is_paused_too() -> None:  # CTL-07
+@each
+def test_a_stream_that_joins_a_paused_recording_is_paused_too(kind: str) -> None:  # CTL-07
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish(flags=("pre-roll",))
             subscription = await it.rig.subscribe(CALL, ["callee"])
             srs = [it.rig.endpoint(), it.rig.endpoint()]
@@ -183,9 +192,10 @@ def test_a_stream_that_joins_a_paused_recording_is_paused_too() -> None:  # CTL-
     asyncio.run(scenario())
 
 
-def test_another_branch_takes_over_the_stream_and_its_copy() -> None:  # SCN-13
+@each
+def test_another_branch_takes_over_the_stream_and_its_copy(kind: str) -> None:  # SCN-13
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             subscription, srs = await it.subscribed()
             ports = [stream.section.port for stream in subscription.streams]

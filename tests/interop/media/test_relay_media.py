@@ -18,13 +18,14 @@ from siprec.relay import rtcp
 from siprec.relay.child import RelayFailed, start_relay
 from siprec.relay.process import RelayOptions
 from siprec.relay.server import Timeouts
-from tests.interop.media.localrelay import CALL, local
+from tests.interop.media.localrelay import CALL, each, local
 from tests.interop.media.rig import Endpoint, recorder_answer, relay_options, running, until
 
 
-def test_nothing_said_before_or_during_a_pause_is_sent_after_it() -> None:
+@each
+def test_nothing_said_before_or_during_a_pause_is_sent_after_it(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             subscription = await it.rig.subscribe(CALL, ["caller", "callee"])
             await it.talk(10)
@@ -43,9 +44,11 @@ def test_nothing_said_before_or_during_a_pause_is_sent_after_it() -> None:
     asyncio.run(scenario())
 
 
-def test_the_recorder_gets_reports_of_a_real_endpoint_also_in_a_pause_and_a_goodbye() -> None:  # MEDIA-01, -12, -13
+@each
+def test_the_recorder_gets_reports_of_a_real_endpoint_also_in_a_pause_and_a_goodbye(kind: str) -> None:
+    # MEDIA-01, -12, -13
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             subscription, srs = await it.subscribed()
             await it.talk(25)
@@ -53,11 +56,11 @@ def test_the_recorder_gets_reports_of_a_real_endpoint_also_in_a_pause_and_a_good
             it.later(8)
             await until(lambda: bool(srs[0].poll() and srs[0].reports), "a sender report")
             report = srs[0].reports[-1]
-            first, kind, _, ssrc, seconds, _, timestamp, packets, octets = struct.unpack_from("!BBHIIIIII", report)
-            assert (first, kind, ssrc, packets, octets) == (0x80, 200, 0xA, 25, 25 * 160)
+            first, report_kind, _, ssrc, seconds, _, stamp, packets, octets = struct.unpack_from("!BBHIIIIII", report)
+            assert (first, report_kind, ssrc, packets, octets) == (0x80, 200, 0xA, 25, 25 * 160)
             assert abs(seconds - 2_208_988_800 - it.clock.wall()) < 5
             # eight seconds of the media clock have gone by since the last packet
-            assert 8 * 8000 <= timestamp - it.a.timestamp < 13 * 8000
+            assert 8 * 8000 <= stamp - it.a.timestamp < 13 * 8000
             await until(lambda: bool(srs[1].poll() is not None and srs[1].reports), "a report without media")
             assert srs[1].reports[-1][:2] == bytes((0x80, 201))
             await it.rig.pause(CALL, subscription.tag)
@@ -86,9 +89,10 @@ def test_the_recorder_gets_reports_of_a_real_endpoint_also_in_a_pause_and_a_good
     asyncio.run(scenario())
 
 
-def test_strangers_and_rubbish_reach_nobody_and_are_counted() -> None:
+@each
+def test_strangers_and_rubbish_reach_nobody_and_are_counted(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             _, srs = await it.subscribed()
             sent = await it.talk(5)
@@ -115,9 +119,10 @@ def test_strangers_and_rubbish_reach_nobody_and_are_counted() -> None:
     asyncio.run(scenario())
 
 
-def test_counters_tell_loss_and_a_recorder_that_is_gone() -> None:
+@each
+def test_counters_tell_loss_and_a_recorder_that_is_gone(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             subscription, srs = await it.subscribed()
             await it.talk(5)
@@ -138,9 +143,10 @@ def test_counters_tell_loss_and_a_recorder_that_is_gone() -> None:
     asyncio.run(scenario())
 
 
-def test_rtcp_of_the_call_passes_and_stays_in_the_call() -> None:
+@each
+def test_rtcp_of_the_call_passes_and_stays_in_the_call(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             _, srs = await it.subscribed()
             await it.talk(3)
@@ -156,9 +162,10 @@ def test_rtcp_of_the_call_passes_and_stays_in_the_call() -> None:
     asyncio.run(scenario())
 
 
-def test_a_call_over_ipv6_is_relayed_and_forked() -> None:
+@each
+def test_a_call_over_ipv6_is_relayed_and_forked(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             try:
                 await it.establish("::1")
             except OSError:
@@ -173,9 +180,10 @@ def test_a_call_over_ipv6_is_relayed_and_forked() -> None:
     asyncio.run(scenario())
 
 
-def test_many_calls_leave_no_socket_port_or_call_behind() -> None:
+@each
+def test_many_calls_leave_no_socket_port_or_call_behind(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             before = len(os.listdir("/proc/self/fd"))
             for number in range(200):
                 session = MediaSession(f"call-{number}", "a", "b")
@@ -201,10 +209,11 @@ def test_many_calls_leave_no_socket_port_or_call_behind() -> None:
         it_port.close()
 
 
-def test_a_silent_call_is_deleted_by_the_process_itself() -> None:
+@each
+def test_a_silent_call_is_deleted_by_the_process_itself(kind: str) -> None:
     async def scenario() -> None:
-        options = relay_options(timeouts=Timeouts(media=0.6, held=0.6, setup=0.6))
-        async with running("relay", options=options) as rig:
+        options = relay_options(timeouts=Timeouts(media=0.6, held=0.6, setup=0.6), packet_loop=kind)
+        async with running(kind, options=options) as rig:
             body = b"v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 4000 RTP/AVP 0\r\n"
             await rig.offer(MediaSession("c", "a"), body)
             await rig.answer(MediaSession("c", "a", "b"), body)

@@ -13,7 +13,7 @@ import pytest
 
 from siprec.audio import codecs
 from siprec.media.engine import MediaError, MediaSession, Tone
-from tests.interop.media.localrelay import CALL, Local, local
+from tests.interop.media.localrelay import CALL, Local, each, local
 from tests.interop.media.rig import Endpoint, Rig, recorder_answer, running, target, until
 
 TONE = Tone(frequency=1400, duration=0.2, interval=1.0)
@@ -74,9 +74,10 @@ async def stop(rig: Rig, session: MediaSession, tag: str) -> MediaError | None:
 
 
 @pytest.mark.parametrize("payload_type", [0, 8, 9])
-def test_the_party_hears_the_tone_in_an_unbroken_stream_and_the_recorder_does_not(payload_type: int) -> None:
+@each
+def test_the_party_hears_the_tone_in_an_unbroken_stream_and_the_recorder_does_not(payload_type: int, kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             it.a, it.b = it.rig.endpoint("127.0.0.1", 0xA), it.rig.endpoint("127.0.0.1", 0xB)
             formats = "0 8 9 101"
             offered = await it.rig.offer(MediaSession(CALL.call_id, CALL.from_tag), it.a.sdp(formats=formats))
@@ -106,9 +107,10 @@ def test_the_party_hears_the_tone_in_an_unbroken_stream_and_the_recorder_does_no
     asyncio.run(scenario())
 
 
-def test_a_voice_goes_on_below_the_tone() -> None:
+@each
+def test_a_voice_goes_on_below_the_tone(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             talker = Talker(it.a, it.to_a)
             encoder = codecs.encoder(codecs.codec("PCMU", 8000))
@@ -126,9 +128,10 @@ def test_a_voice_goes_on_below_the_tone() -> None:
     asyncio.run(scenario())
 
 
-def test_a_party_whose_peer_is_silent_hears_it_from_us() -> None:
+@each
+def test_a_party_whose_peer_is_silent_hears_it_from_us(kind: str) -> None:
     async def scenario() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             assert await play(it.rig, CALL, "caller", TONE) is None
             await until(lambda: len(it.a.poll()) >= 20, "two tones")
@@ -141,10 +144,11 @@ def test_a_party_whose_peer_is_silent_hears_it_from_us() -> None:
     asyncio.run(scenario())
 
 
-def test_nothing_is_played_into_what_is_encrypted_or_held_or_of_a_codec_without_encoder() -> None:
+@each
+def test_nothing_is_played_into_what_is_encrypted_or_held_or_of_a_codec_without_encoder(kind: str) -> None:
     async def scenario() -> None:
         for change in ((b"RTP/AVP", b"RTP/SAVP"), (b"sendrecv", b"inactive"), (b" 0 8 101", b" 111")):
-            async with local() as it:
+            async with local(kind) as it:
                 it.a, it.b = it.rig.endpoint("127.0.0.1", 0xA), it.rig.endpoint("127.0.0.1", 0xB)
                 caller, callee = (e.sdp(direction="sendrecv") + b"" for e in (it.a, it.b))
                 caller, callee = caller.replace(*change), callee.replace(*change)
@@ -157,7 +161,8 @@ def test_nothing_is_played_into_what_is_encrypted_or_held_or_of_a_codec_without_
     asyncio.run(scenario())
 
 
-def test_what_cannot_be_played_is_refused() -> None:
+@each
+def test_what_cannot_be_played_is_refused(kind: str) -> None:
     async def scenario(it: Local) -> None:
         request = it.relay.request
         call: dict[str, Any] = {"command": b"play media", "call-id": CALL.call_id.encode(), "from-tag": b"callee"}
@@ -174,7 +179,7 @@ def test_what_cannot_be_played_is_refused() -> None:
         assert request({**call, "tone": {}})["result"] == "ok"
 
     async def run() -> None:
-        async with local() as it:
+        async with local(kind) as it:
             await it.establish()
             await scenario(it)
 

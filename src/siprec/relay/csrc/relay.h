@@ -1,0 +1,156 @@
+/* The native twin of siprec.relay's packet loop: shared declarations.
+ *
+ * One thread per Loop serves its sockets without the GIL. Everything it touches (channels, copies, the table of slots)
+ * is read and written only under the loop's lock, by it and by Python alike; the thread itself never takes the GIL and
+ * never touches a reference count, so neither can wait for the other for longer than one round of packets.
+ */
+#ifndef SIPREC_RELAY_H
+#define SIPREC_RELAY_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/* `length` 0: none. */
+typedef struct {
+    socklen_t length;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in four;
+        struct sockaddr_in6 six;
+        struct sockaddr_storage storage;
+    } of;
+} Address;
+
+/* Why a datagram went nowhere; the words are those of the Python loop. */
+typedef enum {
+    REASON_SHORT,
+    REASON_MALFORMED,
+    REASON_STRANGER,
+    REASON_STUN,
+    REASON_CONGESTED,
+    REASON_REFUSED,
+    REASON_UNREACHABLE,
+    REASON_SEND,
+    REASON_PREROLL,
+    REASON_MEMORY,
+    REASONS
+} Reason;
+
+typedef struct {
+    uint64_t count[REASONS];
+} Drops;
+
+typedef struct Channel Channel;
+
+typedef struct {
+    Channel *channel; /* owned; NULL: free */
+    uint32_t generation;
+    uint32_t next_free;
+} Slot;
+
+typedef struct {
+    PyObject_HEAD
+    pthread_mutex_t lock;
+    pthread_mutex_t gate; /* held while waiting for `lock`: whoever waits gets its turn */
+    pthread_t thread;
+    bool ready; /* the mutexes exist */
+    bool running;
+    bool stop; /* under `lock` */
+    int epoll;
+    int wake;
+    unsigned nap; /* microseconds */
+    double offset; /* seconds, added to the monotonic clock */
+    Slot *slots;
+    uint32_t slot_count;
+    uint32_t free_slot; /* slot_count: none */
+    uint64_t rounds;
+    uint64_t datagrams;
+    uint8_t *buffer;
+} Loop;
+
+/* Copies of a stream to one recorder (siprec.relay.copies.Copies). */
+typedef enum { COPIES_OFF, COPIES_KEEP, COPIES_DIRECT } CopiesMode;
+
+typedef struct Kept {
+    struct Kept *next;
+    double at;
+    size_t size;
+    uint8_t data[];
+} Kept;
+
+typedef struct {
+    PyObject_HEAD
+    Loop *loop;
+    CopiesMode mode;
+    int fd;
+    double seconds;
+    Kept *first, *last;
+    uint64_t waiting;
+    uint64_t waiting_octets;
+    int64_t packets;
+    int64_t octets;
+    Drops drops;
+} Copies;
+
+#define MAX_SSRCS 16
+
+/* One direction of media (siprec.relay.flow.Flow). */
+struct Channel {
+    PyObject_HEAD
+    Loop *loop;
+    int fd; /* -1: closed */
+    bool control;
+    bool watched;
+    uint32_t slot;
+    int learn; /* LEARN_* */
+    double port_silence, host_silence;
+    Address source, signalled, target;
+    bool held, blocked;
+    Channel *peer; /* owned */
+    Copies **forks; /* owned */
+    Py_ssize_t fork_count;
+    uint64_t packets, octets, rtcp_packets, rtcp_octets, gaps, late, unsent;
+    double last, heard;
+    int64_t next_seq, ssrc; /* -1: none yet */
+    uint32_t timestamp;
+    uint32_t ssrcs[MAX_SSRCS];
+    int ssrc_count;
+    Drops drops;
+};
+
+enum { LEARN_ANY, LEARN_HOST, LEARN_SIGNALLED };
+
+extern PyTypeObject *LoopType, *ChannelType, *CopiesType;
+extern PyType_Spec loop_spec, channel_spec, copies_spec;
+
+/* address.c; the conversions return -1 / NULL with an exception set */
+int address_from_python(PyObject *given, Address *out);
+PyObject *address_to_python(const Address *address);
+bool address_same(const Address *a, const Address *b);
+bool address_same_host(const Address *a, const Address *b);
+
+/* module.c */
+Reason reason_of(int error);
+PyObject *drops_to_python(const Drops *drops);
+
+/* loop.c; lock with the GIL held, which is let go while waiting */
+void loop_lock(Loop *loop);
+void loop_unlock(Loop *loop);
+double loop_now(const Loop *loop);
+int loop_watch(Loop *loop, Channel *channel);    /* with the lock; an errno, or 0 */
+void loop_unwatch(Loop *loop, Channel *channel); /* with the lock; the caller drops the reference the slot held */
+
+/* channel.c, with the lock */
+bool channel_admit(Channel *channel, const Address *source, double now);
+void channel_arrived(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now);
+
+/* copies.c, with the lock */
+void copies_put(Copies *copies, const uint8_t *packet, size_t size, double now);
+
+#endif

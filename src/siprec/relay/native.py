@@ -1,0 +1,235 @@
+"""The packet loop in C, for every flow that needs nothing of Python; the others stay with the loop in Python.
+
+A :class:`NativeFlow` keeps its state in C, and is served there by a thread of its own, without the GIL. As soon as
+somebody replaces its `receive` or `send`, or puts something into its `forks` that is not of this loop (a sound is mixed
+in, media are encrypted), its socket is watched by Python instead: same state, same rules. It goes back when that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from siprec.relay.flow import Address, Flow, Latching, Sink
+from siprec.relay.loop import Descriptor, PacketLoop
+
+if TYPE_CHECKING:
+    from siprec.relay import _native
+
+log = logging.getLogger(__name__)
+
+Choice: TypeAlias = Literal["auto", "native", "python"]
+
+_LEARN: Final = {"any": 0, "host": 1, "signalled": 2}
+
+
+def packet_loop(loop: asyncio.AbstractEventLoop, now: Callable[[], float], choice: Choice = "auto") -> PacketLoop:
+    """The native loop if it was built (``auto``; ``SIPREC_NATIVE=0`` in the environment forbids it), else the one in
+    Python. Raises ImportError for ``native`` where it was not built."""
+    if choice == "python" or (choice == "auto" and os.environ.get("SIPREC_NATIVE", "") == "0"):
+        return PacketLoop(loop, now)
+    try:
+        return NativeLoop(loop, now)
+    except ImportError:
+        if choice == "native":
+            raise
+        return PacketLoop(loop, now)
+
+
+def _of_channel(name: str, *, writable: bool = False) -> Any:
+    def read(flow: NativeFlow) -> Any:
+        return getattr(flow.channel, name)
+
+    def write(flow: NativeFlow, value: Any) -> None:
+        setattr(flow.channel, name, value)
+
+    return property(read, write if writable else None)
+
+
+class NativeFlow(Flow):
+    """A flow whose state is in C."""
+
+    __slots__ = ("_foreign", "_forks", "_loop", "_plain_receive", "_plain_send", "_receive", "_send", "channel")
+
+    source = _of_channel("source")
+    signalled = _of_channel("signalled")
+    target = _of_channel("target")
+    held = _of_channel("held")
+    blocked = _of_channel("blocked")
+    ssrcs = _of_channel("ssrcs")
+    packets = _of_channel("packets", writable=True)
+    octets = _of_channel("octets", writable=True)
+    rtcp_packets = _of_channel("rtcp_packets", writable=True)
+    rtcp_octets = _of_channel("rtcp_octets", writable=True)
+    gaps = _of_channel("gaps", writable=True)
+    late = _of_channel("late", writable=True)
+    unsent = _of_channel("unsent", writable=True)
+    next_seq = _of_channel("next_seq", writable=True)
+    ssrc = _of_channel("ssrc", writable=True)
+    last = _of_channel("last", writable=True)
+    heard = _of_channel("heard", writable=True)
+    timestamp = _of_channel("timestamp", writable=True)
+
+    def __init__(self, loop: NativeLoop, sock: socket.socket, latching: Latching, *, control: bool) -> None:
+        # not Flow's, which would set what lives in the channel
+        self.sock = sock
+        self.latching = latching
+        self.peer = None
+        self._loop = loop
+        self._foreign: dict[str, int] = {}
+        self._forks: tuple[Sink, ...] = ()
+        self._receive: Any = sock.recvfrom_into
+        self._plain_receive = self._receive
+        self._send: Callable[[memoryview, Address], int] | None = None
+        self._plain_send: Callable[[memoryview, Address], int] | None = None
+        learn = _LEARN[latching.learn]
+        self.channel = loop.channel(sock, control, learn, latching.port_silence, latching.host_silence)
+
+    @property
+    def in_python(self) -> bool:
+        """Does it need Python for its packets?"""
+        return (
+            self._receive is not self._plain_receive
+            or self._send is not self._plain_send
+            or any(not self._loop.is_native(sink) for sink in self._forks)
+        )
+
+    @property
+    def receive(self) -> Any:
+        return self._receive
+
+    @receive.setter
+    def receive(self, value: Any) -> None:
+        self._receive = value
+        self._loop.place(self)
+
+    @property
+    def send(self) -> Callable[[memoryview, Address], int] | None:
+        return self._send
+
+    @send.setter
+    def send(self, value: Callable[[memoryview, Address], int] | None) -> None:
+        self._send = value
+        self._loop.place(self)
+
+    @property
+    def forks(self) -> tuple[Sink, ...]:
+        return self._forks
+
+    @forks.setter
+    def forks(self, value: tuple[Sink, ...]) -> None:
+        self._forks = value
+        self._loop.place(self)
+        self.channel.set_forks(() if self.in_python else value)  # type: ignore[arg-type]  # all native then
+
+    @property
+    def dropped(self) -> dict[str, int]:  # type: ignore[override]
+        found = self.channel.dropped
+        for reason, count in self._foreign.items():
+            found[reason] = found.get(reason, 0) + count
+        return found
+
+    def position(self) -> tuple[int, int, float]:
+        return self.channel.position()
+
+    def pair(self, peer: Flow | None) -> None:
+        self.peer = peer
+        self.channel.pair(peer.channel if isinstance(peer, NativeFlow) else None)
+        self._plain_send = peer.sock.sendto if peer is not None else None
+        self.send = self._plain_send
+
+    def retarget(self) -> None:
+        self.channel.retarget()
+
+    def signal(self, address: Address, *, held: bool = False) -> None:
+        self.channel.signal(address, held)
+
+    def block(self, blocked: bool) -> None:
+        self.channel.block(blocked)
+
+    def drop(self, reason: str) -> None:
+        self._foreign[reason] = self._foreign.get(reason, 0) + 1
+
+    def admit(self, source: Address, now: float) -> bool:
+        return self.channel.admit(source, now)
+
+    def resequence(self, seq: int, ssrc: int) -> None:
+        self.channel.resequence(seq, ssrc)
+
+
+class NativeLoop(PacketLoop):
+    """Raises ImportError where the C extension was not built."""
+
+    name = "native"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
+        from siprec.relay import _native
+
+        super().__init__(loop, now)
+        self._module = _native
+        self.thread = _native.Loop()
+        self._native: dict[int, tuple[NativeFlow, Callable[[Flow], None]]] = {}
+        self._in_python: set[int] = set()
+
+    @property
+    def sockets(self) -> int:
+        return len(self._native) - len(self._in_python) + super().sockets
+
+    def flow(self, sock: socket.socket, latching: Latching) -> Flow:
+        return self._add(sock, latching, False)
+
+    def control(self, sock: socket.socket, latching: Latching) -> Flow:
+        return self._add(sock, latching, True)
+
+    def copies(self, source: Flow, seconds: float) -> Sink:
+        return self._module.Copies(self.thread, seconds)
+
+    def channel(
+        self, sock: socket.socket, control: bool, learn: int, port_silence: float, host_silence: float
+    ) -> _native.Channel:
+        """For :class:`NativeFlow`."""
+        return self._module.Channel(self.thread, sock, control, learn, port_silence, host_silence)
+
+    def is_native(self, sink: Sink) -> bool:
+        """Can the thread serve it?"""
+        return type(sink) is self._module.Copies
+
+    def _add(self, sock: socket.socket, latching: Latching, control: bool) -> Flow:
+        flow = NativeFlow(self, sock, latching, control=control)
+        flow.channel.watch(True)
+        self._native[sock.fileno()] = flow, self._serve_control if control else self._serve_rtp
+        return flow
+
+    def place(self, flow: NativeFlow) -> None:
+        """Let Python or the thread read from `flow`, as it needs."""
+        number = flow.sock.fileno()
+        if number not in self._native or flow.in_python == (number in self._in_python):
+            return
+        if flow.in_python:
+            flow.channel.watch(False)
+            self._in_python.add(number)
+            self._native[number][1](flow)
+        else:
+            super().remove(flow.sock)
+            self._in_python.discard(number)
+            flow.channel.set_forks(flow.forks)  # type: ignore[arg-type]  # all native then
+            flow.channel.watch(True)
+
+    def remove(self, sock: Descriptor) -> None:
+        number = sock.fileno()
+        found = self._native.pop(number, None)
+        if found is None or number in self._in_python:
+            self._in_python.discard(number)
+            super().remove(sock)
+        if found is not None:
+            found[0].channel.close()
+
+    def close(self) -> None:
+        super().close()
+        self._native.clear()
+        self._in_python.clear()
+        self.thread.close()
