@@ -8,6 +8,7 @@ from siprec import sdp
 from siprec.media.engine import NO_FLAGS, MediaFlags, MediaSession, SdpResult
 from siprec.proxy.call import Call, CallObserver
 from siprec.proxy.core import ProxyOptions
+from siprec.proxy.hangup import HangUp
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script
 from siprec.recording.events import SiprecEvent
@@ -83,6 +84,7 @@ class TransferWorld(ProxyWorld):
             },
             from_uri=f"sip:src@{PROXY}",
             group_secret=b"s",
+            hang_up=HangUp(self.core),
         )
         if wish:
             self.core.observers.add(_Wish())

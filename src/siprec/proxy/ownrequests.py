@@ -173,7 +173,7 @@ class OwnRequests:
         return told.own(indicator.state(call))
 
     def _start(self, dialog: ProxiedDialog, side: Side, lane: Lane) -> None:
-        request = self._request(dialog, side)
+        request = self.request_as(dialog, side)
         next_hop = aim(request, Target(NameAddr("", request.uri).uri))
         lane.busy = True
 
@@ -192,15 +192,19 @@ class OwnRequests:
         else:
             self._core.resolve(next_hop, found)
 
-    def _request(self, dialog: ProxiedDialog, side: Side) -> SipRequest:
-        """As the party on `side` would send it from here. Raises SipError."""
+    def request_as(self, dialog: ProxiedDialog, side: Side, method: str = "") -> SipRequest:
+        """As the party on `side` would send it from here, but for the number in CSeq; `method` left out: UPDATE if that
+        is allowed, else INVITE. Raises SipError."""
         call = dialog.call
         sent, received = (call.invite, call.response) if side == "caller" else (call.response, call.invite)
         answer = call.response
         if sent is None or received is None or answer is None:
             raise SipError("the call has no answer")
-        method = "UPDATE" if "update" in received.tokens("allow") else "INVITE"
-        request = SipRequest(method, dialog.contact[_other(side)])
+        method = method or ("UPDATE" if "update" in received.tokens("allow") else "INVITE")
+        target = dialog.contact.get(_other(side), "")
+        if not target:
+            raise SipError("no Contact")
+        request = SipRequest(method, target)
         caller, callee = call.invite.get("from") or "", answer.get("to") or ""
         for value in self._route(received):
             request.add("Route", value)
@@ -209,6 +213,8 @@ class OwnRequests:
         request.add("To", callee if side == "caller" else caller)
         request.add("Call-ID", call.call_id)
         request.add("CSeq", f"1 {method}")
+        if method == "BYE":
+            return request
         request.add("Contact", f"<{dialog.contact[side]}>")
         allow = ", ".join(sent.values("allow"))
         if allow:

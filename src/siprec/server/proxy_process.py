@@ -24,6 +24,7 @@ from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
 from siprec.proxy.core import ProxyCore, ProxyOptions
+from siprec.proxy.hangup import HangUp
 from siprec.proxy.identity import Identity
 from siprec.proxy.media import MediaTimes
 from siprec.proxy.registrar import Registrar
@@ -176,6 +177,7 @@ class ProxyProcess:
             events=self.events,
             from_uri=_own_uri(config),
             group_secret=secret,
+            hang_up=HangUp(self.core),
         )
         self.proof_log: ProofLog | None = None
         # The proofs ask the media server anyway: once is enough.
