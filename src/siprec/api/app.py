@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,9 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from siprec.api import page
 from siprec.api.auth import Authorization
 from siprec.api.hub import EventHub
 from siprec.api.journal import Journal
+from siprec.api.library import Library
 from siprec.api.look import View
 from siprec.api.metrics import Metrics
 from siprec.api.openapi import document
@@ -45,10 +48,11 @@ class Api:
         self.metrics.journal = self.journal
         self.view = View(parts, self.journal)
         self.steering = Steering(parts)
+        self.library = Library(Path(config.library)) if config.library else None
         self.openapi = msgspec.json.encode(document())
         self._unsubscribe = [parts.events.subscribe(self.journal), parts.events.subscribe(self.hub)]
         self.application = Starlette(
-            routes=[Route(op.path, _Endpoint(self, op), methods=[op.method]) for op in OPERATIONS],
+            routes=[*page.routes(), *(Route(op.path, _Endpoint(self, op), methods=[op.method]) for op in OPERATIONS)],
             exception_handlers={HTTPException: _http_error, Exception: _internal_error},
         )
 

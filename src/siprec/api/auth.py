@@ -13,7 +13,7 @@ from siprec.api.problem import Problem
 from siprec.api.settings import Role
 from siprec.net.address import split_host_port
 
-_RANK: Final[dict[str, int]] = {"read": 1, "control": 2}
+_RANK: Final[dict[str, int]] = {"read": 1, "listen": 2, "control": 3}
 _REALM: Final = 'Bearer realm="siprec"'
 
 

@@ -40,7 +40,7 @@ def document() -> dict[str, Any]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Roles: read, and control, which may read too.",
+                    "description": "Roles: read; listen, which may hear recordings too; control, which may do all.",
                 }
             },
         },

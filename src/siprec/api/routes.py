@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from siprec.api import look, mediaview, model
+from siprec.api.library import Library
 from siprec.api.parts import ConfigProblem
 from siprec.api.problem import Problem
 from siprec.api.settings import Role
@@ -252,6 +253,34 @@ async def _reload(api: Api, asked: Asked) -> Answer:
     return model.Reload(changed=list(result.changed), restart=list(result.restart))
 
 
+def _shelf(api: Api) -> Library:
+    if api.library is None:
+        raise Problem(404, "no library is shown here (api.library)")
+    return api.library
+
+
+async def _library(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.query, model.LibraryQuery)
+    return await _shelf(api).page(asked.query)
+
+
+async def _library_detail(api: Api, asked: Asked) -> Answer:
+    return await _shelf(api).detail(asked.path("id"))
+
+
+async def _library_file(api: Api, asked: Asked) -> Answer:
+    return await _shelf(api).file(asked.path("id"), asked.path("file"))
+
+
+async def _library_vcon(api: Api, asked: Asked) -> Answer:
+    return await _shelf(api).vcon(asked.path("id"))
+
+
+async def _library_waveform(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.query, model.WaveformQuery)
+    return await _shelf(api).waveform(asked.path("id"), asked.query.points)
+
+
 def _steer(name: str, summary: str, handler: Handler, body: type[msgspec.Struct] = model.StopRecording) -> Operation:
     return Operation("POST", f"/{name}", "control", summary, handler, model.Outcomes, body=body, problems=(404, 409))
 
@@ -292,6 +321,53 @@ OPERATIONS: Final = (
         _registrations,
         model.Registrations,
         query=model.PageQuery,
+        problems=(404,),
+    ),
+    Operation(
+        "GET",
+        "/library",
+        "read",
+        "Recordings of the recorder on this host, newest first.",
+        _library,
+        model.LibraryPage,
+        query=model.LibraryQuery,
+        problems=(404,),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}",
+        "read",
+        "All that is known of one of them (recording.json).",
+        _library_detail,
+        "application/json",
+        problems=(404,),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}/waveform",
+        "listen",
+        "Loudness over time, per participant.",
+        _library_waveform,
+        model.Waveforms,
+        query=model.WaveformQuery,
+        problems=(404, 409),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}/vcon",
+        "listen",
+        "The recording as a vCon.",
+        _library_vcon,
+        "application/vcon+json",
+        problems=(404, 409),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}/files/{file}",
+        "listen",
+        "A file of it: audio, capture or metadata; ranges may be asked for.",
+        _library_file,
+        "application/octet-stream",
         problems=(404,),
     ),
     _steer("siprec_start_recording", "Begin to record calls.", _start, model.StartRecording),

@@ -11,7 +11,7 @@ import msgspec
 from siprec.net.address import split_host_port
 from siprec.recording.events import EVENTS
 
-Role = Literal["read", "control"]
+Role = Literal["read", "listen", "control"]
 MIN_TOKEN: Final = 16
 
 
@@ -58,8 +58,8 @@ class ApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     listen: str = ""
     """``address:port``, port 0 for a free one; empty: no API."""
     tokens: dict[str, Role] = {}
-    """Token -> ``read`` or ``control``; a key ``env:NAME`` stands for what that variable holds. Without any, everyone
-    on this host may do everything."""
+    """Token -> ``read``, ``listen`` (to recordings, too) or ``control`` (all); a key ``env:NAME`` stands for what that
+    variable holds. Without any, everyone on this host may do everything."""
     tls_certificate: str = ""
     tls_key: str = ""
     ring: int = 1000
@@ -70,6 +70,8 @@ class ApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     dead_letters: str = "dead-letters.jsonl"
     """File for events that no webhook took."""
     webhooks: list[WebhookConfig] = []
+    library: str = ""
+    """Directory of `siprec recorder` on this host: its recordings are shown, and heard with the role ``listen``."""
     count_packets: bool = True
     """Ask the media server at the end of each recorded call for its packets, for the metrics."""
 

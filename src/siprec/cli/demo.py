@@ -25,6 +25,7 @@ from siprec.server.stack import run, setup_logging, wait_for_signal
 HOST: Final = "127.0.0.1"
 DOMAIN: Final = "siprec.demo"
 RATE: Final = 8000
+LONG: Final = 600.0
 GOOD: Final = 0.9
 """A recorded channel is what was sent when their correlation exceeds this (PCMU's own noise costs less than 0.01)."""
 
@@ -72,7 +73,7 @@ def _free_port(wanted: int) -> int:
     return wanted
 
 
-def _configuration(port: int, srs: int, recorder: int, directory: Path) -> str:
+def _configuration(port: int, srs: int, recorder: int, directory: Path, api: int = 0) -> str:
     return f"""# Written by `siprec demo`.
 [sip]
 listen = ["udp:{HOST}:{port}", "tcp:{HOST}:{port}"]
@@ -89,6 +90,10 @@ record = "default"
 [recorder]
 listen = ["udp:{HOST}:{recorder}", "tcp:{HOST}:{recorder}"]
 directory = {json.dumps(str(directory))}
+
+[api]
+listen = "{HOST}:{api}"
+library = {json.dumps(str(directory.absolute()))}
 
 [service]
 drain = 0
@@ -110,7 +115,7 @@ async def _demo(console: Console, *, once: bool, seconds: float, directory: Path
         console.print(f"recorder  listens on [bold]{recorder.ready['udp']}[/bold] and tcp", highlight=False)
         stack.push_async_callback(proxy.stop)
         file = folder / "siprec.toml"
-        file.write_text(_configuration(_free_port(5060), recorder.address()[1], 0, directory))
+        file.write_text(_configuration(_free_port(5060), recorder.address()[1], 0, directory, _free_port(8060)))
         await proxy.start("serve", "--config", str(file))
         console.print(f"proxy     listens on [bold]{proxy.ready['udp']}[/bold] and tcp", highlight=False)
 
@@ -145,6 +150,14 @@ async def _demo(console: Console, *, once: bool, seconds: float, directory: Path
         for phone in phones:
             await phone.register(0)
         host, port = proxy.address()
+        page = f"http://{HOST}:{proxy.address('http')[1]}"
+        caller, callee = await _long_call(stack, (host, port))
+        console.print(
+            f"\n{caller} talks to {callee} now, for ten minutes. See the call, pause its recording, hear recordings:\n"
+            f"  [bold]{page}[/bold]     or     siprec ls --api {page}",
+            highlight=False,
+            soft_wrap=True,
+        )
         console.print(
             f"\nRunning. Register softphones at [bold]{host}:{port}[/bold] (UDP or TCP, domain {DOMAIN}, any user,"
             f" no password)\nand call each other: each call is recorded into {directory}. Ctrl-C ends it.",
@@ -153,6 +166,38 @@ async def _demo(console: Console, *, once: bool, seconds: float, directory: Path
         )
         await wait_for_signal()
         return 0 if good else 1
+
+
+async def _long_call(stack: contextlib.AsyncExitStack, proxy: tuple[str, int]) -> tuple[str, str]:
+    """A call that goes on, so that there is one to look at; returns who talks to whom."""
+    pair = (
+        Phone("carol", "Carol", DOMAIN, HOST, proxy, caller_melody(LONG, RATE)),
+        Phone("dave", "Dave", DOMAIN, HOST, proxy, callee_melody(LONG, RATE)),
+    )
+    for phone in pair:
+        stack.push_async_callback(phone.close)
+        await phone.start()
+        await phone.register(int(LONG))
+    await pair[0].dial("dave")
+
+    async def hang_up() -> None:
+        with contextlib.suppress(PhoneError):
+            await pair[0].hang_up()
+
+    async def talk() -> None:
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            await hang_up()
+
+    talking = asyncio.create_task(talk())
+
+    async def end() -> None:
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+
+    stack.push_async_callback(end)
+    return pair[0].user, pair[1].user
 
 
 async def _show_progress(console: Console, alice: Phone, bob: Phone, seconds: float) -> None:
