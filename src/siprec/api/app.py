@@ -24,6 +24,7 @@ from siprec.api.metrics import Metrics
 from siprec.api.openapi import document
 from siprec.api.parts import Parts
 from siprec.api.problem import Problem
+from siprec.api.redis_stream import RedisStream
 from siprec.api.routes import OPERATIONS, Asked, Operation
 from siprec.api.settings import ApiConfig
 from siprec.api.steer import Steering
@@ -43,7 +44,8 @@ class Api:
         self.authorization = Authorization(config.tokens)
         self.hub = EventHub(config.ring)
         self.webhooks = Webhooks(parts.clock, config, self.hub)
-        self.metrics = Metrics(parts, self.hub, self.webhooks)
+        self.redis = RedisStream(config.redis, self.hub) if config.redis is not None else None
+        self.metrics = Metrics(parts, self.hub, self.webhooks, self.redis)
         self.journal = Journal(parts.core.calls.get, self.metrics.setup.observe)
         self.metrics.journal = self.journal
         self.view = View(parts, self.journal)

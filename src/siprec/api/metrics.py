@@ -15,10 +15,12 @@ from prometheus_client.registry import Collector
 from siprec.api import mediaview, model
 from siprec.api.hub import EventHub
 from siprec.api.parts import Parts
+from siprec.api.redis_stream import RedisStream
 from siprec.api.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from siprec.api.journal import Journal
+    from siprec.recording.active import ActiveRecording
 
 LAG_PERIOD: Final = 0.5
 _SETUP: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -30,7 +32,8 @@ class Metrics(Collector):
 
     journal: Journal
 
-    def __init__(self, parts: Parts, hub: EventHub, webhooks: Webhooks) -> None:
+    def __init__(self, parts: Parts, hub: EventHub, webhooks: Webhooks, redis: RedisStream | None = None) -> None:
+        self.redis = redis
         self.parts = parts
         self.hub = hub
         self.webhooks = webhooks
@@ -42,6 +45,13 @@ class Metrics(Collector):
             buckets=_SETUP,
             registry=self.registry,
         )
+        self.media_setup = Histogram(
+            "siprec_recording_media_seconds",
+            "From the answer of the call to the moment its media flow to the SRS.",
+            buckets=_SETUP,
+            registry=self.registry,
+        )
+        parts.recording.around.connected = self._connected
         self._lag = Histogram(
             "siprec_event_loop_lag_seconds",
             "How late the event loop comes to what is due, looked at twice a second.",
@@ -52,6 +62,11 @@ class Metrics(Collector):
         self._task: asyncio.Task[None] | None = None
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
+
+    def _connected(self, recording: ActiveRecording) -> None:
+        answered = self.parts.core.calls.get(recording.call.dlg_id)
+        if answered is not None and answered.answer_wall is not None:
+            self.media_setup.observe(max(0.0, self.parts.clock.wall() - answered.answer_wall))
 
     def start(self) -> None:
         """Begin to watch the event loop."""
@@ -165,6 +180,7 @@ class Metrics(Collector):
             "webhooks": sum(map(len, hooks)),
             "dead_letters": len(self.webhooks.dead_letters),
             "media_requests": sum(media.pending for media in self._media),
+            "redis": len(self.redis) if self.redis is not None else 0,
             "timers": self.parts.timers(),
         }
         yield _gauge("siprec_queue_length", "What waits.", "queue", queues)
@@ -178,6 +194,12 @@ class Metrics(Collector):
             "dead": sum(hook.dead for hook in hooks),
         }
         yield _counter("siprec_webhooks", "Events by what became of them.", "result", results)
+        if self.redis is not None:
+            stream = {"delivered": self.redis.delivered, "retried": self.redis.retried, "lost": self.redis.lost}
+            yield _counter("siprec_redis", "Events for Redis by what became of them.", "result", stream)
+        proofs = self.parts.proofs()
+        if proofs:
+            yield _counter("siprec_proofs", "Proofs of recording written, by verdict; lost ones.", "verdict", proofs)
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:

@@ -59,6 +59,7 @@ class Parts:
     calls: CallCounts
     embedded: bool = True
     timers: Callable[[], int] = lambda: 0
+    proofs: Callable[[], dict[str, int]] = dict
     reload: Callable[[], Reloaded] | None = None
 
     def recorder(self, dlg_id: str) -> CallRecorder | None:

@@ -114,6 +114,8 @@ class ApiServer:
             listener.close()
             raise OSError(f"the API cannot be served at {host}:{port}")
         self.api.webhooks.start()
+        if self.api.redis is not None:
+            self.api.redis.start()
         self.api.metrics.start()
 
     async def stop(self) -> None:
@@ -121,6 +123,8 @@ class ApiServer:
         self.api.close()
         await self.api.metrics.stop()
         await self.api.webhooks.stop()
+        if self.api.redis is not None:
+            await self.api.redis.stop()
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             await asyncio.gather(self._task, return_exceptions=True)

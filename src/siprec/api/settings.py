@@ -48,6 +48,33 @@ class WebhookConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
             raise ValueError("queue must lie in 1..100000, attempts in 1..20, timeout in 0.1..60")
 
 
+class RedisConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[api.redis]``: a Redis or Valkey stream that gets the events (needs ``pip install siprec[redis]``).
+
+    Raises:
+        ValueError: from the constructor: no Redis URL, unknown event, a number out of range.
+    """
+
+    url: str
+    """``redis://``, ``rediss://`` (TLS) or ``unix://``; ``env:NAME`` keeps a password out of the file."""
+    stream: str = "siprec:events"
+    maxlen: int = 10_000
+    """About so many entries are kept in the stream."""
+    queue: int = 10_000
+    """Events that may wait while Redis is gone; beyond that the oldest are given up."""
+    events: tuple[str, ...] = ()
+    """Names of events; empty: all."""
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.url).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("url: a redis:, rediss: or unix: URL is needed")
+        unknown = set(self.events) - EVENTS
+        if unknown:
+            raise ValueError(f"events: unknown {sorted(unknown)[0]!r}; known: {', '.join(sorted(EVENTS))}")
+        if not self.stream or not 1 <= self.maxlen <= 10_000_000 or not 1 <= self.queue <= 1_000_000:
+            raise ValueError("stream must not be empty, maxlen lie in 1..10000000, queue in 1..1000000")
+
+
 class ApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[api]``.
 
@@ -70,6 +97,7 @@ class ApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     dead_letters: str = "dead-letters.jsonl"
     """File for events that no webhook took."""
     webhooks: list[WebhookConfig] = []
+    redis: RedisConfig | None = None
     library: str = ""
     """Directory of `siprec recorder` on this host: its recordings are shown, and heard with the role ``listen``."""
     count_packets: bool = True

@@ -53,7 +53,8 @@ class Surroundings:
     """What all recordings of a process share.
 
     `from_uri` names the SRC in From (SRC-07); `group_secret` keys group identifiers; `failed(recording, reason)` is
-    told of calls that are not recorded although they should be; `releasing(recording)` before the copies end.
+    told of calls that are not recorded although they should be; `releasing(recording)` before the copies end,
+    `connected(recording)` when they flow for the first time.
     """
 
     clock: Clock
@@ -65,6 +66,7 @@ class Surroundings:
     groups: GroupRegistry = field(default_factory=lambda: GroupRegistry(new_id))
     failed: Callable[[ActiveRecording, str], None] = lambda recording, reason: None
     releasing: Callable[[ActiveRecording], None] = lambda recording: None
+    connected: Callable[[ActiveRecording], None] = lambda recording: None
 
 
 class ActiveRecording:
@@ -110,6 +112,7 @@ class ActiveRecording:
         self._answer: SessionDescription | None = None
         self._peer: PeerOffer | None = None
         self._attached = 0.0
+        self._flowing = False
         self.steered_by = ""
         """Who asked for the last pause or resumption, as far as it was said."""
         self._since: float | None = None
@@ -347,6 +350,9 @@ class ActiveRecording:
         media.subscribe_answer(session, self._tag, octets, done)
 
     def _media_done(self, error: MediaError | None, well: Kind, badly: Kind) -> None:
+        if error is None and well is Kind.CONNECTED and not self._flowing:
+            self._flowing = True
+            self.around.connected(self)
         self._post(Event(badly, reason=str(error)) if error is not None else Event(well))
 
     def _gate(self, closed: bool) -> None:

@@ -24,6 +24,7 @@ _TABLES: Final = (
     ("[recorder]", config, "RecorderConfig"),
     ("[api]", api, "ApiConfig"),
     ("[[api.webhooks]]", api, "WebhookConfig"),
+    ("[api.redis]", api, "RedisConfig"),
     ("[log]", config, "LogConfig"),
     ("[service]", config, "ServiceConfig"),
     ("[proof]", config, "ProofConfig"),

@@ -230,6 +230,7 @@ class ProxyProcess:
             embedded=self.config.media.server == "embedded",
             timers=lambda: self.clock.pending,
             reload=self._reload_for_api,
+            proofs=self._proof_counts,
         )
 
     async def start(self) -> None:
@@ -286,6 +287,14 @@ class ProxyProcess:
             raise error if isinstance(error, ConfigError | ScriptError) else ConfigError(str(error)) from None
         log.info("configuration read again: %s", result)
         return result
+
+    def _proof_counts(self) -> dict[str, int]:
+        if self.proofs is None or self.proof_log is None:
+            return {}
+        return {
+            **{str(verdict): number for verdict, number in self.proofs.verdicts.items()},
+            "lost": self.proof_log.lost,
+        }
 
     def _reload_for_api(self) -> Reloaded:
         try:

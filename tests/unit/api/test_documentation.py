@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from siprec.api.routes import OPERATIONS
 from siprec.api.settings import ApiConfig
 from siprec.recording.events import EVENTS
@@ -31,9 +33,10 @@ def test_every_event_is_named() -> None:
     assert all(f"`{name}`" in TEXT for name in EVENTS)
 
 
-def test_alert_rules_ask_for_metrics_that_exist() -> None:
+@pytest.mark.parametrize("page", ["alerts.yml", "grafana.json"])
+def test_alerts_and_dashboard_ask_for_metrics_that_exist(page: str) -> None:
     source = (Path(__file__).parents[3] / "src/siprec/api/metrics.py").read_text()
-    asked = set(re.findall(r"siprec_\w+", (DOCS / "alerts.yml").read_text()))
+    asked = set(re.findall(r"siprec_\w+", (DOCS / page).read_text()))
     assert asked
     for name in asked:
         assert f'"{re.sub(r"_(total|bucket)$", "", name)}"' in source, name
