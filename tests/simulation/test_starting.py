@@ -12,6 +12,8 @@ from siprec.proxy.call import Call as ProxyCall
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.proxy.script import Reply, Request, Script
+from siprec.sip.date import parse_date
+from siprec.sip.message import parse_datagram
 from siprec.sip.multipart import parts_of
 from tests.simulation.phones import ANSWER, SDP
 from tests.simulation.recording_world import Q, Srs, World
@@ -542,4 +544,38 @@ def test_an_srs_lost_in_mid_call_has_the_media_kept_for_the_next_one() -> None:
     assert w.told() == ["START", "STOP", "FAILOVER", "START"]
     assert w.server.flags[-1].hold
     hang_up(w)
+    w.finish()
+
+
+# -- what the INVITE to the SRS carries --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), ("12", "12"), ("4711", "60"), ("many", None)])
+def test_max_breadth_of_the_call_goes_on_to_the_recording_session(given: str | None, expected: str | None) -> None:
+    w = TransferWorld()  # UAC-19
+    w.call(headers=(("Max-Breadth", given),) if given is not None else ())
+    w.clock.run_for(3)
+    if given == "many":
+        assert w.srs.requests == []  # refused with 400 by the proxy
+    else:
+        assert w.srs.requests[0].get("max-breadth") == expected
+        hang_up(w)
+    w.finish()
+
+
+def test_every_request_that_changes_something_says_when_it_was() -> None:
+    w = TransferWorld()  # CTL-08, SRS-22
+    call = established(w)
+    paused = w.clock.wall()
+    call.siprec_pause_recording()
+    w.clock.run_for(10)
+    hang_up(w)
+    requests = w.srs.requests
+    assert [request.method for request in requests] == ["INVITE", "INVITE", "UPDATE"]
+    dates = [parse_date(request.get("date")) for request in requests]
+    for date, wall in zip(dates, (paused - 60, paused, paused + 10), strict=True):
+        assert date is not None
+        assert -1.5 < date - wall <= 0.5
+    bye = parse_datagram(w.sent("BYE", SRS)[0].data)
+    assert parse_date(bye.get("date")) is not None
     w.finish()

@@ -38,3 +38,22 @@ def test_metadata_go_by_reinvite_once_an_update_was_refused(status: int, allow: 
     assert world.srs.ended_reasons == ["bye"]
     assert "UPDATE_FAILED" not in world.names()
     world.assert_clean()
+
+
+def test_siprec_is_required_and_never_merely_supported() -> None:
+    world = World()
+    call = world.answered_call()
+    call.callee_sdp, call.caller_sdp = party_sdp("10.2.2.2", "sendonly"), party_sdp("10.1.1.1", "recvonly")
+    world.service.call_media_changed(call)
+    world.clock.run_for(1)
+    call.caller_sdp = call.callee_sdp = party_sdp("10.1.1.1", formats="8")
+    world.media.parties.update({call.from_tag: call.caller_sdp, call.to_tag: call.callee_sdp})
+    world.service.call_media_changed(call)
+    world.clock.run_for(1)
+    assert world.srs.methods == ["INVITE", "UPDATE", "INVITE"]
+    for request in world.srs.requests:
+        assert "siprec" in request.tokens("require")  # SRC-06, SRC-08
+        assert request.tokens("supported") == {"timer"}  # SRC-13
+        assert "+sip.src" in str(request.contact)
+    world.end(call)
+    world.assert_clean()

@@ -11,6 +11,7 @@ from typing import Final
 
 from siprec.recorder.errors import RecorderError
 from siprec.recorder.session import Recorder, RecordingSession
+from siprec.sip.date import parse_date
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE, find_metadata, find_part
@@ -65,6 +66,18 @@ def _is_src(request: SipRequest) -> bool:
     return contact is not None and ("+sip.src" in contact.params or "+sip.src" in contact.uri_text)
 
 
+def _said(request: SipRequest, arrived: float) -> float:
+    """When a recording session began or ended: as Date says, else when the message arrived (SRS-22), in Unix seconds.
+
+    Date has whole seconds: where the two agree but for these, arrival is the finer. One that is off by more than a day
+    comes from a clock that was never set.
+    """
+    date = parse_date(request.get("date"))
+    if date is None or -1.0 < arrived - date < 1.0 or abs(arrived - date) > 86400:
+        return arrived
+    return date
+
+
 def _metadata(message: SipMessage) -> tuple[bytes | None, str | None]:
     """The metadata document of a message and its charset parameter."""
     part = find_metadata(message)
@@ -101,7 +114,7 @@ class RecordingCall(CallHandler):
                 call_id=call.call_id,
                 from_uri=request.from_.uri_text,
                 src_address=call.transaction.source.host,
-                wall=wall,
+                wall=_said(request, wall),
             )
             answer = session.offer(sdp, metadata, received_wall=wall, charset=charset)
         except (RecorderError, SipError) as error:
@@ -186,18 +199,19 @@ class RecordingCall(CallHandler):
                     session.metadata(metadata, received_wall=self._server.recorder.clock.wall(), charset=charset)
             except (RecorderError, SipError) as error:
                 log.warning("Call-ID %s: metadata in BYE not understood: %s", call.call_id, error.reason)
-        self._finish("BYE" if reason == "bye" else reason)
+        self._finish("BYE" if reason == "bye" else reason, request)
 
     def hang_up(self, reason: str) -> None:
         """End the recording session from this side."""
         self._call.bye()
         self._finish(reason)
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: str, request: SipRequest | None = None) -> None:
         session, self._session = self._session, None
         self._server.calls.discard(self)
         if session is not None:
-            session.close(reason, wall=self._server.recorder.clock.wall())
+            wall = self._server.recorder.clock.wall()
+            session.close(reason, wall=_said(request, wall) if request is not None else wall)
             log.info("Call-ID %s: recording ended (%s)", self._call.call_id, reason)
 
     # -- snapshots -------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, Subscription
 from siprec.proxy.call import StartMode
+from siprec.proxy.forward import MAX_BREADTH
 from siprec.recording import events
 from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
@@ -42,10 +43,15 @@ from siprec.recording.steps import (
 )
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
-from siprec.sip.message import SipResponse
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.useragent import Result, UserAgent
 
 log = logging.getLogger(__name__)
+
+
+def _max_breadth(invite: SipRequest) -> int | None:
+    value = (invite.get("max-breadth") or "").strip()
+    return min(int(value), MAX_BREADTH) if value.isdecimal() and len(value) < 6 else None
 
 
 @dataclass(slots=True)
@@ -384,7 +390,13 @@ class ActiveRecording:
         self._new_description()
         self._answer = None
         self._dialog = dialog = RsDialog(
-            around.agent, self.targets[action.target], self.profile, self.settings, around.from_uri, self
+            around.agent,
+            self.targets[action.target],
+            self.profile,
+            self.settings,
+            around.from_uri,
+            self,
+            _max_breadth(self.call.invite),
         )
         try:
             body = self._body(action.document, True, action.inactive)

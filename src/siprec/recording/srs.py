@@ -11,6 +11,7 @@ from siprec import sdp
 from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError, SessionDescription
+from siprec.sip.date import format_date
 from siprec.sip.digest import Credentials, CredentialStore
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
@@ -86,6 +87,7 @@ class RsDialog(CallHandler):
         server: SIP URI of the SRS.
         profile, settings: see :mod:`siprec.recording.settings`.
         from_uri: names the SRC where `settings` does not (SRC-07).
+        max_breadth: Max-Breadth of the call's INVITE, which caused this one (UAC-19, RFC 5393 5.4.3), if it has any.
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class RsDialog(CallHandler):
         settings: RecordingSettings,
         from_uri: str,
         owner: DialogOwner,
+        max_breadth: int | None = None,
     ) -> None:
+        self._max_breadth = max_breadth
         self.agent = agent
         self.server = server
         self.profile = profile
@@ -137,7 +141,9 @@ class RsDialog(CallHandler):
         self._start = (target, body, hop)
         octets, headers = _encode(body, self._metadata_type)
         content_type = headers[0][1]
-        lines = [_REQUIRE, ("Accept", ACCEPT), *headers[1:]]
+        lines = [_REQUIRE, self._date(), ("Accept", ACCEPT), *headers[1:]]
+        if self._max_breadth is not None:
+            lines.append(("Max-Breadth", str(self._max_breadth)))
         given = {name.lower() for name, _ in lines}
         lines += [(n, v) for n, v in check_headers(settings.headers) if n.lower() not in given]
         credentials = None
@@ -187,7 +193,7 @@ class RsDialog(CallHandler):
                     self._no_update = True
             done(result)
 
-        lines = [_REQUIRE, ("Accept", ACCEPT), *headers[1:]]
+        lines = [_REQUIRE, self._date(), ("Accept", ACCEPT), *headers[1:]]
         if body.sdp:
             call.reinvite(octets, headers[0][1], lines, finished)
         else:
@@ -220,7 +226,11 @@ class RsDialog(CallHandler):
         if self._call is None:
             self.agent.clock.call_later(0, done)
         else:
-            self._call.bye(done=lambda result: done())
+            self._call.bye((self._date(),), done=lambda result: done())
+
+    def _date(self) -> tuple[str, str]:
+        """When it happened, by our clock (CTL-08, SRS-22)."""
+        return "Date", format_date(self.agent.clock.wall())
 
     # -- CallHandler ---------------------------------------------------------------------------------------------------
 

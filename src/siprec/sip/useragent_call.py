@@ -141,6 +141,11 @@ class Call:
             self._queue.add(Queued(method, body, content_type, tuple(headers), done, offer))
 
     @property
+    def supported(self) -> str:
+        """The Supported header of our requests in this call; empty: none."""
+        return self.agent.supported
+
+    @property
     def busy(self) -> bool:
         """Whether an exchange of ours has to wait: an INVITE or offer is open, in either direction (UAC-06)."""
         return (

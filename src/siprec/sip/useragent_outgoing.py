@@ -65,6 +65,11 @@ class OutgoingCall(Call):
 
     # -- what the owner asks ---------------------------------------------------------------------------------------
 
+    @property
+    def supported(self) -> str:
+        """As in the INVITE: what the agent takes from callers need not be said here (SRC-13)."""
+        return ", ".join(self.invitation.supported)
+
     def cancel(self, headers: Headers = ()) -> None:
         """Give the call up before it is answered; ``handler.failed(..., "cancelled")`` follows when that is settled.
 

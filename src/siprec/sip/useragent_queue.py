@@ -80,7 +80,9 @@ class OfferQueue:
 
     def _timer_headers(self, item: Queued) -> list[tuple[str, str]]:
         call = self._call
-        headers = [("Allow", call.agent.allow), ("Supported", call.agent.supported)]
+        headers = [("Allow", call.agent.allow)]
+        if call.supported:
+            headers.append(("Supported", call.supported))
         agreement = call.session_timer.agreement
         if agreement is not None:
             # RFC 4028 7.4: keep interval and role.

@@ -1,0 +1,220 @@
+"""The recorder as a UAS, on the simulated network: which INVITEs are recording sessions, what bodies may look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from siprec import sdp
+from siprec.recorder.library import RecorderLibrary
+from siprec.recorder.ports import PortPool
+from siprec.recorder.server import RecorderServer
+from siprec.recorder.session import Recorder
+from siprec.recording.metadata import NameId, Participant, Recording, new_id, write
+from siprec.sip.date import format_date
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipResponse
+from siprec.sip.multipart import SDP_TYPE, Part, build_multipart
+from siprec.sip.uri import Uri
+from siprec.sip.useragent import Call, CallHandler, OutgoingCall, Result
+from tests.simulation.recording_world import World, party_sdp
+from tests.unit.recorder.recorder_harness import ManualPoller
+
+OFFER = party_sdp("127.0.0.1", "sendonly")
+XML = write(Recording(participants=(Participant(new_id(), (NameId("sip:alice@example.com"),)),)))
+METADATA = "application/rs-metadata+xml"
+
+
+def dated(wall: float | None) -> list[tuple[str, str]]:
+    return [("Date", format_date(wall))] if wall is not None else []
+
+
+class Client(CallHandler):
+    """A recording client with its recorder."""
+
+    def __init__(self, tmp_path: Path, *, strict: bool = False) -> None:
+        self.world = World()
+        self.recorder = Recorder(RecorderLibrary(tmp_path), PortPool("127.0.0.1"), self.world.clock, ManualPoller())
+        self.server = RecorderServer(self.recorder, strict=strict)
+        self.world.agent(self.world.network.node("10.0.0.8"), self.server.take)
+        self.agent, _ = self.world.agent(self.world.network.node("10.0.0.9"), None)
+        self.response: SipResponse | None = None
+        self.results: list[int] = []
+
+    def invite(
+        self,
+        body: bytes = OFFER,
+        content_type: str = SDP_TYPE,
+        *,
+        feature: str = "+sip.src",
+        require: str = "siprec",
+        supported: tuple[str, ...] = ("timer",),
+        date: float | None = None,
+    ) -> OutgoingCall:
+        call = self.agent.invite(
+            Uri.parse("sip:srs@10.0.0.8"),
+            from_=NameAddr("", "sip:src@10.0.0.9"),
+            to=NameAddr("", "sip:srs@10.0.0.8"),
+            handler=self,
+            headers=([("Require", require)] if require else []) + dated(date),
+            contact_params=feature,
+            body=body,
+            content_type=content_type,
+            supported=supported,
+        )
+        self.world.clock.run_for(1.0)
+        return call
+
+    def answered(self, call: Call, response: SipResponse) -> None:
+        self.response = response
+
+    def failed(self, call: Call, status: int, response: SipResponse | None, reason: str) -> None:
+        self.response = response
+
+    def done(self, result: Result) -> None:
+        self.results.append(result.status if isinstance(result, SipResponse) else 0)
+
+    @property
+    def status(self) -> int:
+        assert self.response is not None
+        return self.response.status
+
+    def close(self) -> None:
+        self.server.close()
+        self.world.clock.run_for(2.0)
+        self.recorder.close()
+        assert not self.server.calls
+
+
+@pytest.mark.parametrize(
+    ("feature", "require", "strict", "status"),
+    [
+        ("+sip.src", "siprec", True, 200),
+        ("", "siprec", True, 400),
+        ("", "siprec", False, 200),  # SRS-02: deployed clients forget it
+        ("+sip.src", "", True, 421),
+        ("+sip.src", "", False, 421),
+        ("", "", False, 421),
+    ],
+)
+def test_a_recording_session_has_the_tag_and_the_feature_parameter(
+    tmp_path: Path, feature: str, require: str, strict: bool, status: int
+) -> None:
+    client = Client(tmp_path, strict=strict)
+    client.invite(feature=feature, require=require)
+    assert client.status == status
+    assert len(client.recorder.sessions) == (status == 200)
+    if status == 200:
+        assert client.response is not None
+        contact = client.response.contact
+        assert contact is not None
+        assert "+sip.srs" in contact.params
+    client.close()
+
+
+def parts(*order: str, subtype: str = "mixed") -> tuple[str, bytes]:
+    made = {
+        "sdp": Part.make(SDP_TYPE, OFFER),
+        "xml": Part.make(METADATA, XML, disposition="recording-session"),
+        "old": Part.make("application/rs-metadata", XML, disposition="recording-session"),
+        "note": Part.make("text/plain", b"hello"),
+    }
+    return build_multipart([made[name] for name in order], subtype)
+
+
+def nested() -> tuple[str, bytes]:
+    content_type, body = parts("sdp", "note", subtype="alternative")
+    return build_multipart([Part.make(content_type, body), Part.make(METADATA, XML, disposition="recording-session")])
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "documents"),
+    [
+        (SDP_TYPE, OFFER, 0),  # SRS-27: nobody says who talks
+        (*parts("sdp", "xml"), 1),
+        (*parts("xml", "sdp"), 1),
+        (*parts("old", "sdp"), 1),
+        (*parts("sdp"), 0),
+        (*parts("note", "sdp", "xml"), 1),
+    ],
+)
+def test_bodies_of_every_shape_are_read(tmp_path: Path, content_type: str, body: bytes, documents: int) -> None:
+    client = Client(tmp_path)
+    client.invite(body, content_type)
+    assert client.status == 200
+    (session,) = client.recorder.sessions
+    assert sum(len(r.documents) for r in session.recordings) == documents
+    assert len(session.state.participants) == documents
+    client.close()
+
+
+def test_parts_may_be_nested(tmp_path: Path) -> None:
+    content_type, body = nested()
+    client = Client(tmp_path)
+    client.invite(body, content_type)
+    # Of alternatives the last one understood counts: text is not, the description is (RFC 2046 5.1.4).
+    assert client.status == 200
+    (session,) = client.recorder.sessions
+    assert len(session.recordings[0].documents) == 1
+    client.close()
+
+
+def test_metadata_come_by_update_and_in_a_bye(tmp_path: Path) -> None:
+    client = Client(tmp_path)
+    call = client.invite()
+    (session,) = client.recorder.sessions
+    (recording,) = session.recordings
+    disposition = [("Content-Disposition", "recording-session")]
+    call.update(XML, METADATA, disposition, client.done)
+    client.world.clock.run_for(1.0)
+    assert client.results == [200]
+    assert len(recording.documents) == 1
+    call.bye(disposition, XML, METADATA, client.done)
+    client.world.clock.run_for(2.0)
+    assert client.results == [200, 200]
+    assert len(recording.documents) == 2  # SRS-26
+    assert not client.recorder.sessions
+    client.close()
+
+
+def test_an_invite_without_offer_is_refused(tmp_path: Path) -> None:
+    client = Client(tmp_path)
+    client.invite(b"")
+    assert client.status == 488
+    client.close()
+
+
+def test_the_answer_takes_each_direction_of_the_call(tmp_path: Path) -> None:
+    line = b"m=audio 4000 RTP/AVP 0\r\na=label:%d\r\na=sendonly\r\n"
+    head = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+    video = b"m=video 4000 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=label:%d\r\na=sendonly\r\n"
+    client = Client(tmp_path)
+    client.invite(head + line % 1 + line % 2 + video % 3 + video % 4)
+    assert client.response is not None
+    answer = sdp.parse(client.response.body)
+    assert [m.kind for m in answer.media] == ["audio", "audio", "video", "video"]
+    assert all(m.port and m.direction == "recvonly" for m in answer.media)
+    assert [m.label for m in answer.media] == ["1", "2", "3", "4"]
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("off", "counts"),
+    [(0.0, "arrival"), (-7.0, "date"), (30.0, "date"), (-86500.0, "arrival"), (None, "arrival")],
+)
+def test_beginning_and_end_are_when_the_date_says(tmp_path: Path, off: float | None, counts: str) -> None:  # SRS-22
+    client = Client(tmp_path)
+    began = client.world.clock.wall()
+    call = client.invite(date=began + off if off is not None else None)
+    (session,) = client.recorder.sessions
+    (recording,) = session.recordings
+    client.world.clock.run_for(60)
+    over = client.world.clock.wall()
+    call.bye(dated(over + off if off is not None else None))
+    client.world.clock.run_for(2)
+    for seen, arrived in ((recording.started, began), (recording.ended, over)):
+        assert seen is not None
+        shift = (off or 0.0) if counts == "date" else 0.0
+        assert seen == pytest.approx(arrived + shift, abs=1.0)
+    client.close()
