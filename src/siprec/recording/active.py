@@ -165,6 +165,11 @@ class ActiveRecording:
         wall = self.around.clock.wall()
         self._post(Event(Kind.STOP, self._document().detached(wall), reason=reason))
 
+    def hurry(self) -> None:
+        """Where it is ending: do not wait for the SRS's answer to the last metadata."""
+        if self.machine.state is State.ENDING:
+            self._timed_out()
+
     def call_ended(self, wall: float, reasons: tuple[Reason, ...], reason: str) -> None:
         """The call ended at `wall`: what there is to tell goes to the SRS, then BYE."""
         self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason))

@@ -363,6 +363,11 @@ class RecordingService(CallObserver):
         for recording in list(self._active()):
             recording.stop(reason)
 
+    def hurry(self) -> None:
+        """Let those that are ending wait for no answer of their SRS any more: BYE."""
+        for recording in list(self._active()):
+            recording.hurry()
+
     def _active(self) -> Iterator[ActiveRecording]:
         for recorder in list(self._recorders.values()):
             yield from list(recorder.recordings.values())

@@ -257,11 +257,10 @@ class ProxyProcess:
         """End recordings and close everything."""
         self.loop.remove_signal_handler(signal.SIGUSR1)
         self.recording.stop_all()
-        for _ in range(20):
-            # The BYEs to the SRSs get a moment.
-            if not self.agent.counts()["calls"]:
-                break
-            await asyncio.sleep(0.1)
+        # The last metadata and the BYEs to the SRSs get a moment; who does not answer gets its BYE all the same.
+        if not await self._calm(2.0):
+            self.recording.hurry()
+            await self._calm(2.0)
         if self.api is not None:
             await self.api.stop()
         await self.transport.close()
@@ -271,6 +270,14 @@ class ProxyProcess:
             self.proofs.close()
             await asyncio.to_thread(self.proof_log.close)
         self.clock.close()
+
+    async def _calm(self, seconds: float) -> bool:
+        """Wait until no recording session is left, but not longer than that."""
+        for _ in range(round(seconds / 0.05)):
+            if not self.agent.counts()["calls"]:
+                return True
+            await asyncio.sleep(0.05)
+        return False
 
     def reload(self) -> Reloaded:
         """Read configuration and script again; calls and recordings that exist go on as they began.
