@@ -1,6 +1,7 @@
 """SDP security descriptions (RFC 4568): `a=crypto` lines read, chosen from and answered.
 
-Suites: RFC 4568 6.2 (AES-128, tags of 80 and 32 bits) and RFC 6188 (AES-256, the same tags); F8 is not taken.
+Suites: RFC 4568 6.2 (AES-128, tags of 80 and 32 bits), RFC 6188 (AES-256, the same tags) and RFC 7714 (GCM); F8 is
+not taken.
 Nothing here encrypts; nothing here shows a key: `repr` leaves it out (it is safe to log), errors never quote a line.
 """
 
@@ -27,7 +28,7 @@ class CryptoError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One crypto suite: lengths in octets, as keyed by RFC 4568 6.2 and RFC 6188 4."""
+    """One crypto suite: lengths in octets, as keyed by RFC 4568 6.2, RFC 6188 4 and RFC 7714 14.2."""
 
     name: str
     key_length: int
@@ -46,6 +47,8 @@ SUITES: dict[str, Suite] = {
         Suite("AES_CM_128_HMAC_SHA1_32", 16),
         Suite("AES_256_CM_HMAC_SHA1_80", 32),
         Suite("AES_256_CM_HMAC_SHA1_32", 32),
+        Suite("AEAD_AES_128_GCM", 16, 12),
+        Suite("AEAD_AES_256_GCM", 32, 12),
     )
 }
 

@@ -13,6 +13,7 @@ from siprec.recorder import rtcp, rtp
 from siprec.recorder.metadata import Id
 from siprec.recorder.pipeline import LineBatch, RawPacket, SourceBatch
 from siprec.recorder.ports import Poller, PortPair
+from siprec.recorder.secure import LineKeys, SrtpPolicy, acceptable
 from siprec.sip.clock import Clock
 
 Address = tuple[str, int]
@@ -21,7 +22,6 @@ _DATAGRAM = 9216
 _DRAIN = 256  # datagrams read per wake-up, so that one stream cannot starve the others
 _MAX_RAW = 20_000
 _COMFORT_NOISE = 13
-_PROTOCOLS = {"RTP/AVP", "RTP/AVPF"}
 
 
 def codec_table(media: sdp.MediaDescription) -> dict[int, codecs.Codec]:
@@ -43,9 +43,9 @@ def codec_table(media: sdp.MediaDescription) -> dict[int, codecs.Codec]:
     return table
 
 
-def accepted_formats(media: sdp.MediaDescription, kinds: frozenset[str]) -> list[str]:
+def accepted_formats(media: sdp.MediaDescription, kinds: frozenset[str], srtp: SrtpPolicy = "allow") -> list[str]:
     """Formats of an m-line that are taken, where media of `kinds` are; none: it is rejected with port 0."""
-    if media.port == 0 or media.proto not in _PROTOCOLS or media.kind not in kinds:
+    if media.port == 0 or media.kind not in kinds or not acceptable(media, srtp):
         return []
     table = codec_table(media)
     known = [number for number, codec in table.items() if codec.kind != "unknown"]
@@ -91,6 +91,8 @@ class MediaLine:
     mux: bool = False
     receiving: bool = True
     trusted: frozenset[str] = frozenset()
+    keys: LineKeys | None = None
+    """What the stream is encrypted with (SRTP); None: it is not."""
     rtcp_target: Address | None = None
     pauses: list[Pause] = field(default_factory=list)
     codec_names: list[str] = field(default_factory=list)
@@ -162,11 +164,18 @@ class MediaLine:
             if data[1] & 0x7F not in self.table:
                 self.receiver.counters.malformed += 1
                 return
-        if self.source is None or address[0] != self.source[0]:
-            # First come, first served, until the address that signalling named speaks up; nobody else afterwards.
-            if self.source is not None and not (address[0] in self.trusted and self.source[0] not in self.trusted):
-                self.receiver.counters.stranger += 1
+        known = self.source is not None and address[0] == self.source[0]
+        # First come, first served, until the address that signalling named speaks up; nobody else afterwards.
+        if not (known or self.source is None or (address[0] in self.trusted and self.source[0] not in self.trusted)):
+            self.receiver.counters.stranger += 1
+            return
+        if self.keys is not None:
+            clear = self.keys.decryptor.rtp(data)
+            if clear is None:
+                self.receiver.counters.srtp_rejected += 1
                 return
+            data = clear
+        if not known:
             self.source = address
         self.last_media = now
         if not self.receiving:
@@ -182,6 +191,12 @@ class MediaLine:
         if self.source is not None and address[0] != self.source[0] and address[0] not in self.trusted:
             self.receiver.counters.stranger += 1
             return
+        if self.keys is not None:
+            clear = self.keys.decryptor.rtcp(data)
+            if clear is None:
+                self.receiver.counters.srtp_rejected += 1
+                return
+            data = clear
         compound = rtcp.parse(data)
         self.rtcp_received += 1
         self.rtcp_malformed += compound.malformed
@@ -233,6 +248,11 @@ class MediaLine:
         data = self.reporter.bye(now, active) if last else self.reporter.report(now, active)
         if target is None:
             return
+        if self.keys is not None:
+            secured = self.keys.encryptor.rtcp(data)
+            if secured is None:
+                return
+            data = secured
         sock = self.pair.rtp if self.mux else self.pair.rtcp
         try:
             sock.sendto(data, target)
@@ -245,6 +265,7 @@ class MediaLine:
         line.table, line.codec_names, line.mux = self.table, list(self.codec_names), self.mux
         line.trusted, line.source, line.rtcp_target = self.trusted, self.source, self.rtcp_target
         line._rtcp_source = self._rtcp_source
+        line.keys = self.keys
         line.last_media = self.last_media
         if self.pauses and self.pauses[-1].end is None:
             line.pause(wall)

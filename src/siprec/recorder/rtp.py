@@ -90,6 +90,8 @@ class Counters:
     late: int = 0
     malformed: int = 0
     stranger: int = 0
+    srtp_rejected: int = 0
+    """SRTP and SRTCP that was not authentic (the wrong key, damage, forgery), or came twice."""
     unknown_payload_type: int = 0
     probation: int = 0
     jitter: float = 0.0
@@ -104,7 +106,7 @@ class Counters:
         """Sum `other` into this one; the jitter kept is the larger."""
         for name in (
             "received", "octets", "expected", "duplicate", "reordered", "late", "malformed", "stranger",
-            "unknown_payload_type", "probation",
+            "srtp_rejected", "unknown_payload_type", "probation",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.jitter = max(self.jitter, other.jitter)
@@ -121,6 +123,7 @@ class Counters:
             "late": self.late,
             "malformed": self.malformed,
             "stranger": self.stranger,
+            "srtp_rejected": self.srtp_rejected,
             "unknown_payload_type": self.unknown_payload_type,
             "probation": self.probation,
             "jitter_ms": round(self.jitter * 1000, 3),

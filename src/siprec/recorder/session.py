@@ -25,6 +25,7 @@ from siprec.recorder.metadata_parts import keys, trim
 from siprec.recorder.metadata_state import MetadataState
 from siprec.recorder.ports import Poller, PortPool
 from siprec.recorder.recording import Recording
+from siprec.recorder.secure import SrtpPolicy, keys_for
 from siprec.recorder.writer import DiskWriter
 from siprec.sip.clock import Clock, Timer
 
@@ -48,7 +49,7 @@ class RecorderSettings:
     `advertised` is the address in answers where it differs from the one bound; `mix_rate` in Hz (None: the highest of
     the streams); `max_lines` the streams a recording session may have at a time; `kinds` the media that are accepted
     (all but audio is kept as raw RTP); `reject_bad_metadata` refuses requests whose metadata cannot be read, instead of
-    recording without it.
+    recording without it; `srtp` says which transports are taken.
     """
 
     audio_format: Format = "wav"
@@ -59,6 +60,7 @@ class RecorderSettings:
     kinds: frozenset[str] = frozenset({"audio", "video", "text"})
     reject_bad_metadata: bool = False
     strict_metadata: bool = False
+    srtp: SrtpPolicy = "allow"
 
 
 @dataclass(eq=False)
@@ -253,9 +255,10 @@ class RecordingSession:
     def _acceptable(self, description: sdp.SessionDescription) -> list[list[str]]:
         """Formats of each m-line that are taken; none: it is rejected with port 0."""
         tables: list[list[str]] = []
-        left = self.recorder.settings.max_lines
+        settings = self.recorder.settings
+        left = settings.max_lines
         for media in description.media:
-            formats = accepted_formats(media, self.recorder.settings.kinds) if left > 0 else []
+            formats = accepted_formats(media, settings.kinds, settings.srtp) if left > 0 else []
             left -= bool(formats)
             tables.append(formats)
         return tables
@@ -290,6 +293,7 @@ class RecordingSession:
         line.codec_names = [codec.name for codec in table.values()]
         line.label = media.label or line.label
         line.mux = media.rtcp_mux
+        line.keys = keys_for(media, line.keys)
         connection = media.connection
         trusted = frozenset(a for a in (connection.address if connection else "", self.src_address) if a)
         if trusted != line.trusted:
@@ -297,6 +301,8 @@ class RecordingSession:
         target = media.rtcp
         line.rtcp_target = target if target and self._numeric(target[0]) else None
         answer = sdp.answer_media(media, port=line.pair.port, formats=formats, wanted="recvonly")
+        if line.keys is not None:
+            answer.set_attribute("crypto", line.keys.answer)
         if answer.direction == "recvonly":
             line.resume(wall)
         else:

@@ -158,6 +158,7 @@ def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict
         "file": None,
         "raw_file": None,
         "offered_codecs": line.codec_names,
+        "srtp": line.keys.remote.suite.name if line.keys else None,
         "source": f"{line.source[0]} port {line.source[1]}" if line.source else None,
         "port": line.pair.port,
         "packets": counters,

@@ -107,6 +107,9 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     """Streams that one recording session may have at a time; further ones are declined."""
     strict: bool = False
     """Refuse recording clients whose Contact lacks ``+sip.src``."""
+    srtp: Literal["off", "allow", "require"] = "allow"
+    """SRTP with keys in the SDP: declined, taken where it is offered, or the only thing that is taken. Keys in SDP are
+    as safe as the signalling: listen on ``tls:``."""
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -54,6 +54,7 @@ async def _main(config: Config, base: Path) -> int:
             advertised=settings.advertise,
             max_sessions=settings.max_sessions,
             max_lines=settings.max_streams,
+            srtp=settings.srtp,
         ),
     )
     endpoint = Endpoint()
