@@ -8,25 +8,35 @@ the first packet that fails is tried with others, the authentication tag says wh
 
 from __future__ import annotations
 
+import importlib
 import struct
 from collections.abc import Callable, Iterable
-from typing import Final
-
-from pylibsrtp import Error, Policy, Session
+from typing import Any, Final, Protocol
 
 from siprec import sdp_crypto
 from siprec.sdp_crypto import Crypto
 
 __all__ = ["SUPPORTED", "Decryptor", "Encryptor", "choose", "is_secure", "offer_lines", "plain", "secured"]
 
-_PROFILES: Final[dict[str, int]] = {
-    "AES_CM_128_HMAC_SHA1_80": Policy.SRTP_PROFILE_AES128_CM_SHA1_80,
-    "AES_CM_128_HMAC_SHA1_32": Policy.SRTP_PROFILE_AES128_CM_SHA1_32,
-    "AEAD_AES_256_GCM": Policy.SRTP_PROFILE_AEAD_AES_256_GCM,
-    "AEAD_AES_128_GCM": Policy.SRTP_PROFILE_AEAD_AES_128_GCM,
+
+def _load() -> Any:
+    try:
+        return importlib.import_module("pylibsrtp")
+    except ImportError:  # no wheel for this machine: SRTP is declined, all else works
+        return None
+
+
+_LIBRARY: Final = _load()
+_PROFILES: Final = {
+    "AES_CM_128_HMAC_SHA1_80": "SRTP_PROFILE_AES128_CM_SHA1_80",
+    "AES_CM_128_HMAC_SHA1_32": "SRTP_PROFILE_AES128_CM_SHA1_32",
+    "AEAD_AES_256_GCM": "SRTP_PROFILE_AEAD_AES_256_GCM",
+    "AEAD_AES_128_GCM": "SRTP_PROFILE_AEAD_AES_128_GCM",
 }
-SUPPORTED: Final = tuple(_PROFILES)
+SUPPORTED: Final = tuple(_PROFILES) if _LIBRARY is not None else ()
 """Suites that can be used here. AES-256 in counter mode is not among them."""
+_OUT, _IN = "SSRC_ANY_OUTBOUND", "SSRC_ANY_INBOUND"
+_Refused: Final[type[Exception]] = _LIBRARY.Error if _LIBRARY is not None else ValueError
 MAX_SSRCS: Final = 64
 """Sources that one key encrypts for: each costs memory that cannot be given back without repeating its key stream."""
 ROC_SEARCH: Final = 256
@@ -61,18 +71,27 @@ def offer_lines(like: Crypto | None = None) -> tuple[Crypto, ...]:
     """What is offered: fresh keys, the strongest first that everybody knows; `like` puts the equal of that one first,
     so that a copy is no weaker than what it is a copy of (SEC-08)."""
     suites = ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"]
-    if like is not None and like.suite.name not in suites and like.suite.name in _PROFILES:
+    if like is not None and like.suite.name not in suites and like.suite.name in SUPPORTED:
         suites.insert(0, like.suite.name)
     return tuple(sdp_crypto.generate(tag, suite) for tag, suite in enumerate(suites, 1))
 
 
-def _session(crypto: Crypto, direction: int) -> Session:
-    profile = _PROFILES.get(crypto.suite.name)
-    if profile is None:
+class _Session(Protocol):
+    def protect(self, packet: bytes) -> bytes: ...
+    def protect_rtcp(self, packet: bytes) -> bytes: ...
+    def unprotect(self, packet: bytes) -> bytes: ...
+    def unprotect_rtcp(self, packet: bytes) -> bytes: ...
+
+
+def _session(crypto: Crypto, direction: str) -> _Session:
+    if crypto.suite.name not in SUPPORTED:
         raise sdp_crypto.CryptoError(f"{crypto.suite.name} is not supported")
-    policy = Policy(key=crypto.key, ssrc_type=direction, srtp_profile=profile)
+    known = _LIBRARY.Policy
+    profile = getattr(known, _PROFILES[crypto.suite.name])
+    policy = known(key=crypto.key, ssrc_type=getattr(known, direction), srtp_profile=profile)
     policy.window_size = _WINDOW
-    return Session(policy)
+    found: _Session = _LIBRARY.Session(policy)
+    return found
 
 
 class Encryptor:
@@ -87,7 +106,7 @@ class Encryptor:
     def __init__(self, crypto: Crypto) -> None:
         self.crypto = crypto
         self.failed = 0
-        self._session = _session(crypto, Policy.SSRC_ANY_OUTBOUND)
+        self._session = _session(crypto, _OUT)
         self._ssrcs: set[bytes] = set()
 
     def rtp(self, packet: bytes) -> bytes | None:
@@ -106,7 +125,7 @@ class Encryptor:
             self._ssrcs.add(ssrc)
         try:
             return protect(packet)
-        except (Error, ValueError):  # ValueError: longer than the library takes
+        except (_Refused, ValueError):  # ValueError: longer than the library takes
             self.failed += 1
             return None
 
@@ -124,8 +143,8 @@ class Decryptor:
         self.cryptos = cryptos
         self.failed = 0
         self.replayed = 0
-        self._sessions = [_session(crypto, Policy.SSRC_ANY_INBOUND) for crypto in cryptos]
-        self._late: dict[bytes, Session] = {}
+        self._sessions = [_session(crypto, _IN) for crypto in cryptos]
+        self._late: dict[bytes, _Session] = {}
         self._searches = 0
 
     def rtp(self, packet: bytes) -> bytes | None:
@@ -136,7 +155,7 @@ class Decryptor:
         for session in (late, *self._sessions) if late is not None else self._sessions:
             try:
                 return session.unprotect(packet)
-            except Error as error:
+            except _Refused as error:
                 again = again or "replay" in str(error)
             except ValueError:
                 break
@@ -160,7 +179,7 @@ class Decryptor:
         for session in self._sessions:
             try:
                 return session.unprotect_rtcp(packet)
-            except (Error, ValueError) as error:
+            except (_Refused, ValueError) as error:
                 if "replay" in str(error):
                     self.replayed += 1
                     return None
@@ -168,13 +187,13 @@ class Decryptor:
         return None
 
 
-def _joined_late(crypto: Crypto, packet: bytes) -> tuple[Session, bytes] | None:
+def _joined_late(crypto: Crypto, packet: bytes) -> tuple[_Session, bytes] | None:
     """A session whose ROC fits `packet`, and the packet decrypted; None if there is no such ROC.
 
     The library lets no ROC be set: packets of our own, as only we can make them, take the session there.
     """
     sequence, ssrc = struct.unpack_from("!H4xI", packet, 2)
-    sender, receiver = _session(crypto, Policy.SSRC_ANY_OUTBOUND), _session(crypto, Policy.SSRC_ANY_INBOUND)
+    sender, receiver = _session(crypto, _OUT), _session(crypto, _IN)
     start = (sequence - _WINDOW) & 0xFFFF  # short of the packet, which would else be a replay
     for step in range(4 * ROC_SEARCH):
         index = start + step * _STEP
@@ -182,6 +201,6 @@ def _joined_late(crypto: Crypto, packet: bytes) -> tuple[Session, bytes] | None:
             receiver.unprotect(sender.protect(_HEADER.pack(0x80, 0, index & 0xFFFF, 0, ssrc)))
             if step % 4 == 0:
                 return receiver, receiver.unprotect(packet)
-        except Error:
+        except _Refused:
             pass
     return None
