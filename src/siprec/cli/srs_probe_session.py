@@ -20,7 +20,7 @@ from siprec.recording import metadata
 from siprec.recording.metadata import Recording
 from siprec.recording.offer import RsDescription, stream_key
 from siprec.recording.settings import RecordingProfile
-from siprec.recording.srs import Body, PeerOffer, RsDialog, description_of
+from siprec.recording.srs import Body, PeerOffer, RsDialog, RsPeer
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.useragent import Call, Reply, Result, UserAgent
@@ -186,7 +186,7 @@ class ProbeSession:
             if not done.done():
                 done.set_result(result)
 
-        self.dialog.exchange(body, finished, self._offered)
+        self.dialog.exchange(body, finished, self.follow)
         return await self.within(done, name, "INVITE" if body.sdp else "UPDATE", began)
 
     async def within(self, done: asyncio.Future[Result], name: str, method: str, began: float) -> Result:
@@ -210,11 +210,6 @@ class ProbeSession:
         await asyncio.wait({self._gone}, timeout=seconds)
         if self._gone.done():
             raise WalkEnded(self._gone.result())
-
-    def _offered(self, response: SipResponse) -> None:
-        answer = description_of(response)
-        if answer is not None:
-            self.follow(answer)
 
     def follow(self, theirs: SessionDescription) -> None:
         """Send where, what and whether the SRS's description says (SDP-10)."""
@@ -268,18 +263,18 @@ class ProbeSession:
         if check_request(self.findings, request):
             self.snapshots += 1
 
-    def rs_answered(self, dialog: RsDialog, answer: SessionDescription) -> None:
+    def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """See `DialogOwner`."""
         self.follow(answer)
         if not self._up.done():
             self._up.set_result((200, "OK"))
 
-    def rs_refused(self, dialog: RsDialog, status: int, reason: str) -> None:
+    def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See `DialogOwner`."""
         if not self._up.done():
             self._up.set_result((status, reason))
 
-    def rs_offer(self, dialog: RsDialog, offer: PeerOffer) -> None:
+    def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
         """The SRS pauses, resumes, drops a stream, or wants our offer."""
         if offer.description is None:
             offer.answer(self.offer(self.state))
@@ -293,16 +288,16 @@ class ProbeSession:
         self.follow(offer.description)
         offer.answer(Body(answer))
 
-    def rs_answer_in_ack(self, dialog: RsDialog, answer: SessionDescription) -> None:
+    def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """See `DialogOwner`."""
         self.follow(answer)
 
-    def rs_snapshot(self, dialog: RsDialog) -> None:
+    def rs_snapshot(self, dialog: RsPeer) -> None:
         """META-13, META-14: everything, at once, with the description as it is."""
         if not self._ending:
-            dialog.exchange(self.offer(self.state), lambda result: None, self._offered)
+            dialog.exchange(self.offer(self.state), lambda result: None, self.follow)
 
-    def rs_ended(self, dialog: RsDialog, status: int, reason: str) -> None:
+    def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See `DialogOwner`."""
         if not self._gone.done():
             self._gone.set_result(reason)

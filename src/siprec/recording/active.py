@@ -21,7 +21,7 @@ from siprec.recording.metadata import IdSource, Reason, Recording, new_id, write
 from siprec.recording.offer import RsDescription
 from siprec.recording.session import RecordingSession
 from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs import Body, PeerOffer, RsDialog, description_of
+from siprec.recording.srs import Body, PeerOffer, RsDialog, RsPeer
 from siprec.recording.steps import (
     Action,
     AnswerPeer,
@@ -41,6 +41,7 @@ from siprec.recording.steps import (
     SetTimer,
     State,
 )
+from siprec.recording.trunks import TrunkPool
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipRequest, SipResponse
@@ -60,7 +61,7 @@ class Surroundings:
 
     `from_uri` names the SRC in From (SRC-07); `group_secret` keys group identifiers; `failed(recording, reason)` is
     told of calls that are not recorded although they should be; `releasing(recording)` before the copies end,
-    `connected(recording)` when they flow for the first time.
+    `connected(recording)` when they flow for the first time; `trunks` are the recording sessions that calls share.
     """
 
     clock: Clock
@@ -73,6 +74,7 @@ class Surroundings:
     failed: Callable[[ActiveRecording, str], None] = lambda recording, reason: None
     releasing: Callable[[ActiveRecording], None] = lambda recording: None
     connected: Callable[[ActiveRecording], None] = lambda recording: None
+    trunks: TrunkPool | None = None
 
 
 class ActiveRecording:
@@ -114,7 +116,7 @@ class ActiveRecording:
         self._tag = ""
         self._subscription: Subscription | None = None
         self._description: RsDescription | None = None
-        self._dialog: RsDialog | None = None
+        self._dialog: RsPeer | None = None
         self._answer: SessionDescription | None = None
         self._peer: PeerOffer | None = None
         self._attached = 0.0
@@ -391,18 +393,12 @@ class ActiveRecording:
     # -- the SRS -------------------------------------------------------------------------------------------------------
 
     def _invite(self, action: Invite) -> None:
-        around = self.around
         self._new_description()
         self._answer = None
-        self._dialog = dialog = RsDialog(
-            around.agent,
-            self.targets[action.target],
-            self.profile,
-            self.settings,
-            around.from_uri,
-            self,
-            _max_breadth(self.call.invite),
-        )
+        self._dialog = dialog = self._peer_at(self.targets[action.target])
+        if dialog is None:
+            self._later(Event(Kind.REFUSED, status=503, reason="the standing recording session is elsewhere"))
+            return
         try:
             body = self._body(action.document, True, action.inactive)
         except SdpError as error:
@@ -410,13 +406,22 @@ class ActiveRecording:
             return
         dialog.invite(body)
 
+    def _peer_at(self, server: str) -> RsPeer | None:
+        """A recording session of this call's own with `server`, or its place in one that is shared."""
+        around = self.around
+        if self.profile.session != "per-call" and around.trunks is not None:
+            return around.trunks.leg(self.instance, self.profile, self.settings, server, self)
+        breadth = _max_breadth(self.call.invite)
+        return RsDialog(around.agent, server, self.profile, self.settings, around.from_uri, self, breadth)
+
     def _body(self, document: Recording | None, with_sdp: bool, inactive: bool) -> Body:
         description = self._description
         octets, labels = b"", None
         if with_sdp and description is not None:
             octets = description.offer(inactive)
             labels = self.metadata.labels(description.labels)
-        return Body(octets, write(document, labels) if document is not None else b"")
+        whole = self.machine.sent if document is not None else None
+        return Body(octets, write(document, labels) if document is not None else b"", whole, labels or {})
 
     def _exchange(self, action: Exchange) -> None:
         dialog = self._dialog
@@ -430,8 +435,8 @@ class ActiveRecording:
             self._later(Event(Kind.EXCHANGE_FAILED, status=500, reason=f"offer: {error.reason}"))
             return
 
-        def offered(response: SipResponse) -> None:
-            self._answer = description_of(response) or self._answer
+        def offered(answer: SessionDescription) -> None:
+            self._answer = answer
 
         def done(result: Result) -> None:
             refused = isinstance(result, SipResponse) and result.status in (405, 501)
@@ -442,7 +447,7 @@ class ActiveRecording:
 
         dialog.exchange(body, done, offered)
 
-    def _exchanged(self, dialog: RsDialog, result: Result, with_sdp: bool) -> None:
+    def _exchanged(self, dialog: RsPeer, result: Result, with_sdp: bool) -> None:
         if dialog is not self._dialog or result == "ended":
             # The dialog is over, which is told by itself (`rs_ended`).
             return
@@ -498,18 +503,18 @@ class ActiveRecording:
 
     # -- DialogOwner ---------------------------------------------------------------------------------------------------
 
-    def rs_answered(self, dialog: RsDialog, answer: SessionDescription) -> None:
+    def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
             self._answer = answer
             self._post(Event(Kind.ANSWERED))
 
-    def rs_refused(self, dialog: RsDialog, status: int, reason: str) -> None:
+    def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
             self._post(Event(Kind.REFUSED, status=status, reason=reason))
 
-    def rs_offer(self, dialog: RsDialog, offer: PeerOffer) -> None:
+    def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is not self._dialog or self.machine.state in (State.ENDED, State.FORKING, State.INVITING):
             offer.refuse(481)
@@ -519,18 +524,18 @@ class ActiveRecording:
         self._peer = offer
         self._post(Event(Kind.PEER_OFFER))
 
-    def rs_answer_in_ack(self, dialog: RsDialog, answer: SessionDescription) -> None:
+    def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
             self._answer = answer
             self._post(Event(Kind.PEER_ANSWER))
 
-    def rs_snapshot(self, dialog: RsDialog) -> None:
+    def rs_snapshot(self, dialog: RsPeer) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
             self._post(Event(Kind.SNAPSHOT))
 
-    def rs_ended(self, dialog: RsDialog, status: int, reason: str) -> None:
+    def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
             self._post(Event(Kind.LOST if status else Kind.PEER_BYE, status=status, reason=reason))

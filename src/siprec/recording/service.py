@@ -32,6 +32,7 @@ from siprec.recording.settings import (
     check_headers,
     check_uri,
 )
+from siprec.recording.trunks import TrunkPool
 from siprec.sip.clock import Clock
 from siprec.sip.headers import TOKEN, NameAddr
 from siprec.sip.message import SipMessage, encode
@@ -79,6 +80,7 @@ class RecordingService(CallObserver):
         self.around = Surroundings(
             clock, agent, self.events, from_uri, group_secret, new_id, GroupRegistry(new_id), self._failed
         )
+        self.trunks = self.around.trunks = TrunkPool(clock, agent, from_uri)
         self.profiles: Mapping[str, RecordingProfile] = {}
         self.set_profiles(profiles or {})
         self._recorders: dict[str, CallRecorder] = {}
@@ -94,6 +96,11 @@ class RecordingService(CallObserver):
             if profile.on_failure == "end-call" and self.hang_up is None:
                 raise ValueError(f'recording.{name}.on_failure: "end-call" is not possible here')
         self.profiles = dict(profiles)
+        self.trunks.configure(self.profiles)
+
+    def open(self) -> None:
+        """The network is there: set up the recording sessions that stand without calls (SCN-01)."""
+        self.trunks.open()
 
     # -- the proxy's observer ------------------------------------------------------------------------------------------
 
@@ -359,14 +366,16 @@ class RecordingService(CallObserver):
         return counts
 
     def stop_all(self, reason: str = "shutdown") -> None:
-        """End every recording (drain); the calls go on."""
+        """End every recording, and the recording sessions that stand without (drain); the calls go on."""
         for recording in list(self._active()):
             recording.stop(reason)
+        self.trunks.close()
 
     def hurry(self) -> None:
         """Let those that are ending wait for no answer of their SRS any more: BYE."""
         for recording in list(self._active()):
             recording.hurry()
+        self.trunks.hurry()
 
     def _active(self) -> Iterator[ActiveRecording]:
         for recorder in list(self._recorders.values()):

@@ -214,6 +214,13 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
 
     srs: list[str] | str
     """The SRSs in order, as a list or separated by commas."""
+    session: Literal["per-call", "shared", "persistent"] = "per-call"
+    """One recording session for each call; one that all calls with the same `group` share while there are any (without
+    a group: all of this profile); or one that stands from the start, which calls join and leave by re-INVITE, and which
+    is set up again whenever it fails. Shared sessions go over TCP, where neither the URI nor `transport` says else."""
+    calls_per_session: int = 16
+    """How many calls share a recording session, and as many as one SIP message can describe; the next one begins
+    another."""
     start: Literal["answer", "early"] = "answer"
     """When a recording begins that was wanted before: with the answer, or with the first early media (a provisional
     response with a description), if there are any."""
@@ -290,6 +297,8 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             raise SettingError("tone_interval must exceed tone_duration by at least 0.5 seconds")
         if not 0 <= self.rebuilds <= 1000:
             raise SettingError("rebuilds must lie in 0..1000")
+        if not 1 <= self.calls_per_session <= 100:
+            raise SettingError("calls_per_session must lie in 1..100")
         if self.session_expires and self.session_expires < 90:
             raise SettingError("session_expires must be 0 or at least 90 (RFC 4028 4)")
         if self.password and not self.username:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from siprec import sdp
-from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
+from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE, Recording
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.date import format_date
@@ -31,16 +31,24 @@ _REQUIRE: Final = ("Require", "siprec")
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What goes to the SRS in one message: SDP, metadata, or both (META-07)."""
+    """What goes to the SRS in one message: SDP, metadata, or both (META-07).
+
+    `document` and `labels` (by stream id) are for who puts several calls together: the whole of the metadata as they
+    are now, and what the streams are called in `sdp`.
+    """
 
     sdp: bytes = b""
     metadata: bytes = b""
+    document: Recording | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class PeerOffer:
     """An offer of the SRS that waits for its answer, or its wish for one of ours (offerless re-INVITE)."""
 
-    def __init__(self, description: SessionDescription | None, reply: Reply, metadata_type: str) -> None:
+    def __init__(
+        self, description: SessionDescription | None, reply: Callable[..., object], metadata_type: str
+    ) -> None:
         self.description = description
         self._reply = reply
         self._metadata_type = metadata_type
@@ -58,25 +66,62 @@ class PeerOffer:
 
 
 class DialogOwner(Protocol):
-    """Whom an `RsDialog` tells what happens. `dialog` is the one it happened to: a superseded one may still speak."""
+    """Whom an `RsPeer` tells what happens. `dialog` is the one it happened to: a superseded one may still speak."""
 
-    def rs_answered(self, dialog: RsDialog, answer: SessionDescription) -> None:
+    def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """The SRS takes the recording; `answer` accepts at least one stream."""
 
-    def rs_refused(self, dialog: RsDialog, status: int, reason: str) -> None:
+    def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
         """The SRS does not take it; 408 and 503 also when nothing was answered."""
 
-    def rs_offer(self, dialog: RsDialog, offer: PeerOffer) -> None:
+    def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
         """The SRS changes the session, or asks for our offer."""
 
-    def rs_answer_in_ack(self, dialog: RsDialog, answer: SessionDescription) -> None:
+    def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """The SRS's answer to the offer it had asked for."""
 
-    def rs_snapshot(self, dialog: RsDialog) -> None:
+    def rs_snapshot(self, dialog: RsPeer) -> None:
         """The SRS wants a full snapshot; its request is answered."""
 
-    def rs_ended(self, dialog: RsDialog, status: int, reason: str) -> None:
+    def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """The dialog is over: by BYE of the SRS (`status` 0), or broken (408, 481)."""
+
+
+class RsPeer(Protocol):
+    """A recording session as the recording of a call sees it: a dialog of its own (`RsDialog`), or its part in one that
+    is shared (:class:`siprec.recording.trunk.Leg`)."""
+
+    @property
+    def call_id(self) -> str:
+        """Call-ID of the RS."""
+
+    @property
+    def needs_sdp(self) -> bool:
+        """See `RsDialog`."""
+
+    def invite(self, body: Body) -> None:
+        """See `RsDialog`."""
+
+    def cancel(self) -> None:
+        """See `RsDialog`."""
+
+    def exchange(
+        self, body: Body, done: Callable[[Result], None], offered: Callable[[SessionDescription], None]
+    ) -> None:
+        """See `RsDialog`."""
+
+    def send(
+        self,
+        method: str,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        content_type: str,
+        done: Callable[[Result], None],
+    ) -> bool:
+        """See `RsDialog`."""
+
+    def bye(self, done: Callable[[], None]) -> None:
+        """See `RsDialog`."""
 
 
 class RsDialog(CallHandler):
@@ -172,12 +217,14 @@ class RsDialog(CallHandler):
         if self._call is not None:
             self._call.cancel((("Reason", 'SIP;cause=487;text="call ended"'),))
 
-    def exchange(self, body: Body, done: Callable[[Result], None], offered: Callable[[SipResponse], None]) -> None:
+    def exchange(
+        self, body: Body, done: Callable[[Result], None], offered: Callable[[SessionDescription], None]
+    ) -> None:
         """A re-INVITE with SDP, or an UPDATE with metadata alone; by re-INVITE when the SRS knows no UPDATE.
 
         A re-INVITE with metadata alone is offerless (META-18), so the metadata then take the present SDP along: the
-        caller has to put it into `body` (see `needs_sdp`). `offered(response)` gets the 2xx to a re-INVITE before
-        `done(result)` is called.
+        caller has to put it into `body` (see `needs_sdp`). `offered(answer)` gets what a 2xx to a re-INVITE holds
+        before `done(result)` is called.
         """
         call = self._call
         if call is None:
@@ -188,7 +235,9 @@ class RsDialog(CallHandler):
         def finished(result: Result) -> None:
             if isinstance(result, SipResponse):
                 if body.sdp and 200 <= result.status < 300:
-                    offered(result)
+                    answer = description_of(result)
+                    if answer is not None:
+                        offered(answer)
                 elif not body.sdp and result.status in (405, 501):
                     self._no_update = True
             done(result)

@@ -249,6 +249,7 @@ class ProxyProcess:
             name, port = listener.advertise
             if name:
                 self.identity.add(address.transport, name, port or address.port)
+        self.recording.open()
         if self.api is not None:
             await self.api.start()
         self.loop.add_signal_handler(signal.SIGUSR1, self._report)
