@@ -31,9 +31,21 @@ def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
 
 def media_port(_given: list[int] = []) -> int:  # noqa: B006 -- counts through the whole test run
     """An even port below the ephemeral ones with some free ports above it, another one at each call."""
-    start = (_given[-1] if _given else 20000 + os.getpid() % 50 * 100) + 40
-    _given.append(start if start < 29000 else 20000)
+    for _ in range(200):
+        start = (_given[-1] if _given else 20000 + os.getpid() % 50 * 100) + 40
+        _given.append(start if start < 29000 else 20000)
+        if all(_free(_given[-1] + offset) for offset in range(4)):
+            break
     return _given[-1]
+
+
+def _free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
