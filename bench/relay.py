@@ -1,10 +1,12 @@
-"""CPU of the media relay per packet.
+"""CPU of media relays per packet, and what they add in delay and loss.
 
-    python bench/relay.py [--streams N] [--seconds S] [--against rtpengine]
+    python bench/relay.py [--streams 100,1000] [--seconds S] [--servers native,python,rtpengine,rtpproxy] [--limit]
 
-Plays N one-way RTP streams (50 packets a second each, 172 octets) through a relay that runs as a process of its own on
-loopback: once relayed only, once relayed and forked to a recorder. Prints user + system time of the relay process per
-packet received, and what was lost. A receiver whose socket is too small counts as loss, so the sockets here are large.
+Plays N one-way RTP streams (50 packets a second each, 172 octets, evenly spread) through each server, which runs as a
+process of its own on loopback: once relayed only, once relayed and forked to a recorder; and, for comparison, without
+any server. Prints per packet received the user + system time of the server process, what was lost on the way, and the
+delay from sender to receiver (bench/traffic.c sends and receives; it is compiled on the spot). ``--limit`` looks for
+the number of streams at which more than one packet in a thousand is lost, in steps of 1,000.
 """
 
 from __future__ import annotations
@@ -13,43 +15,49 @@ import argparse
 import asyncio
 import contextlib
 import os
-import select
+import resource
 import shutil
 import socket
-import struct
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-from siprec import sdp
-from siprec.media import sockets
-from siprec.media.engine import MediaError, MediaSession
-from siprec.media.rtpengine import RtpEngine
-from siprec.relay.child import start_relay
-from siprec.relay.process import LoopClock, RelayOptions
+from relay_servers import SERVERS, Server
 
-INTERVAL = 0.02
+PAYLOAD = 160
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Result:
+    """Of one run. `p50`, `p99`: µs from sending to receiving; `cpu`: seconds of the server."""
+
     name: str
-    received: int
+    streams: int
     sent: int
-    copies: int
-    seconds: float
+    relayed: int
+    forked: int
+    copies: bool
+    p50: int
+    p99: int
+    cpu: float
+
+    @property
+    def lost(self) -> int:
+        """Packets that did not come out, relayed or forked."""
+        return max(0, self.sent - self.relayed) + (max(0, self.sent - self.forked) if self.copies else 0)
+
+    @property
+    def loss(self) -> float:
+        return self.lost / max(1, self.sent * (1 + self.copies))
 
     def line(self) -> str:
-        cost = self.seconds / max(1, self.received) * 1e6
-        expected = self.received * (2 if self.copies else 1)
-        got = self.sent + self.copies
+        kind = "relayed and forked" if self.copies else "relayed"
         return (
-            f"{self.name:42} {self.received:8} packets  {cost:6.2f} µs CPU per packet"
-            f"  lost {max(0, expected - got):5} of {expected} sent on"
+            f"{self.name:24} {self.streams:6} streams {kind:18} {self.cpu / max(1, self.sent) * 1e6:7.2f} µs CPU"
+            f"   lost {self.lost:6} of {self.sent * (1 + self.copies):8}   delay p50 {self.p50:5} p99 {self.p99:6} µs"
         )
 
 
@@ -66,163 +74,96 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def udp_pair() -> tuple[socket.socket, int]:
+def udp() -> socket.socket:
+    """A socket on an even port, as RTP has them."""
     while True:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
-        if port % 2 == 0:
-            return sock, port
+        if sock.getsockname()[1] % 2 == 0:
+            return sock
         sock.close()
 
 
-def description(port: int, direction: str = "sendrecv") -> bytes:
-    return (
-        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
-        f"m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na={direction}\r\n"
-    ).encode()
+def compile_traffic(folder: str) -> str:
+    """bench/traffic.c as a program; its path."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        sys.exit("bench/relay.py needs a C compiler for its load (Debian: gcc)")
+    program = f"{folder}/traffic"
+    source = Path(__file__).with_name("traffic.c")
+    subprocess.run([compiler, "-O2", "-pthread", "-o", program, str(source)], check=True)
+    return program
 
 
-class Sink(threading.Thread):
-    """Counts datagrams on many sockets."""
-
-    def __init__(self, targets: list[socket.socket]) -> None:
-        super().__init__(daemon=True)
-        self._epoll = select.epoll()
-        self._sockets = {sock.fileno(): sock for sock in targets}
-        for sock in targets:
-            sock.setblocking(False)
-            self._epoll.register(sock.fileno(), select.EPOLLIN)
-        self.count = 0
-        self._run = True
-
-    def run(self) -> None:
-        buffer = bytearray(2048)
-        while self._run:
-            for number, _ in self._epoll.poll(0.2):
-                with contextlib.suppress(OSError):
-                    while True:
-                        self._sockets[number].recv_into(buffer)
-                        self.count += 1
-
-    def stop(self) -> None:
-        self._run = False
-        self.join()
-        self._epoll.close()
-
-
-def play(senders: list[tuple[socket.socket, tuple[str, int]]], seconds: float) -> int:
-    """Send in real time, spread over each interval; how many packets went out."""
-    payload = b"\xff" * 160
-    start = time.monotonic()
-    step = INTERVAL / max(1, len(senders))
-    sent = 0
-    for tick in range(round(seconds / INTERVAL)):
-        for number, (sock, target) in enumerate(senders):
-            due = start + tick * INTERVAL + number * step
-            wait = due - time.monotonic()
-            if wait > 0.0005:
-                time.sleep(wait)
-            sock.sendto(struct.pack("!BBHII", 0x80, 0, tick & 0xFFFF, tick * 160, number + 1) + payload, target)
-            sent += 1
-    return sent
-
-
-@contextlib.contextmanager
-def rtpengine() -> Iterator[tuple[int, tuple[str, int]]]:
-    if shutil.which("rtpengine") is None:
-        sys.exit("rtpengine is not installed (Debian: rtpengine-daemon)")
-    sock, port = udp_pair()
-    sock.close()
-    command = [
-        "rtpengine",
-        "--config-file=none",
-        "--table=-1",
-        "--interface=127.0.0.1",
-        f"--listen-ng=127.0.0.1:{port}",
-        "--foreground",
-    ]
-    command += ["--log-stderr", "--log-level=3", "--pidfile=/dev/null", "--port-min=40000", "--port-max=59999"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process.pid, ("127.0.0.1", port)
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-async def measure(engine: RtpEngine, pid: int, name: str, streams: int, seconds: float, *, fork: bool) -> Result:
-    loop = asyncio.get_running_loop()
-
-    async def ask(start: object) -> object:
-        future: asyncio.Future[object] = loop.create_future()
-        start(future.set_result)  # type: ignore[operator]
-        result = await future
-        if isinstance(result, MediaError):
-            raise result
-        return result
-
-    senders, receivers, recorders, sessions = [], [], [], []
-    for number in range(streams):
-        (a, port_a), (b, port_b) = udp_pair(), udp_pair()
-        session = MediaSession(f"{name}-{fork}-{number}", "a", "b")
-        sessions.append(session)
-        await ask(lambda done, s=session, p=port_a: engine.offer(s, description(p), done))
-        body = await ask(lambda done, s=session, p=port_b: engine.answer(s, description(p), done))
-        assert isinstance(body, bytes)
-        senders.append((a, ("127.0.0.1", sdp.parse(body).media[0].port)))
-        receivers.append(b)
-        if fork:
-            subscription = await ask(lambda done, s=session: engine.subscribe_request(s, ["a"], done))
-            recorder, port = udp_pair()
-            recorders.append(recorder)
-            tag = subscription.tag  # type: ignore[attr-defined]
-            answer = description(port, "recvonly")
-            await ask(lambda done, s=session, t=tag, body=answer: engine.subscribe_answer(s, t, body, done))
-    sinks = [Sink(receivers), *([Sink(recorders)] if fork else [])]
-    for sink in sinks:
-        sink.start()
-    before = cpu(pid)
-    sent = await asyncio.to_thread(play, senders, seconds)
-    await asyncio.sleep(1)
-    used = cpu(pid) - before
-    for sink in sinks:
-        sink.stop()
-    for session in sessions:
-        await ask(lambda done, s=session: engine.delete(s, done))
-    for sock in [*(sock for sock, _ in senders), *receivers, *recorders]:
-        sock.close()
-    return Result(
-        f"{name}, {'relayed and forked' if fork else 'relayed'}", sent, sinks[0].count, sinks[-1].count * fork, used
+async def play(program: str, lines: list[str], descriptors: list[int], seconds: float) -> list[list[str]]:
+    process = await asyncio.create_subprocess_exec(
+        program, f"{seconds}", f"{PAYLOAD}", stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors
     )
+    out, _ = await process.communicate("\n".join(lines).encode())
+    if process.returncode != 0:
+        sys.exit(f"traffic ended with status {process.returncode}")
+    return [line.split() for line in out.decode().splitlines()]
 
 
-async def bench(streams: int, seconds: float, against: str) -> None:
-    loop = asyncio.get_running_loop()
-    async with contextlib.AsyncExitStack() as stack:
-        relay = await start_relay(RelayOptions(ports=(20000, 39999)))
-        stack.push_async_callback(relay.stop)
-        servers = [("siprec relay", relay.pid, relay.ng_address)]
-        if against == "rtpengine":
-            pid, address = stack.enter_context(rtpengine())
-            await asyncio.sleep(1)
-            servers.append(("rtpengine (user space)", pid, address))
-        print(f"{streams} streams, {seconds:g} s, 50 packets/s each")
-        for name, pid, address in servers:
-            engine = RtpEngine(LoopClock(loop), sockets.udp(loop, address), name=name)
-            stack.callback(engine.close)
-            for fork in (False, True):
-                print((await measure(engine, pid, name, streams, seconds, fork=fork)).line(), flush=True)
+async def measure(server: Server | None, program: str, streams: int, seconds: float, *, fork: bool) -> Result:
+    """One run through `server`, or from sender to receiver directly."""
+    with contextlib.ExitStack() as opened:
+        lines, descriptors = [], []
+        for number in range(streams):
+            sender, receiver = opened.enter_context(udp()), opened.enter_context(udp())
+            recorder = opened.enter_context(udp()) if fork else None
+            names = [each.getsockname()[1] for each in (sender, receiver, recorder) if each is not None]
+            port = names[1]
+            if server is not None:
+                port = await server.stream(number, names[0], names[1], names[2] if fork else None)
+            lines += [f"S {sender.fileno()} {port}", f"R {receiver.fileno()}"]
+            descriptors += [sender.fileno(), receiver.fileno()]
+            if recorder is not None:
+                lines.append(f"F {recorder.fileno()}")
+                descriptors.append(recorder.fileno())
+        await asyncio.sleep(0.5)
+        before = cpu(server.pid) if server is not None else 0.0
+        sent, relayed, forked = await play(program, lines, descriptors, seconds)
+        used = cpu(server.pid) - before if server is not None else 0.0
+        if server is not None:
+            await server.end(streams)
+        name = server.name if server is not None else "no server"
+        delays = int(relayed[3]), int(relayed[5])
+        return Result(name, streams, int(sent[1]), int(relayed[1]), int(forked[1]), fork, *delays, used)
+
+
+async def bench(names: list[str], counts: list[int], seconds: float, *, limit: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        program = compile_traffic(folder)
+        for streams in counts:
+            print((await measure(None, program, streams, seconds, fork=False)).line(), flush=True)
+            for name in names:
+                async with SERVERS[name]() as server:
+                    for fork in (False, True):
+                        print((await measure(server, program, streams, seconds, fork=fork)).line(), flush=True)
+        for name in names if limit else ():
+            for streams in range(1000, 6001, 1000):
+                async with SERVERS[name]() as server:
+                    result = await measure(server, program, streams, seconds, fork=True)
+                    print(result.line(), flush=True)
+                if result.loss > 0.001:
+                    break
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--streams", default="100,1000", help="numbers of streams, separated by commas")
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--against", choices=("rtpengine",), default="")
+    parser.add_argument("--servers", default="native,python", help=f"of {', '.join(SERVERS)}; or all")
+    parser.add_argument("--limit", action="store_true", help="look for the number of streams each server holds")
     found = parser.parse_args()
-    asyncio.run(bench(found.streams, found.seconds, found.against))
+    names = list(SERVERS) if found.servers == "all" else found.servers.split(",")
+    if unknown := set(names) - set(SERVERS):
+        sys.exit(f"no such server: {', '.join(sorted(unknown))}")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(bench(names, [int(each) for each in found.streams.split(",")], found.seconds, limit=found.limit))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+/* Load for bench/relay.py: sends RTP on many sockets, receives it on others, measures loss and delay.
+ *
+ *   traffic SECONDS PAYLOAD < list
+ *
+ * Each line of the list is one open descriptor, which the caller passes on: `S fd port` sends 50 packets a second to
+ * 127.0.0.1:port, `R fd` and `F fd` receive what was relayed and what was forked. Payloads carry the time of sending.
+ * Prints `sent N`, and for R and F `received N p50 MICROSECONDS p99 MICROSECONDS`.
+ */
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define INTERVAL 20000000 /* ns */
+#define BUCKETS 200000    /* µs */
+
+struct sender {
+    int fd;
+    struct sockaddr_in to;
+};
+
+static struct sender *senders;
+static size_t count, room;
+static uint64_t delays[2][BUCKETS + 1];
+static uint64_t received[2];
+static atomic_bool over;
+static int epoll;
+
+static int64_t now(void)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
+}
+
+static void *receive(void *unused)
+{
+    struct epoll_event events[256];
+    unsigned char packet[2048];
+    (void)unused;
+    while (!atomic_load(&over)) {
+        int ready = epoll_wait(epoll, events, 256, 100);
+        for (int i = 0; i < ready; i++) {
+            int fd = (int)(events[i].data.u64 >> 1), class = (int)(events[i].data.u64 & 1);
+            ssize_t size;
+            while ((size = recv(fd, packet, sizeof packet, MSG_DONTWAIT)) >= 20) {
+                int64_t sent;
+                memcpy(&sent, packet + 12, sizeof sent);
+                int64_t delay = (now() - sent) / 1000;
+                received[class]++;
+                delays[class][delay < 0 ? 0 : delay > BUCKETS ? BUCKETS : delay]++;
+                if (ready > 8)
+                    break; /* the rest after the others */
+            }
+        }
+    }
+    return NULL;
+}
+
+static unsigned percentile(int class, double part)
+{
+    uint64_t wanted = (uint64_t)(part * (double)received[class]), seen = 0;
+    for (unsigned i = 0; i <= BUCKETS; i++)
+        if ((seen += delays[class][i]) > wanted)
+            return i;
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 3)
+        return 2;
+    double seconds = atof(argv[1]);
+    size_t payload = (size_t)atoi(argv[2]);
+    unsigned char packet[2048] = {0};
+    char kind;
+    int fd, port;
+    if (payload < 8 || payload > sizeof packet - 12 || (epoll = epoll_create1(0)) < 0)
+        return 2;
+    while (scanf(" %c %d", &kind, &fd) == 2) {
+        if (kind == 'S') {
+            if (scanf("%d", &port) != 1)
+                return 2;
+            if (count == room && (senders = realloc(senders, (room = room * 2 + 64) * sizeof *senders)) == NULL)
+                return 1;
+            senders[count] = (struct sender){.fd = fd, .to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)}};
+            senders[count++].to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        } else {
+            struct epoll_event event = {.events = EPOLLIN};
+            event.data.u64 = (uint64_t)fd << 1 | (kind == 'F');
+            if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+                return 1;
+        }
+    }
+    prctl(PR_SET_TIMERSLACK, 1);
+    pthread_t thread;
+    if (count == 0 || pthread_create(&thread, NULL, receive, NULL) != 0)
+        return 1;
+    int64_t start = now() + 10000000;
+    uint64_t sent = 0, rounds = (uint64_t)(seconds * 1e9 / INTERVAL);
+    packet[0] = 0x80;
+    for (uint64_t round = 0; round < rounds; round++)
+        for (size_t i = 0; i < count; i++) {
+            int64_t due = start + (int64_t)round * INTERVAL + (int64_t)(INTERVAL * i / count), at = now();
+            if (due - at > 20000) {
+                struct timespec until = {.tv_sec = due / 1000000000, .tv_nsec = due % 1000000000};
+                clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+                at = now();
+            }
+            uint16_t seq = htons((uint16_t)round);
+            uint32_t stamp = htonl((uint32_t)round * 160), ssrc = htonl((uint32_t)i + 1);
+            memcpy(packet + 2, &seq, 2);
+            memcpy(packet + 4, &stamp, 4);
+            memcpy(packet + 8, &ssrc, 4);
+            memcpy(packet + 12, &at, 8);
+            if (sendto(senders[i].fd, packet, 12 + payload, 0, (struct sockaddr *)&senders[i].to,
+                       sizeof senders[i].to) > 0)
+                sent++;
+        }
+    double took = (double)(now() - start) / 1e9;
+    usleep(500000);
+    atomic_store(&over, true);
+    pthread_join(thread, NULL);
+    printf("sent %llu in %.3f\n", (unsigned long long)sent, took);
+    for (int class = 0; class < 2; class++)
+        printf("received %llu p50 %u p99 %u\n", (unsigned long long)received[class], percentile(class, 0.5),
+               percentile(class, 0.99));
+    return 0;
+}
