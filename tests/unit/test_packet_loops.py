@@ -389,7 +389,7 @@ def test_calls_that_come_and_go_under_traffic_never_get_each_others_media() -> N
 
 def test_the_native_objects_refuse_what_makes_no_sense_and_survive_being_closed() -> None:
     native = pytest.importorskip("siprec.relay._native", reason="the native packet loop was not built (no C compiler)")
-    thread, other = native.Loop(), native.Loop(nap=100)
+    thread, other = native.Loop(), native.Loop()
     with udp() as sock:
         channel = native.Channel(thread, sock, False, 0, 2.0, 0.0)
         wrongs: tuple[Callable[[], object], ...] = (

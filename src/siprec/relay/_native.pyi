@@ -5,10 +5,9 @@ import socket
 Address = tuple[str, int] | tuple[str, int, int, int] | None
 
 class Loop:
-    """A thread that serves the channels that are watched, until :meth:`close`. After each round it rests for `nap`
-    microseconds (0: not at all), so that packets are served several at a time."""
+    """A thread that serves the channels that are watched, until :meth:`close`."""
 
-    def __init__(self, nap: int = 0) -> None: ...
+    def __init__(self) -> None: ...
     offset: float
     """Seconds added to the monotonic clock."""
     @property

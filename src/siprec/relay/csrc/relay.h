@@ -64,7 +64,6 @@ typedef struct {
     bool stop; /* under `lock` */
     int epoll;
     int wake;
-    unsigned nap; /* microseconds */
     double offset; /* seconds, added to the monotonic clock */
     Slot *slots;
     uint32_t slot_count;
