@@ -26,13 +26,16 @@ from pathlib import Path
 
 from relay_servers import SERVERS, Server
 
+from siprec.media.engine import MediaError
+
 PAYLOAD = 160
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one run. `p50`, `p99`: µs from sending to receiving; `cpu`: seconds of the server."""
+    """Of one run. `p50`, `p99`: µs from sending to receiving; `cpu`: seconds of the server. `rate`: packets
+    a second that were sent; less than 50 a stream if the host had no time for it."""
 
     name: str
     streams: int
@@ -43,6 +46,7 @@ class Result:
     p50: int
     p99: int
     cpu: float
+    rate: float
 
     @property
     def lost(self) -> int:
@@ -56,7 +60,8 @@ class Result:
     def line(self) -> str:
         kind = "relayed and forked" if self.copies else "relayed"
         return (
-            f"{self.name:24} {self.streams:6} streams {kind:18} {self.cpu / max(1, self.sent) * 1e6:7.2f} µs CPU"
+            f"{self.name:24} {self.streams:5} streams, {self.rate:6.0f}/s {kind:18}"
+            f" {self.cpu / max(1, self.sent) * 1e6:7.2f} µs CPU"
             f"   lost {self.lost:6} of {self.sent * (1 + self.copies):8}   delay p50 {self.p50:5} p99 {self.p99:6} µs"
         )
 
@@ -130,7 +135,17 @@ async def measure(server: Server | None, program: str, streams: int, seconds: fl
             await server.end(streams)
         name = server.name if server is not None else "no server"
         delays = int(relayed[3]), int(relayed[5])
-        return Result(name, streams, int(sent[1]), int(relayed[1]), int(forked[1]), fork, *delays, used)
+        return Result(
+            name,
+            streams,
+            int(sent[1]),
+            int(relayed[1]),
+            int(forked[1]),
+            fork,
+            *delays,
+            used,
+            int(sent[1]) / float(sent[3]),
+        )
 
 
 async def bench(names: list[str], counts: list[int], seconds: float, *, limit: bool) -> None:
@@ -145,7 +160,11 @@ async def bench(names: list[str], counts: list[int], seconds: float, *, limit: b
         for name in names if limit else ():
             for streams in range(1000, 6001, 1000):
                 async with SERVERS[name]() as server:
-                    result = await measure(server, program, streams, seconds, fork=True)
+                    try:
+                        result = await measure(server, program, streams, seconds, fork=True)
+                    except (MediaError, RuntimeError) as error:
+                        print(f"{name:24} {streams:5} streams: {error}", flush=True)
+                        break
                     print(result.line(), flush=True)
                 if result.loss > 0.001:
                     break

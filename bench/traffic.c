@@ -31,7 +31,7 @@ struct sender {
 static struct sender *senders;
 static size_t count, room;
 static uint64_t delays[2][BUCKETS + 1];
-static uint64_t received[2];
+static _Atomic uint64_t received[2];
 static atomic_bool over;
 static int epoll;
 
@@ -148,7 +148,10 @@ int main(int argc, char **argv)
                 sent++;
         }
     double took = (double)(now() - start) / 1e9;
-    usleep(500000);
+    for (uint64_t before = UINT64_MAX, i = 0; before != received[0] + received[1] && i < 20; i++) {
+        before = received[0] + received[1]; /* until nothing comes any more */
+        usleep(500000);
+    }
     atomic_store(&over, true);
     pthread_join(thread, NULL);
     printf("sent %llu in %.3f\n", (unsigned long long)sent, took);

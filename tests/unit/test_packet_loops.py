@@ -96,8 +96,8 @@ class World:
     def settle(self) -> None:
         """Until everything sent was served. (Only while the thread serves all flows.)"""
         if isinstance(self.packets, NativeLoop):
-            thread = self.packets.thread
-            self.until(lambda: thread.datagrams == self.sent, "the thread serves every datagram")
+            packets = self.packets
+            self.until(lambda: packets.datagrams == self.sent, "the thread serves every datagram")
 
     def counters(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -265,7 +265,7 @@ def test_a_flow_that_needs_python_is_served_there_and_goes_back() -> None:
     with world("native") as it:
         assert isinstance(it.packets, NativeLoop)
         assert isinstance(it.from_a, NativeFlow)
-        thread, flow = it.packets.thread, it.from_a
+        packets, flow = it.packets, it.from_a
         for number in range(5):
             it.send(rtp(number))
         it.settle()
@@ -283,12 +283,12 @@ def test_a_flow_that_needs_python_is_served_there_and_goes_back() -> None:
         for number in range(5, 10):
             it.send(rtp(number, payload=b"Aa"))
         it.until(lambda: len(through) == 5, "Python serves it")
-        assert (thread.datagrams, it.packets.sockets) == (5, sockets)
+        assert (packets.datagrams, it.packets.sockets) == (5, sockets)
         flow.send = plain
         assert not flow.in_python
         for number in range(10, 15):
             it.send(rtp(number))
-        it.until(lambda: thread.datagrams == 10, "the thread serves it again")
+        it.until(lambda: packets.datagrams == 10, "the thread serves it again")
         foreign = Copies(flow, time.monotonic, 10.0)
         foreign.keep(10.0)
         flow.forks = (*flow.forks, foreign)
@@ -297,7 +297,7 @@ def test_a_flow_that_needs_python_is_served_there_and_goes_back() -> None:
         it.until(lambda: foreign.waiting == 5, "Python serves it for the fork's sake")
         flow.forks = flow.forks[:1]
         it.send(rtp(20))
-        it.until(lambda: thread.datagrams == 11, "the thread again")
+        it.until(lambda: packets.datagrams == 11, "the thread again")
         assert (flow.packets, flow.lost, flow.late, it.copies.packets) == (21, 0, 0, 21)
         heard = received(it.b)
         assert [struct.unpack_from("!H", packet, 2)[0] for packet in heard] == list(range(21))
@@ -346,7 +346,7 @@ def test_calls_that_come_and_go_under_traffic_never_get_each_others_media() -> N
             with ExitStack() as stack:
                 near, far, out, phone, srs = (stack.enter_context(udp()) for _ in range(5))
                 port = near.getsockname()[1]
-                flow, peer = packets.flow(near, Latching()), packets.flow(far, Latching())
+                flow, peer = (packets.flow(sock, Latching(), round_number) for sock in (near, far))
                 flow.pair(peer)
                 peer.pair(flow)
                 peer.signal(phone.getsockname())

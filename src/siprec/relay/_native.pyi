@@ -14,6 +14,9 @@ class Loop:
     def rounds(self) -> int:
         """Wake-ups so far."""
     @property
+    def channels(self) -> int:
+        """Channels that are watched."""
+    @property
     def datagrams(self) -> int:
         """Datagrams so far."""
     def close(self) -> None: ...

@@ -109,6 +109,7 @@ class Call:
         self.subscriptions: dict[str, Subscription] = {}
         self.players: dict[int, Player] = {}
         self.answered = False
+        self._group = plane.packets.group()
 
     # ---------- offer / answer
 
@@ -217,7 +218,12 @@ class Call:
             raise CallError(f"No ports: {error}") from error
         packets, latching = self.plane.packets, self.plane.latching
         try:
-            return Stream(kind, pair, packets.flow(pair.rtp, latching), packets.control(pair.rtcp, latching))
+            return Stream(
+                kind,
+                pair,
+                packets.flow(pair.rtp, latching, self._group),
+                packets.control(pair.rtcp, latching, self._group),
+            )
         except OSError as error:
             packets.remove(pair.rtp)
             pair.close()

@@ -46,14 +46,18 @@ class PacketLoop:
         """Sockets that are watched."""
         return len(self._flows) + len(self._others)
 
-    def flow(self, sock: socket.socket, latching: Latching) -> Flow:
+    def group(self) -> int:
+        """Where the flows of a new call are best served; only flows of the same group may be paired."""
+        return 0
+
+    def flow(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
         """A flow of RTP that arrives on `sock`, which is watched from now on. Raises OSError."""
         flow = Flow(sock, latching)
         self._serve_rtp(flow)
         return flow
 
-    def control(self, sock: socket.socket, latching: Latching) -> Flow:
-        """A flow of RTCP that arrives on `sock`, which is watched from now on. Raises OSError."""
+    def control(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
+        """The same for RTCP."""
         flow = Flow(sock, latching)
         self._serve_control(flow)
         return flow

@@ -1,6 +1,6 @@
 """The packet loop in C, for every flow that needs nothing of Python; the others stay with the loop in Python.
 
-A :class:`NativeFlow` keeps its state in C, and is served there by a thread of its own, without the GIL. As soon as
+A :class:`NativeFlow` keeps its state in C, and is served there by a thread, without the GIL. As soon as
 somebody replaces its `receive` or `send`, or puts something into its `forks` that is not of this loop (a sound is mixed
 in, media are encrypted), its socket is watched by Python instead: same state, same rules. It goes back when that ends.
 """
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 Choice: TypeAlias = Literal["auto", "native", "python"]
 
+MAX_THREADS: Final = 4
+BUSY: Final = 1000
+"""Sockets of a thread, of which half carry RTP, that make it take a quarter of a processor."""
 _LEARN: Final = {"any": 0, "host": 1, "signalled": 2}
 
 
@@ -53,7 +56,17 @@ def _of_channel(name: str, *, writable: bool = False) -> Any:
 class NativeFlow(Flow):
     """A flow whose state is in C."""
 
-    __slots__ = ("_foreign", "_forks", "_loop", "_plain_receive", "_plain_send", "_receive", "_send", "channel")
+    __slots__ = (
+        "_foreign",
+        "_forks",
+        "_loop",
+        "_plain_receive",
+        "_plain_send",
+        "_receive",
+        "_send",
+        "channel",
+        "thread",
+    )
 
     source = _of_channel("source")
     signalled = _of_channel("signalled")
@@ -74,7 +87,9 @@ class NativeFlow(Flow):
     heard = _of_channel("heard", writable=True)
     timestamp = _of_channel("timestamp", writable=True)
 
-    def __init__(self, loop: NativeLoop, sock: socket.socket, latching: Latching, *, control: bool) -> None:
+    def __init__(
+        self, loop: NativeLoop, thread: _native.Loop, sock: socket.socket, latching: Latching, *, control: bool
+    ) -> None:
         # not Flow's, which would set what lives in the channel
         self.sock = sock
         self.latching = latching
@@ -86,8 +101,10 @@ class NativeFlow(Flow):
         self._plain_receive = self._receive
         self._send: Callable[[memoryview, Address], int] | None = None
         self._plain_send: Callable[[memoryview, Address], int] | None = None
-        learn = _LEARN[latching.learn]
-        self.channel = loop.channel(sock, control, learn, latching.port_silence, latching.host_silence)
+        self.thread = thread
+        self.channel: _native.Channel = loop.module.Channel(
+            thread, sock, control, _LEARN[latching.learn], latching.port_silence, latching.host_silence
+        )
 
     @property
     def in_python(self) -> bool:
@@ -162,16 +179,18 @@ class NativeFlow(Flow):
 
 
 class NativeLoop(PacketLoop):
-    """Raises ImportError where the C extension was not built."""
+    """Several threads (0: as many as there are processors for us, four at most), of which each call has one. The next
+    one is used when the ones before are busy: few wake-ups for many packets are cheaper than the opposite. Raises
+    ImportError where the C extension was not built."""
 
     name = "native"
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], threads: int = 0) -> None:
         from siprec.relay import _native
 
         super().__init__(loop, now)
-        self._module = _native
-        self.thread = _native.Loop()
+        self.module = _native
+        self.threads = [_native.Loop() for _ in range(threads or min(len(os.sched_getaffinity(0)), MAX_THREADS))]
         self._native: dict[int, tuple[NativeFlow, Callable[[Flow], None]]] = {}
         self._in_python: set[int] = set()
 
@@ -179,27 +198,31 @@ class NativeLoop(PacketLoop):
     def sockets(self) -> int:
         return len(self._native) - len(self._in_python) + super().sockets
 
-    def flow(self, sock: socket.socket, latching: Latching) -> Flow:
-        return self._add(sock, latching, False)
+    def group(self) -> int:
+        counts = [thread.channels for thread in self.threads]
+        return next((i for i, count in enumerate(counts) if count < BUSY), counts.index(min(counts)))
 
-    def control(self, sock: socket.socket, latching: Latching) -> Flow:
-        return self._add(sock, latching, True)
+    @property
+    def datagrams(self) -> int:
+        """What the threads have served so far."""
+        return sum(thread.datagrams for thread in self.threads)
+
+    def flow(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
+        return self._add(sock, latching, group, False)
+
+    def control(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
+        return self._add(sock, latching, group, True)
 
     def copies(self, source: Flow, seconds: float) -> Sink:
-        return self._module.Copies(self.thread, seconds)
-
-    def channel(
-        self, sock: socket.socket, control: bool, learn: int, port_silence: float, host_silence: float
-    ) -> _native.Channel:
-        """For :class:`NativeFlow`."""
-        return self._module.Channel(self.thread, sock, control, learn, port_silence, host_silence)
+        assert isinstance(source, NativeFlow)
+        return self.module.Copies(source.thread, seconds)
 
     def is_native(self, sink: Sink) -> bool:
         """Can the thread serve it?"""
-        return type(sink) is self._module.Copies
+        return type(sink) is self.module.Copies
 
-    def _add(self, sock: socket.socket, latching: Latching, control: bool) -> Flow:
-        flow = NativeFlow(self, sock, latching, control=control)
+    def _add(self, sock: socket.socket, latching: Latching, group: int, control: bool) -> Flow:
+        flow = NativeFlow(self, self.threads[group % len(self.threads)], sock, latching, control=control)
         flow.channel.watch(True)
         self._native[sock.fileno()] = flow, self._serve_control if control else self._serve_rtp
         return flow
@@ -232,4 +255,5 @@ class NativeLoop(PacketLoop):
         super().close()
         self._native.clear()
         self._in_python.clear()
-        self.thread.close()
+        for thread in self.threads:
+            thread.close()

@@ -40,7 +40,8 @@ class SkewedClock:
     def skew(self, seconds: float) -> None:
         self._skew = seconds
         if isinstance(self._packets, NativeLoop):
-            self._packets.thread.offset = seconds
+            for thread in self._packets.threads:
+                thread.offset = seconds
 
     def now(self) -> float:
         return time.monotonic() + self._skew

@@ -84,6 +84,7 @@ int loop_watch(Loop *loop, Channel *channel)
     loop->free_slot = slot->next_free;
     slot->channel = channel;
     channel->watched = true;
+    loop->channels++;
     return 0;
 }
 
@@ -97,6 +98,7 @@ void loop_unwatch(Loop *loop, Channel *channel)
     slot->next_free = loop->free_slot;
     loop->free_slot = channel->slot;
     channel->watched = false;
+    loop->channels--;
 }
 
 /* Everything that waits on one socket, but no more than a burst: then it is asked for again, after the others. */
@@ -268,7 +270,7 @@ static PyObject *loop_get(PyObject *self, void *which)
 {
     Loop *loop = (Loop *)self;
     loop_lock(loop);
-    uint64_t rounds = loop->rounds, datagrams = loop->datagrams;
+    uint64_t rounds = loop->rounds, datagrams = loop->datagrams, channels = loop->channels;
     double offset = loop->offset;
     loop_unlock(loop);
     switch ((intptr_t)which) {
@@ -276,6 +278,8 @@ static PyObject *loop_get(PyObject *self, void *which)
         return PyLong_FromUnsignedLongLong(rounds);
     case 1:
         return PyLong_FromUnsignedLongLong(datagrams);
+    case 2:
+        return PyLong_FromUnsignedLongLong(channels);
     default:
         return PyFloat_FromDouble(offset);
     }
@@ -301,7 +305,8 @@ static PyMethodDef loop_methods[] = {
 static PyGetSetDef loop_getset[] = {
     {"rounds", loop_get, NULL, NULL, (void *)0},
     {"datagrams", loop_get, NULL, NULL, (void *)1},
-    {"offset", loop_get, loop_set_offset, NULL, (void *)2},
+    {"channels", loop_get, NULL, NULL, (void *)2},
+    {"offset", loop_get, loop_set_offset, NULL, (void *)3},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -68,6 +68,7 @@ typedef struct {
     Slot *slots;
     uint32_t slot_count;
     uint32_t free_slot; /* slot_count: none */
+    uint32_t channels; /* that are watched */
     uint64_t rounds;
     uint64_t datagrams;
     uint8_t *buffer;
