@@ -32,11 +32,18 @@ def serve(*, config: ConfigFile = None) -> int:
 
 
 @app.command
-def recorder(*, config: ConfigFile = None) -> int:
-    """Run the session recording server (SRS)."""
+def recorder(*, config: ConfigFile = None, invite: list[str] | None = None) -> int:
+    """Run the session recording server (SRS).
+
+    Parameters
+    ----------
+    invite
+        SIP URI of a recording client to ask for its calls (may be given again): sip:HOST for all of them,
+        sip:USER@DOMAIN for those of a user, sip:CALL-ID@HOST for one.
+    """
     from siprec.server.recorder_process import main as run_recorder
 
-    return run_recorder(config)
+    return run_recorder(config, invite or ())
 
 
 @app.command

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from siprec import sdp
 from siprec.recorder.errors import RecorderError
 from siprec.recorder.server import ACCEPT, EXTENSION, FEATURE, RecorderServer, RecordingCall, _metadata, _offer
+from siprec.sip.clock import Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
-from siprec.sip.message import SipResponse
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Call, OutgoingCall, UserAgent
 
 log = logging.getLogger(__name__)
 
 Outcome = Callable[[int, str], None]
+_FIRST_RETRY: Final = 1.0
+_LAST_RETRY: Final = 60.0
 
 
 class InvitedRecording(RecordingCall):
     """One recording session begun from this side; made by :func:`record_from`."""
 
-    def __init__(self, server: RecorderServer, outcome: Outcome) -> None:
+    def __init__(self, server: RecorderServer, outcome: Outcome, over: Callable[[], None]) -> None:
         self._server = server
         self._session = None
         self._outcome = outcome
+        self._over = over
         self._up = False
         self._outgoing: OutgoingCall
 
@@ -72,6 +77,12 @@ class InvitedRecording(RecordingCall):
         self._server.calls.discard(self)
         self._outcome(status, reason)
 
+    def _finish(self, reason: str, request: SipRequest | None = None) -> None:
+        began = self._session is not None
+        super()._finish(reason, request)
+        if began:
+            self._over()
+
     def hang_up(self, reason: str) -> None:
         """End the recording session, or the attempt."""
         if self._up:
@@ -90,13 +101,63 @@ def _decline(offer: bytes, address: str) -> bytes:
     return sdp.build_session(sdp.Origin(session_id="1", version="1", address=address), media, name="siprec").to_bytes()
 
 
+class Invitations:
+    """Recording clients that are asked for their calls again and again: 1, 2, 4 ... 60 seconds after a refusal, and one
+    second after a recording session ended. `from_` names this recorder."""
+
+    def __init__(self, server: RecorderServer, agent: UserAgent, from_: NameAddr) -> None:
+        self._server, self._agent, self._from = server, agent, from_
+        self._closed = False
+        self._timers: dict[str, Timer] = {}
+
+    def invite(self, target: Uri, delay: float = _FIRST_RETRY) -> None:
+        """Ask `target`, and keep asking."""
+        if self._closed:
+            return
+
+        def outcome(status: int, reason: str) -> None:
+            if status == 200:
+                log.info("recording from %s", target)
+            else:
+                log.warning("recording client %s: %d %s; again in %.0f s", target, status, reason, delay)
+                again(delay, min(delay * 2, _LAST_RETRY))
+
+        def again(after: float, following: float) -> None:
+            if not self._closed:
+                self._timers[target.text] = self._agent.clock.call_later(after, self.invite, target, following)
+
+        record_from(
+            self._server,
+            self._agent,
+            target,
+            from_=self._from,
+            to=NameAddr("", target.text),
+            outcome=outcome,
+            over=lambda: again(_FIRST_RETRY, _FIRST_RETRY),
+        )
+
+    def close(self) -> None:
+        """Ask no more; what runs is ended by :meth:`RecorderServer.close`."""
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+
+
 def record_from(
-    server: RecorderServer, agent: UserAgent, target: Uri, *, from_: NameAddr, to: NameAddr, outcome: Outcome
+    server: RecorderServer,
+    agent: UserAgent,
+    target: Uri,
+    *,
+    from_: NameAddr,
+    to: NameAddr,
+    outcome: Outcome,
+    over: Callable[[], None] = lambda: None,
 ) -> InvitedRecording:
     """Ask the recording client at `target` for its calls (SRS-04).
 
-    `outcome` is called once: with 200 when the recording runs, else with a SIP status and the reason.
+    `outcome` is called once: with 200 when the recording runs, else with a SIP status and the reason. `over` is called
+    when a recording that ran has ended.
     """
-    recording = InvitedRecording(server, outcome)
+    recording = InvitedRecording(server, outcome, over)
     recording.dial(agent, target, from_, to)
     return recording

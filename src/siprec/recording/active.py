@@ -397,7 +397,7 @@ class ActiveRecording:
         self._answer = None
         self._dialog = dialog = self._peer_at(self.targets[action.target])
         if dialog is None:
-            self._later(Event(Kind.REFUSED, status=503, reason="the standing recording session is elsewhere"))
+            self._later(Event(Kind.REFUSED, status=503, reason="no recording session to join"))
             return
         try:
             body = self._body(action.document, True, action.inactive)

@@ -32,22 +32,24 @@ class _Place(Generic[_O]):
 class Composition(Generic[_O]):
     """The SRC's half of a shared RS. M-lines never vanish (SDP-07); freed ones are used again (SDP-06).
 
-    `standing`: while nobody uses the first m-line it stays, inactive, so that there is something to agree upon.
+    `standing`: while nobody uses the first m-line it waits, inactive, so that there is something to agree upon.
     """
 
-    def __init__(self, session_id: str, *, standing: bool = False) -> None:
+    def __init__(self, session_id: str) -> None:
         self._session_id = session_id
-        self._standing = standing
+        self.standing = False
         self._places: list[_Place[_O]] = []
         self._origin: Origin | None = None
         self._written: tuple[str, ...] | None = None
-        if standing:
-            self._places.append(_Place(None, 0, _idle()))
+
+    def wait(self) -> None:
+        """An m-line for nobody yet."""
+        self._places.append(_Place(None, 0, _idle()))
 
     def copy(self) -> Composition[_O]:
         """The same, to try a change on."""
         other: Composition[_O] = Composition(self._session_id)
-        other._standing, other._places = self._standing, list(self._places)
+        other.standing, other._places = self.standing, list(self._places)
         other._origin, other._written = self._origin, self._written
         return other
 
@@ -67,7 +69,7 @@ class Composition(Generic[_O]):
         """Free the m-lines of `owner`."""
         for index, place in enumerate(self._places):
             if place.owner is owner:
-                idle = self._standing and index == 0 and place.line.kind == _IDLE[0]
+                idle = self.standing and index == 0 and place.line.kind == _IDLE[0]
                 self._places[index] = _Place(None, 0, _idle() if idle else _off(place.line))
 
     def __len__(self) -> int:

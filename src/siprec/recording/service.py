@@ -24,6 +24,7 @@ from siprec.recording.describe import GroupRegistry, Leg
 from siprec.recording.events import EventDispatcher
 from siprec.recording.indication import Indications
 from siprec.recording.metadata import IdSource, new_id
+from siprec.recording.requested import RequestedSessions, RequestSettings
 from siprec.recording.settings import (
     RecordingProfile,
     RecordingSettings,
@@ -85,6 +86,7 @@ class RecordingService(CallObserver):
         self.set_profiles(profiles or {})
         self._recorders: dict[str, CallRecorder] = {}
         self.indications = Indications(self)
+        self.requested: RequestedSessions | None = None
 
     def set_profiles(self, profiles: Mapping[str, RecordingProfile]) -> None:
         """Take a new configuration; recordings that exist keep theirs.
@@ -98,6 +100,16 @@ class RecordingService(CallObserver):
         self.profiles = dict(profiles)
         self.trunks.configure(self.profiles)
 
+    def answer_srs(self, settings: RequestSettings, calls: Callable[[], Iterable[Call]]) -> RequestedSessions:
+        """Take recording sessions that SRSs ask for (SRC-18): what is returned takes their INVITEs. `calls` are those
+        of the proxy."""
+
+        def engage(call: Call, instance: str, profile: RecordingProfile) -> str:
+            return self._engage(call, instance, profile, None, "")
+
+        self.requested = RequestedSessions(self.trunks, settings, lambda name: self.profiles.get(name), calls, engage)
+        return self.requested
+
     def open(self) -> None:
         """The network is there: set up the recording sessions that stand without calls (SCN-01)."""
         self.trunks.open()
@@ -109,6 +121,8 @@ class RecordingService(CallObserver):
         call.recorder = self
         if call.settings is None:
             call.settings = SiprecVariable()
+        if self.requested is not None:
+            self.requested.created(call)
 
     def call_early_media(self, call: Call) -> None:
         """Early media pass: begin what is to begin with them (R3)."""
@@ -249,6 +263,8 @@ class RecordingService(CallObserver):
 
     def _record(self, call: Call, name: str, settings: Any = None, start: str = "", *, promised: bool = False) -> str:
         profile = self.profiles.get(name)
+        if profile is None and self.requested is not None:
+            profile = self.requested.profile(name)
         if profile is None:
             return self._refused(call, name, "no such recording profile")
         return self._engage(call, name, profile, settings, start, promised=promised)

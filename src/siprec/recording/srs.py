@@ -55,7 +55,7 @@ class PeerOffer:
 
     def answer(self, body: Body) -> None:
         """200 with our description, and metadata where it was offerless (META-03)."""
-        octets, headers = _encode(body, self._metadata_type)
+        octets, headers = encode_body(body, self._metadata_type)
         content_type = next((value for name, value in headers if name == "Content-Type"), "")
         rest = [(name, value) for name, value in headers if name != "Content-Type"]
         self._reply(200, octets, content_type, rest)
@@ -153,7 +153,8 @@ class RsDialog(CallHandler):
         self.owner = owner
         self.call_id = agent.new_token()
         self._from = NameAddr("", settings.from_uri or from_uri)
-        self._call: OutgoingCall | None = None
+        self._call: Call | None = None
+        self._outgoing: OutgoingCall | None = None
         self._given_up = False
         self._metadata_type = profile.metadata_type
         self._start: tuple[Uri, Body, Hop | None] | None = None
@@ -184,7 +185,7 @@ class RsDialog(CallHandler):
     def _invite(self, target: Uri, body: Body, hop: Hop | None) -> None:
         profile, settings = self.profile, self.settings
         self._start = (target, body, hop)
-        octets, headers = _encode(body, self._metadata_type)
+        octets, headers = encode_body(body, self._metadata_type)
         content_type = headers[0][1]
         lines = [_REQUIRE, self._date(), ("Accept", ACCEPT), *headers[1:]]
         if self._max_breadth is not None:
@@ -194,7 +195,7 @@ class RsDialog(CallHandler):
         credentials = None
         if profile.username:
             credentials = CredentialStore([Credentials(profile.username, profile.password, realm=profile.realm)])
-        self._call = self.agent.invite(
+        self._call = self._outgoing = self.agent.invite(
             target,
             from_=self._from,
             to=NameAddr("", settings.to_uri or target.aor),
@@ -214,8 +215,8 @@ class RsDialog(CallHandler):
     def cancel(self) -> None:
         """Give the INVITE up; `rs_refused` follows (ERR-07)."""
         self._given_up = True
-        if self._call is not None:
-            self._call.cancel((("Reason", 'SIP;cause=487;text="call ended"'),))
+        if self._outgoing is not None:
+            self._outgoing.cancel((("Reason", 'SIP;cause=487;text="call ended"'),))
 
     def exchange(
         self, body: Body, done: Callable[[Result], None], offered: Callable[[SessionDescription], None]
@@ -230,7 +231,7 @@ class RsDialog(CallHandler):
         if call is None:
             self.agent.clock.call_later(0, done, "no dialog")
             return
-        octets, headers = _encode(body, self._metadata_type)
+        octets, headers = encode_body(body, self._metadata_type)
 
         def finished(result: Result) -> None:
             if isinstance(result, SipResponse):
@@ -381,7 +382,7 @@ def _loose(proxy: str) -> str:
     return uri.text if "lr" in uri.params else uri.replace(params={**uri.params, "lr": None}).text
 
 
-def _encode(body: Body, metadata_type: str) -> tuple[bytes, list[tuple[str, str]]]:
+def encode_body(body: Body, metadata_type: str) -> tuple[bytes, list[tuple[str, str]]]:
     """Octets and headers, Content-Type first. Metadata carry ``recording-session``; SDP and metadata go together in
     ``multipart/mixed`` (META-07, META-08)."""
     if body.sdp and body.metadata:

@@ -196,10 +196,11 @@ class Trunk:
         """``new``, ``calling``, ``up``, ``over``."""
         self.legs: list[Leg] = []
         self.dialog: RsDialog | None = None
+        """Set before it is opened: one that the SRS began."""
         self._agent, self._uri, self._settings, self._from_uri = agent, server, settings, from_uri
         self._up, self._over = up, over
         # The number in o= only has to be unique for us (RFC 8866 5.2).
-        self._agreed: Composition[Leg] = Composition(str(agent.random.getrandbits(53)), standing=standing)
+        self._agreed: Composition[Leg] = Composition(str(agent.random.getrandbits(53)))
         self._told: Recording | None = None
         self._batch: list[Leg] = []
         self._busy = False
@@ -289,15 +290,19 @@ class Trunk:
             self._hang_up()
 
     def _dial(self, batch: list[Leg]) -> None:
+        self._agreed.standing = self.standing
         trial = self._agreed.copy()
         for leg in batch:
             trial.put(leg, leg.lines)
+        if not len(trial):
+            trial.wait()
         document = union(leg.document for leg in batch)
         body = Body(trial.offer(), write(document, _labels(trial, batch)))
         self.state = "calling"
         self._last = False
         self._begin(batch, trial, document)
-        self.dialog = RsDialog(self._agent, self._uri, self.profile, self._settings, self._from_uri, self)
+        if self.dialog is None:
+            self.dialog = RsDialog(self._agent, self._uri, self.profile, self._settings, self._from_uri, self)
         self.dialog.invite(body)
 
     def _begin(self, batch: list[Leg], trial: Composition[Leg], document: Recording) -> None:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 #: Seconds between attempts to set up a standing recording session: doubled each time all SRSs were tried.
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
+#: How the recordings of sessions that an SRS asked for are called, before the rest of the name.
+INBOUND: Final = "srs-"
 
 
 @dataclass(slots=True)
@@ -127,6 +129,9 @@ class TrunkPool:
 
         Calls of one profile share; where sessions are not standing, those that have the same group.
         """
+        if instance.startswith(INBOUND):
+            asked = next((t for t in self.trunks if t.key[0] == instance and t.takes_more), None)
+            return asked.leg(owner) if asked is not None else None
         key = (instance, settings.group if profile.session == "shared" else "")
         mine = [t for t in self.trunks if t.key == key and t.profile == profile and not t.retired and t.takes_more]
         here = [t for t in mine if t.server == server]

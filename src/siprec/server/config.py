@@ -15,6 +15,7 @@ import msgspec
 
 from siprec.api.settings import ApiConfig
 from siprec.proxy.routes import RouteRule
+from siprec.recording.requested import RequestSettings
 from siprec.recording.settings import RecordingProfile
 from siprec.server.config_check import problems
 
@@ -105,6 +106,9 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     max_sessions: int = 1000
     max_streams: int = 256
     """Streams that one recording session may have at a time; further ones are declined."""
+    invite: tuple[str, ...] = ()
+    """SIP URIs of recording clients to ask for their calls (SRS-04): ``sip:HOST`` for all, ``sip:USER@DOMAIN`` for
+    those of a user, ``sip:CALL-ID@HOST`` for one."""
     strict: bool = False
     """Refuse recording clients whose Contact lacks ``+sip.src``."""
     srtp: Literal["off", "allow", "require"] = "allow"
@@ -156,6 +160,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """Routing script, relative to the configuration file."""
     route: list[RouteRule] = []
     recording: dict[str, RecordingProfile] = {}
+    srs_requests: RequestSettings = RequestSettings()
 
 
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from siprec.net.address import ListenAddress, split_host_port
 from siprec.relay.ports import parse_interface
+from siprec.sip.errors import SipError
+from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
     from siprec.server.config import Config
@@ -37,6 +39,11 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
                 ListenAddress.parse(text)
             except ValueError as error:
                 yield f"{key}[{number}]", str(error)
+    for number, text in enumerate(config.recorder.invite):
+        try:
+            Uri.parse(text)
+        except SipError as error:
+            yield f"recorder.invite[{number}]", error.reason
     for number, text in enumerate(config.sip.trusted):
         try:
             ipaddress.ip_network(text, strict=False)

@@ -33,6 +33,7 @@ from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.proof import ProofCollector
+from siprec.recording.requested import is_request
 from siprec.recording.scripting import ScriptEvents
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
@@ -192,6 +193,9 @@ class ProxyProcess:
         self.core.indicator = self.recording.indications
         self.recording.indications.signalled = self.core.own.changed
         self.core.attach(self.layer, self.agent)
+        requests = self.recording.answer_srs(config.srs_requests, self.core.calls.values)
+        self.agent.accept = lambda request: is_request(request) and self.identity.serves(request.ruri)
+        self.agent.on_invite = requests.take
         self.transport.on_message = self.layer.receive
         self.transport.on_malformed = self.layer.receive_malformed
         self.api = ApiServer(self._parts(), config.api) if config.api.listen else None
@@ -316,6 +320,8 @@ class ProxyProcess:
             self.api.check_tokens(new.api.tokens)
         # From here on only the certificates can fail, and then each stays as it was.
         self.recording.set_profiles(new.recording)
+        if self.recording.requested is not None:
+            self.recording.requested.settings = new.srs_requests
         self.core.reconfigure(_options(new), rules, script)
         self.identity.set_domains(new.sip.domains)
         if self.registrar is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
 from siprec.net.transport import SocketTransport
+from siprec.recorder.inviting import Invitations
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
 from siprec.recorder.server import ACCEPT, EXTENSION, RecorderServer
@@ -18,24 +20,29 @@ from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
 from siprec.server.notify import Notifier
 from siprec.server.stack import announce, contact_uri, run, setup_logging, state_directory, wait_for_signal
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
 from siprec.sip.transaction import TransactionLayer
+from siprec.sip.uri import Uri
 from siprec.sip.useragent import Endpoint, UserAgent
 
 log = logging.getLogger(__name__)
 
 
-def main(file: Path | None) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit status."""
+def main(file: Path | None, invite: Sequence[str] = ()) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit status. `invite`: recording clients to ask, as in the
+    configuration."""
     try:
         config = load(file)
         setup_logging(config.log.level)
-        return run(_main(config, state_directory(file)))
-    except (ConfigError, OSError, ValueError) as error:
+        clients = [Uri.parse(text) for text in (*config.recorder.invite, *invite)]
+        return run(_main(config, state_directory(file), clients))
+    except (ConfigError, OSError, ValueError, SipError) as error:
         print(f"siprec recorder: {error}", file=sys.stderr)
         return 1
 
 
-async def _main(config: Config, base: Path) -> int:
+async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
     loop = asyncio.get_running_loop()
     settings = config.recorder
     library = RecorderLibrary(base / settings.directory)
@@ -80,8 +87,14 @@ async def _main(config: Config, base: Path) -> int:
         announce(f"siprec recorder: ready {addresses}")
         notifier.ready(addresses)
         notifier.keep_alive(clock)
+        me = transport.listeners[0].address
+        host = f"[{me.host}]" if ":" in me.host else me.host
+        invitations = Invitations(server, endpoint.agent, NameAddr("", f"sip:recorder@{host}:{me.port}"))
+        for client in clients:
+            invitations.invite(client)
         await wait_for_signal()
         notifier.stopping("ending the recordings", 30.0)
+        invitations.close()
         server.close()
         # The BYEs get a moment to be answered.
         for _ in range(20):

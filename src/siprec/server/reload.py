@@ -35,6 +35,10 @@ AT_ONCE: Final = frozenset(
         "script",
         "route",
         "recording",
+        "srs_requests.allow",
+        "srs_requests.scope",
+        "srs_requests.profile",
+        "srs_requests.max_sessions",
     }
 )
 """Keys whose new values hold for the next request or call. A certificate is read again in any case."""
