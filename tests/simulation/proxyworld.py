@@ -102,6 +102,9 @@ class Relay(MediaServer):
     def stop_playing(self, session: MediaSession, tag: str, done: Result) -> None:
         raise NotImplementedError
 
+    def key_frame(self, session: MediaSession, tag: str, done: Result) -> None:
+        raise NotImplementedError
+
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         raise NotImplementedError
 

@@ -176,6 +176,9 @@ class FakeMediaServer(MediaServer):
     def stop_playing(self, session: MediaSession, tag: str, done: Result) -> None:
         self._later(f"stop {tag}", done, lambda: self.tones.pop(tag, None) and None)
 
+    def key_frame(self, session: MediaSession, tag: str, done: Result) -> None:
+        self._later(f"key frame {tag}", done, lambda: None)
+
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         raise NotImplementedError  # nobody asks here
 

@@ -14,10 +14,10 @@ from siprec.recorder.session import Recorder
 from siprec.recording.metadata import NameId, Participant, Recording, new_id, write
 from siprec.sip.date import format_date
 from siprec.sip.headers import NameAddr
-from siprec.sip.message import SipResponse
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE, Part, build_multipart
 from siprec.sip.uri import Uri
-from siprec.sip.useragent import Call, CallHandler, OutgoingCall, Result
+from siprec.sip.useragent import Call, CallHandler, OutgoingCall, Reply, Result
 from tests.simulation.recording_world import World, party_sdp
 from tests.unit.recorder.recorder_harness import ManualPoller
 
@@ -41,6 +41,7 @@ class Client(CallHandler):
         self.agent, _ = self.world.agent(self.world.network.node("10.0.0.9"), None)
         self.response: SipResponse | None = None
         self.results: list[int] = []
+        self.requests: list[SipRequest] = []
 
     def invite(
         self,
@@ -71,6 +72,10 @@ class Client(CallHandler):
 
     def failed(self, call: Call, status: int, response: SipResponse | None, reason: str) -> None:
         self.response = response
+
+    def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
+        self.requests.append(request)
+        reply(200)
 
     def done(self, result: Result) -> None:
         self.results.append(result.status if isinstance(result, SipResponse) else 0)
@@ -217,4 +222,46 @@ def test_beginning_and_end_are_when_the_date_says(tmp_path: Path, off: float | N
         assert seen is not None
         shift = (off or 0.0) if counts == "date" else 0.0
         assert seen == pytest.approx(arrived + shift, abs=1.0)
+    client.close()
+
+
+HEAD = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+VIDEO = b"m=video 4000 %s 96\r\na=rtpmap:96 H264/90000\r\na=label:%d\r\n%sa=sendonly\r\n"
+
+
+def test_a_key_frame_is_asked_for_by_info_when_video_begins(tmp_path: Path) -> None:  # SRS-24
+    client = Client(tmp_path)
+    call = client.invite(HEAD + b"m=audio 4000 RTP/AVP 0\r\na=sendonly\r\n")
+    client.world.clock.run_for(2)
+    assert client.requests == []
+    more = HEAD.replace(b"1 1 IN", b"1 2 IN") + b"m=audio 4000 RTP/AVP 0\r\na=sendonly\r\n"
+    call.reinvite(more + VIDEO % (b"RTP/AVP", 2, b""), done=client.done)
+    client.world.clock.run_for(2)
+    (info,) = client.requests
+    assert info.method == "INFO"
+    assert info.get("content-type") == "application/media_control+xml"
+    assert b"<picture_fast_update/>" in info.body
+    call.reinvite(more + VIDEO % (b"RTP/AVP", 2, b""), done=client.done)
+    client.world.clock.run_for(2)
+    assert len(client.requests) == 1  # a refresh is no beginning
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("proto", "feedback", "negotiated"),
+    [
+        (b"RTP/AVPF", b"a=rtcp-fb:* ccm fir\r\n", True),
+        (b"RTP/AVPF", b"a=rtcp-fb:* nack\r\n", False),
+        (b"RTP/AVP", b"a=rtcp-fb:* ccm fir\r\n", False),
+    ],
+)
+def test_where_fir_is_negotiated_there_is_no_info(
+    tmp_path: Path, proto: bytes, feedback: bytes, negotiated: bool
+) -> None:
+    client = Client(tmp_path)
+    client.invite(HEAD + VIDEO % (proto, 1, feedback))
+    client.world.clock.run_for(2)
+    assert client.response is not None
+    assert (b"a=rtcp-fb:* ccm fir" in client.response.body) == negotiated
+    assert [request.method for request in client.requests] == ([] if negotiated else ["INFO"])
     client.close()

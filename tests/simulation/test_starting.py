@@ -579,3 +579,19 @@ def test_every_request_that_changes_something_says_when_it_was() -> None:
     bye = parse_datagram(w.sent("BYE", SRS)[0].data)
     assert parse_date(bye.get("date")) is not None
     w.finish()
+
+
+def test_an_srs_that_asks_for_a_key_frame_has_it_asked_for() -> None:
+    w = TransferWorld()  # MEDIA-10, RFC 5168
+    established(w)
+    results: list[Any] = []
+    body = (
+        b"<media_control><vc_primitive><to_encoder><picture_fast_update/></to_encoder></vc_primitive></media_control>"
+    )
+    w.srs.call.request("INFO", body, "application/media_control+xml", done=results.append)
+    w.srs.call.request("INFO", b"Signal=1", "application/dtmf-relay", done=results.append)
+    w.clock.run_for(2)
+    assert [result.status for result in results] == [200, 200]
+    assert [line for line in w.server.log if line.startswith("key frame")] == ["key frame sub1"]
+    hang_up(w)
+    w.finish()

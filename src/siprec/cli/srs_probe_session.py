@@ -297,6 +297,9 @@ class ProbeSession:
         if not self._ending:
             dialog.exchange(self.offer(self.state), lambda result: None, self.follow)
 
+    def rs_key_frame(self, dialog: RsPeer) -> None:
+        """See `DialogOwner`: there is no video here."""
+
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See `DialogOwner`."""
         if not self._gone.done():

@@ -211,6 +211,10 @@ class MediaServer(ABC):
         """No more of it."""
 
     @abstractmethod
+    def key_frame(self, session: MediaSession, tag: str, done: Result) -> None:
+        """Ask whoever sends the video of the subscription for a key frame, now; an error where nobody can be asked."""
+
+    @abstractmethod
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         """Counters of the call."""
 

@@ -215,6 +215,20 @@ class RtpEngine(MediaServer):
         if timer is not None:
             timer.cancel()
 
+    def key_frame(self, session: MediaSession, tag: str, done: Result) -> None:
+        """Ours asks by RTCP; an RTPEngine cannot be told to."""
+        if not self._gates:
+            self._clock.call_later(0, done, MediaError("it cannot ask for key frames", server=self.name))
+            return
+
+        def replied(reply: Reply | MediaError) -> None:
+            if isinstance(reply, MediaError):
+                done(reply)
+            else:
+                done(None if _int(reply.get("asked")) else MediaError("nobody to be asked", server=self.name))
+
+        self.client.request("key frame", {"call-id": session.call_id, "to-tag": tag}, replied)
+
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         def replied(reply: Reply | MediaError) -> None:
             done(reply if isinstance(reply, MediaError) else read_statistics(reply))

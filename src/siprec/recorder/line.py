@@ -89,6 +89,8 @@ class MediaLine:
     label: str = ""
     table: Mapping[int, codecs.Codec] = field(default_factory=dict)
     mux: bool = False
+    fir: bool = False
+    """FIR was negotiated: key frames are asked for by RTCP, otherwise by INFO (SRS-24)."""
     receiving: bool = True
     trusted: frozenset[str] = frozenset()
     keys: LineKeys | None = None
@@ -119,6 +121,7 @@ class MediaLine:
         self._raw: deque[RawPacket] = deque(maxlen=_MAX_RAW)
         self._rtcp_source: Address | None = None
         self.reports: dict[int, tuple[float, int]] = {}
+        self.fir_asked: dict[int, int] = {}
 
     def _rate(self, payload_type: int) -> int | None:
         codec = self.table.get(payload_type)
@@ -182,6 +185,8 @@ class MediaLine:
             self.discarded_paused += 1
             return
         packet = self.receiver.receive(data, now)
+        if self.fir and packet is not None and packet.ssrc not in self.fir_asked:
+            self.ask_key_frame(packet.ssrc)
         codec = self.table.get(packet.payload_type) if packet is not None else None
         if codec is not None and codec.kind == "unknown":
             self._raw.append(RawPacket(now, address, (self.local_address, self.pair.port), data))
@@ -241,11 +246,22 @@ class MediaLine:
 
     # ---------------------------------------------------------------------------------------------------------- RTCP
 
+    def ask_key_frame(self, ssrc: int) -> None:
+        """FIR to a source of video, which cannot be decoded before a key frame (MEDIA-10)."""
+        if len(self.fir_asked) < rtp.MAX_SOURCES:
+            number = self.fir_asked[ssrc] = self.fir_asked.get(ssrc, 0) + 1
+            self._send(self.reporter.full_intra_request(self.clock.now(), self._active(self.clock.now()), ssrc, number))
+
+    def _active(self, now: float) -> list[rtp.Source]:
+        return [s for s in self.receiver.sources.values() if s.valid and now - s.last_arrival < 10.0]
+
     def report(self, now: float, *, last: bool = False) -> None:
         """Send our receiver report (with BYE if `last`)."""
+        active = self._active(now)
+        self._send(self.reporter.bye(now, active) if last else self.reporter.report(now, active))
+
+    def _send(self, data: bytes) -> None:
         target = self._rtcp_source or self.rtcp_target
-        active = [s for s in self.receiver.sources.values() if s.valid and now - s.last_arrival < 10.0]
-        data = self.reporter.bye(now, active) if last else self.reporter.report(now, active)
         if target is None:
             return
         if self.keys is not None:

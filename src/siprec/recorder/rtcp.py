@@ -150,6 +150,10 @@ class Reporter:
         """The last compound packet: RR, SDES, BYE (RFC 3550 6.6)."""
         return self.report(now, sources) + struct.pack("!BBHI", 0x81, _BYE, 1, self.ssrc)
 
+    def full_intra_request(self, now: float, sources: list[Source], ssrc: int, number: int) -> bytes:
+        """RR, SDES, FIR (RFC 5104 4.3.1): a key frame is wanted of `ssrc`, for the `number`-th time."""
+        return self.report(now, sources) + struct.pack("!BBHIIIB3x", 0x84, 206, 4, self.ssrc, 0, ssrc, number & 0xFF)
+
     def _sdes(self) -> bytes:
         name = self.cname.encode()
         chunk = struct.pack("!IBB", self.ssrc, 1, len(name)) + name

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 ACCEPT: Final = "application/sdp, application/rs-metadata+xml, application/rs-metadata, multipart/mixed"
 FEATURE: Final = "+sip.srs"
 EXTENSION: Final = "siprec"
+_KEY_FRAME: Final = (
+    b'<?xml version="1.0" encoding="utf-8"?>\r\n<media_control><vc_primitive><to_encoder><picture_fast_update/>'
+    b"</to_encoder></vc_primitive></media_control>\r\n"
+)
 _METADATA_TYPE: Final = "application/rs-metadata+xml"
 
 
@@ -139,6 +143,7 @@ class RecordingCall(CallHandler):
             # The answer to an offerless re-INVITE (META-18): the lines are ours, only the directions can differ.
             self._take(request, sdp)
         self._ask_snapshot()
+        self._ask_key_frame()
 
     def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
         """Re-INVITE, UPDATE, INFO, OPTIONS... of the SRC."""
@@ -215,6 +220,13 @@ class RecordingCall(CallHandler):
             log.info("Call-ID %s: recording ended (%s)", self._call.call_id, reason)
 
     # -- snapshots -------------------------------------------------------------------------------------------------
+
+    def _ask_key_frame(self) -> None:
+        """SRS-24, RFC 5168: video that begins cannot be decoded before a key frame."""
+        session = self._session
+        allow = self._call.remote_allow
+        if session is not None and session.wants_key_frame and (not allow or "info" in allow):
+            self._call.request("INFO", _KEY_FRAME, "application/media_control+xml")
 
     def _ask_snapshot(self) -> None:
         """META-11, META-12: an UPDATE with a snapshot request, when state is missing."""

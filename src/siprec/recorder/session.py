@@ -129,6 +129,7 @@ class RecordingSession:
         self._sessions_seen = False
         self._snapshot_asked: float | None = None
         self._snapshots_asked = 0
+        self._key_frames: set[int] = set()
         self._result: Future[RecordingResult] | None = None
         self._last: Future[RecordingResult] | None = None
 
@@ -303,6 +304,9 @@ class RecordingSession:
         answer = sdp.answer_media(media, port=line.pair.port, formats=formats, wanted="recvonly")
         if line.keys is not None:
             answer.set_attribute("crypto", line.keys.answer)
+        line.fir = media.kind == "video" and media.proto.endswith("AVPF") and _offers_fir(media)
+        if line.fir:
+            answer.lines.append("a=rtcp-fb:* ccm fir")
         if answer.direction == "recvonly":
             line.resume(wall)
         else:
@@ -311,6 +315,14 @@ class RecordingSession:
             self._lines[index] = line
             line.open(self.recorder.poller)
         return answer
+
+    @property
+    def wants_key_frame(self) -> bool:
+        """Whether video begins whose key frame cannot be asked for by RTCP; true once for each stream (SRS-24)."""
+        fresh = [i for i, line in self._lines.items() if line.kind == "video" and line.receiving and not line.fir]
+        wanted = not self._key_frames.issuperset(fresh)
+        self._key_frames = set(fresh)
+        return wanted
 
     def _numeric(self, address: str) -> bool:
         return all(c in "0123456789abcdefABCDEF:." for c in address) and (":" in address) == (
@@ -510,3 +522,7 @@ class RecordingSession:
     def _save(self) -> None:
         for recording in self.recordings:
             recording.save()
+
+
+def _offers_fir(media: sdp.MediaDescription) -> bool:
+    return any(value.lower().split()[1:] == ["ccm", "fir"] for value in media.attributes("rtcp-fb"))

@@ -535,6 +535,16 @@ class ActiveRecording:
         if dialog is self._dialog:
             self._post(Event(Kind.SNAPSHOT))
 
+    def rs_key_frame(self, dialog: RsPeer) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`."""
+        media, session = self._media, self._media_session
+        if dialog is self._dialog and media is not None and session is not None and self._tag:
+            media.key_frame(session, self._tag, self._key_frame_asked)
+
+    def _key_frame_asked(self, error: MediaError | None) -> None:
+        if error is not None:
+            log.info("key frame for the SRS: %s (call %s)", error, self.call.call_id)
+
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:

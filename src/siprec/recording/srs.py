@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 #: A boolean feature parameter of the Contact header (SRC-05).
 FEATURE: Final = "+sip.src"
 ACCEPT: Final = f"application/sdp, {MEDIA_TYPE}, {LEGACY_MEDIA_TYPE}"
+MEDIA_CONTROL: Final = "application/media_control+xml"
 _REQUIRE: Final = ("Require", "siprec")
 
 
@@ -82,6 +83,9 @@ class DialogOwner(Protocol):
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
         """The SRS wants a full snapshot; its request is answered."""
+
+    def rs_key_frame(self, dialog: RsPeer) -> None:
+        """The SRS wants a key frame of the video (RFC 5168); its request is answered."""
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """The dialog is over: by BYE of the SRS (`status` 0), or broken (408, 481)."""
@@ -322,8 +326,9 @@ class RsDialog(CallHandler):
         elif method == "OPTIONS":
             reply(200, headers=(("Accept", ACCEPT), ("Allow", self.agent.allow)))
         elif method in ("INFO", "NOTIFY", "MESSAGE"):
-            # Nothing a recorder says this way changes anything here; INFO may ask for a key frame (RFC 5168).
             reply(200)
+            if method == "INFO" and _wants_key_frame(request):
+                self.owner.rs_key_frame(self)
         else:
             reply(405, headers=(("Allow", self.agent.allow),))
 
@@ -375,6 +380,16 @@ def _is_metadata(request: SipRequest) -> bool:
     """Whether the body is a snapshot request: by disposition or media type, the root element being all it can be
     (META-11, C2)."""
     return any(part.disposition == DISPOSITION or part.media_type in METADATA_TYPES for part in parts_of(request))
+
+
+def _wants_key_frame(request: SipRequest) -> bool:
+    """RFC 5168: ``application/media_control+xml`` with a ``picture_fast_update`` primitive (SRS-24)."""
+    try:
+        return any(
+            part.media_type == MEDIA_CONTROL and b"picture_fast_update" in part.content for part in parts_of(request)
+        )
+    except SipError:
+        return False
 
 
 def _loose(proxy: str) -> str:

@@ -559,6 +559,12 @@ class Trunk:
             self._full_needed = True
             self._pump()
 
+    def rs_key_frame(self, dialog: RsPeer) -> None:
+        """See :class:`siprec.recording.srs.DialogOwner`: which stream is meant is not said."""
+        if dialog is self.dialog:
+            for leg in [leg for leg in self.legs if leg.state == "in"]:
+                leg.owner.rs_key_frame(leg)
+
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self.dialog:

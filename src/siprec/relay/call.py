@@ -6,6 +6,7 @@ faces its peer. An offer allocates both pairs; ports stay the same through re-IN
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,6 +80,9 @@ class Stream:
     rtp: Flow
     rtcp: Flow
     keeper: Keeper | None = None
+    key_asked: float = -math.inf
+    key_number: int = 0
+    """When this party was asked for a key frame (monotonic), and how often."""
 
 
 @dataclass(eq=False, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import random
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from socket import SO_ERROR, SOL_SOCKET
 
@@ -50,6 +51,7 @@ class Fork:
         "gated",
         "index",
         "jitter_reported",
+        "key_frame",
         "label",
         "last_report",
         "lost_reported",
@@ -92,6 +94,7 @@ class Fork:
         self.lost_reported: int | None = None
         self.jitter_reported: int | None = None
         self.last_report = 0.0
+        self.key_frame: Callable[[bytes], None] | None = None
         self.attached = False
         self._timer: Timer | None = None
         self._rtcp_dropped: dict[str, int] = {}
@@ -234,7 +237,7 @@ class Fork:
             self._rtcp_dropped[reason] = self._rtcp_dropped.get(reason, 0) + 1
 
     def rtcp_arrived(self, _now: float) -> None:
-        """The recorder's RTCP: counted and read, never passed on."""
+        """The recorder's RTCP: counted and read, never passed on; what asks for a key frame goes to `key_frame`."""
         try:
             packet, source = self.pair.rtcp.recvfrom(2048)
         except OSError:
@@ -245,6 +248,8 @@ class Fork:
             return
         self.rtcp_received += 1
         self.last_report = self._clock.wall()
+        if self.key_frame is not None:
+            self.key_frame(packet)
         for block in blocks:
             if block.ssrc == self.source.ssrc:
                 self.lost_reported = block.lost

@@ -12,7 +12,7 @@ from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, en
 from siprec.relay.call import Call, CallError, Party, Plane, Wishes
 from siprec.relay.player import Player, Sound, sound_of_wav
 from siprec.relay.statistics import Reply, statistics
-from siprec.relay.subscriptions import subscribe_answer, subscribe_request, unsubscribe
+from siprec.relay.subscriptions import key_frame, subscribe_answer, subscribe_request, unsubscribe
 from siprec.sdp import SdpError
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Relay:
             "subscribe request": self._subscribe_request,
             "subscribe answer": self._subscribe_answer,
             "unsubscribe": self._unsubscribe,
+            "key frame": self._key_frame,
             "block media": lambda request: self._block(request, True),
             "unblock media": lambda request: self._block(request, False),
             "play media": self._play,
@@ -226,6 +227,10 @@ class Relay:
         if not unsubscribe(self._call(request), _needed(request, "to-tag")):
             return {"warning": "To-tag not found"}
         return {}
+
+    def _key_frame(self, request: dict[str, Value]) -> Reply:
+        """A command of ours: ask whoever sends the video of the subscription ``to-tag`` for a key frame."""
+        return {"asked": key_frame(self._call(request), _needed(request, "to-tag"))}
 
     def _block(self, request: dict[str, Value], block: bool) -> Reply:
         """Towards a subscription (``to-tag``): its forks only. Else what ``from-tag``, or everybody, sends."""

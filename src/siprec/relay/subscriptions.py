@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from siprec import sdp
+from siprec.relay import keyframe
 from siprec.relay.call import Call, CallError, Party, Stream, Wishes, relayed
 from siprec.relay.fork import Fork, Subscription, release, watch
 from siprec.relay.ports import NoPorts, socket_address
@@ -148,8 +149,25 @@ def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes)
         now = call.plane.clock.now()
         age = preroll if wishes.preroll is None else wishes.preroll
         fork.inherit(stream.keeper.copies, now - age)
+    if stream.kind == "video":
+        fork.key_frame = lambda packet: None if not keyframe.wanted(packet) else _ask(call, fork)
     watch(fork, packets)
     return fork
+
+
+def _ask(call: Call, fork: Fork) -> None:
+    keyframe.ask(call, [fork])
+
+
+def key_frame(call: Call, tag: str) -> int:
+    """Ask for a key frame of each video stream of a subscription; returns how many parties could be asked.
+
+    Raises :class:`~siprec.relay.call.CallError`: no such subscription.
+    """
+    subscription = call.subscriptions.get(tag)
+    if subscription is None:
+        raise CallError("To-tag not found")
+    return keyframe.ask(call, subscription.forks)
 
 
 def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, wishes: Wishes) -> MediaDescription:

@@ -253,8 +253,19 @@ def need(kind: str) -> None:
         pytest.importorskip("siprec.relay._native", reason="the native packet loop was not built (no C compiler)")
 
 
+def _is_free(low: int) -> bool:
+    """Whether nobody else has this range just now, as far as a look at both ends of it tells."""
+    for port in (low, low + 1, low + 398, low + 399):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
+
+
 def relay_options(**changes: Any) -> RelayOptions:
-    low = 20000 + (free_port() % 200) * 50
+    low = next((low for low in (20000 + (free_port() % 200) * 50 for _ in range(200)) if _is_free(low)), 20000)
     return RelayOptions(
         **{"interfaces": (Interface("127.0.0.1"), Interface("::1")), "ports": (low, low + 399), **changes}
     )

@@ -594,3 +594,20 @@ def test_an_hour_long_call_keeps_nothing_in_memory(bench: Open) -> None:
 
 
 PCMU_SECOND = next(iter(packets(tune(1), PCMU, 0, ssrc=1, ptime=1.0)))[1][12:]
+
+
+def test_a_new_source_of_video_is_sent_a_full_intra_request(bench: Open) -> None:
+    """SRS-24, where FIR was negotiated."""
+    rig = bench()
+    number = rig.rtcp.getsockname()[1]
+    media = f"m=video {rig.sock.getsockname()[1]} RTP/AVPF 96\na=rtpmap:96 VP8/90000\na=label:1\n"
+    answer = rig.offer(f"{media}a=rtcp-fb:* ccm fir\na=rtcp:{number}\na=sendonly")
+    assert "a=rtcp-fb:* ccm fir" in answer.media[0].lines
+    line = rig.session._lines[0]
+    for sequence in range(3):
+        packet = struct.pack("!BBHII", 0x80, 96, sequence, 3000, 0xABCD) + b"frame"
+        line.rtp_datagram(packet, ("127.0.0.1", 4000), rig.clock.now())
+    compound = rig.rtcp.recv(2048)
+    assert compound.endswith(struct.pack("!BBHIIIB3x", 0x84, 206, 4, line.reporter.ssrc, 0, 0xABCD, 1))
+    with pytest.raises(BlockingIOError):
+        rig.rtcp.recv(2048)

@@ -1,0 +1,81 @@
+"""Asking a party for a video key frame on behalf of a recorder (RFC 7866 8.1.7, MEDIA-10): RTCP FIR (RFC 5104 4.3.1),
+or PLI (RFC 4585 6.3.1) where the party announced only that."""
+
+from __future__ import annotations
+
+import struct
+
+from siprec.relay import rtcp
+from siprec.relay.call import Call, Stream
+from siprec.relay.fork import Fork
+from siprec.sdp import MediaDescription
+
+INTERVAL = 1.0
+"""Seconds between two requests to one party: several recorders may ask at once."""
+_FEEDBACK = 206
+
+
+def pli(sender: int, source: int) -> bytes:
+    """Picture loss indication about the media source `source`."""
+    return struct.pack("!BBHII", 0x81, _FEEDBACK, 2, sender, source)
+
+
+def fir(sender: int, source: int, number: int) -> bytes:
+    """Full intra request; `number` counts the requests to `source`."""
+    return struct.pack("!BBHIIIB3x", 0x84, _FEEDBACK, 4, sender, 0, source, number & 0xFF)
+
+
+def wanted(packet: bytes) -> bool:
+    """Whether a compound RTCP packet asks for a key frame."""
+    at = 0
+    while at + 4 <= len(packet):
+        first, kind, words = struct.unpack_from("!BBH", packet, at)
+        if first >> 6 == 2 and kind == _FEEDBACK and first & 31 in (1, 4):
+            return True
+        at += 4 + words * 4
+    return False
+
+
+def ask(call: Call, forks: list[Fork]) -> int:
+    """Ask each party whose video one of `forks` copies; returns how many could be asked.
+
+    A party is asked that announced ``ccm fir`` or ``nack pli``, in a profile without encryption, and sends video now.
+    """
+    asked = 0
+    for party, index, stream in call.streams():
+        fork = next((each for each in forks if each.source is stream.rtp), None)
+        if fork is None or stream.kind != "video":
+            continue
+        own = _line(call, party.description.media if party.description is not None else [], index)
+        peer = call._peer(party).description
+        theirs = _line(call, peer.media if peer is not None else [], index)
+        if own is not None:
+            mux = own.rtcp_mux and theirs is not None and theirs.rtcp_mux
+            asked += _send(call, stream, own, fork, mux)
+    return asked
+
+
+def _line(call: Call, lines: list[MediaDescription], index: int) -> MediaDescription | None:
+    return lines[index] if index < len(lines) and not lines[index].rejected else None
+
+
+def _send(call: Call, stream: Stream, own: MediaDescription, fork: Fork, mux: bool) -> bool:
+    means = {" ".join(value.lower().split()[1:]) for value in own.attributes("rtcp-fb")}
+    now = call.plane.clock.now()
+    ssrc, _, _ = stream.rtp.position()
+    if not own.proto.upper().endswith("/AVPF") or not means & {"ccm fir", "nack pli"} or ssrc < 0:
+        return False
+    if now - stream.key_asked < INTERVAL:
+        return True  # it is on its way
+    flow = stream.rtp if mux else stream.rtcp
+    remote = flow.remote
+    if remote is None:
+        return False
+    stream.key_asked = now
+    stream.key_number += 1
+    request = fir(fork.ssrc, ssrc, stream.key_number) if "ccm fir" in means else pli(fork.ssrc, ssrc)
+    try:
+        flow.sock.sendto(rtcp.empty_report(fork.ssrc, fork.cname) + request, remote)
+    except OSError:
+        return False
+    return True
