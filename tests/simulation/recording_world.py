@@ -18,10 +18,12 @@ from siprec import sdp
 from siprec.media.engine import (
     NO_FLAGS,
     ForkedStream,
+    ForkStatistics,
     MediaError,
     MediaFlags,
     MediaServer,
     MediaSession,
+    MediaStatistics,
     Result,
     SdpResult,
     StatisticsResult,
@@ -76,6 +78,7 @@ class FakeMediaServer(MediaServer):
         self.parties: dict[str, bytes] = {}
         self.flags: list[MediaFlags] = []
         self._numbers = 0
+        self.refused, self.reports, self.last_report, self.queries = 0, 0, 0.0, 0
 
     def flowing(self) -> list[str]:
         """Labels of the streams that are copied to the SRS just now."""
@@ -180,7 +183,24 @@ class FakeMediaServer(MediaServer):
         self._later(f"key frame {tag}", done, lambda: None)
 
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
-        raise NotImplementedError  # nobody asks here
+        def action() -> None:
+            forks = [
+                ForkStatistics(
+                    tag,
+                    index,
+                    stream.from_tag,
+                    stream.source_index,
+                    dropped={"refused": self.refused},
+                    rtcp_received=self.reports,
+                    last_report=self.last_report,
+                )
+                for tag, subscription in self.subscriptions.items()
+                for index, stream in enumerate(subscription.streams)
+            ]
+            self.queries += 1
+            done(MediaStatistics(0.0, 0, 0, 0, (), tuple(forks)))
+
+        self.clock.call_later(self.delay, action)
 
     def ping(self, done: Result) -> None:
         self._later("ping", done, lambda: None)
@@ -328,7 +348,8 @@ class World:
             from_uri="sip:src@10.0.0.1",
             group_secret=b"s",
         )
-        self.service.events.subscribe(self.events.append)
+        self.server_events: list[SiprecEvent] = []
+        self.service.events.subscribe(self._told)
         self.calls = 0
         self._schema: Any = etree.XMLSchema(etree.parse(str(SCHEMA_FILE))) if SCHEMA_FILE.exists() else None
 
@@ -393,6 +414,13 @@ class World:
     def names(self) -> list[str]:
         return [event.name.removeprefix("E_SIPREC_") for event in self.events]
 
+    def health(self) -> list[tuple[str, str]]:
+        """What was told of SRSs: event and URI."""
+        return [(event.name.removeprefix("E_SIPREC_"), event.server) for event in self.server_events]
+
+    def _told(self, event: SiprecEvent) -> None:
+        (self.events if event.dlg_id else self.server_events).append(event)
+
     def states(self, call: ProxyCall) -> dict[str, str]:
         """State of each recording of a call, by instance."""
         return {info.instance: info.state for info in self.service.info() if info.dlg_id == call.dlg_id}
@@ -403,6 +431,7 @@ class World:
 
     def assert_clean(self) -> None:
         """Nothing is left anywhere, once all timers have run out."""
+        self.service.close()
         self.clock.run_until_idle(4000.0)
         assert not self.service.info()
         assert not self.service.counts()

@@ -104,6 +104,7 @@ class TransferWorld(ProxyWorld):
         return [e.name.removeprefix("E_SIPREC_") for e in self.events if instance in ("", e.instance)]
 
     def finish(self) -> None:
+        self.service.close()
         super().finish()
         assert not self.service.info()
         assert not self.server.live

@@ -64,6 +64,12 @@ class Journal:
         server = event.server if event.server in self.servers or len(self.servers) < MAX_SERVERS else OTHER
         self.results[event.name, server] += 1
         health = self.servers.setdefault(server, SrsHealth())
+        if event.name in (events.SRS_UP, events.SRS_DOWN):
+            # Of no call: the health of the server itself.
+            health.state = "up" if event.name == events.SRS_UP else "down"
+            if event.name == events.SRS_DOWN:
+                health.last_failure, health.status, health.reason = event.wall, event.status, event.reason
+            return
         key = (event.dlg_id, event.instance)
         entry = self._entries.get(key)
         if entry is None:

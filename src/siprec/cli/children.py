@@ -78,6 +78,11 @@ class Child:
             self._errors.append(line.decode(errors="replace").rstrip())
 
     @property
+    def pid(self) -> int | None:
+        """Its process, None before the start."""
+        return self._process.pid if self._process is not None else None
+
+    @property
     def errors(self) -> list[str]:
         """The last lines it wrote."""
         return list(self._errors)

@@ -87,6 +87,8 @@ class StreamConnection(asyncio.Protocol):
         self.active = monotonic()
         self.hop = Hop(transport_name, "", 0, local, ident)
         self.target = target
+        self.ours = False
+        """Whether it is we who end it."""
         self.transport: asyncio.Transport | None = None
         self.refused = False
         self._heard = False

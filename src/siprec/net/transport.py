@@ -84,6 +84,8 @@ class SocketTransport:
     ) -> None:
         self.on_message: OnMessage | None = on_message
         self.on_malformed: OnMalformed | None = on_malformed
+        self.on_closed: Callable[[Hop], None] | None = None
+        """Hears of connections we had opened to a hop and that are gone, unless it was our wish."""
         self.trace: Trace | None = None
         self.limits = limits or StreamLimits()
         self.counters = Counters()
@@ -404,6 +406,8 @@ class SocketTransport:
         self.counters.closed += 1
         if self._by_key.get(connection.key) is connection:
             del self._by_key[connection.key]
+        if self.on_closed is not None and connection.target is not None and not (self._closed or connection.ours):
+            self.on_closed(connection.target)
 
     def _close_idle(self) -> None:
         self._sweep = None
@@ -411,6 +415,7 @@ class SocketTransport:
         for connection in list(self._connections.values()):
             if connection.active < oldest:
                 self.counters.idle_closed += 1
+                connection.ours = True
                 connection.close()
         if self._connections:
             self._sweep = self._loop.call_later(self.limits.idle / 4, self._close_idle)

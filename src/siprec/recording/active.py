@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, Subscription
+from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, StatisticsResult, Subscription
 from siprec.proxy.call import StartMode
 from siprec.proxy.forward import MAX_BREADTH
 from siprec.recording import events
 from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
+from siprec.recording.health import HealthTable
 from siprec.recording.metadata import IdSource, Reason, Recording, new_id, write
 from siprec.recording.offer import RsDescription
 from siprec.recording.session import RecordingSession
@@ -42,9 +43,11 @@ from siprec.recording.steps import (
     State,
 )
 from siprec.recording.trunks import TrunkPool
+from siprec.recording.watch import SrsWatch
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result, UserAgent
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,12 @@ class Surroundings:
     releasing: Callable[[ActiveRecording], None] = lambda recording: None
     connected: Callable[[ActiveRecording], None] = lambda recording: None
     trunks: TrunkPool | None = None
+    health: HealthTable = field(init=False)
+    watch: SrsWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.health = HealthTable(self.clock, self.agent, self.dispatcher)
+        self.watch = SrsWatch(self.clock)
 
 
 class ActiveRecording:
@@ -121,6 +130,7 @@ class ActiveRecording:
         self._peer: PeerOffer | None = None
         self._attached = 0.0
         self._flowing = False
+        self._unreachable = False
         self.steered_by = ""
         """Who asked for the last pause or resumption, as far as it was said."""
         self._since: float | None = None
@@ -146,6 +156,7 @@ class ActiveRecording:
     def begin(self, since: float | None = None) -> None:
         """Fork and call the SRS. Media that came before `since` (monotonic) are not recorded; None: all there are."""
         self._since = since
+        self.targets = self.around.health.order(self.targets)
         self._post(Event(Kind.START))
 
     def pause(self, by: str = "") -> None:
@@ -175,6 +186,31 @@ class ActiveRecording:
     def call_ended(self, wall: float, reasons: tuple[Reason, ...], reason: str) -> None:
         """The call ended at `wall`: what there is to tell goes to the SRS, then BYE."""
         self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason))
+
+    def lost(self, status: int, reason: str) -> None:
+        """The SRS is gone, as far as can be told: the RS is given up, and set up again (ERR-09)."""
+        log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id)
+        self.around.health.failed(self.server, self.profile, status if status != 481 else 0, reason)
+        if self._dialog is not None:
+            self._dialog.abandon(reason)
+        self._post(Event(Kind.LOST, status=status, reason=reason))
+
+    def offer_again(self) -> None:
+        """Repeat the offer: the media do not arrive although the SRS answers (ERR-11)."""
+        self._post(Event(Kind.OFFER_AGAIN))
+
+    def query(self, done: StatisticsResult) -> None:
+        """Ask the media server for its counters of the call."""
+        media, session = self._media, self._media_session
+        if media is None or session is None:
+            self.around.clock.call_later(0, done, MediaError("no media server"))
+        else:
+            media.query(session, done)
+
+    @property
+    def way(self) -> Hop | None:
+        """The hop that the SRS was reached by."""
+        return self._dialog.way if self._dialog is not None else None
 
     def media_lost(self, reason: str) -> None:
         """The media server that copies the streams is gone."""
@@ -246,7 +282,7 @@ class ActiveRecording:
             case AnswerPeer(status, withheld):
                 self._answer_peer(status, withheld)
             case Bye() if self._dialog is not None:
-                self._dialog.bye(lambda: self._post(Event(Kind.BYE_DONE)))
+                self._dialog.bye(self._bye_done)
             case Release():
                 self._release()
             case SetTimer(delay):
@@ -254,9 +290,23 @@ class ActiveRecording:
             case Notify():
                 self._notify(action)
             case Finished():
+                self.around.watch.discard(self)
                 self._finished(self)
             case _:
                 pass
+
+    def _bye_done(self, result: Result) -> None:
+        """What became of the BYE. Without a 2xx nobody knows when the SRS ceased to record."""
+        status, reason = 0, ""
+        if isinstance(result, SipResponse):
+            if result.status >= 300:
+                status, reason = result.status, f"BYE: {result.status} {result.reason}"
+        elif result != "ended":
+            status, reason = 408, f"BYE: {result}"
+        if status:
+            log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id)
+            self.around.health.failed(self.server, self.profile, 408 if status == 408 else 0, reason)
+        self._post(Event(Kind.BYE_DONE, status=status, reason=reason))
 
     def _document(self) -> Recording:
         return self.metadata.document(
@@ -452,15 +502,27 @@ class ActiveRecording:
             # The dialog is over, which is told by itself (`rs_ended`).
             return
         if isinstance(result, str):
-            status = 408 if result == "timeout" else 503
-            self._post(Event(Kind.EXCHANGE_FAILED, status=status, reason=result))
+            if result == "timeout" or self._unreachable:
+                self._silent(result)
+            else:
+                # No way to it just now: once more, a little later (ERR-11).
+                self._unreachable = True
+                self._post(Event(Kind.EXCHANGE_FAILED, status=503, reason=result, retry_after=1.0))
         elif result.status < 300:
+            self._unreachable = False
             self._post(Event(Kind.EXCHANGED, media=with_sdp))
         else:
             # 491 and a 500 with Retry-After were repeated by the user agent already (UAC-07).
             wait = (result.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
             seconds = float(wait) if wait.isdecimal() and len(wait) < 6 and result.status == 503 else 0.0
             self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason=result.reason, retry_after=seconds))
+
+    def _silent(self, result: str) -> None:
+        if self.machine.state in (State.ACTIVE, State.PAUSED):
+            self.around.watch.discard(self)
+            self.lost(408, f"no answer: {result}")
+        else:
+            self._post(Event(Kind.EXCHANGE_FAILED, status=408, reason=result))
 
     def _answer_peer(self, status: int, withheld: bool) -> None:
         peer, self._peer = self._peer, None
@@ -507,11 +569,17 @@ class ActiveRecording:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
             self._answer = answer
+            self._unreachable = False
+            self.around.health.well(self.server, self.profile)
             self._post(Event(Kind.ANSWERED))
+            if self.machine.state in (State.ACTIVE, State.PAUSED):
+                self.around.watch.add(self)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
+            if self.machine.state is not State.ENDING:
+                self.around.health.failed(self.server, self.profile, status, reason, dialog.retry_after)
             self._post(Event(Kind.REFUSED, status=status, reason=reason))
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
@@ -548,4 +616,7 @@ class ActiveRecording:
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
+            self.around.watch.discard(self)
+            if status == 408:
+                self.around.health.failed(self.server, self.profile, status, reason)
             self._post(Event(Kind.LOST if status else Kind.PEER_BYE, status=status, reason=reason))

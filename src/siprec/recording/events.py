@@ -23,7 +23,11 @@ RESUMED: Final = "E_SIPREC_RESUMED"
 """The SRS confirmed that streaming goes on."""
 UPDATE_FAILED: Final = "E_SIPREC_UPDATE_FAILED"
 """The SRS refused a change; the recording goes on as before it."""
-EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATE_FAILED})
+SRS_DOWN: Final = "E_SIPREC_SRS_DOWN"
+"""An SRS is silent, unreachable or answers 5xx: others are tried first. `server` says which; there is no call."""
+SRS_UP: Final = "E_SIPREC_SRS_UP"
+"""It is back."""
+EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATE_FAILED, SRS_DOWN, SRS_UP})
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class RecordingService(CallObserver):
                 raise ValueError(f'recording.{name}.on_failure: "end-call" is not possible here')
         self.profiles = dict(profiles)
         self.trunks.configure(self.profiles)
+        self.around.health.watch(list(profiles.values()))
 
     def answer_srs(self, settings: RequestSettings, calls: Callable[[], Iterable[Call]]) -> RequestedSessions:
         """Take recording sessions that SRSs ask for (SRC-18): what is returned takes their INVITEs. `calls` are those
@@ -380,6 +381,10 @@ class RecordingService(CallObserver):
         for recording in self._active():
             counts[recording.state] = counts.get(recording.state, 0) + 1
         return counts
+
+    def close(self) -> None:
+        """Ask no SRS any more; recordings are not touched (`stop_all`)."""
+        self.around.health.close()
 
     def stop_all(self, reason: str = "shutdown") -> None:
         """End every recording, and the recording sessions that stand without (drain); the calls go on."""

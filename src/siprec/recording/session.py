@@ -294,6 +294,10 @@ class RecordingSession:
     def _peer_offer_early(self, event: Event, out: list[Action]) -> None:
         out.append(AnswerPeer(491))
 
+    def _offer_again(self, event: Event, out: list[Action]) -> None:
+        self.offer_needed = True
+        self._pump(out)
+
     def _peer_done(self, event: Event, out: list[Action]) -> None:
         self.peer_busy = False
         self._pump(out)
@@ -334,7 +338,10 @@ class RecordingSession:
         self.dialog = ""
         if self.started:
             self.started = False
-            self._notify(out, events.STOP, self.end_reason or event.reason, event.status)
+            reason = self.end_reason or event.reason
+            if event.status and self.end_reason and event.reason:
+                reason = f"{self.end_reason}; the SRS did not confirm the end: {event.reason}"
+            self._notify(out, events.STOP, reason, event.status)
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -478,6 +485,7 @@ def _rows() -> dict[tuple[State, Kind], tuple[Handler, str]]:
         rows[state, Kind.PEER_ANSWER] = (_S._peer_answer, "RFC 3261 13.2.1")
         rows[state, Kind.PEER_BYE] = (_S._peer_bye, "SRC-17")
         rows[state, Kind.LOST] = (_S._lost, "ERR-09")
+        rows[state, Kind.OFFER_AGAIN] = (_S._offer_again, "ERR-11")
         rows[state, Kind.TIMER] = (_S._timer, "ERR-08")
     return rows
 

@@ -257,6 +257,19 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """Transport to the SRS where its URI names none; empty: as RFC 3263 finds it."""
     outbound_proxy: str = ""
     """SIP URI that every request outside a dialog goes to first."""
+    watch: float = 10.0
+    """Seconds between two looks at what the media server counts for a recording: ICMP errors, and receiver reports of
+    the SRS that are missing (ERR-11); 0: none."""
+    rtcp_timeout: float = 30.0
+    """Seconds without a receiver report of an SRS that sent some, after which it is asked whether it is there; 0:
+    never."""
+    keepalive: float = 0.0
+    """Seconds between OPTIONS to the SRS inside each recording session; 0: only when something looks wrong."""
+    ping: float = 0.0
+    """Seconds between OPTIONS to each SRS outside of recordings; 0: only while one is down (every 15 seconds)."""
+    redirect: Literal["never", "same-host", "any"] = "never"
+    """Whether a 3xx of an SRS is followed: never (it counts as a refusal), to the same host, or anywhere; in no case to
+    a less secure transport (ERR-02)."""
     username: str = ""
     password: str = ""
     realm: str = ""
@@ -295,6 +308,9 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             )
         if self.tone_interval < self.tone_duration + 0.5:
             raise SettingError("tone_interval must exceed tone_duration by at least 0.5 seconds")
+        for name in ("watch", "rtcp_timeout", "keepalive", "ping"):
+            if not 0 <= getattr(self, name) <= 86400:
+                raise SettingError(f"{name} must lie in 0..86400 seconds")
         if not 0 <= self.rebuilds <= 1000:
             raise SettingError("rebuilds must lie in 0..1000")
         if not 1 <= self.calls_per_session <= 100:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 FEATURE: Final = "+sip.src"
 ACCEPT: Final = f"application/sdp, {MEDIA_TYPE}, {LEGACY_MEDIA_TYPE}"
 MEDIA_CONTROL: Final = "application/media_control+xml"
+MAX_REDIRECTS: Final = 5
 _REQUIRE: Final = ("Require", "siprec")
 
 
@@ -124,8 +125,19 @@ class RsPeer(Protocol):
     ) -> bool:
         """See `RsDialog`."""
 
-    def bye(self, done: Callable[[], None]) -> None:
+    def bye(self, done: Callable[[Result], None]) -> None:
         """See `RsDialog`."""
+
+    def abandon(self, reason: str) -> None:
+        """See `RsDialog`."""
+
+    @property
+    def way(self) -> Hop | None:
+        """See `RsDialog`."""
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds, as a 503 said."""
 
 
 class RsDialog(CallHandler):
@@ -163,6 +175,10 @@ class RsDialog(CallHandler):
         self._metadata_type = profile.metadata_type
         self._start: tuple[Uri, Body, Hop | None] | None = None
         self._no_update = False
+        self._redirects: list[Uri] = []
+        self._redirected = 0
+        self.retry_after = 0.0
+        """Seconds, as a 503 said."""
 
     # -- what the SRC does ---------------------------------------------------------------------------------------------
 
@@ -275,12 +291,24 @@ class RsDialog(CallHandler):
         call.request(method, body, content_type, headers, done)
         return True
 
-    def bye(self, done: Callable[[], None]) -> None:
-        """End the dialog; `done()` when that is settled, or there is nothing to end."""
+    def bye(self, done: Callable[[Result], None]) -> None:
+        """End the dialog; `done(result)` when that is settled: the answer to the BYE, or why there is none (``ended``:
+        there was nothing to end)."""
         if self._call is None:
-            self.agent.clock.call_later(0, done)
+            self.agent.clock.call_later(0, done, "ended")
         else:
-            self._call.bye((self._date(),), done=lambda result: done())
+            self._call.bye((self._date(),), done=done)
+
+    def abandon(self, reason: str) -> None:
+        """Give up an SRS that seems to be gone. The BYE may still reach it; nobody waits for the answer."""
+        if self._call is not None:
+            text = reason.replace('"', "")[:80]
+            self._call.bye((self._date(), ("Reason", f'SIP;cause=408;text="{text}"')))
+
+    @property
+    def way(self) -> Hop | None:
+        """The hop that the INVITE took."""
+        return self._call.way if self._call is not None else None
 
     def _date(self) -> tuple[str, str]:
         """When it happened, by our clock (CTL-08, SRS-22)."""
@@ -301,8 +329,32 @@ class RsDialog(CallHandler):
         else:
             self.owner.rs_answered(self, answer)
 
+    def _follow(self, response: SipResponse | None) -> bool:
+        """Call where a 3xx points, as far as the profile allows (ERR-02); each is a new dialog."""
+        assert self._start is not None
+        body = self._start[1]
+        if response is not None and 300 <= response.status < 400 and self.profile.redirect != "never":
+            self._redirects += [uri for uri in _contacts(response) if self._allowed(uri)]
+        if not self._redirects or self._redirected >= MAX_REDIRECTS:
+            return False
+        self._redirected += 1
+        self.call_id = self.agent.new_token()
+        self._invite(self._redirects.pop(0), body, None)
+        return True
+
+    def _allowed(self, uri: Uri) -> bool:
+        first = Uri.parse(self.server)
+        if (first.scheme == "sips" and uri.scheme != "sips") or (first.transport == "tls" and uri.transport != "tls"):
+            return uri.scheme == "sips"
+        return self.profile.redirect == "any" or uri.host == first.host
+
     def failed(self, call: Call | None, status: int, response: SipResponse | None, reason: str) -> None:
         """No dialog came about. An SRS that only knows the older media type is asked again with that (ERR-04)."""
+        if status == 503 and response is not None:
+            wait = (response.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
+            self.retry_after = float(wait) if wait.isdecimal() and len(wait) < 8 else 0.0
+        if self._start is not None and not self._given_up and self._follow(response):
+            return
         if (
             status == 415
             and response is not None
@@ -374,6 +426,21 @@ def description_of(message: SipMessage) -> SessionDescription | None:
         log.warning("unusable SDP: %s (call %s)", error, message.get("call-id"))
         return None
     return description if description is not None and description.media else None
+
+
+def _contacts(response: SipResponse) -> list[Uri]:
+    """The SIP URIs of a 3xx, best first."""
+    found: list[tuple[float, int, Uri]] = []
+    for value in response.values("contact"):
+        try:
+            contact = NameAddr.parse(value)
+            uri = contact.uri
+            q = float(contact.params.get("q") or 1.0)
+        except (SipError, ValueError):
+            continue
+        if uri.is_sip:
+            found.append((-q, len(found), uri))
+    return [uri for _, _, uri in sorted(found, key=lambda each: each[:2])]
 
 
 def _is_metadata(request: SipRequest) -> bool:

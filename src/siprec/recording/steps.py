@@ -44,6 +44,7 @@ class Kind(StrEnum):
     PEER_ANSWER = "peer answer"
     PEER_BYE = "peer bye"
     LOST = "lost"
+    OFFER_AGAIN = "offer again"
     MEDIA_LOST = "media lost"
     STOP = "stop"
     BYE_DONE = "bye done"

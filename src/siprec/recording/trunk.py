@@ -20,6 +20,7 @@ from siprec.recording.srs import Body, DialogOwner, PeerOffer, RsDialog, RsPeer
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipResponse
+from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result, UserAgent
 
 log = logging.getLogger(__name__)
@@ -97,17 +98,31 @@ class Leg:
         dialog = self.trunk.dialog
         return dialog is not None and dialog.send(method, headers, body, content_type, done)
 
-    def bye(self, done: Callable[[], None]) -> None:
+    def bye(self, done: Done) -> None:
         """Leave."""
         if self.state in ("out", "new"):
-            self.trunk.later(done)
+            self.trunk.later(lambda: done("ended"))
             return
-        self.byes.append(done)
+        self.byes.append(lambda: done("ended"))
         if self.state != "leaving":
             self.state = "leaving"
             if not is_final(self.document):
                 self.document = self.document.detached(self.trunk.clock.wall())
             self.trunk.wanted(self)
+
+    def abandon(self, reason: str) -> None:
+        """The SRS is gone, for all that share it."""
+        self.trunk.lost(reason)
+
+    @property
+    def way(self) -> Hop | None:
+        """See :class:`siprec.recording.srs.RsDialog`."""
+        return self.trunk.dialog.way if self.trunk.dialog is not None else None
+
+    @property
+    def retry_after(self) -> float:
+        """See :class:`siprec.recording.srs.RsPeer`."""
+        return self.trunk.retry_after
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -210,6 +225,8 @@ class Trunk:
         """Calls that left with their m-lines still agreed upon."""
         self._last = False
         self._timer: Timer | None = None
+        self.retry_after = 0.0
+        """Seconds, as a 503 of the SRS said."""
 
     # -- for who owns it -----------------------------------------------------------------------------------------------
 
@@ -238,6 +255,13 @@ class Trunk:
     def hurry(self) -> None:
         """BYE, whatever is under way."""
         self._dead(0, "shutdown")
+
+    def lost(self, reason: str) -> None:
+        """The SRS seems to be gone (ERR-11): every call goes on elsewhere."""
+        dialog, self.dialog = self.dialog, None
+        if dialog is not None:
+            dialog.abandon(reason)
+        self._finish(408, reason)
 
     # -- from the legs -------------------------------------------------------------------------------------------------
 
@@ -456,13 +480,13 @@ class Trunk:
         """The dialog is gone at the other end (ERR-08): each call goes on elsewhere."""
         dialog, self.dialog = self.dialog, None
         if dialog is not None:
-            dialog.bye(lambda: None)
+            dialog.bye(lambda result: None)
         self._finish(status, reason)
 
     def _hang_up(self) -> None:
         dialog, self.dialog = self.dialog, None
         if dialog is not None:
-            dialog.bye(lambda: None)
+            dialog.bye(lambda result: None)
         self._finish(0, "no call is left")
 
     def _finish(self, status: int, reason: str) -> None:
@@ -500,6 +524,7 @@ class Trunk:
         if dialog is self.dialog:
             self.dialog = None
             self.refused = True
+            self.retry_after = dialog.retry_after
             self._finish(status, reason)
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:

@@ -198,6 +198,7 @@ class ProxyProcess:
         self.agent.on_invite = requests.take
         self.transport.on_message = self.layer.receive
         self.transport.on_malformed = self.layer.receive_malformed
+        self.transport.on_closed = self.recording.around.watch.connection_closed
         self.api = ApiServer(self._parts(), config.api) if config.api.listen else None
 
     def _prove(self) -> ProofCollector | None:
@@ -261,6 +262,7 @@ class ProxyProcess:
     async def stop(self) -> None:
         """End recordings and close everything."""
         self.loop.remove_signal_handler(signal.SIGUSR1)
+        self.recording.close()
         self.recording.stop_all()
         # The last metadata and the BYEs to the SRSs get a moment; who does not answer gets its BYE all the same.
         if not await self._calm(2.0):

@@ -85,6 +85,12 @@ class OutgoingCall(Call):
             self.cancel(headers)
         super().bye(headers, body, content_type, done)
 
+    @property
+    def way(self) -> Hop | None:
+        """The hop that the INVITE took last."""
+        exchange = self._invite_exchange
+        return exchange.transaction.hop if exchange is not None and exchange.transaction is not None else None
+
     # -- the INVITE ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
