@@ -443,6 +443,11 @@ class Call:
         """A Contact value for messages that go to `hop`."""
         return f"<{self.agent.contact(hop)}>{';' + params if params else ''}"
 
+    @property
+    def way(self) -> Hop | None:
+        """The hop that the call was begun by, where it is known."""
+        return None
+
     def next_hop(self) -> Uri | None:
         """Where requests of this dialog go, if there is one."""
         return self.dialog.next_hop if self.dialog is not None else None
