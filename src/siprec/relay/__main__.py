@@ -51,6 +51,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
     parser.add_argument("--preroll", type=float, default=10.0, metavar="SECONDS")
     parser.add_argument("--learn", choices=("any", "host", "signalled"), default="any")
     parser.add_argument("--relearn-after", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--dscp", type=int, default=0, help="mark media with this code point (0..63; voice: 46)")
+    parser.add_argument("--rtcp-mux", action="store_true", help="offer recorders RTCP on the RTP port (RFC 5761)")
     parser.add_argument("--max-calls", type=int, default=20_000)
     parser.add_argument(
         "--packet-loop",
@@ -70,6 +72,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
         preroll=found.preroll,
         max_calls=found.max_calls,
         packet_loop=found.packet_loop,
+        dscp=found.dscp,
+        rtcp_mux=found.rtcp_mux,
     )
     return options, found
 

@@ -15,6 +15,7 @@ from siprec.relay.flow import Flow, Latching, Sink
 from siprec.relay.fork import Subscription
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import Interface, NoPorts, PortPair, PortPool, socket_address
+from siprec.relay.totals import Totals
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sip.clock import Clock
 
@@ -29,13 +30,15 @@ class CallError(Exception):
 
 @dataclass(slots=True)
 class Plane:
-    """What calls are made of: sockets, ports, time, policies (times in seconds)."""
+    """What calls are made of: sockets, ports, time, policies (times in seconds). `rtcp_mux`: offer
+    recorders to send RTCP by the RTP port (RFC 5761)."""
 
     clock: Clock
     packets: PacketLoop
     pool: PortPool
     latching: Latching = field(default_factory=Latching)
     preroll: float = 10.0
+    rtcp_mux: bool = False
 
 
 class Player(Protocol):
@@ -113,6 +116,8 @@ class Call:
         self.subscriptions: dict[str, Subscription] = {}
         self.players: dict[int, Player] = {}
         self.answered = False
+        self.ended = Totals()
+        """Of streams and forks that ended before the call."""
         self._group = plane.packets.group()
 
     # ---------- offer / answer
@@ -238,6 +243,7 @@ class Call:
         if stream is None:
             return
         party.streams[index] = None
+        self.ended.add_flows(stream.rtp, stream.rtcp)
         for flow in (stream.rtp, stream.rtcp):
             self.plane.packets.remove(flow.sock)
             if flow.peer is not None:
@@ -320,6 +326,18 @@ class Call:
             for index, stream in enumerate(side.streams)
             if stream is not None
         ]
+
+    @property
+    def totals(self) -> Totals:
+        """All packets of the call."""
+        found = Totals()
+        found.add(self.ended)
+        for _, _, stream in self.streams():
+            found.add_flows(stream.rtp, stream.rtcp)
+        for subscription in self.subscriptions.values():
+            for fork in subscription.forks:
+                found.add_fork(fork.packets, fork.dropped)
+        return found
 
     @property
     def last_media(self) -> float:

@@ -113,6 +113,8 @@ def arguments(options: RelayOptions) -> list[str]:
         f"--relearn-after={options.latching.host_silence}",
         f"--max-calls={options.max_calls}",
         f"--packet-loop={options.packet_loop}",
+        f"--dscp={options.dscp}",
+        *(["--rtcp-mux"] if options.rtcp_mux else []),
     ]
     for interface in options.interfaces:
         advertised = "!" + interface.advertised if interface.advertised else ""

@@ -55,6 +55,7 @@ class Fork:
         "label",
         "last_report",
         "lost_reported",
+        "muxed",
         "pair",
         "paused",
         "rejected",
@@ -89,6 +90,7 @@ class Fork:
         self.paused = False
         self.remote: Address = None
         self.remote_rtcp: Address = None
+        self.muxed = False
         self.rtcp_received = 0
         self.unexpected = 0
         self.lost_reported: int | None = None
@@ -231,7 +233,10 @@ class Fork:
         if self.remote_rtcp is None:
             return
         try:
-            self.pair.rtcp.sendto(packet, self.remote_rtcp)
+            if self.muxed:
+                self.pair.rtp.send(packet)
+            else:
+                self.pair.rtcp.sendto(packet, self.remote_rtcp)
         except OSError as error:
             reason = "rtcp-" + reason_of(error.errno or 0)
             self._rtcp_dropped[reason] = self._rtcp_dropped.get(reason, 0) + 1
@@ -242,6 +247,9 @@ class Fork:
             packet, source = self.pair.rtcp.recvfrom(2048)
         except OSError:
             return
+        self._report(packet, source)
+
+    def _report(self, packet: bytes, source: Address) -> None:
         blocks = rtcp.report_blocks(packet)
         if blocks is None or self.remote_rtcp is None or source[0] != self.remote_rtcp[0]:
             self.unexpected += 1
@@ -256,15 +264,18 @@ class Fork:
                 self.jitter_reported = block.jitter
 
     def rtp_arrived(self, _now: float) -> None:
-        """A recorder sends nothing here; whatever comes is taken off the socket and counted."""
+        """A recorder sends nothing here but RTCP, if that is multiplexed; what else comes is taken off and counted."""
         try:
-            self.pair.rtp.recv(16)
+            packet, source = self.pair.rtp.recvfrom(2048)
         except ConnectionRefusedError as error:
             self.copies.failed(error.errno or 0, 0)  # ICMP: one that was sent did not arrive (ERR-11)
             return
         except OSError:
             return
-        self.unexpected += 1
+        if self.muxed:
+            self._report(packet, source)
+        else:
+            self.unexpected += 1
 
 
 @dataclass(eq=False)

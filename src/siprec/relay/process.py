@@ -28,7 +28,8 @@ _TCP_WAITING = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RelayOptions:
-    """How a relay runs. `listen` is where ng is spoken (port 0: any); `preroll` and all time-outs are in seconds."""
+    """How a relay runs. `listen` is where ng is spoken (port 0: any); `preroll` and all time-outs are in seconds;
+    `dscp` marks media (0 to 63), `rtcp_mux` is offered to recorders."""
 
     listen: tuple[str, int] = ("127.0.0.1", 0)
     interfaces: Sequence[Interface] = (Interface("127.0.0.1"),)
@@ -38,6 +39,8 @@ class RelayOptions:
     preroll: float = 10.0
     max_calls: int = 20_000
     packet_loop: Choice = "auto"
+    dscp: int = 0
+    rtcp_mux: bool = False
 
 
 class LoopClock:
@@ -59,13 +62,13 @@ class RunningRelay:
     def __init__(self, loop: asyncio.AbstractEventLoop, options: RelayOptions) -> None:
         self._loop = loop
         clock = LoopClock(loop)
-        pool = PortPool(options.interfaces, *options.ports)
+        pool = PortPool(options.interfaces, *options.ports, options.dscp)
         family = socket.AF_INET6 if ":" in options.listen[0] else socket.AF_INET
         self._udp, self._listener = _listen(family, options.listen)
         self.ng_address: tuple[str, int] = self._udp.getsockname()[:2]
         self._packets = packet_loop(loop, clock.now, options.packet_loop)
         self.packet_loop = self._packets.name
-        plane = Plane(clock, self._packets, pool, options.latching, options.preroll)
+        plane = Plane(clock, self._packets, pool, options.latching, options.preroll, options.rtcp_mux)
         self.relay = Relay(plane, options.timeouts, max_calls=options.max_calls)
         self._connections: set[_NgStream] = set()
         loop.add_reader(self._udp, self._readable)

@@ -13,6 +13,7 @@ from siprec.relay.call import Call, CallError, Party, Plane, Wishes
 from siprec.relay.player import Player, Sound, sound_of_wav
 from siprec.relay.statistics import Reply, statistics
 from siprec.relay.subscriptions import key_frame, subscribe_answer, subscribe_request, unsubscribe
+from siprec.relay.totals import Totals
 from siprec.sdp import SdpError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Relay:
         self.timeouts = timeouts or Timeouts()
         self.calls: dict[str, Call] = {}
         self.counters = {"requests": 0, "errors": 0, "repeated": 0, "malformed": 0, "timeouts": 0}
+        self._ended = Totals()
         self._max_calls = max_calls
         self._expiry_at = 0.0
         self._replies: OrderedDict[tuple[object, bytes], tuple[float, bytes]] = OrderedDict()
@@ -132,7 +134,17 @@ class Relay:
         for call in list(self.calls.values()):
             self._remove(call)
 
+    @property
+    def totals(self) -> Totals:
+        """What passed through here since the start, in all calls."""
+        found = Totals()
+        found.add(self._ended)
+        for call in self.calls.values():
+            found.add(call.totals)
+        return found
+
     def _remove(self, call: Call) -> None:
+        self._ended.add(call.totals)
         for tag in list(call.subscriptions):
             unsubscribe(call, tag)
         call.close()
@@ -283,7 +295,7 @@ class Relay:
             player.stop()
 
     def _statistics(self, _: dict[str, Value]) -> Reply:
-        pool = self.plane.pool
+        pool, totals = self.plane.pool, self.totals
         return {
             "statistics": {
                 "calls": len(self.calls),
@@ -292,6 +304,12 @@ class Relay:
                 "sockets": self.plane.packets.sockets,
                 "port pairs": {"used": pool.in_use, "per address": pool.capacity},
                 **self.counters,
+                "packets": {
+                    "received": totals.received,
+                    "relayed": totals.relayed,
+                    "forked": totals.forked,
+                    "dropped": dict(totals.dropped),
+                },
             }
         }
 

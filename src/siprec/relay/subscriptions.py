@@ -66,11 +66,11 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
     except NoPorts as error:
         for fork in forks:
             if fork not in subscription.forks:
-                release(fork, call.plane.packets)
+                _end(call, fork)
         raise CallError(f"No ports: {error}") from error
     for fork in subscription.forks:
         if fork not in forks:
-            release(fork, call.plane.packets)
+            _end(call, fork)
     subscription.forks = forks
     subscription.version += 1
     call.subscriptions[subscription.tag] = subscription
@@ -95,19 +95,21 @@ def subscribe_answer(call: Call, tag: str, body: bytes) -> None:
         connection = media.connection
         held = media.direction in ("inactive", "sendonly") or (connection is not None and connection.is_zero)
         remote = control = None
+        muxed = False
         if not media.rejected and connection is not None and not connection.is_zero:
             family = fork.pair.interface.family
             remote = socket_address(family, connection.address, media.port)
             if remote is None:
                 raise CallError("Answer with an address that cannot be reached from the offered one")
             where = media.rtcp
-            # multiplexing was not offered, so RTCP has a port of its own (SDP-15)
             control = socket_address(family, *where) if where is not None else None
+            muxed = media.rtcp_mux and fork.section is not None and fork.section.rtcp_mux  # SDP-15: both said so
         if remote is None and not media.rejected and not held:
             raise CallError("Answer without an address")
-        steps.append((fork, remote, control, media.rejected, held))
-    for fork, remote, control, rejected, held in steps:
+        steps.append((fork, remote, control, muxed, media.rejected, held))
+    for fork, remote, control, muxed, rejected, held in steps:
         try:
+            fork.muxed = muxed
             fork.answer(remote, control, rejected=rejected, gated=held)
         except OSError as error:
             raise CallError(f"Recorder's address: {error.strerror}") from error
@@ -119,8 +121,13 @@ def unsubscribe(call: Call, tag: str) -> bool:
     if subscription is None:
         return False
     for fork in subscription.forks:
-        release(fork, call.plane.packets)
+        _end(call, fork)
     return True
+
+
+def _end(call: Call, fork: Fork) -> None:
+    release(fork, call.plane.packets)
+    call.ended.add_fork(fork.packets, fork.dropped)
 
 
 def _parties(call: Call, tags: Sequence[str]) -> list[tuple[str, Party]]:
@@ -196,6 +203,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
         fmtp=source.fmtp if source is not None else None,
         ptime=ptime,
         direction="sendonly" if sending else "inactive",
+        rtcp_mux=call.plane.rtcp_mux,
     )
 
 

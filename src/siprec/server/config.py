@@ -77,6 +77,23 @@ class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     everything is kept for a minute, until an SRS has answered."""
     media_timeout: float = 3600.0
     """Seconds without any packet after which the media of an answered call is given up."""
+    held_timeout: float = 3600.0
+    """The same for a call that is on hold."""
+    setup_timeout: float = 300.0
+    """Seconds after which the media of a call that nobody answers is given up."""
+    learn: Literal["any", "host", "signalled"] = "any"
+    """Where a party's media may come from at first: ``any`` address (NAT), any port of the ``host`` it signalled, or
+    only what it ``signalled``."""
+    relearn_after: float = 0.0
+    """Seconds of silence after which another address may take a party's place; 0: never."""
+    dscp: int = 0
+    """Code point that media is marked with (RFC 2474), 0 to 63; 46 is usual for voice."""
+    rtcp_mux: bool = False
+    """Offer an SRS to exchange RTCP on the RTP port (RFC 5761)."""
+    max_calls: int = 20_000
+    packet_loop: Literal["auto", "native", "python"] = "auto"
+    """What moves packets: ``native`` (C, if it was built) or ``python``; ``auto`` takes the native one, unless
+    ``SIPREC_NATIVE=0`` is in the environment."""
 
 
 class RegistrarConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -69,6 +69,10 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if not 1 <= count <= 30_000:
             yield key, "must lie in 1..30000"
+    if not 0 <= config.relay.dscp <= 63:
+        yield "relay.dscp", "must lie in 0..63"
+    if config.relay.max_calls < 1:
+        yield "relay.max_calls", "must be positive"
     for number, rule in enumerate(config.route):
         for name in [rule.record] if isinstance(rule.record, str) else rule.record:
             if name and name not in config.recording:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from siprec.net.address import split_host_port
 from siprec.net.timers import TimerWheel
+from siprec.relay.flow import Latching
 from siprec.relay.ports import parse_interface
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
@@ -33,8 +34,13 @@ def relay_options(config: Config) -> RelayOptions:
         listen=(host, port or 0),
         interfaces=interfaces,
         ports=port_range(relay.ports),
-        timeouts=Timeouts(media=relay.media_timeout),
+        timeouts=Timeouts(media=relay.media_timeout, held=relay.held_timeout, setup=relay.setup_timeout),
+        latching=Latching(learn=relay.learn, host_silence=relay.relearn_after),
         preroll=relay.preroll,
+        max_calls=relay.max_calls,
+        packet_loop=relay.packet_loop,
+        dscp=relay.dscp,
+        rtcp_mux=relay.rtcp_mux,
     )
 
 
@@ -44,7 +50,7 @@ def main(file: Path | None) -> int:
         config = load(file)
         setup_logging(config.log.level)
         return run(_main(relay_options(config)))
-    except (ConfigError, OSError, ValueError) as error:
+    except (ConfigError, OSError, ValueError, ImportError) as error:
         print(f"siprec relay: {error}", file=sys.stderr)
         return 1
 
