@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from siprec.recorder.admission import Admission
 from siprec.recorder.errors import RecorderError
 from siprec.recorder.session import Recorder, RecordingSession
 from siprec.sip.date import parse_date
@@ -33,18 +34,27 @@ class RecorderServer:
     """Accepts recording sessions. `take` is the user agent's ``on_invite``.
 
     With `strict`, a request without ``+sip.src`` in its Contact is refused (SRS-02); otherwise it is accepted, because
-    deployed SRCs forget the parameter.
+    deployed SRCs forget the parameter. `admission` says who is let in (None: everybody).
     """
 
-    def __init__(self, recorder: Recorder, *, strict: bool = False) -> None:
+    def __init__(self, recorder: Recorder, *, strict: bool = False, admission: Admission | None = None) -> None:
         self.recorder = recorder
         self.strict = strict
+        self.admission = admission
         self.calls: set[RecordingCall] = set()
 
     def take(self, call: IncomingCall) -> None:
         """A new INVITE."""
         request = call.invite
         call.contact_params = FEATURE
+        if self.admission is not None:
+            try:
+                self.admission.check(request, call.transaction.source)
+            except SipError as error:
+                if error.status != 401 or request.get("authorization"):
+                    log.warning("Call-ID %s: recording client refused: %s", call.call_id, error.reason)
+                call.answer(error.status, headers=error.headers)
+                return
         if EXTENSION not in request.tokens("require") | request.tokens("supported"):
             # SRS-01, SRS-02: not a recording session. Nothing else is of any use here (RFC 3261 21.4.15).
             call.answer(421, headers=[("Require", EXTENSION)], reason="Only recording sessions are accepted here")

@@ -126,6 +126,18 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     invite: tuple[str, ...] = ()
     """SIP URIs of recording clients to ask for their calls (SRS-04): ``sip:HOST`` for all, ``sip:USER@DOMAIN`` for
     those of a user, ``sip:CALL-ID@HOST`` for one."""
+    clients: tuple[str, ...] = ()
+    """Addresses or networks of the recording clients; none: any. Whoever else calls gets a 403."""
+    client_names: tuple[str, ...] = ()
+    """Names of the recording clients in their TLS certificates (RFC 5922: SIP URI, DNS name, or common name)."""
+    users: dict[str, str] = {}
+    """Names and passwords of the recording clients (digest; SHA-256 or MD5); none: they are not asked."""
+    realm: str = "siprec"
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    tls_verify_clients: bool = False
+    """Clients have to show a certificate of ``tls_ca`` (mutual TLS)."""
     strict: bool = False
     """Refuse recording clients whose Contact lacks ``+sip.src``."""
     srtp: Literal["off", "allow", "require"] = "allow"

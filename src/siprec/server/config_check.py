@@ -36,14 +36,25 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     for key, addresses in (("sip.listen", config.sip.listen), ("recorder.listen", config.recorder.listen)):
         for number, text in enumerate(addresses):
             try:
-                ListenAddress.parse(text)
+                wanted = ListenAddress.parse(text)
             except ValueError as error:
                 yield f"{key}[{number}]", str(error)
+                continue
+            section = config.sip if key == "sip.listen" else config.recorder
+            if wanted.transport == "tls" and not section.tls_certificate:
+                yield f"{key}[{number}]", f"TLS needs {key.partition('.')[0]}.tls_certificate"
     for number, text in enumerate(config.recorder.invite):
         try:
             Uri.parse(text)
         except SipError as error:
             yield f"recorder.invite[{number}]", error.reason
+    for number, text in enumerate(config.recorder.clients):
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            yield f"recorder.clients[{number}]", str(error)
+    if config.recorder.client_names and not config.recorder.tls_verify_clients:
+        yield "recorder.client_names", "needs recorder.tls_verify_clients: only a verified certificate has a name"
     for number, text in enumerate(config.sip.trusted):
         try:
             ipaddress.ip_network(text, strict=False)

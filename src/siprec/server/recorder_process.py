@@ -7,10 +7,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
+from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
+from siprec.recorder.admission import Admission
 from siprec.recorder.inviting import Invitations
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
@@ -19,10 +22,11 @@ from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
 from siprec.server.notify import Notifier
-from siprec.server.stack import announce, contact_uri, run, setup_logging, state_directory, wait_for_signal
+from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging, state_directory
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.transaction import TransactionLayer
+from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Endpoint, UserAgent
 
@@ -49,7 +53,14 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
     for repaired in library.recover():
         log.warning("recording %s was interrupted; its files have been repaired", repaired.id)
     clock = TimerWheel(loop)
-    transport = SocketTransport()
+    transport = SocketTransport(
+        tls=TlsSettings(
+            certificate=settings.tls_certificate,
+            private_key=settings.tls_key,
+            ca_file=settings.tls_ca,
+            verify_client="required" if settings.tls_verify_clients else "none",
+        )
+    )
     first, last = port_range(settings.ports)
     recorder = Recorder(
         library,
@@ -68,7 +79,15 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
     layer = TransactionLayer(clock, transport, endpoint)
     transport.on_message = layer.receive
     transport.on_malformed = layer.receive_malformed
-    server = RecorderServer(recorder, strict=settings.strict)
+    admission = Admission(
+        clock,
+        networks=settings.clients,
+        names=settings.client_names,
+        users=settings.users,
+        realm=settings.realm,
+        certificate=lambda hop: _certificate(transport, hop),
+    )
+    server = RecorderServer(recorder, strict=settings.strict, admission=admission)
     resolver = Resolver(clock)
     endpoint.agent = UserAgent(
         clock,
@@ -92,7 +111,8 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         invitations = Invitations(server, endpoint.agent, NameAddr("", f"sip:recorder@{host}:{me.port}"))
         for client in clients:
             invitations.invite(client)
-        await wait_for_signal()
+        with Signals(lambda: _renew(transport)) as signals:
+            await signals.wait()
         notifier.stopping("ending the recordings", 30.0)
         invitations.close()
         server.close()
@@ -108,3 +128,18 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         await resolver.close()
         clock.close()
     return 0
+
+
+def _certificate(transport: SocketTransport, hop: Hop) -> dict[str, Any]:
+    """The verified certificate of who sent something, empty without one."""
+    connection = transport.connection(hop.connection)
+    return connection.peer_certificate() if connection is not None else {}
+
+
+def _renew(transport: SocketTransport) -> None:
+    """SIGHUP: a renewed certificate is used for the connections to come."""
+    try:
+        transport.refresh_tls()
+        log.info("certificates read again")
+    except OSError as error:
+        log.error("the certificate stays as it was: %s", error)

@@ -1,0 +1,96 @@
+"""Which recording clients are let in (SRS-25, SEC-04, RFC 7866 12.1)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from siprec.sip.clock import Clock
+from siprec.sip.digest import DigestServer
+from siprec.sip.errors import SipError
+from siprec.sip.message import SipRequest
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+
+Certificate = Callable[[Hop], Mapping[str, Any]]
+
+
+def certificate_names(certificate: Mapping[str, Any]) -> set[str]:
+    """The names a verified certificate stands for (RFC 5922 7.1), in lower case: hosts of its SIP URIs, else its DNS
+    names, else, without any subjectAltName, its common name. `certificate` is as ``ssl.SSLSocket.getpeercert`` has it.
+    """
+    alternatives = certificate.get("subjectAltName", ())
+    hosts = set()
+    for kind, value in alternatives:
+        if kind == "URI":
+            try:
+                uri = Uri.parse(value)
+            except SipError:
+                continue
+            # With a user it names a person, not a host (RFC 5922 7.1).
+            if uri.is_sip and not uri.user:
+                hosts.add(uri.host.lower())
+    if hosts:
+        return hosts
+    names = {value.lower() for kind, value in alternatives if kind == "DNS"}
+    if names or alternatives:
+        return names
+    return {value.lower() for part in certificate.get("subject", ()) for key, value in part if key == "commonName"}
+
+
+class Admission:
+    """What a recording client has to show; everything that is set has to hold, nothing is set by default.
+
+    Args:
+        networks: it sends from one of these (addresses or networks).
+        names: its verified TLS certificate has one of these names, compared as a whole (no wildcards, RFC 5922 7.2).
+        users: names and passwords, or hashes (:mod:`siprec.sip.digest`): it knows one of them.
+        realm: of the digest challenge.
+        certificate: the verified certificate of who sent a request; empty without one.
+
+    Raises:
+        ValueError: a network is none.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        networks: Iterable[str] = (),
+        names: Iterable[str] = (),
+        users: Mapping[str, str | Mapping[str, str]] | None = None,
+        realm: str = "siprec",
+        certificate: Certificate = lambda hop: {},
+    ) -> None:
+        self._networks = [ipaddress.ip_network(text, strict=False) for text in networks]
+        self._names = {name.lower() for name in names}
+        self._users = dict(users or {})
+        self._digest = DigestServer(clock, realm)
+        self._certificate = certificate
+
+    def check(self, request: SipRequest, source: Hop) -> None:
+        """Let `request`, which came from `source`, in.
+
+        Raises:
+            SipError: 403, or 401 with its challenges.
+        """
+        if self._networks and not self._from_known_network(source.host):
+            raise SipError(f"{source.host} is not among the clients", 403)
+        if self._names:
+            found = certificate_names(self._certificate(source)) if source.transport == "tls" else set()
+            if not found & self._names:
+                raise SipError(f"certificate of {', '.join(sorted(found)) or 'nobody'} is not among the clients", 403)
+        if self._users:
+            result = self._digest.verify(request, self._users.get)
+            if not result.ok:
+                challenge = self._digest.challenge(stale=result.outcome == "stale")
+                raise SipError(f"user {result.username!r}: {result.reason or result.outcome}", 401, tuple(challenge))
+
+    def _from_known_network(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in self._networks)
