@@ -227,6 +227,24 @@ def test_a_standing_session_that_fails_is_set_up_again_with_growing_patience() -
     assert_over(world)
 
 
+def test_an_srs_that_dies_while_nobody_calls_is_noticed() -> None:
+    world = persistent(srs="sip:srs@10.0.0.2,sip:srs@10.0.0.3")
+    other = Srs(world, "10.0.0.3")
+    world.clock.run_for(100.0)
+    assert len(world.srs.calls) == 1  # OPTIONS are answered
+    world.srs.on_request, world.srs.on_invite = lambda request, reply: True, lambda call: None
+    world.clock.run_for(80.0)
+    assert len(other.calls) == 1
+    call = world.answered_call()
+    assert len(other.calls) == 1
+    assert world.state(call) == "active"
+    world.end(call)
+    world.clock.run_for(2.0)
+    world.service.stop_all()
+    world.clock.run_until_idle(4000.0)
+    assert not world.service.trunks.trunks
+
+
 def test_without_its_session_standing_a_call_still_calls_the_srs_itself() -> None:
     world = World(profile={"session": "persistent", "transport": "udp"})
     world.srs.status = 503

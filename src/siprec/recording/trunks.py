@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from siprec.recording.leg import Leg
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.srs import DialogOwner
-from siprec.recording.trunk import Leg, Trunk
+from siprec.recording.trunk import Trunk
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri

@@ -1,0 +1,174 @@
+"""One call's part in a recording session that several share (:mod:`siprec.recording.trunk`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from siprec import sdp
+from siprec.recording.composition import Composition, is_final
+from siprec.recording.metadata import Recording, write
+from siprec.recording.srs import Body, DialogOwner, PeerOffer
+from siprec.sdp import MediaDescription, SessionDescription
+from siprec.sip.transport import Hop
+from siprec.sip.useragent import Result
+
+if TYPE_CHECKING:
+    from siprec.recording.trunk import Trunk
+
+Done = Callable[[Result], None]
+Offered = Callable[[SessionDescription], None]
+
+
+@dataclass(eq=False)
+class Leg:
+    """One call in a trunk. `state`: ``new``, ``joining``, ``in``, ``leaving``, ``out``."""
+
+    trunk: Trunk
+    owner: DialogOwner
+    state: str = "new"
+    document: Recording = field(default_factory=Recording)
+    lines: list[MediaDescription] = field(default_factory=list)
+    stream_labels: dict[str, str] = field(default_factory=dict)
+    answer: bytes = b""
+    size: int = 0
+    dirty: bool = False
+    alone: bool = False
+    with_sdp: bool = False
+    tries: int = 0
+    waiting: list[tuple[Done, Offered | None]] = field(default_factory=list)
+    byes: list[Callable[[], None]] = field(default_factory=list)
+
+    # -- RsPeer --------------------------------------------------------------------------------------------------------
+
+    @property
+    def call_id(self) -> str:
+        """Call-ID of the dialog that is shared."""
+        return self.trunk.dialog.call_id if self.trunk.dialog is not None else ""
+
+    @property
+    def needs_sdp(self) -> bool:
+        """Never: the trunk adds what a message needs."""
+        return False
+
+    def invite(self, body: Body) -> None:
+        """Join."""
+        self._take(body)
+        self.state = "joining"
+        self.trunk.wanted(self)
+
+    def cancel(self) -> None:
+        """Do not join after all: `rs_refused` follows, or `rs_answered` when the SRS was faster."""
+        self.trunk.cancelled(self)
+
+    def exchange(self, body: Body, done: Done, offered: Offered) -> None:
+        """See :meth:`siprec.recording.srs.RsDialog.exchange`."""
+        if self.state != "in":
+            self.trunk.later(lambda: done("ended"))
+            return
+        self._take(body)
+        self.waiting.append((done, offered if body.sdp else None))
+        self.with_sdp |= bool(body.sdp)
+        if is_final(self.document):
+            # Nothing follows: its last words and the end of its streams are one message.
+            self.state = "leaving"
+        self.trunk.wanted(self)
+
+    def send(
+        self, method: str, headers: tuple[tuple[str, str], ...], body: bytes, content_type: str, done: Done
+    ) -> bool:
+        """Any other request inside the dialog; false when there is none."""
+        dialog = self.trunk.dialog
+        return dialog is not None and dialog.send(method, headers, body, content_type, done)
+
+    def bye(self, done: Done) -> None:
+        """Leave."""
+        if self.state in ("out", "new"):
+            self.trunk.later(lambda: done("ended"))
+            return
+        self.byes.append(lambda: done("ended"))
+        if self.state != "leaving":
+            self.state = "leaving"
+            if not is_final(self.document):
+                self.document = self.document.detached(self.trunk.clock.wall())
+            self.trunk.wanted(self)
+
+    def abandon(self, reason: str) -> None:
+        """The SRS is gone, for all that share it."""
+        self.trunk.lost(reason)
+
+    @property
+    def way(self) -> Hop | None:
+        """See :class:`siprec.recording.srs.RsDialog`."""
+        return self.trunk.dialog.way if self.trunk.dialog is not None else None
+
+    @property
+    def retry_after(self) -> float:
+        """See :class:`siprec.recording.srs.RsPeer`."""
+        return self.trunk.retry_after
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _take(self, body: Body) -> None:
+        if body.sdp:
+            self.lines = sdp.parse(body.sdp).media
+            self.stream_labels = dict(body.labels)
+        if body.document is not None:
+            self.document = body.document
+        self.size = len(write(self.document, self.stream_labels)) + sum(
+            len(text) + 2 for line in self.lines for text in (line.to_line(), *line.lines)
+        )
+        self.dirty = True
+
+    def finish(self, result: Result, answer: SessionDescription | None = None) -> None:
+        """Tell who waits for an exchange."""
+        waiting, self.waiting = self.waiting, []
+        for done, offered in waiting:
+            if answer is not None and offered is not None:
+                offered(answer)
+            done(result)
+
+    def gone(self) -> None:
+        """It left, or what it was in is no more."""
+        self.state = "out"
+        byes, self.byes = self.byes, []
+        for done in byes:
+            done()
+
+
+class LegOffer(PeerOffer):
+    """The part of an SRS's offer that concerns one leg."""
+
+    def __init__(self, description: SessionDescription, done: Callable[[int, SessionDescription | None], None]) -> None:
+        super().__init__(description, lambda *args: None, "")
+        self._done: Callable[[int, SessionDescription | None], None] | None = done
+
+    def answer(self, body: Body) -> None:
+        """Its answer."""
+        self._report(200, sdp.parse(body.sdp))
+
+    def refuse(self, status: int) -> None:
+        """None, for this reason."""
+        self._report(status, None)
+
+    def _report(self, status: int, description: SessionDescription | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(status, description)
+
+
+def line_bytes(line: MediaDescription) -> bytes:
+    """An m-line and what belongs to it, for comparison."""
+    return "\n".join((line.to_line(), *line.lines)).encode()
+
+
+def stream_labels(composition: Composition[Leg], legs: list[Leg]) -> dict[str, str]:
+    """Label of each stream in the shared description: a leg's own labels are the numbers of its m-lines."""
+    found: dict[str, str] = {}
+    for leg in legs:
+        labels = composition.labels(leg)
+        for stream, own in leg.stream_labels.items():
+            if 0 < int(own) <= len(labels):
+                found[stream] = labels[int(own) - 1]
+    return found
