@@ -13,8 +13,10 @@ from collections.abc import Callable
 from siprec.sip.headers import Via
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import find_metadata
+from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.validate import check_for_proxy
+from siprec.trace.ring import TraceRing
 
 SDP = (
     b"v=0\r\no=alice 2890844526 2890844526 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
@@ -121,6 +123,21 @@ def multipart() -> None:
     assert find_metadata(parse_datagram(RECORDING)) is not None
 
 
+class Kept:
+    """Messages kept for the ladder (``[trace]``); eight belong to a dialog."""
+
+    def __init__(self) -> None:
+        self.ring = TraceRing(8 << 20)
+        self.hop = Hop("udp", "192.0.2.1", 5060, ("192.0.2.9", 5060))
+        self.messages = [INVITE.replace(b"a84b4c76e66710", b"%014d" % (number // 8)) for number in range(40_000)]
+        self.next = 0
+
+    def __call__(self) -> None:
+        """One more."""
+        self.next = (self.next + 1) % len(self.messages)
+        self.ring.sip(1.0, "in", self.hop, self.messages[self.next])
+
+
 def measure(operation: Callable[[], object], seconds: float = 0.15, runs: int = 5) -> float:
     """Best microseconds per call over some runs of `seconds` each."""
     count = 100
@@ -140,6 +157,7 @@ def main() -> None:
     print(f"{platform.python_implementation()} {platform.python_version()}, µs per operation")
     for operation in (parse, parse_and_read, check, forward, answer, reply, via, uri, multipart):
         print(f"{operation.__name__:15} {measure(operation):7.2f}  {operation.__doc__}")
+    print(f"{'trace':15} {measure(Kept()):7.2f}  A message kept for the ladder of its call.")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,14 @@ class WaveformQuery(Query, kw_only=True):
     points: Annotated[int, Meta(ge=10, le=4000, description="Peaks per stream, about.")] = 800
 
 
+class TraceQuery(Query, kw_only=True):
+    """In which form."""
+
+    format: Annotated[
+        Literal["json", "text", "full", "pcap"], Meta(description="text: a drawing; full: with the messages.")
+    ] = "json"
+
+
 class NoQuery(Query, kw_only=True):
     """No parameters."""
 
@@ -248,6 +256,30 @@ class Registrations(msgspec.Struct, kw_only=True):
     registrations: list[Registration]
     total: int
     next: str = ""
+
+
+# -- the ladder of a call ----------------------------------------------------------------------------------------------
+
+
+class TraceStep(msgspec.Struct, kw_only=True):
+    """One message. `kind`: of the call itself (cs), of a recording session (rs), or a media command."""
+
+    time: float
+    source: str
+    target: str
+    title: str
+    kind: Literal["cs", "rs", "media"]
+    call_id: str
+    text: str
+
+
+class Trace(msgspec.Struct, kw_only=True):
+    """The messages of a call and its recording sessions, in order. `places`: columns from left to right."""
+
+    call_id: str
+    places: list[str]
+    steps: list[TraceStep]
+    dropped: Annotated[int, Meta(description="Messages that are not kept any more.")]
 
 
 # -- the recorder's library --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from siprec.recording.service import RecordingService
 from siprec.sip.clock import Clock
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
+from siprec.trace.tap import Tap
 
 
 class ConfigProblem(Exception):
@@ -59,6 +60,7 @@ class Parts:
     calls: CallCounts
     embedded: bool = True
     timers: Callable[[], int] = lambda: 0
+    tap: Tap | None = None
     proofs: Callable[[], dict[str, int]] = dict
     reload: Callable[[], Reloaded] | None = None
 

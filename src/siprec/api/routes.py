@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siprec.api import look, mediaview, model
+from siprec.api import look, mediaview, model, traceview
 from siprec.api.library import Library
 from siprec.api.parts import ConfigProblem
 from siprec.api.problem import Problem
@@ -259,6 +259,11 @@ def _shelf(api: Api) -> Library:
     return api.library
 
 
+async def _trace(api: Api, asked: Asked) -> Answer:
+    assert isinstance(asked.query, model.TraceQuery)
+    return traceview.answer(api.parts, asked.path("dlg_id"), asked.query.format)
+
+
 async def _library(api: Api, asked: Asked) -> Answer:
     assert isinstance(asked.query, model.LibraryQuery)
     return await _shelf(api).page(asked.query)
@@ -298,6 +303,16 @@ OPERATIONS: Final = (
         _call,
         model.CallDetail,
         query=model.DetailQuery,
+        problems=(404,),
+    ),
+    Operation(
+        "GET",
+        "/calls/{dlg_id}/trace",
+        "read",
+        "The messages of a call that is or was, as a ladder.",
+        _trace,
+        model.Trace,
+        query=model.TraceQuery,
         problems=(404,),
     ),
     Operation("GET", "/recordings", "read", "Recordings.", _recordings, model.Recordings, query=model.RecordingsQuery),

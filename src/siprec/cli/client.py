@@ -49,6 +49,17 @@ class ApiClient:
         given = {key: _text(value) for key, value in query.items() if value not in ("", None, False)}
         return self._ask("GET", f"{path}?{urlencode(given)}" if given else path, None)
 
+    def octets(self, path: str, **query: object) -> bytes:
+        """GET something that is no JSON. Raises ApiError."""
+        given = {key: _text(value) for key, value in query.items() if value not in ("", None, False)}
+        connection, response = self._open("GET", f"{path}?{urlencode(given)}" if given else path, None, {})
+        try:
+            return response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiError(f"{self.url}: the answer broke off: {error}") from None
+        finally:
+            connection.close()
+
     def send(self, method: str, path: str, body: Mapping[str, object]) -> Any:
         """POST or PUT `body` as JSON. Returns the decoded JSON. Raises ApiError."""
         return self._ask(method, path, {key: value for key, value in body.items() if value not in ("", None)})

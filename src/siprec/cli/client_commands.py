@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
+from urllib.parse import quote
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -29,7 +31,7 @@ P = ParamSpec("P")
 
 def register(app: App) -> None:
     """Add the commands to `app`."""
-    for command in (ls, show, start, pause, resume, stop, srs, media, registrations, events, drain, reload):
+    for command in (ls, show, start, pause, resume, stop, srs, media, registrations, events, drain, reload, trace):
         app.command(command)
 
 
@@ -390,3 +392,30 @@ def reload(*, api: Url = DEFAULT, json: AsJson = False) -> None:
     print(f"in effect: {', '.join(found['changed']) or 'nothing new'}")
     if found["restart"]:
         print(f"after a restart: {', '.join(found['restart'])}")
+
+
+@_told
+def trace(
+    call: Annotated[str, Parameter(help="Dialog id, or Call-ID of the call or of its recording session.")],
+    *,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="", help="With the messages.")] = False,
+    pcap: Annotated[Path | None, Parameter(help="Write a capture file for Wireshark instead.")] = None,
+    api: Url = DEFAULT,
+    json: AsJson = False,
+) -> None:
+    """Show the ladder of a call: its messages, those of its recording sessions, and the media commands.
+
+    Also of calls that are over, as long as their messages are kept ([trace] megabytes).
+    """
+    path = f"/calls/{quote(call, safe='')}/trace"
+    if pcap is not None:
+        octets = ApiClient(api).octets(path, format="pcap")
+        try:
+            with open(os.open(pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(octets)
+        except OSError as error:
+            raise ApiError(f"{pcap}: {error.strerror}") from None
+    elif json:
+        _dump(ApiClient(api).get(path))
+    else:
+        print(ApiClient(api).octets(path, format="full" if verbose else "text").decode("utf-8", "replace"), end="")

@@ -41,8 +41,12 @@ Opener: TypeAlias = Callable[[Callable[[bytes], None], Callable[[str], None]], N
 there."""
 
 
+MediaTrace: TypeAlias = Callable[[str, str, str, bytes], None]
+"""``trace(direction, server, call_id, message)``: a command of a call goes (``out``), its reply comes (``in``)."""
+
+
 class _Pending:
-    __slots__ = ("command", "deadline", "done", "message", "sent", "timer", "wait")
+    __slots__ = ("call_id", "command", "deadline", "done", "message", "sent", "timer", "wait")
 
     def __init__(self, command: str, message: bytes, done: ReplyResult, deadline: float, wait: float) -> None:
         self.command = command
@@ -52,6 +56,7 @@ class _Pending:
         self.wait = wait
         self.sent = 1
         self.timer: Timer | None = None
+        self.call_id = ""
 
 
 class NgClient:
@@ -80,6 +85,7 @@ class NgClient:
         self._serial = 0
         self._pending: dict[str, _Pending] = {}
         self._closed = False
+        self.trace: MediaTrace | None = None
         self.counters = {"requests": 0, "retransmissions": 0, "timeouts": 0, "unmatched": 0, "malformed": 0}
         self._connection = opener(self._on_message, self._on_error)
 
@@ -108,6 +114,9 @@ class NgClient:
             command, cookie.encode() + b" " + body, done, self._clock.now() + limit, min(self._first_retry, limit)
         )
         self._pending[cookie] = pending
+        if self.trace is not None and "call-id" in arguments:
+            pending.call_id = str(arguments["call-id"])
+            self.trace("out", self.name, pending.call_id, pending.message)
         self.counters["requests"] += 1
         reliable = self._connection.reliable
         pending.timer = self._clock.call_later(limit if reliable else pending.wait, self._expired, cookie)
@@ -136,6 +145,8 @@ class NgClient:
             log.warning("%s: reply to %s is not bencode: %s", self.name, pending.command, error)
             return
         del self._pending[cookie.decode("latin-1")]
+        if self.trace is not None and pending.call_id:
+            self.trace("in", self.name, pending.call_id, message)
         if pending.timer is not None:
             pending.timer.cancel()
         if reply.get("result") == b"error" or "result" not in reply:

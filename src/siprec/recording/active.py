@@ -77,6 +77,8 @@ class Surroundings:
     failed: Callable[[ActiveRecording, str], None] = lambda recording, reason: None
     releasing: Callable[[ActiveRecording], None] = lambda recording: None
     connected: Callable[[ActiveRecording], None] = lambda recording: None
+    calling: Callable[[ActiveRecording], None] = lambda recording: None
+    """Told before an SRS is called."""
     trunks: TrunkPool | None = None
     health: HealthTable = field(init=False)
     watch: SrsWatch = field(init=False)
@@ -454,6 +456,7 @@ class ActiveRecording:
         except SdpError as error:
             self._later(Event(Kind.REFUSED, status=500, reason=f"offer: {error.reason}"))
             return
+        self.around.calling(self)
         dialog.invite(body)
 
     def _peer_at(self, server: str) -> RsPeer | None:

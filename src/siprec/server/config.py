@@ -159,6 +159,25 @@ class ServiceConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     SIGINT, ends at once."""
 
 
+class HepConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[trace.hep]``: every SIP message of calls and recording sessions to Homer (HEPv3 over UDP)."""
+
+    collector: str
+    """``address:port``."""
+    node: int = 2001
+    """Capture agent id."""
+    password: str = ""
+    """``env:NAME`` keeps it out of the file."""
+
+
+class TraceConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[trace]``: what is kept of SIP messages and media commands, for ``siprec trace``."""
+
+    megabytes: int = 32
+    """Memory for the messages of recent calls, the oldest go first; 0: none are kept (with Homer at least 1)."""
+    hep: HepConfig | None = None
+
+
 class ProofConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[proof]``: proof of recording, for ``siprec audit``."""
 
@@ -182,6 +201,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     log: LogConfig = LogConfig()
     service: ServiceConfig = ServiceConfig()
     proof: ProofConfig = ProofConfig()
+    trace: TraceConfig = TraceConfig()
     secret: str = ""
     """Secret of the deployment (``env:NAME``): signs what we put into Record-Route and makes group ids. Without one,
     each start draws its own: calls that outlive a restart are then routed without it, and group ids change."""

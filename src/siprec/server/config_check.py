@@ -99,6 +99,17 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "media.server", f"{config.media.server!r} is neither embedded nor of the form ng:udp:ADDRESS:PORT"
     if not 0 <= config.service.drain <= 86400:
         yield "service.drain", "must lie in 0..86400 seconds"
+    if not 0 <= config.trace.megabytes <= 65536:
+        yield "trace.megabytes", "must lie in 0..65536"
+    if config.trace.hep is not None:
+        try:
+            host, port = split_host_port(config.trace.hep.collector)
+        except ValueError:
+            host, port = "", None
+        if not host or not port:
+            yield "trace.hep.collector", f"{config.trace.hep.collector!r} is not of the form address:port"
+        if not 0 <= config.trace.hep.node < 1 << 32:
+            yield "trace.hep.node", "must lie in 0..4294967295"
     if not 0 <= config.proof.keep_days <= 36500:
         yield "proof.keep_days", "must lie in 0..36500"
     if config.log.level.lower() not in ("debug", "info", "warning", "error", "critical"):

@@ -28,9 +28,11 @@ _TABLES: Final = (
     ("[log]", config, "LogConfig"),
     ("[service]", config, "ServiceConfig"),
     ("[proof]", config, "ProofConfig"),
+    ("[trace]", config, "TraceConfig"),
+    ("[trace.hep]", config, "HepConfig"),
 )
 _PARTS: Final = frozenset(
-    {"sip", "media", "relay", "registrar", "recorder", "api", "log", "service", "proof", "route", "recording"}
+    {"sip", "media", "relay", "registrar", "recorder", "api", "log", "service", "proof", "trace", "route", "recording"}
 )
 
 

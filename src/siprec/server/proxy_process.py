@@ -18,7 +18,8 @@ from siprec.api.drain import DrainGate
 from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
 from siprec.media.engine import MediaFlags, MediaServer
-from siprec.net.address import is_wildcard, local_addresses
+from siprec.media.rtpengine import RtpEngine
+from siprec.net.address import is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
@@ -46,6 +47,9 @@ from siprec.server.reload import Reloaded, compare, merged, read
 from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging, state_directory
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
+from siprec.trace.hep import HepSender
+from siprec.trace.ring import TraceRing
+from siprec.trace.tap import Tap
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +135,7 @@ class ProxyProcess:
         )
         self.transport = SocketTransport(tls=tls)
         self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
+        self.tap = self._tap()
         self.identity = Identity([], sip.domains)
         self.media = MediaSupervisor(self.clock, config, self._media_lost)
         self.events = EventDispatcher()
@@ -157,7 +162,7 @@ class ProxyProcess:
             registrar=self.registrar,
             rules=Rules(config.route),
             script=script,
-            pick_media=lambda call: self.media.current,
+            pick_media=lambda call: self._media_server(),
             settings=SiprecVariable,
             options=_options(config, secret),
         )
@@ -188,6 +193,11 @@ class ProxyProcess:
         if config.api.listen:
             self.core.observers.add(self.calls)
         self.proofs = self._prove()
+        ring = self.tap.ring if self.tap is not None else None
+        if self.tap is not None and ring is not None:
+            self.core.observers.add(self.tap)
+            self.events.subscribe(ring.event)
+            self.recording.around.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
@@ -200,6 +210,31 @@ class ProxyProcess:
         self.transport.on_malformed = self.layer.receive_malformed
         self.transport.on_closed = self.recording.around.watch.connection_closed
         self.api = ApiServer(self._parts(), config.api) if config.api.listen else None
+
+    def _tap(self) -> Tap | None:
+        """Where messages are kept and sent to, if anywhere."""
+        wanted = self.config.trace
+        hep = None
+        if wanted.hep is not None:
+            host, port = split_host_port(wanted.hep.collector)
+            try:
+                hep = HepSender((host, port or 0), node=wanted.hep.node, password=wanted.hep.password)
+            except OSError as error:
+                raise ConfigError(f"trace.hep.collector: {wanted.hep.collector}: {error}") from None
+        # Homer is told which call a recording session belongs to: the ring knows.
+        megabytes = max(wanted.megabytes, int(hep is not None))
+        ring = TraceRing(megabytes << 20) if megabytes else None
+        if ring is None and hep is None:
+            return None
+        tap = Tap(self.clock, ring, hep)
+        self.transport.trace = tap.sip
+        return tap
+
+    def _media_server(self) -> MediaServer | None:
+        server = self.media.current
+        if isinstance(server, RtpEngine) and self.tap is not None:
+            server.client.trace = self.tap.media
+        return server
 
     def _prove(self) -> ProofCollector | None:
         """Proof of recording, where there is a place for it."""
@@ -236,6 +271,7 @@ class ProxyProcess:
             timers=lambda: self.clock.pending,
             reload=self._reload_for_api,
             proofs=self._proof_counts,
+            tap=self.tap,
         )
 
     async def start(self) -> None:
@@ -276,6 +312,8 @@ class ProxyProcess:
         if self.proofs is not None and self.proof_log is not None:
             self.proofs.close()
             await asyncio.to_thread(self.proof_log.close)
+        if self.tap is not None:
+            self.tap.close()
         self.clock.close()
 
     async def _calm(self, seconds: float) -> bool:

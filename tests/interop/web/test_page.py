@@ -81,6 +81,11 @@ def test_a_live_call_is_seen_paused_resumed_and_stopped(tmp_path: Path) -> None:
                     await expect(card.get_by_role("img")).to_be_visible()
                     await expect(card.locator(".line .pause")).to_have_count(1)
                     await expect(card.get_by_role("table", name="Streams").get_by_role("row")).to_have_count(3)
+                    ladder = page.get_by_role("region", name="Ladder")
+                    step = ladder.get_by_role("button", name="to SRS").filter(has_text="INVITE").first
+                    await step.click()
+                    await expect(ladder.get_by_label("Message", exact=True)).to_contain_text("application/rs-metadata")
+                    await picture(page, "page-call.png")
                     await card.get_by_role("button", name="Stop").click()
                     await expect(card).to_have_count(0)
                     await page.get_by_role("link", name="Events").click()

@@ -1,0 +1,110 @@
+"""What is kept of calls' messages, for how long, and what is never shown."""
+
+from __future__ import annotations
+
+from siprec.recording.events import SiprecEvent
+from siprec.sip.transport import Hop
+from siprec.trace.ring import MAX_STEPS, TraceRing, call_id_of, without_keys
+
+PHONE = Hop("udp", "192.0.2.1", 5070, ("192.0.2.9", 5060))
+SRS = Hop("tcp", "192.0.2.3", 5060, ("192.0.2.9", 5060))
+
+
+def request(method: str, call_id: str, *, size: int = 0) -> bytes:
+    return (
+        f"{method} sip:bob@example.com SIP/2.0\r\nCall-ID: {call_id}\r\nCSeq: 1 {method}\r\n\r\n".encode() + b"x" * size
+    )
+
+
+def response(call_id: str, line: str = "200 OK") -> bytes:
+    return f"SIP/2.0 {line}\r\ni: {call_id}\r\nCSeq: 1 INVITE\r\n\r\n".encode()
+
+
+def test_a_call_and_its_recording_sessions_are_found_by_any_of_their_names_in_order() -> None:
+    ring = TraceRing(1 << 20)
+    ring.dialog("h3sh.1", "call")
+    ring.sip(1.0, "in", PHONE, request("INVITE", "call"))
+    ring.media(1.1, "out", "ng:udp:127.0.0.1:2223", "call", b"1_1 d7:command5:offere")
+    ring.link("call", "session")
+    ring.sip(1.3, "out", SRS, request("INVITE", "session"))
+    ring.sip(1.2, "out", PHONE, response("call"))
+    for name in ("h3sh.1", "call", "session"):
+        assert ring.find(name) == "call"
+    assert [(name, step.time) for name, step in ring.steps("call")] == [
+        ("call", 1.0),
+        ("call", 1.1),
+        ("call", 1.2),
+        ("session", 1.3),
+    ]
+    assert ring.owner("session") == "call"
+    assert ring.find("other") == ""
+
+
+def test_a_session_is_linked_by_the_event_as_well() -> None:
+    ring = TraceRing(1 << 20)
+    ring.sip(1.0, "in", PHONE, request("INVITE", "call"))
+    ring.event(
+        SiprecEvent("E_SIPREC_START", "1", "call", "session", "s", "sip:srs.example.com", "default", 1.0, "", 200)
+    )
+    ring.sip(1.1, "out", SRS, request("INVITE", "session"))
+    assert [name for name, _ in ring.steps("call")] == ["call", "session"]
+
+
+def test_registrations_and_pings_and_replies_to_them_take_no_room() -> None:
+    ring = TraceRing(1 << 20)
+    for method in ("REGISTER", "OPTIONS", "PUBLISH"):
+        ring.sip(1.0, "in", PHONE, request(method, method))
+        ring.sip(1.0, "out", PHONE, response(method))
+    assert len(ring) == 0
+    assert ring.octets == 0
+    ring.sip(2.0, "in", PHONE, request("INVITE", "call"))
+    ring.sip(2.0, "in", PHONE, request("OPTIONS", "call"))
+    assert len(ring.steps("call")) == 2
+
+
+def test_the_oldest_dialogs_go_first_and_their_links_with_them() -> None:
+    ring = TraceRing(20_000)
+    for number in range(100):
+        ring.dialog(f"d{number}", f"call-{number}")
+        ring.sip(float(number), "in", PHONE, request("INVITE", f"call-{number}", size=500))
+        ring.link(f"call-{number}", f"session-{number}")
+        ring.sip(float(number), "out", SRS, request("INVITE", f"session-{number}", size=500))
+    assert ring.octets <= 20_000
+    assert ring.find("call-0") == ring.find("session-0") == ring.find("d0") == ""
+    assert ring.find("session-99") == "call-99"
+    assert ring.octets > 20_000 - 2 * 800
+    assert 700 * len(ring) < ring.octets < 800 * len(ring)
+
+
+def test_of_a_chatty_dialog_the_beginning_and_the_newest_are_kept() -> None:
+    ring = TraceRing(10 << 20)
+    for number in range(3 * MAX_STEPS):
+        ring.sip(float(number), "in", PHONE, request("INFO" if number else "INVITE", "call"))
+    times = [step.time for _, step in ring.steps("call")]
+    assert len(times) == MAX_STEPS
+    assert times[: MAX_STEPS // 2] == [float(n) for n in range(MAX_STEPS // 2)]
+    assert times[-1] == 3 * MAX_STEPS - 1
+    assert ring.dropped("call") == 2 * MAX_STEPS
+    assert ring.octets == sum(len(step.data) + 200 for _, step in ring.steps("call"))
+
+
+def test_a_call_id_is_found_however_it_is_written_and_never_in_a_body() -> None:
+    assert call_id_of(b"BYE sip:x SIP/2.0\r\nCall-ID: a@b\r\n\r\n") == "a@b"
+    assert call_id_of(b"BYE sip:x SIP/2.0\r\nCALL-id \t: a@b \r\n\r\n") == "a@b"
+    assert call_id_of(b"BYE sip:x SIP/2.0\ni:a\n\n") == "a"
+    assert call_id_of(b"BYE sip:x SIP/2.0\r\nVia: x\r\n\r\nCall-ID: no") == ""
+    assert call_id_of(b"") == ""
+    assert call_id_of(b"\r\nCall-ID: cut") == "cut"
+
+
+def test_media_keys_are_not_kept() -> None:
+    key = "WnD7c1ksDGs+dIefCEo8omPg4uO8DYIinNGL5yxQ"
+    message = request("INVITE", "call") + f"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}|2^20\r\n".encode()
+    hidden = without_keys(message)
+    assert key.encode() not in hidden
+    assert len(hidden) == len(message)
+    assert hidden.endswith(b"|2^20\r\n")
+    ring = TraceRing(1 << 20)
+    ring.sip(1.0, "in", PHONE, message)
+    ring.media(1.0, "out", "m", "call", b"1 d3:sdp5:x" + message)
+    assert all(key.encode() not in step.data for _, step in ring.steps("call"))
