@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Protocol
 
 from siprec import sdp_crypto
@@ -67,12 +67,17 @@ def plain(proto: str) -> str:
     return {"RTP/SAVP": "RTP/AVP", "RTP/SAVPF": "RTP/AVPF"}.get(proto.upper(), proto)
 
 
-def offer_lines(like: Crypto | None = None) -> tuple[Crypto, ...]:
-    """What is offered: fresh keys, the strongest first that everybody knows; `like` puts the equal of that one first,
-    so that a copy is no weaker than what it is a copy of (SEC-08)."""
+def offer_lines(
+    like: Crypto | None = None, *, only: Collection[str] = (), without: Collection[str] = ()
+) -> tuple[Crypto, ...]:
+    """What is offered: fresh keys for the suites that everybody knows; `like` puts the equal of that one first, so that
+    a copy is no weaker than what it is a copy of (SEC-08). `only` these suites where there are any, `without` those."""
     suites = ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"]
-    if like is not None and like.suite.name not in suites and like.suite.name in SUPPORTED:
+    if like is not None and like.suite.name not in suites:
         suites.insert(0, like.suite.name)
+    if only:
+        suites = [name for name in SUPPORTED if name in only]
+    suites = [name for name in suites if name in SUPPORTED and name not in without]
     return tuple(sdp_crypto.generate(tag, suite) for tag, suite in enumerate(suites, 1))
 
 
@@ -137,22 +142,31 @@ class Decryptor:
     were not authentic (the wrong key, damage, forgery) or no SRTP at all, `replayed` those that had come before.
     """
 
-    __slots__ = ("_late", "_searches", "_sessions", "cryptos", "failed", "replayed")
+    __slots__ = ("_late", "_search_at", "_searches", "_sessions", "cryptos", "failed", "replayed")
 
     def __init__(self, *cryptos: Crypto) -> None:
         self.cryptos = cryptos
         self.failed = 0
         self.replayed = 0
         self._sessions = [_session(crypto, _IN) for crypto in cryptos]
-        self._late: dict[bytes, _Session] = {}
+        self._late: dict[bytes, tuple[Crypto, _Session]] = {}
         self._searches = 0
+        self._search_at = 1
+
+    def rekey(self, *cryptos: Crypto) -> None:
+        """Other keys from now on; what is known of streams under one that stays is kept."""
+        known = {(old.suite, old.key): session for old, session in zip(self.cryptos, self._sessions, strict=True)}
+        self._sessions = [known.get((c.suite, c.key)) or _session(c, _IN) for c in cryptos]
+        self.cryptos = cryptos
+        self._late = {ssrc: late for ssrc, late in self._late.items() if late[0] in cryptos}
+        self._searches, self._search_at = 0, self.failed + 1
 
     def rtp(self, packet: bytes) -> bytes | None:
         """The RTP packet."""
         ssrc = packet[8:12]
         late = self._late.get(ssrc) if self._late else None
         again = False
-        for session in (late, *self._sessions) if late is not None else self._sessions:
+        for session in (late[1], *self._sessions) if late is not None else self._sessions:
             try:
                 return session.unprotect(packet)
             except _Refused as error:
@@ -163,14 +177,15 @@ class Decryptor:
             self.replayed += 1
             return None
         self.failed += 1
-        if self._searches < _SEARCHES and self.failed == 1 << self._searches and 12 < len(packet) <= 1500:
+        if self._searches < _SEARCHES and self.failed >= self._search_at and 12 < len(packet) <= 1500:
             # The doubling leaves a flood of forgeries little to gain.
             self._searches += 1
+            self._search_at = self.failed + (1 << self._searches)
             for crypto in self.cryptos:
                 found = _joined_late(crypto, packet)
                 if found is not None:
                     self.failed -= 1
-                    self._late[ssrc] = found[0]
+                    self._late[ssrc] = crypto, found[0]
                     return found[1]
         return None
 

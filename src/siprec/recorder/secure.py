@@ -46,10 +46,9 @@ class LineKeys:
         if (remote.suite, remote.key, remote.tag) == (self.remote.suite, self.remote.key, self.remote.tag):
             return self
         keys = LineKeys(remote)
-        if remote.key == self.remote.key and remote.suite == self.remote.suite:
-            keys.decryptor = self.decryptor  # only the tag is another
-        else:
-            keys.decryptor = srtp.Decryptor(remote, self.remote)
+        keys.decryptor = self.decryptor
+        if remote.key != self.remote.key or remote.suite != self.remote.suite:
+            keys.decryptor.rekey(remote, self.remote)
         return keys
 
 

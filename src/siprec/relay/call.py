@@ -15,6 +15,7 @@ from siprec.relay.flow import Flow, Latching, Sink
 from siprec.relay.fork import Subscription
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import Interface, NoPorts, PortPair, PortPool, socket_address
+from siprec.relay.secure import Security, agree
 from siprec.relay.totals import Totals
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sip.clock import Clock
@@ -49,7 +50,8 @@ class Player(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``.
+    """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``,
+    ``transport protocol``, ``SDES``.
 
     Two of ours: `preroll`, seconds that a subscription goes back at most (``pre-roll age``, in ms; None: as far as
     there is anything), and `hold`, keep everything for another recorder than the one before (``pre-roll hold``).
@@ -64,6 +66,8 @@ class Wishes:
     label: str = ""
     preroll: float | None = None
     hold: bool = False
+    transport: str = ""
+    sdes: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False, slots=True)
@@ -86,6 +90,7 @@ class Stream:
     key_asked: float = -math.inf
     key_number: int = 0
     """When this party was asked for a key frame (monotonic), and how often."""
+    security: Security = field(default_factory=Security)
 
 
 @dataclass(eq=False, slots=True)
@@ -130,6 +135,10 @@ class Call:
             if not media.rejected and relayed(media):
                 self._stream(party, peer, index, media.kind)
         self._signalled(party, description, wishes)
+        for index, media in enumerate(description.media):
+            for stream in (_at(party.streams, index), _at(peer.streams, index)):
+                if stream is not None:
+                    stream.security.offered(media)
         if "pre-roll" in wishes.flags:
             self.keep()
         return self._rewritten(description, party, peer, wishes)
@@ -157,10 +166,20 @@ class Call:
             elif relayed(media):
                 self._stream(offerer, answerer, index, media.kind)
         self._signalled(answerer, description, wishes)
+        self._agree(offerer, answerer)
         if "pre-roll" in wishes.flags:
             self.keep()
         self.answered = offerer.answered = answerer.answered = True
         return self._rewritten(description, answerer, offerer, wishes)
+
+    def _agree(self, offerer: Party, answerer: Party) -> None:
+        """Note what each side encrypts with, for who gets copies."""
+        if offerer.description is None or answerer.description is None:
+            return
+        for index, answered in enumerate(answerer.description.media):
+            one, other = _at(offerer.streams, index), _at(answerer.streams, index)
+            if one is not None and other is not None and not answered.rejected:
+                agree(one.security, offerer.description.media[index], other.security, answered)
 
     def _dialogue(
         self, from_tag: str, to_tag: str, description: SessionDescription, wishes: Wishes
@@ -389,6 +408,10 @@ class Call:
             self._release(party, index)
         self.parties.clear()
         self.pairs.clear()
+
+
+def _at(streams: list[Stream | None], index: int) -> Stream | None:
+    return streams[index] if index < len(streams) else None
 
 
 def relayed(media: MediaDescription) -> bool:

@@ -16,12 +16,13 @@ import random
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from socket import SO_ERROR, SOL_SOCKET
+from socket import SO_ERROR, SOL_SOCKET, socket
 
 from siprec.relay import rtcp
 from siprec.relay.flow import Address, Flow, Sink, reason_of
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import PortPair
+from siprec.relay.secure import Exit, ForkKeys, Security
 from siprec.sdp import MediaDescription
 from siprec.sip.clock import Clock, Timer
 
@@ -47,11 +48,13 @@ class Fork:
         "clock_rate",
         "cname",
         "copies",
+        "exit",
         "from_tag",
         "gated",
         "index",
         "jitter_reported",
         "key_frame",
+        "keys",
         "label",
         "last_report",
         "lost_reported",
@@ -62,7 +65,9 @@ class Fork:
         "remote",
         "remote_rtcp",
         "rtcp_received",
+        "sealed",
         "section",
+        "security",
         "source",
         "ssrc",
         "unexpected",
@@ -98,6 +103,10 @@ class Fork:
         self.last_report = 0.0
         self.key_frame: Callable[[bytes], None] | None = None
         self.attached = False
+        self.exit: Exit | None = None
+        self.keys: ForkKeys | None = None  # offered to the recorder
+        self.sealed: ForkKeys | None = None  # agreed on with it
+        self.security = Security()  # of the source
         self._timer: Timer | None = None
         self._rtcp_dropped: dict[str, int] = {}
         self._rtcp_at = clock.now() + RTCP_INTERVAL * random.uniform(0.25, 1.0)
@@ -106,17 +115,19 @@ class Fork:
     @property
     def packets(self) -> int:
         """RTP packets that went out."""
-        return self.copies.packets
+        return self.copies.packets - (self.exit.lost if self.exit is not None else 0)
 
     @property
     def octets(self) -> int:
-        """Their size, RTP header included."""
-        return self.copies.octets
+        """Their size, RTP header included; of SRTP, that of what came."""
+        return self.copies.octets - (self.exit.lost_octets if self.exit is not None else 0)
 
     @property
     def dropped(self) -> dict[str, int]:
         """What did not go out, by reason."""
         found = self.copies.dropped
+        if self.exit is not None and self.exit.lost:
+            found = {**found, "srtp": self.exit.lost}
         return {**found, **self._rtcp_dropped} if self._rtcp_dropped else found
 
     @property
@@ -129,6 +140,22 @@ class Fork:
         """Begin with what was kept before there was a subscription, but for what came before `since` (monotonic)."""
         if self.flowing and not self.answered:
             self.copies.inherit(kept, since)
+
+    @property
+    def _out(self) -> socket:
+        return self.pair.rtp if self.exit is None else self.exit.inner
+
+    def seal(self, packets: PacketLoop, keys: ForkKeys | None) -> None:
+        """Encrypt with `keys` from now on; None: plain RTP, whatever the source is. Raises OSError."""
+        self.sealed = keys
+        if keys is None and not self.security.secure and self.exit is None:
+            return
+        if self.exit is None:
+            self.exit = Exit(packets, self.security, self.copies, self.pair.rtp)
+            self.copies.off()  # stays off the direct way
+        self.exit.flush()
+        self.exit.encryptor = keys.encryptor if keys is not None else None
+        self.settle()
 
     def hold(self) -> None:
         """The recorder is lost: keep what comes from now on, until another one answers (ERR-09)."""
@@ -178,7 +205,7 @@ class Fork:
             if self.answered and not self.gated and self._timer is None:
                 self._timer = self._clock.call_later(0, self._drain)
         else:
-            copies.direct(self.pair.rtp)
+            copies.direct(self._out)
             self._attach(True)
 
     def close(self) -> None:
@@ -189,6 +216,8 @@ class Fork:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.exit is not None:
+            self.exit.close()
         if self.answered and not self.rejected:
             self._send_rtcp(rtcp.goodbye(self._rtcp_ssrc, self.cname))
 
@@ -200,7 +229,7 @@ class Fork:
 
     def _drain(self) -> None:
         self._timer = None
-        if self.copies.drain(self.pair.rtp, DRAIN_BATCH):
+        if self.copies.drain(self._out, DRAIN_BATCH):
             self._timer = self._clock.call_later(DRAIN_INTERVAL, self._drain)
         else:
             self.settle()
@@ -232,6 +261,12 @@ class Fork:
     def _send_rtcp(self, packet: bytes) -> None:
         if self.remote_rtcp is None:
             return
+        if self.sealed is not None and self.sealed.encryptor is not None:
+            secured = self.sealed.encryptor.rtcp(packet)
+            if secured is None:
+                self._rtcp_dropped["rtcp-srtp"] = self._rtcp_dropped.get("rtcp-srtp", 0) + 1
+                return
+            packet = secured
         try:
             if self.muxed:
                 self.pair.rtp.send(packet)
@@ -250,6 +285,8 @@ class Fork:
         self._report(packet, source)
 
     def _report(self, packet: bytes, source: Address) -> None:
+        if self.sealed is not None and self.sealed.decryptor is not None:
+            packet = self.sealed.decryptor.rtcp(packet) or b""
         blocks = rtcp.report_blocks(packet)
         if blocks is None or self.remote_rtcp is None or source[0] != self.remote_rtcp[0]:
             self.unexpected += 1

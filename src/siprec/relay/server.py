@@ -376,4 +376,6 @@ def _wishes(request: dict[str, Value]) -> Wishes:
         label=_text(request, "label") or _text(request, "set-label"),
         preroll=max(0, age) / 1000 if isinstance(age, int) else None,
         hold=request.get("pre-roll hold") == 1,
+        transport=_text(request, "transport protocol") or _text(request, "transport-protocol"),
+        sdes=frozenset(_words(request.get("SDES"))),
     )

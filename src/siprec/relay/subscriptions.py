@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from siprec import sdp
+from siprec import sdp, srtp
 from siprec.relay import keyframe
 from siprec.relay.call import Call, CallError, Party, Stream, Wishes, relayed
 from siprec.relay.fork import Fork, Subscription, release, watch
 from siprec.relay.ports import NoPorts, socket_address
+from siprec.relay.secure import ForkKeys, fork_keys, is_encrypted
 from siprec.sdp import MediaDescription, SessionDescription
 
 MAX_SUBSCRIPTIONS: Final = 32
@@ -49,10 +50,14 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
         for fork in subscription.forks:
             fork.hold()
     forks: list[Fork] = []
+    unreadable = False
     try:
         for name, party in parties:
             for index, stream in enumerate(party.streams):
                 if stream is None:
+                    continue
+                if not stream.security.readable:
+                    unreadable = True
                     continue
                 known = kept.pop(stream.rtp, None)
                 fork = known or _open(call, name, index, stream, wishes)
@@ -61,6 +66,7 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
                     fork.begun = not wishes.hold  # what it keeps is for an answer to come, not for the end of a hold
                     fork.pause(paused)
                 fork.section = _section(call, party, index, stream, fork, wishes)
+                _secure(stream, fork, wishes)
                 fork.label = str(len(forks) + 1)
                 forks.append(fork)
     except NoPorts as error:
@@ -68,6 +74,8 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
             if fork not in subscription.forks:
                 _end(call, fork)
         raise CallError(f"No ports: {error}") from error
+    if unreadable and not forks:
+        raise CallError("Nothing to subscribe to: encrypted with keys that are not in the SDP, or a suite not known")
     for fork in subscription.forks:
         if fork not in forks:
             _end(call, fork)
@@ -106,10 +114,13 @@ def subscribe_answer(call: Call, tag: str, body: bytes) -> None:
             muxed = media.rtcp_mux and fork.section is not None and fork.section.rtcp_mux  # SDP-15: both said so
         if remote is None and not media.rejected and not held:
             raise CallError("Answer without an address")
-        steps.append((fork, remote, control, muxed, media.rejected, held))
-    for fork, remote, control, muxed, rejected, held in steps:
+        keys = _keys(fork, media) if not media.rejected else None
+        steps.append((fork, keys, remote, control, muxed, media.rejected, held))
+    for fork, keys, remote, control, muxed, rejected, held in steps:
         try:
             fork.muxed = muxed
+            if not rejected:
+                fork.seal(call.plane.packets, keys)
             fork.answer(remote, control, rejected=rejected, gated=held)
         except OSError as error:
             raise CallError(f"Recorder's address: {error.strerror}") from error
@@ -191,13 +202,14 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
     maps = {number: meaning for number, meaning in maps.items() if str(number) in formats}
     first = next(iter(maps.values()), None)
     fork.clock_rate = first.clock_rate if first is not None else 8000
+    proto = _transport(stream, source, wishes)
     sending = own is None or own.direction in ("sendrecv", "sendonly")
     ptime = own.ptime if own is not None else None
     return sdp.build_media(
         stream.kind,
         fork.pair.port,
         formats,
-        proto=source.proto if source is not None and "/SAVP" not in source.proto else "RTP/AVP",
+        proto=proto,
         address=wishes.media_address or fork.pair.interface.public,
         rtpmaps=maps,
         fmtp=source.fmtp if source is not None else None,
@@ -205,6 +217,42 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
         direction="sendonly" if sending else "inactive",
         rtcp_mux=call.plane.rtcp_mux,
     )
+
+
+def _transport(stream: Stream, source: MediaDescription | None, wishes: Wishes) -> str:
+    """As asked for, else no less safe than the stream (SEC-05)."""
+    wanted = wishes.transport.upper()
+    if srtp.is_secure(wanted) or srtp.plain(wanted) != wanted or wanted in ("RTP/AVP", "RTP/AVPF"):
+        return wanted
+    feedback = source is not None and source.proto.upper().endswith("F")
+    if stream.security.secure:
+        return "RTP/SAVPF" if feedback else "RTP/SAVP"
+    if source is None or is_encrypted(source):
+        return "RTP/AVPF" if feedback else "RTP/AVP"
+    return source.proto
+
+
+def _secure(stream: Stream, fork: Fork, wishes: Wishes) -> None:
+    """Offer keys with `fork.section`, the same as long as it is the same recorder."""
+    assert fork.section is not None
+    fork.security = stream.security
+    if not srtp.is_secure(fork.section.proto):
+        fork.keys = None
+        return
+    if fork.keys is None or wishes.hold:
+        fork.keys = fork_keys(stream.security.keys, wishes.sdes)
+    if not fork.keys.offered:
+        raise CallError("No crypto suite is left to offer")
+    fork.section.lines += [f"a=crypto:{crypto.value()}" for crypto in fork.keys.offered]
+
+
+def _keys(fork: Fork, media: MediaDescription) -> ForkKeys | None:
+    """What the recorder's answer agrees to; None: plain RTP."""
+    if not is_encrypted(media):
+        return None
+    if fork.keys is None or not srtp.is_secure(media.proto) or not fork.keys.answered(media):
+        raise CallError("Answer without a key that fits the subscription's")
+    return fork.keys
 
 
 def _media(party: Party, index: int) -> MediaDescription | None:
