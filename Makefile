@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 VENV := .venv
+# Most tests wait for something: more workers than processors. `make test WORKERS=0` runs them in a row.
+WORKERS ?= 4
 BIN := $(VENV)/bin
 
 .PHONY: help run demo test unit interop lint format bench clean
@@ -32,14 +34,14 @@ demo: $(VENV)/.run ## The same once, without staying up
 
 test: $(VENV)/.test ## Set up, run every test (unit, simulation, interop with the real peers)
 	@tools/system-packages test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 unit: $(VENV)/.test ## Only the tests that need no other program
-	@$(BIN)/python -m pytest tests/unit tests/simulation
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit tests/simulation
 
 interop: $(VENV)/.test ## Only the tests with SIPp, RTPEngine, baresip, tshark
 	@tools/system-packages test
-	@$(BIN)/python -m pytest tests/interop
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/interop
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	@$(BIN)/ruff check .

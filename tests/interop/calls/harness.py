@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import IO, Any, Self
 
 from siprec.cli.children import end_with_parent
 from tests.interop.calls.scenarios import Scenario
+from tests.parallel import share
 
 HOST = "127.0.0.1"
 
@@ -32,7 +32,7 @@ def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
 def media_port(_given: list[int] = []) -> int:  # noqa: B006 -- counts through the whole test run
     """An even port below the ephemeral ones with some free ports above it, another one at each call."""
     for _ in range(200):
-        start = (_given[-1] if _given else 20000 + os.getpid() % 50 * 100) + 40
+        start = (_given[-1] if _given else 20000 + share(100, 50)) + 40
         _given.append(start if start < 29000 else 20000)
         if all(_free(_given[-1] + offset) for offset in range(4)):
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any, Self
 
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
 from tests.interop.calls.scenarios import Scenario
+from tests.parallel import share
 
 # Two runs at the same time should not see each other's media.
-_SHARE = os.getpid() % 5 * 2000
+_SHARE = share(2000, 5)
 RELAY_PORTS = (30000 + _SHARE, 31999 + _SHARE)
 RECORDER_PORTS = (40000 + _SHARE, 41999 + _SHARE)
 

@@ -8,6 +8,7 @@ from typing import Any
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import until
 from tests.interop.calls.rig import Rig
+from tests.parallel import Machine
 
 CALLS = 1000
 
@@ -24,7 +25,7 @@ def relay_sockets(rig: Rig) -> int:
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in rig.proxy.children())
 
 
-def test_a_thousand_calls_leave_nothing_behind(rig: Rig) -> None:
+def test_a_thousand_calls_leave_nothing_behind(rig: Rig, machine: Machine) -> None:
     rig.call(scenarios.caller(0.1), scenarios.callee())  # what is made once is made now
     assert until(lambda: rig.at_rest() and not sum(rig.proxy.counts()["transactions"].values()), 60)
     before, before_recorder = numbers(rig.proxy.counts()), len(os.listdir(f"/proc/{rig.recorder.child.pid}/fd"))
@@ -32,9 +33,10 @@ def test_a_thousand_calls_leave_nothing_behind(rig: Rig) -> None:
     known = set(rig.recordings())
 
     # A call shorter than the SRS takes to answer is not recorded: a second leaves room on a busy host.
-    caller, callee = rig.call(
-        scenarios.caller(1.0), scenarios.callee(), calls=CALLS, rate=40, trace=False, limit=120
-    )  # fmt: skip
+    with machine.alone():
+        caller, callee = rig.call(
+            scenarios.caller(1.0), scenarios.callee(), calls=CALLS, rate=40, trace=False, limit=120
+        )  # fmt: skip
     for side in (caller, callee):
         assert side.statistics()["SuccessfulCall(C)"] == str(CALLS)
         assert side.statistics()["FailedCall(C)"] == "0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,11 +14,12 @@ import pytest
 
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
+from tests.parallel import share
 
 pytestmark = pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is missing: apt-get install sip-tester")
 openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-_SHARE = os.getpid() % 7 * 500
+_SHARE = share(500, 7)
 
 
 def certificates(directory: Path) -> None:

@@ -18,6 +18,7 @@ from lxml import etree
 from siprec.audio.melody import callee_melody, caller_melody, match
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
+from tests.interop.calls.rig import RECORDER_PORTS, RELAY_PORTS
 from tests.interop.calls.wire import FRAME, RATE, write_rtp_pcap
 
 SECONDS = 4.0
@@ -49,12 +50,12 @@ def test_three_calls_overlap_in_one_standing_session_and_each_is_recorded_for_it
             Command(
                 "recorder",
                 f'[recorder]\nlisten = ["tcp:{HOST}:0"]\ndirectory = {json.dumps(str(recordings))}\n'
-                'ports = "44000-45999"\n',
+                f'ports = "{RECORDER_PORTS[0]}-{RECORDER_PORTS[1]}"\n',
                 tmp_path / "recorder",
             )
         )
         lines = [
-            f'[sip]\nlisten = ["udp:{HOST}:0", "tcp:{HOST}:0"]\n[relay]\nports = "34000-35999"',
+            f'[sip]\nlisten = ["udp:{HOST}:0", "tcp:{HOST}:0"]\n[relay]\nports = "{RELAY_PORTS[0]}-{RELAY_PORTS[1]}"',
             f'[recording.default]\nsrs = "sip:{HOST}:{recorder.port("tcp")}"\nsession = "persistent"',
         ]
         lines += [
