@@ -14,7 +14,7 @@ from typing import Any
 
 from lxml import etree
 
-from siprec import sdp
+from siprec import sdp, sdp_crypto
 from siprec.media.engine import (
     NO_FLAGS,
     ForkedStream,
@@ -36,6 +36,7 @@ from siprec.recording.events import SiprecEvent
 from siprec.recording.metadata import NAMESPACE
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import RecordingProfile
+from siprec.sdp_crypto import Crypto
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import Part, parts_of
@@ -77,6 +78,8 @@ class FakeMediaServer(MediaServer):
         self.log: list[str] = []
         self.parties: dict[str, bytes] = {}
         self.flags: list[MediaFlags] = []
+        self.srtp = True
+        self.keys: dict[tuple[str, int, int], list[Crypto]] = {}
         self._numbers = 0
         self.refused, self.reports, self.last_report, self.queries = 0, 0, 0.0, 0
 
@@ -130,16 +133,26 @@ class FakeMediaServer(MediaServer):
                 description = sdp.parse(self.parties[party])
                 for index, line in enumerate(description.media):
                     port = 0 if line.rejected else 30000 + 100 * number + 2 * index
+                    proto = line.proto
+                    if not proto.startswith("UDP/TLS") or flags.transport_protocol:
+                        proto = (flags.transport_protocol if self.srtp else "") or proto
                     section = sdp.build_media(
                         line.kind,
                         port,
                         line.formats,
+                        proto=proto,
                         address="10.0.0.9",
                         rtpmaps=line.rtpmaps,
                         rtcp_port=40000 + port % 1000 if port else None,
                     )
                     section.lines.append("a=sendonly")
                     section.lines.append("a=ssrc:1 cname:private")
+                    if proto == "RTP/SAVP":
+                        name = (tag, number, index)
+                        if flags.hold or name not in self.keys:
+                            self.keys[name] = [sdp_crypto.generate(1), sdp_crypto.generate(2, "AEAD_AES_128_GCM")]
+                        section.lines += [f"a=crypto:{key.value()}" for key in self.keys[name]]
+                        section.lines.append("a=crypto:9 NULL_HMAC_SHA1_80 inline:" + "A" * 40)
                     lines.append(section)
                     streams.append(ForkedStream(party, index, line.kind, section))
             whole = sdp.build_session(sdp.Origin("-", "9", "1", "10.0.0.9"), lines)
@@ -247,6 +260,7 @@ class Srs(CallHandler):
         self.answer_delay = 0.02
         self.status = 200
         self.direction: sdp.Direction = "recvonly"
+        self.srtp = "take"
         self.on_invite: Callable[[IncomingCall], None] | None = None
         self.on_request: Callable[[SipRequest, Reply], bool] | None = None
         self.acks: list[SipRequest] = []
@@ -299,11 +313,27 @@ class Srs(CallHandler):
         offer = session_description(request)
         assert offer is not None
         wanted = direction or self.direction
-        lines = [
-            sdp.answer_media(line, port=20000 + 2 * i, ready=wanted != "inactive")
-            for i, line in enumerate(sdp.parse(offer).media)
-        ]
+        lines = []
+        for i, line in enumerate(sdp.parse(offer).media):
+            answer = sdp.answer_media(line, port=20000 + 2 * i, ready=wanted != "inactive")
+            if line.proto == "RTP/SAVP" and not answer.rejected:
+                self.secure(line, answer)
+            lines.append(answer)
         return sdp.build_session(sdp.Origin("srs", "5", str(len(self.requests)), self.node.host), lines).to_bytes()
+
+    def secure(self, offered: sdp.MediaDescription, answer: sdp.MediaDescription) -> None:
+        """Take SRTP with our key for the first suite, or do as `srtp` says: answer in the ``clear``, with a ``wrong``
+        key, or ``reject`` the stream."""
+        if self.srtp == "clear":
+            answer.proto = "RTP/AVP"
+        elif self.srtp == "reject":
+            answer.port = 0
+        else:
+            chosen = sdp_crypto.parse(offered.attributes("crypto")[0])
+            ours = sdp_crypto.answer(chosen)
+            if self.srtp == "wrong":
+                ours = sdp_crypto.generate(chosen.tag, "AES_256_CM_HMAC_SHA1_32")
+            answer.lines.append(f"a=crypto:{ours.value()}")
 
     def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
         self.take(request)

@@ -154,6 +154,7 @@ def config_check(file: Path) -> int:
     """Check a configuration file; exit status 0 if it can be used."""
     from siprec.proxy.script import ScriptError, load_script
     from siprec.server.config import ConfigError, load
+    from siprec.server.config_check import warnings
 
     try:
         config = load(file)
@@ -162,6 +163,8 @@ def config_check(file: Path) -> int:
     except (ConfigError, ScriptError) as error:
         print(error, file=sys.stderr)
         return 1
+    for key, reason in warnings(config):
+        print(f"{file}: warning: {key}: {reason}", file=sys.stderr)
     print(f"{file}: fine")
     return 0
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, StatisticsResult, Subscription
 from siprec.proxy.call import StartMode
 from siprec.proxy.forward import MAX_BREADTH
-from siprec.recording import events
+from siprec.recording import events, secure
 from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.health import HealthTable
@@ -23,6 +23,7 @@ from siprec.recording.offer import RsDescription
 from siprec.recording.session import RecordingSession
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.srs import Body, PeerOffer, RsDialog, RsPeer
+from siprec.recording.srtpterms import SrtpTerms
 from siprec.recording.steps import (
     Action,
     AnswerPeer,
@@ -80,6 +81,8 @@ class Surroundings:
     calling: Callable[[ActiveRecording], None] = lambda recording: None
     """Told before an SRS is called."""
     trunks: TrunkPool | None = None
+    warned: set[str] = field(default_factory=set)
+    """SRSs that were warned of already."""
     health: HealthTable = field(init=False)
     watch: SrsWatch = field(init=False)
 
@@ -133,6 +136,7 @@ class ActiveRecording:
         self._attached = 0.0
         self._flowing = False
         self._unreachable = False
+        self._srtp = SrtpTerms(profile, metadata.call.call_id, around.warned)
         self.steered_by = ""
         """Who asked for the last pause or resumption, as far as it was said."""
         self._since: float | None = None
@@ -262,6 +266,7 @@ class ActiveRecording:
             event.reason,
             event.retry_after,
             self.around.clock.wall(),
+            event.again,
         )
 
     def _later(self, event: Event) -> None:
@@ -375,16 +380,30 @@ class ActiveRecording:
         # A dialog there was before: its SRS is lost, and what is said now is for the next one (ERR-09).
         lost = self.machine.state is State.FORKING and self._dialog is not None and bool(self._tag)
         age = self.around.clock.now() - self._since if self._since is not None else None
-        flags = MediaFlags(media_address=self.settings.media, preroll=age, hold=lost)
+        transport = self._srtp.ask(self.server)
+        flags = MediaFlags(media_address=self.settings.media, preroll=age, hold=lost, transport_protocol=transport)
         parties = [self.call.from_tag, self.call.callee_tag]
-        media.subscribe_request(session, parties, self._forked, flags=flags, tag=self._tag)
+
+        def forked(result: Subscription | MediaError) -> None:
+            if not isinstance(result, MediaError):
+                self._tag = result.tag
+                if not self._srtp.transport and any(secure.is_dtls(stream.section) for stream in result.streams):
+                    self._srtp.transport = secure.SECURE  # keyed by SDP; DTLS ends at the media server
+                    again = replace(flags, transport_protocol=secure.SECURE)
+                    media.subscribe_request(session, parties, forked, flags=again, tag=result.tag)
+                    return
+            self._forked(result)
+
+        media.subscribe_request(session, parties, forked, flags=flags, tag=self._tag)
 
     def _forked(self, result: Subscription | MediaError) -> None:
         if isinstance(result, MediaError):
             self._post(Event(Kind.FORK_FAILED, reason=f"fork: {result}"))
             return
-        self._tag = result.tag
         self._subscription = result
+        if self._srtp.transport == secure.SECURE and any(secure.is_plain(stream.section) for stream in result.streams):
+            self._post(Event(Kind.FORK_FAILED, reason="fork: the media server offers no SRTP"))
+            return
         if self._description is None or self.machine.state is State.FORKING:
             self._new_description()
         else:
@@ -514,11 +533,23 @@ class ActiveRecording:
         elif result.status < 300:
             self._unreachable = False
             self._post(Event(Kind.EXCHANGED, media=with_sdp))
+        elif with_sdp and result.status in secure.DECLINED and self._becomes_secure:
+            if self._srtp.falls_back(self.server, result.status, self._description):
+                self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason="SRTP declined"))
+                self.changed(media=True)
+            else:
+                self.lost(result.status, "SRTP declined")
         else:
             # 491 and a 500 with Retry-After were repeated by the user agent already (UAC-07).
             wait = (result.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
             seconds = float(wait) if wait.isdecimal() and len(wait) < 6 and result.status == 503 else 0.0
             self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason=result.reason, retry_after=seconds))
+
+    @property
+    def _becomes_secure(self) -> bool:
+        """Whether SRTP is offered for what the SRS gets as plain RTP: the call is SRTP now."""
+        description, answer = self._description, self._answer
+        return description is not None and answer is not None and description.declined(answer)
 
     def _silent(self, result: str) -> None:
         if self.machine.state in (State.ACTIVE, State.PAUSED):
@@ -571,6 +602,13 @@ class ActiveRecording:
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
+            description = self._description
+            refusal = self._srtp.refusal(description, answer) if description is not None else ""
+            if refusal and self.machine.state is State.INVITING:
+                dialog.bye(lambda result: None)
+                self.rs_refused(dialog, 488, refusal)
+                return
+            self._srtp.check_way(self.server, description, dialog.way)
             self._answer = answer
             self._unreachable = False
             self.around.health.well(self.server, self.profile)
@@ -583,7 +621,10 @@ class ActiveRecording:
         if dialog is self._dialog:
             if self.machine.state is not State.ENDING:
                 self.around.health.failed(self.server, self.profile, status, reason, dialog.retry_after)
-            self._post(Event(Kind.REFUSED, status=status, reason=reason))
+            inviting = self.machine.state is State.INVITING
+            again = inviting and self._srtp.falls_back(self.server, status, self._description)
+            other = self._srtp.afresh(self._description)
+            self._post(Event(Kind.REFUSED, status=status, reason=reason, again=again, media=other))
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
-from siprec import sdp
+from siprec import sdp, sdp_crypto
+from siprec.recording import secure
 from siprec.recording.metadata import Group, Participant, ParticipantStreamAssoc, Recording
 from siprec.sdp import MediaDescription, Origin, SdpError, SessionDescription
 
@@ -32,24 +33,36 @@ class _Place(Generic[_O]):
 class Composition(Generic[_O]):
     """The SRC's half of a shared RS. M-lines never vanish (SDP-07); freed ones are used again (SDP-06).
 
-    `standing`: while nobody uses the first m-line it waits, inactive, so that there is something to agree upon.
+    `standing`: while nobody uses the first m-line it waits, inactive, so that there is something to agree upon; as
+    SRTP if it is `secure`.
     """
 
     def __init__(self, session_id: str) -> None:
         self._session_id = session_id
         self.standing = False
+        self.secure = False
+        self._key = sdp_crypto.generate()  # nothing is ever encrypted with it
         self._places: list[_Place[_O]] = []
         self._origin: Origin | None = None
         self._written: tuple[str, ...] | None = None
 
     def wait(self) -> None:
         """An m-line for nobody yet."""
-        self._places.append(_Place(None, 0, _idle()))
+        self._places.append(_Place(None, 0, self._idle()))
+
+    def _idle(self) -> MediaDescription:
+        kind, port, formats = _IDLE
+        proto = secure.SECURE if self.secure else secure.PLAIN
+        line = sdp.build_media(kind, port, list(formats), proto=proto, address="0.0.0.0", direction="inactive")
+        if self.secure:
+            line.lines.append(f"a=crypto:{self._key.value()}")
+        return line
 
     def copy(self) -> Composition[_O]:
         """The same, to try a change on."""
         other: Composition[_O] = Composition(self._session_id)
         other.standing, other._places = self.standing, list(self._places)
+        other.secure, other._key = self.secure, self._key
         other._origin, other._written = self._origin, self._written
         return other
 
@@ -70,7 +83,7 @@ class Composition(Generic[_O]):
         for index, place in enumerate(self._places):
             if place.owner is owner:
                 idle = self.standing and index == 0 and place.line.kind == _IDLE[0]
-                self._places[index] = _Place(None, 0, _idle() if idle else _off(place.line))
+                self._places[index] = _Place(None, 0, self._idle() if idle else _off(place.line))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -118,7 +131,7 @@ class Composition(Generic[_O]):
                 media = parts[place.owner].media if place.owner in parts else []
                 ours = media[place.number] if place.number < len(media) else None
             elif place is not None and place.line.port and not theirs.rejected and theirs.kind == place.line.kind:
-                ours = place.line
+                ours = _waiting(place.line, theirs)
             lines.append(_labelled(ours, str(index + 1)) if ours is not None else _off(theirs))
         return self._write(lines)
 
@@ -137,9 +150,14 @@ def _text(media: Iterable[MediaDescription]) -> tuple[str, ...]:
     return tuple(line for m in media for line in (m.to_line(), *m.lines))
 
 
-def _idle() -> MediaDescription:
-    kind, port, formats = _IDLE
-    return sdp.build_media(kind, port, list(formats), address="0.0.0.0", direction="inactive")
+def _waiting(line: MediaDescription, theirs: MediaDescription) -> MediaDescription | None:
+    """The answer for an m-line that only waits: as it is, with the tag of the key that `theirs` offers."""
+    pair = secure.agreed(line, theirs)
+    if pair is None:
+        return None if secure.is_secure(line) else line
+    copy = _copy(line)
+    secure.replaced(copy, pair[1].tag, pair[0])
+    return copy
 
 
 def _off(line: MediaDescription) -> MediaDescription:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from siprec import sdp
 from siprec.media.engine import ForkedStream, Subscription
+from siprec.recording import secure
 from siprec.sdp import Direction, MediaDescription, Origin, SdpError, SessionDescription
 
 #: Who sends the stream (tag of the party) and on which of its m-lines: names a stream across renewed subscriptions.
@@ -75,7 +76,7 @@ class RsDescription:
         """Our answer to an offer of the SRS, m-line by m-line; what it adds is rejected (SRS-07, SDP-09).
 
         Raises:
-            SdpError: the offer lost m-lines (RFC 3264 8).
+            SdpError: the offer lost m-lines (RFC 3264 8), or SRTP; the session stays as it was.
         """
         if len(offered.media) < len(self.slots):
             raise SdpError(f"offer with {len(offered.media)} m-lines where {len(self.slots)} were agreed")
@@ -86,6 +87,11 @@ class RsDescription:
                 lines.append(MediaDescription(theirs.kind, 0, theirs.proto, list(theirs.formats) or ["0"]))
                 continue
             ours = self._line(index + 1, slot, sdp.answer_direction(theirs.direction, not inactive, "sendonly"))
+            pair = secure.agreed(ours, theirs)
+            if pair is not None:
+                secure.replaced(ours, pair[1].tag, pair[0])  # SEC-16: their tag, our key
+            elif secure.is_secure(ours) or "/SAVP" in theirs.proto.upper():
+                raise SdpError("offer that changes between RTP and SRTP, or with no key that fits ours")
             common = [text for text in ours.formats if text in theirs.formats]
             if common:
                 ours.formats = common
@@ -100,7 +106,8 @@ class RsDescription:
 
         `withheld`: all of them inactive.
 
-        Lines are matched by position, labels are not relied on (SRS-14); one that is missing counts as rejected.
+        Lines are matched by position, labels are not relied on (SRS-14); one that is missing counts as rejected, and
+        so does one that declines SRTP: nothing leaves in the clear that was not offered so.
         """
         positions = {stream_key(s.stream): i for i, s in enumerate(self.slots) if s.stream is not None}
         result = SessionDescription(list(theirs.lines))
@@ -112,6 +119,13 @@ class RsDescription:
                 copy.lines = list(line.lines)
                 if withheld:
                     copy.direction = "inactive"
+                if secure.is_secure(stream.section):
+                    pair = secure.agreed(stream.section, line)
+                    if pair is not None:
+                        secure.replaced(copy, pair[0].tag, pair[1])
+                    else:
+                        copy.port = 0
+                        copy.proto = stream.section.proto
                 result.add(copy)
             else:
                 section = stream.section
@@ -123,13 +137,31 @@ class RsDescription:
         return sum(
             1
             for slot, line in zip(self.slots, theirs.media, strict=False)
-            if slot.stream is not None and not line.rejected
+            if slot.stream is not None and not line.rejected and not secure.declines(slot.stream.section, line)
         )
+
+    @property
+    def secure(self) -> bool:
+        """Whether SRTP is offered for any stream."""
+        return any(slot.stream is not None and secure.is_secure(slot.stream.section) for slot in self.slots)
+
+    def declined(self, theirs: SessionDescription) -> bool:
+        """Whether the SRS declines SRTP: a stream answered in the clear or with a wrong key, or none of them taken."""
+        pairs = [
+            (slot.stream.section, line)
+            for slot, line in zip(self.slots, theirs.media, strict=False)
+            if slot.stream is not None and secure.is_secure(slot.stream.section)
+        ]
+        fitting = [secure.agreed(ours, line) is not None for ours, line in pairs]
+        clear = any(not fits and not line.rejected for fits, (_, line) in zip(fitting, pairs, strict=True))
+        return clear or (self.secure and not any(fitting))
 
     def _line(self, number: int, slot: _Slot, direction: Direction) -> MediaDescription:
         if slot.stream is None:
             return sdp.build_media(slot.kind, 0, slot.formats or ["0"], proto=slot.proto, label=str(number))
-        return sdp.recording_media(slot.stream.section, label=str(number), direction=direction)
+        line = sdp.recording_media(slot.stream.section, label=str(number), direction=direction)
+        line.lines += secure.lines_of(slot.stream.section)
+        return line
 
     def _write(self, media: Sequence[MediaDescription]) -> bytes:
         address = next((c.address for m in media if m.port and (c := m._own_connection()) is not None), "")

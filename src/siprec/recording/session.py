@@ -133,13 +133,17 @@ class RecordingSession:
         self._pump(out)
 
     def _refused(self, event: Event, out: list[Action]) -> None:
-        """No 2xx: the next SRS, unless this code ends the search or the list is through (R7, R8, ERR-01, ERR-02)."""
+        """No 2xx: the next SRS, unless this code ends the search or the list is through (R7, R8, ERR-01, ERR-02);
+        the same one once more if there is another offer for it."""
         self.dialog = ""
+        if event.again:
+            self._to_forking(out)
+            return
         self.tried += 1
         if self.tried < self.policy.targets and not self.policy.gives_up(event.status):
             self._notify(out, events.FAILOVER, event.reason, event.status)
             self.target = (self.target + 1) % self.policy.targets
-            if self.media_changed:
+            if self.media_changed or event.media:
                 self._to_forking(out)
             else:
                 self._invite(out)

@@ -10,6 +10,7 @@ import msgspec
 
 from siprec.recording.identity import IdentityPolicy
 from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
+from siprec.recording.secure import SrtpPolicy
 from siprec.recording.xmlcheck import check_extension, check_participant
 from siprec.sip.errors import SipError
 from siprec.sip.headers import TOKEN
@@ -274,6 +275,12 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     password: str = ""
     realm: str = ""
     """Digest credentials (401, 407); an empty realm stands for any."""
+    srtp: SrtpPolicy = "as-call"
+    """``as-call``: streams that are SRTP in the call go to the SRS as SRTP (SEC-05), with other keys where the media
+    server can; ``always``: all streams do; ``off``: none, because something else protects them. Keys are in the SDP
+    (RFC 4568), so the SRS should be reached by TLS."""
+    srtp_fallback: bool = False
+    """An SRS that declines SRTP gets plain RTP; false: it does not get the recording, the next one is tried."""
     session_expires: int = 1800
     """Session timer asked for on the recording session (RFC 4028); 0: none."""
     group: str = ""
@@ -317,6 +324,8 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             raise SettingError("calls_per_session must lie in 1..100")
         if self.session_expires and self.session_expires < 90:
             raise SettingError("session_expires must be 0 or at least 90 (RFC 4028 4)")
+        if self.srtp_fallback and self.srtp == "off":
+            raise SettingError("srtp_fallback has no meaning with srtp = 'off'")
         if self.password and not self.username:
             raise SettingError("username is needed with a password")
 

@@ -57,8 +57,9 @@ class Event:
     """One event.
 
     `document`: the metadata as it is now (with STOP: as it is at the end); `media`: CHANGED concerns the streams, not
-    only the metadata, EXCHANGED brought an answer of the SRS; `status`, `reason`, `retry_after` (seconds): of a
-    failure; `wall`: when, in seconds since the epoch.
+    only the metadata, EXCHANGED brought an answer of the SRS, REFUSED: the next SRS needs another fork; `status`,
+    `reason`, `retry_after` (seconds): of a failure; `wall`: when, in seconds since the epoch; `again`: REFUSED by an
+    SRS that gets another offer.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class Event:
     reason: str = ""
     retry_after: float = 0.0
     wall: float = 0.0
+    again: bool = False
 
 
 # -- actions -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Final
 from siprec.recording.composition import Composition, union
 from siprec.recording.leg import Leg, LegOffer, line_bytes, stream_labels
 from siprec.recording.metadata import Recording, diff, write
+from siprec.recording.secure import DECLINED
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.srs import Body, DialogOwner, PeerOffer, RsDialog, RsPeer
 from siprec.sdp import SdpError, SessionDescription
@@ -76,6 +77,7 @@ class Trunk:
         self._up, self._over = up, over
         # The number in o= only has to be unique for us (RFC 8866 5.2).
         self._agreed: Composition[Leg] = Composition(str(agent.random.getrandbits(53)))
+        self._agreed.secure = profile.srtp == "always"
         self._told: Recording | None = None
         self._batch: list[Leg] = []
         self._busy = False
@@ -393,6 +395,10 @@ class Trunk:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self.dialog:
             self.dialog = None
+            if status in DECLINED and self.profile.srtp_fallback and self._agreed.secure and not self.legs:
+                self._agreed.secure, self.state, self._busy = False, "new", False
+                self._schedule(0.0)
+                return
             self.refused = True
             self.retry_after = dialog.retry_after
             self._finish(status, reason)

@@ -114,3 +114,33 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "proof.keep_days", "must lie in 0..36500"
     if config.log.level.lower() not in ("debug", "info", "warning", "error", "critical"):
         yield "log.level", f"{config.log.level!r} is none of debug, info, warning, error, critical"
+
+
+def warnings(config: Config) -> Iterator[tuple[str, str]]:
+    """Key and reason of each thing that works, but less safely than it looks."""
+    for name, profile in config.recording.items():
+        if profile.srtp != "always":
+            continue
+        for target in (profile.outbound_proxy,) if profile.outbound_proxy else profile.targets:
+            uri = Uri.parse(target)
+            transport = uri.transport or profile.transport
+            if uri.scheme != "sips" and transport != "tls" and not _loopback(uri.host):
+                yield (
+                    f"recording.{name}.srtp",
+                    f"the keys are in the SDP, which goes to {target} unencrypted: use TLS (RFC 4568 7, SEC-07)",
+                )
+    if config.recorder.srtp == "require":
+        for number, text in enumerate(config.recorder.listen):
+            address = ListenAddress.parse(text)
+            if address.transport != "tls" and not _loopback(address.host):
+                yield (
+                    f"recorder.listen[{number}]",
+                    "recorder.srtp is 'require', but keys that come here come unencrypted: listen on tls: only",
+                )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -40,6 +40,7 @@ from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
 from siprec.relay.child import RelayFailed
 from siprec.server.config import Config, ConfigError
+from siprec.server.config_check import warnings
 from siprec.server.media import MediaSupervisor
 from siprec.server.notify import Notifier
 from siprec.server.prooflog import ProofLog
@@ -59,10 +60,16 @@ def main(file: Path | None) -> int:
     try:
         config, script = read(file)
         setup_logging(config.log.level)
+        _warn(config)
         return run(_main(config, script, file))
     except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
         print(f"siprec serve: {error}", file=sys.stderr)
         return 1
+
+
+def _warn(config: Config) -> None:
+    for key, reason in warnings(config):
+        log.warning("%s: %s", key, reason)
 
 
 async def _main(config: Config, script: Script | None, file: Path | None) -> int:
@@ -338,6 +345,7 @@ class ProxyProcess:
             log.error("the configuration stays as it is: %s", error)
             raise error if isinstance(error, ConfigError | ScriptError) else ConfigError(str(error)) from None
         log.info("configuration read again: %s", result)
+        _warn(new)
         return result
 
     def _proof_counts(self) -> dict[str, int]:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from siprec.cli import config_check
 from siprec.server.config import Config, ConfigError, load, parse
+from siprec.server.config_check import warnings
 from siprec.server.config_reference import reference
 
 
@@ -22,6 +24,8 @@ from siprec.server.config_reference import reference
         ('[recording.default]\nsrs = "tel:1"', "recording.default", "srs: a sip: or sips: URI is needed"),
         ('[recording.main]\nsrs = "sip:a"\nskip_failover_codes = "("', "recording.main", "skip_failover_codes"),
         ('[recording.main]\nsrs = "sip:a"\nnope = 1', "recording.main.nope", "unknown key"),
+        ('[recording.a]\nsrs = "sip:a"\nsrtp = "off"\nsrtp_fallback = true', "recording.a", "no meaning"),
+        ('[recording.a]\nsrs = "sip:a"\nsrtp = "maybe"', "recording.a.srtp", "Invalid enum"),
         ('[[route]]\nuser = "("', r"route\[0\]", "user: missing \\)"),
         ('[[route]]\nrecord = "nope"', r"route\[0\].record", r"no \[recording.nope\]"),
         ('[relay]\nports = "9-3"', "relay.ports", "no range"),
@@ -63,3 +67,30 @@ def test_the_configuration_of_the_readme_is_fine() -> None:
 def test_the_reference_page_is_what_the_types_say() -> None:
     page = Path(__file__).parents[3] / "docs" / "configuration.md"
     assert page.read_text() == reference(), "python -m siprec.server.config_reference > docs/configuration.md"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[recording.a]\nsrs = "sip:192.0.2.1"\nsrtp = "always"', "recording.a.srtp"),
+        ('[recording.a]\nsrs = ["sips:a.example", "sip:b.example;transport=tcp"]\nsrtp = "always"', "recording.a.srtp"),
+        ('[recorder]\nlisten = ["tls:192.0.2.1:5061", "tcp:192.0.2.1:5060"]\nsrtp = "require"', "recorder.listen[1]"),
+        ('[recording.a]\nsrs = "sip:192.0.2.1"\ntransport = "tls"\nsrtp = "always"', ""),
+        ('[recording.a]\nsrs = "sip:x"\noutbound_proxy = "sip:y;transport=tls"\nsrtp = "always"', ""),
+        ('[recording.a]\nsrs = "sip:127.0.0.1"\nsrtp = "always"', ""),
+        ('[recording.a]\nsrs = "sip:192.0.2.1"', ""),
+    ],
+)
+def test_keys_in_sdp_that_anybody_can_read_are_warned_of(text: str, key: str) -> None:
+    if "tls:" in text:
+        text += '\ntls_certificate = "a.pem"'
+    assert [found for found, _ in warnings(parse(text))] == [key] * bool(key)
+
+
+def test_the_check_of_a_configuration_tells_its_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "siprec.toml"
+    file.write_text('[recording.a]\nsrs = "sip:192.0.2.1"\nsrtp = "always"\n')
+    assert config_check(file) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith("siprec.toml: fine\n")
+    assert "warning: recording.a.srtp: the keys are in the SDP, which goes to sip:192.0.2.1 unencrypted" in said.err

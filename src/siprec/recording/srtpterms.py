@@ -1,0 +1,80 @@
+"""What one recording demands of its SRSs about SRTP, and what it settles for (SEC-05, SEC-07)."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+
+from siprec.recording import secure
+from siprec.recording.offer import RsDescription
+from siprec.recording.settings import RecordingProfile
+from siprec.sdp import SessionDescription
+from siprec.sip.transport import Hop
+
+log = logging.getLogger(__name__)
+_MAX_WARNED = 1000
+
+
+class SrtpTerms:
+    """The terms of `profile` for the recording of one call. `warned` is shared: each warning is told once, not for
+    every call."""
+
+    def __init__(self, profile: RecordingProfile, call_id: str, warned: set[str]) -> None:
+        self._policy = profile.srtp
+        self._fallback = profile.srtp_fallback
+        self._call_id = call_id
+        self._warned = warned
+        self._plain: set[str] = set()
+        self.transport = ""
+        """What the media server was asked to offer at last, "" for what it finds right."""
+
+    def ask(self, server: str) -> str:
+        """What the media server shall offer for the SRS `server`."""
+        self.transport = secure.transport(self._policy, server in self._plain)
+        return self.transport
+
+    def refusal(self, description: RsDescription, answer: SessionDescription) -> str:
+        """Why an answer that begins a recording session is none after all, empty if it is one."""
+        if not description.declined(answer):
+            return ""
+        return "" if description.accepted(answer) and not self._fallback else "SRTP declined"
+
+    def falls_back(self, server: str, status: int, description: RsDescription | None) -> bool:
+        """Whether `server` gets plain RTP from now on: it declined SRTP with `status`, and the policy allows it."""
+        if (
+            not self._fallback
+            or status not in secure.DECLINED
+            or server in self._plain
+            or description is None
+            or not description.secure
+        ):
+            return False
+        self._plain.add(server)
+        self._warn(f"SRS {server} declines SRTP: it gets plain RTP (srtp_fallback)")
+        return True
+
+    def afresh(self, description: RsDescription | None) -> bool:
+        """Whether the next SRS needs an offer of its own: not one whose keys another SRS has seen, nor plain RTP which
+        only that one wanted."""
+        return (description is not None and description.secure) or (
+            bool(self._plain) and self.transport == secure.PLAIN
+        )
+
+    def check_way(self, server: str, description: RsDescription | None, way: Hop | None) -> None:
+        """Keys in SDP are as safe as the SIP that carries them."""
+        if description is None or not description.secure or way is None or way.transport in ("tls", "wss"):
+            return
+        if not _loopback(way.host):
+            self._warn(f"SRS {server} gets the keys of SRTP over {way.transport}: they can be read on the way")
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned and len(self._warned) < _MAX_WARNED:
+            self._warned.add(text)
+            log.warning("%s (call %s)", text, self._call_id)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
