@@ -2,66 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 import soundfile  # type: ignore[import-untyped]
 
-from siprec.audio.melody import Floats, callee_melody, caller_melody, match
-from tests.interop.calls.harness import HOST, Process, free_port, media_port, until
+from siprec.audio.melody import callee_melody, caller_melody, match
+from tests.interop.calls import softphone
+from tests.interop.calls.harness import HOST, until
 from tests.interop.calls.rig import Rig
+from tests.interop.calls.softphone import RATE, phone
 
-RATE = 8000
 SECONDS = 20.0  # longer than the call, so that the phones talk all the time
-MODULES = next((p for p in (Path("/usr/lib/baresip/modules"), Path("/usr/lib64/baresip/modules")) if p.is_dir()), None)
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("baresip") is None or MODULES is None, reason="baresip is missing: apt-get install baresip-core"
-)
-
-
-def phone(rig: Rig, directory: Path, user: str, signal: Floats, *commands: str) -> Process:
-    """A phone with an account at our proxy, that says `signal` and answers by itself."""
-    directory.mkdir()
-    soundfile.write(directory / "says.wav", signal, RATE, subtype="PCM_16")
-    port = media_port()
-    (directory / "config").write_text(f"""
-sip_listen {HOST}:{free_port()}
-net_interface {HOST}
-module_path {MODULES}
-module stdio.so
-module g711.so
-module aufile.so
-module sndfile.so
-snd_path {directory}
-module_app account.so
-module_app menu.so
-audio_source aufile,{directory}/says.wav
-ausrc_srate {RATE}
-auplay_srate {RATE}
-ausrc_channels 1
-auplay_channels 1
-audio_level no
-rtp_ports {port}-{port + 20}
-call_local_timeout 60
-""")
-    (directory / "accounts").write_text(
-        f"<sip:{user}@{HOST}:{rig.proxy.port()}>;regint=120;audio_codecs=PCMU;answermode=auto;sipnat=;pubint=0\n"
-    )
-    (directory / "contacts").write_text("")
-    options = [x for command in commands for x in ("-e", command)]
-    return Process(["baresip", "-f", str(directory), "-v", *options], directory / "phone.log")
+pytestmark = softphone.needed
 
 
 def test_two_softphones_call_each_other_and_are_recorded(rig: Rig, tmp_path: Path) -> None:
     said = {"carol": caller_melody(SECONDS, RATE), "dave": callee_melody(SECONDS, RATE)}
     known = set(rig.recordings())
-    with phone(rig, tmp_path / "dave", "dave", said["dave"]) as dave:
+    with phone(rig.proxy.port(), tmp_path / "dave", "dave", said["dave"]) as dave:
         assert until(lambda: "200 OK" in dave.text)
         dial = f"/dial sip:dave@{HOST}:{rig.proxy.port()}"
-        with phone(rig, tmp_path / "carol", "carol", said["carol"], dial) as carol:
+        with phone(rig.proxy.port(), tmp_path / "carol", "carol", said["carol"], dial) as carol:
             assert until(lambda: "200 OK" in carol.text)
             assert until(lambda: rig.proxy.counts()["recordings"].get("active") == 1), carol.text
 

@@ -226,7 +226,7 @@ async def running(kind: str, *, transport: str = "udp", options: RelayOptions | 
             address = relay.ng_address
         else:
             address = ("127.0.0.1", free_port(socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM))
-            stack.enter_context(_rtpengine(address[1], transport))
+            stack.enter_context(rtpengine(address[1], transport))
         opener = (sockets.udp if transport == "udp" else sockets.tcp)(loop, address)
         engine = RtpEngine(LoopClock(loop), opener, name=kind, timeout=PATIENCE)
         stack.callback(engine.close)
@@ -272,7 +272,7 @@ def relay_options(**changes: Any) -> RelayOptions:
 
 
 @contextlib.contextmanager
-def _rtpengine(port: int, transport: str) -> Any:
+def rtpengine(port: int, transport: str) -> Any:
     if shutil.which("rtpengine") is None:
         pytest.skip("rtpengine is not installed (Debian: rtpengine-daemon)")
     low = 40000 + (port % 100) * 100
