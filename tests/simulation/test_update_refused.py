@@ -40,6 +40,22 @@ def test_metadata_go_by_reinvite_once_an_update_was_refused(status: int, allow: 
     world.assert_clean()
 
 
+@pytest.mark.parametrize(
+    ("allow", "method"), [("INVITE, ACK, BYE, CANCEL, UPDATE", "UPDATE"), ("INVITE, ACK, BYE", "INVITE")]
+)
+def test_what_refreshes_the_session_requires_siprec_too(allow: str, method: str) -> None:
+    world = World(profile={"session_expires": 90})
+    world.srs.agent.allow = allow
+    call = world.answered_call()
+    world.clock.run_for(60)
+    refresh = world.srs.requests[1]
+    assert (refresh.method, refresh.get("session-expires")) == (method, "90;refresher=uac")
+    assert refresh.tokens("require") == {"siprec"}  # SRC-08
+    assert "+sip.src" in str(refresh.contact)  # SRC-05
+    world.end(call)
+    world.assert_clean()
+
+
 def test_siprec_is_required_and_never_merely_supported() -> None:
     world = World()
     call = world.answered_call()

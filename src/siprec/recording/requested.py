@@ -78,6 +78,7 @@ class IncomingRsDialog(RsDialog):
         self.call_id = call.call_id
         call.handler = self
         call.contact_params = FEATURE
+        call.refresh_headers = (("Require", "siprec"),)  # SRC-08
 
     def invite(self, body: Body) -> None:
         """200 with the offer and the metadata (META-03)."""

@@ -318,6 +318,7 @@ class RsDialog(CallHandler):
 
     def answered(self, call: Call, response: SipResponse) -> None:
         """The first 2xx."""
+        call.refresh_headers = (_REQUIRE,)  # SRC-08
         answer = description_of(response)
         if answer is None:
             # Nothing says where the streams go: this is no recording session.
