@@ -123,6 +123,18 @@ def test_old_protocol_versions_and_missing_certificates_are_refused(authority: A
         TlsSettings(certificate="/nonexistent.pem").server_context()
 
 
+def test_only_authenticated_encryption_with_forward_secrecy_is_agreed_on(authority: Authority) -> None:  # SEC-02
+    settings = authority.issue("srs.test")
+    for context in (settings.server_context(), settings.client_context()):
+        found = context.get_ciphers()
+        assert {cipher["protocol"] for cipher in found} == {"TLSv1.2", "TLSv1.3"}
+        assert all(cipher["aead"] for cipher in found)
+        names = [cipher["name"] for cipher in found if cipher["protocol"] == "TLSv1.2"]
+        assert all(name.startswith(("ECDHE-", "DHE-")) for name in names), names
+    with pytest.raises(ssl.SSLError):
+        replace(settings, ciphers="NO-SUCH-CIPHER").client_context()
+
+
 def test_plain_text_on_a_tls_port_harms_nobody(run: Run, authority: Authority) -> None:
     settings = authority.issue("srs.test")
 
