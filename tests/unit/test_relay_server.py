@@ -262,6 +262,28 @@ def test_fork_offers_say_what_is_really_sent() -> None:  # SDP-12
         }
 
 
+def test_streams_of_a_party_have_one_cname_and_keep_their_role_also_real_time_text() -> None:
+    slides = "m=video 4002 RTP/AVP 96\na=rtpmap:96 VP8/90000\na=content:slides"
+    text = "m=text 4004 RTP/AVP 98\na=rtpmap:98 t140/1000"
+    with relay() as (server, _):
+        good(server, "offer", call_id="1", from_tag="a", sdp=body(AUDIO, slides))
+        good(server, "answer", call_id="1", from_tag="a", to_tag="b", sdp=body(AUDIO, slides))
+        reply = good(server, "subscribe request", call_id="1", from_tags=["a", "b"], flags=["SIPREC"])
+        media = sdp.parse(reply["sdp"]).media
+        assert [line.attribute("content") for line in media] == [None, "slides"] * 2  # SDP-16
+        # A stream that joins later (SDP-18) is of the same party as well (MEDIA-04).
+        good(server, "offer", call_id="1", from_tag="a", to_tag="b", sdp=body(AUDIO, slides, text))
+        good(server, "answer", call_id="1", from_tag="a", to_tag="b", sdp=body(AUDIO, slides, text))
+        tag = reply["to-tag"].decode()
+        again = good(server, "subscribe request", call_id="1", from_tags=["a", "b"], to_tag=tag, flags=["SIPREC"])
+        media = sdp.parse(again["sdp"]).media
+        assert [(line.kind, str(line.rtpmaps[98])) for line in media[2::3]] == [("text", "t140/1000")] * 2
+        forks = server.calls["1"].subscriptions[tag].forks
+        assert [fork.from_tag for fork in forks] == ["a"] * 3 + ["b"] * 3
+        assert len({fork.cname for fork in forks[:3]}) == len({fork.cname for fork in forks[3:]}) == 1
+        assert forks[0].cname != forks[3].cname
+
+
 def test_subscriptions_that_make_no_sense() -> None:
     with relay() as (server, _):
         good(server, "offer", call_id="1", from_tag="a", sdp=body(AUDIO))

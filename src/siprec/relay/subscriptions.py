@@ -49,6 +49,8 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
     if wishes.hold:
         for fork in subscription.forks:
             fork.hold()
+    # One CNAME for all streams of a party (MEDIA-04): what was said and shown together stays together.
+    cnames = {fork.from_tag: fork.cname for fork in subscription.forks}
     forks: list[Fork] = []
     unreadable = False
     try:
@@ -62,6 +64,8 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
                 known = kept.pop(stream.rtp, None)
                 fork = known or _open(call, name, index, stream, wishes)
                 fork.from_tag = name
+                if known is None:
+                    fork.cname = cnames.setdefault(name, fork.cname)
                 if known is None and renewed:
                     fork.begun = not wishes.hold  # what it keeps is for an answer to come, not for the end of a hold
                     fork.pause(paused)
@@ -205,6 +209,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
     proto = _transport(stream, source, wishes)
     sending = own is None or own.direction in ("sendrecv", "sendonly")
     ptime = own.ptime if own is not None else None
+    role = own.attribute("content") if own is not None else None  # RFC 4796 (SDP-16)
     return sdp.build_media(
         stream.kind,
         fork.pair.port,
@@ -216,6 +221,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
         ptime=ptime,
         direction="sendonly" if sending else "inactive",
         rtcp_mux=call.plane.rtcp_mux,
+        attributes=[f"content:{role}"] if role else (),
     )
 
 
