@@ -183,6 +183,47 @@ def test_metadata_come_by_update_and_in_a_bye(tmp_path: Path) -> None:
     client.close()
 
 
+def test_a_reinvite_with_metadata_alone_gets_our_description_as_offer(tmp_path: Path) -> None:  # META-18, SRS-07
+    client = Client(tmp_path)
+    call = client.invite()
+    assert client.response is not None
+    (session,) = client.recorder.sessions
+    offers: list[bytes] = []
+
+    def done(result: Result) -> None:
+        assert isinstance(result, SipResponse)
+        offers.append(result.body)
+        call.ack(OFFER)
+
+    call.reinvite(XML, METADATA, [("Content-Disposition", "recording-session")], done)
+    client.world.clock.run_for(1.0)
+    assert offers == [client.response.body]  # no stream more, none less, the same version
+    assert len(session.recordings[0].documents) == 1
+    assert len(session.state.participants) == 1
+    client.close()
+
+
+def test_lost_state_is_asked_for_by_update_after_the_ack(tmp_path: Path) -> None:  # META-11, META-12
+    client = Client(tmp_path)
+    content_type, body = build_multipart(
+        [
+            Part.make(SDP_TYPE, OFFER),
+            Part.make(METADATA, XML.replace(b">complete<", b">partial<"), disposition="recording-session"),
+        ]
+    )
+    client.invite(body, content_type)
+    (update,) = client.requests
+    assert update.method == "UPDATE"
+    assert (update.get("content-type"), update.get("content-disposition")) == (METADATA, "recording-session")
+    assert update.tokens("require") == {"siprec"}
+    assert update.contact is not None
+    assert "+sip.srs" in update.contact.params  # SRS-03
+    assert b"<requestsnapshot" in update.body
+    lines = [line for line in client.world.network.lines() if line.startswith(("ACK", "UPDATE"))]
+    assert [line.split()[0] for line in lines] == ["ACK", "UPDATE"]
+    client.close()
+
+
 def test_an_invite_without_offer_is_refused(tmp_path: Path) -> None:
     client = Client(tmp_path)
     client.invite(b"")

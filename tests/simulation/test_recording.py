@@ -243,6 +243,11 @@ def test_a_multipart_answer_without_labels_and_with_one_stream_rejected() -> Non
     assert world.state(call) == "active"
     answer = next(iter(world.media.targets.values()))
     assert [line.port for line in answer.media] == [0, 20002]
+    # What it does not take is described all the same (META-17).
+    request = f'<requestsnapshot xmlns="{NAMESPACE}"/>'.encode()
+    world.srs.call.update(request, "application/rs-metadata+xml", (("Content-Disposition", "recording-session"),))
+    world.clock.run_for(1)
+    assert [s.findtext(f"{Q}label") for s in world.srs.documents[-1].iter(f"{Q}stream")] == ["1", "2"]
     world.end(call)
     world.assert_clean()
 

@@ -517,6 +517,16 @@ def test_bad_metadata_do_not_cost_the_recording(bench: Open) -> None:
     assert result.summary["participants"] == []
 
 
+def test_what_is_recorded_is_for_owner_and_group_only(bench: Open) -> None:  # SEC-12
+    b = bench()
+    b.offer(b.audio("1"), b.audio("2", "18"), metadata=document())
+    b.play(packets(tune(1), PCMU, 0, ssrc=1), [(0.0, rtp.build(18, 1, 160, 2, bytes(20)))])
+    result = b.finish()
+    found = [result.directory, *result.directory.iterdir()]
+    assert {path.suffix for path in found} >= {".json", ".wav", ".pcap", ".xml"}
+    assert all(path.stat().st_mode & 0o027 == 0 for path in found), found
+
+
 def test_ipv6(bench: Open) -> None:
     b = bench(address="::1")
     answer = b.offer(b.audio("1"))

@@ -1,0 +1,109 @@
+"""docs/conformance.md has a row for every requirement, and what it and the other pages point at is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "siprec"
+SPEC = ROOT.parent / "shared" / "spec"
+PAGE = ROOT / "docs" / "conformance.md"
+#: Kinds of requirements whose rows are written so far.
+COVERED = frozenset(["SRC", "SRS", "CS", "UA", "SDP", "CTL", "META", "MEDIA", "ROLE", "SCN", "ERR", "SEC"])
+_ROW = re.compile(r"^\| ([A-Z]+-\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+ROWS = _ROW.findall(PAGE.read_text())
+
+
+def verdict(how: str) -> str:
+    """``met``, ``partly``, ``no`` or ``not used``."""
+    found = re.match(r"(no|not used)\b", how)
+    if found is not None:
+        return found[1]
+    return "partly" if re.search(r"(^|\. )partly: ", how) else "met"
+
+
+@cache
+def functions(file: Path) -> frozenset[str]:
+    """The names of the test functions of a module."""
+    return frozenset(
+        node.name
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def requirements() -> list[str]:
+    """All ids that the specification gives, in its order."""
+    found = []
+    for page in sorted(SPEC.glob("*.md")):
+        text = page.read_text()
+        found += re.findall(r"^\| ([A-Z]+-\d\d) \|", text, re.MULTILINE)
+        found += re.findall(r"^\| [\w ]+ \((ROLE-\d)\) \|", text, re.MULTILINE)
+    return found
+
+
+@pytest.mark.skipif(not SPEC.exists(), reason="the specification is not next to the repository (../shared/spec)")
+def test_every_requirement_has_exactly_one_row() -> None:
+    wanted = [each for each in requirements() if each.partition("-")[0] in COVERED]
+    assert len(wanted) > 100
+    written = [ident for ident, _, _ in ROWS]
+    assert sorted(written) == sorted(wanted)
+
+
+def test_every_row_names_a_test_unless_nothing_is_claimed() -> None:
+    assert len(ROWS) == len(re.findall(r"^\| [A-Z]+-\d+ \|", PAGE.read_text(), re.MULTILINE))
+    for ident, how, shown in ROWS:
+        if verdict(how) in ("met", "partly"):
+            assert "tests/" in shown, ident
+        assert re.fullmatch(r"-|`[^`]+`(, `[^`]+`)*", shown), ident
+
+
+def test_the_tests_that_are_named_exist() -> None:
+    for ident, _, shown in ROWS:
+        for name in re.findall(r"`([^`]+)`", shown):
+            file, _, function = name.partition("::")
+            path = ROOT / file
+            assert path.is_file(), f"{ident}: {file}"
+            assert function.startswith("test_"), f"{ident}: {name}"
+            assert function in functions(path), f"{ident}: {name}"
+
+
+def test_the_files_that_are_named_exist() -> None:
+    for ident, how, _ in ROWS:
+        for name in re.findall(r"`([\w/]+\.py)`", how):
+            assert (SOURCE / name).is_file(), f"{ident}: {name}"
+
+
+def test_the_figures_above_the_table_are_those_of_the_rows() -> None:
+    verdicts = [verdict(how) for _, how, _ in ROWS]
+    text = PAGE.read_text()
+    assert f"| Of {len(ROWS)} | |" in text
+    for each in ("met", "partly", "no", "not used"):
+        assert f"\n| {each} | {verdicts.count(each)} |\n" in text, each
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.+?)\s*$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
