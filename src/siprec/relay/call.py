@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from siprec import sdp
+from siprec.relay import bridge
+from siprec.relay.bridge import BridgeError, Transport
 from siprec.relay.flow import Flow, Latching, Sink
 from siprec.relay.fork import Subscription
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import Interface, NoPorts, PortPair, PortPool, socket_address
-from siprec.relay.secure import Security, agree
+from siprec.relay.secure import Security
 from siprec.relay.totals import Totals
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sip.clock import Clock
@@ -46,6 +48,7 @@ class Player(Protocol):
     """What is being played to a party (:mod:`siprec.relay.player`)."""
 
     def stop(self) -> None: ...
+    def detach(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,10 @@ class Stream:
     key_number: int = 0
     """When this party was asked for a key frame (monotonic), and how often."""
     security: Security = field(default_factory=Security)
+    transport: Transport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.transport = Transport(self.security)
 
 
 @dataclass(eq=False, slots=True)
@@ -135,13 +142,19 @@ class Call:
             if not media.rejected and relayed(media):
                 self._stream(party, peer, index, media.kind)
         self._signalled(party, description, wishes)
+        out = self._rewritten(description, party, peer, wishes)
         for index, media in enumerate(description.media):
-            for stream in (_at(party.streams, index), _at(peer.streams, index)):
-                if stream is not None:
-                    stream.security.offered(media)
+            mine, theirs = _at(party.streams, index), _at(peer.streams, index)
+            if mine is not None and theirs is not None and not media.rejected:
+                try:
+                    bridge.offer(
+                        mine.transport, theirs.transport, media, out.media[index], wishes.transport, wishes.sdes
+                    )
+                except BridgeError as error:
+                    raise CallError(str(error)) from None
         if "pre-roll" in wishes.flags:
             self.keep()
-        return self._rewritten(description, party, peer, wishes)
+        return out.to_bytes()
 
     def answer(self, from_tag: str, to_tag: str, body: bytes, wishes: Wishes) -> bytes:
         """The answer of `to_tag` as `from_tag`, who offered, shall see it; raises :class:`CallError`."""
@@ -166,20 +179,34 @@ class Call:
             elif relayed(media):
                 self._stream(offerer, answerer, index, media.kind)
         self._signalled(answerer, description, wishes)
-        self._agree(offerer, answerer)
+        out = self._rewritten(description, answerer, offerer, wishes)
+        self._agree(offerer, answerer, out)
         if "pre-roll" in wishes.flags:
             self.keep()
         self.answered = offerer.answered = answerer.answered = True
-        return self._rewritten(description, answerer, offerer, wishes)
+        return out.to_bytes()
 
-    def _agree(self, offerer: Party, answerer: Party) -> None:
-        """Note what each side encrypts with, for who gets copies."""
+    def _agree(self, offerer: Party, answerer: Party, out: SessionDescription) -> None:
+        """Bring the two sides together: what each encrypts with, and where that ends here. Completes `out`."""
         if offerer.description is None or answerer.description is None:
             return
         for index, answered in enumerate(answerer.description.media):
             one, other = _at(offerer.streams, index), _at(answerer.streams, index)
-            if one is not None and other is not None and not answered.rejected:
-                agree(one.security, offerer.description.media[index], other.security, answered)
+            offered = offerer.description.media[index]
+            if answered.rejected:
+                out.media[index].proto = offered.proto
+            if one is None or other is None or answered.rejected:
+                continue
+            try:
+                bridge.answer(one.transport, other.transport, offered, answered, out.media[index])
+            except BridgeError as error:
+                raise CallError(str(error)) from None
+            if one.transport.ends or other.transport.ends:
+                for player in self.players.values():
+                    player.detach()
+            for mine, theirs in ((one, other), (other, one)):
+                bridge.cross(mine.rtp, mine.transport, theirs.transport)
+                bridge.cross(mine.rtcp, mine.transport, theirs.transport)
 
     def _dialogue(
         self, from_tag: str, to_tag: str, description: SessionDescription, wishes: Wishes
@@ -294,7 +321,9 @@ class Call:
             stream.rtp.signal(rtp, held=held)
             stream.rtcp.signal(rtcp, held=held)
 
-    def _rewritten(self, description: SessionDescription, sender: Party, receiver: Party, wishes: Wishes) -> bytes:
+    def _rewritten(
+        self, description: SessionDescription, sender: Party, receiver: Party, wishes: Wishes
+    ) -> SessionDescription:
         """`description` of `sender` with the addresses and ports that face `receiver`."""
         # sender.description keeps what the party said, so what is edited is a copy
         out = sdp.parse(description.to_bytes())
@@ -332,7 +361,7 @@ class Call:
             out.origin = sdp.Origin(origin.username, origin.session_id, origin.version, public)
         if wishes.session_name:
             out.lines[:] = ["s=-" if line.startswith("s=") else line for line in out.lines]
-        return out.to_bytes()
+        return out
 
     # ---------- life
 

@@ -101,7 +101,7 @@ class Player:
 
     def stop(self) -> None:
         """No more; also in the middle of the sound."""
-        self._detach()
+        self.detach()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -131,7 +131,7 @@ class Player:
         self._timer = self._clock.call_later(wait, self._again) if wait else None
 
     def _again(self) -> None:
-        self._detach()
+        self.detach()
         self._timer = None
         if self.sound.interval:
             self._begin()
@@ -167,7 +167,8 @@ class Player:
         flow.send = self._wrapper
         self.played += 1
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
+        """Leave the other party's packets as they are, until the next time."""
         flow, self._flow = self._flow, None
         if flow is not None and flow.send is self._wrapper:
             flow.send = self._plain
@@ -179,7 +180,7 @@ class Player:
         except (ValueError, IndexError):  # a packet that is not what it says
             changed, over = None, False
         if over or self._clock.now() > self._ends:
-            self._detach()
+            self.detach()
         sent: int = plain(changed if changed is not None else packet, target)
         return sent
 

@@ -70,9 +70,12 @@ def cryptos(media: MediaDescription) -> list[Crypto]:
 
 
 def agree(offerer: Security, offered: MediaDescription, answerer: Security, answered: MediaDescription) -> None:
-    """Both ends of SRTP that passes through here: each sends with its own line of the pair with one tag and suite."""
-    secure = is_encrypted(answered)
-    answer = next(iter(cryptos(answered)), None) if srtp.is_secure(answered.proto) else None
+    """Both ends of SRTP that passes through here: each sends with its own line of the pair with one tag and suite.
+
+    ``RTP/AVP`` is SRTP as well where both have keys (opportunistic, RFC 8643 3).
+    """
+    answer = next(iter(cryptos(answered)), None) if srtp.is_secure(srtp.secured(answered.proto)) else None
+    secure = is_encrypted(answered) or (answer is not None and sdp_crypto.matches(cryptos(offered), answer) is not None)
     offerer.agreed(secure, sdp_crypto.matches(cryptos(offered), answer) if answer is not None else None)
     answerer.agreed(secure, answer)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from tests.interop.calls.harness import HOST, Command, free_port, until
 from tests.interop.calls.softphone import RATE, phone
 from tests.interop.calls.test_recorder_access import certificates, openssl, tls
 from tests.interop.media.rig import rtpengine
+from tests.parallel import share
 
 pytestmark = [softphone.needed, openssl]
-_SHARE = os.getpid() % 7 * 500
+_SHARE = share(500, 7)
 SECONDS = 20.0
 
 
@@ -28,12 +28,12 @@ def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None
     certificates(tmp_path)
     said = {"carol": caller_melody(SECONDS, RATE), "dave": callee_melody(SECONDS, RATE)}
     with ExitStack() as stack:
-        media = f'[relay]\nports = "{37000 + _SHARE}-{37400 + _SHARE}"\n'
+        media = f'[relay]\nports = "{36000 + _SHARE}-{36400 + _SHARE}"\n'
         if server == "rtpengine":
             port = free_port()
             stack.enter_context(rtpengine(port, "udp"))
             media = f'[media]\nserver = "ng:udp:{HOST}:{port}"\n'
-        listen = f'[recorder]\nlisten = ["tls:{HOST}:0"]\nports = "{47000 + _SHARE}-{47400 + _SHARE}"\n'
+        listen = f'[recorder]\nlisten = ["tls:{HOST}:0"]\nports = "{46000 + _SHARE}-{46400 + _SHARE}"\n'
         recordings = tmp_path / "recordings"
         own = f'directory = {json.dumps(str(recordings))}\nsrtp = "require"\n{tls(tmp_path, "srs")}'
         srs = stack.enter_context(Command("recorder", listen + own, tmp_path / "recorder"))

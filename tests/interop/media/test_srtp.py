@@ -323,3 +323,209 @@ def test_an_answer_without_a_fitting_key_is_refused(kind: str) -> None:
         await has(srs, 0, await talk(a, to_a, 5, b))
 
     drive(kind, scenario)
+
+
+async def bridged(
+    rig: Rig, caller: Crypto | None, callee: Crypto | None, flags: MediaFlags
+) -> tuple[Endpoint, Endpoint, tuple[str, int], tuple[str, int], Crypto]:
+    """A call of which one side has keys (its own are given): both ends, where they send to, and our key."""
+    a, b = rig.endpoint("127.0.0.1", 0xA), rig.endpoint("127.0.0.1", 0xB)
+    offered = await rig.offer(ALONE, secure(a.sdp(), caller) if caller else a.sdp(), flags)
+    if callee is not None:
+        ours = next(key for key in keys_of(offered) if key.suite == callee.suite)
+        callee = Crypto(ours.tag, callee.suite, callee.key)
+        body = secure(b.sdp(formats="0 101"), callee)
+    else:
+        assert b" RTP/AVP " in offered
+        assert b"crypto" not in offered
+        body = b.sdp(formats="0 101")
+    answered = await rig.answer(CALL, body)
+    if caller is not None:
+        (ours,) = keys_of(answered)
+        assert (ours.tag, ours.suite) == (caller.tag, caller.suite)
+        assert ours.key != caller.key
+        assert b" RTP/SAVP " in answered
+    else:
+        assert b" RTP/AVP " in answered
+        assert b"crypto" not in answered
+    return a, b, target(answered), target(offered), ours
+
+
+async def both_ways(
+    a: Endpoint,
+    b: Endpoint,
+    to_a: tuple[str, int],
+    to_b: tuple[str, int],
+    keys: tuple[srtp.Encryptor, srtp.Decryptor],
+    count: int = 20,
+) -> tuple[list[bytes], list[bytes]]:
+    """`a`, which speaks SRTP, and `b`, which does not, understand each other; what each said."""
+    said_a = await talk(a, to_a, count, b, keys[0])
+    assert b.poll()[-count:] == said_a
+    said_b = await talk(b, to_b, count, a)
+    assert [keys[1].rtp(packet) for packet in a.poll()[-count:]] == said_b
+    return said_a, said_b
+
+
+@both
+@pytest.mark.parametrize("who", ["caller", "callee"])
+def test_srtp_on_one_side_and_plain_rtp_on_the_other_are_brought_together(kind: str, who: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        line = sdp_crypto.generate(3)
+        if who == "caller":
+            a, b, to_a, to_b, ours = await bridged(rig, line, None, AVP)
+            keys = srtp.Encryptor(line), srtp.Decryptor(ours)
+        else:
+            b, a, to_b, to_a, ours = await bridged(rig, None, line, SAVP)
+            keys = srtp.Encryptor(line), srtp.Decryptor(ours)
+        await both_ways(a, b, to_a, to_b, keys)
+        # RTCP crosses, too, by a key of the same pair.
+        report = bytes.fromhex("80c90001") + a.ssrc.to_bytes(4, "big")
+        a.rtcp.sendto(keys[0].rtcp(report) or b"", (to_a[0], to_a[1] + 1))
+        await until(lambda: bool(b.poll() and b.reports), "RTCP from the encrypted side")
+        assert b.reports[0][:8] == report
+        b.rtcp.sendto(report[:4] + b.ssrc.to_bytes(4, "big"), (to_b[0], to_b[1] + 1))
+        await until(lambda: bool(a.poll() and a.reports), "RTCP from the plain side")
+        clear = keys[1].rtcp(a.reports[0])
+        assert clear is not None
+        assert clear[4:8] == b.ssrc.to_bytes(4, "big")
+
+    drive(kind, scenario)
+
+
+@ours
+def test_what_is_not_authentic_does_not_cross(kind: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        line = sdp_crypto.generate(3)
+        a, b, to_a, to_b, ours = await bridged(rig, line, None, AVP)
+        keys = srtp.Encryptor(line), srtp.Decryptor(ours)
+        await both_ways(a, b, to_a, to_b, keys)
+        heard = len(b.received)
+        a.send(to_a, 5)  # in the clear
+        said, _ = await both_ways(a, b, to_a, to_b, keys)
+        assert b.received[heard:] == said
+        statistics = await rig.query(CALL)
+        stream = next(stream for stream in statistics.streams if stream.tag == "caller")
+        assert stream.dropped == {"srtp": 5}
+        assert stream.relayed == 40
+
+    drive(kind, scenario)
+
+
+@both
+def test_both_sides_of_a_bridge_are_recorded(kind: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        line = sdp_crypto.generate(3)
+        a, b, to_a, to_b, ours = await bridged(rig, line, None, AVP)
+        keys = srtp.Encryptor(line), srtp.Decryptor(ours)
+        await both_ways(a, b, to_a, to_b, keys, 3)
+        subscription = await rig.subscribe(CALL, ["caller", "callee"])
+        assert [stream.section.proto for stream in subscription.streams] == ["RTP/SAVP", "RTP/AVP"]
+        subscription = await rig.subscribe(CALL, ["caller", "callee"], subscription.tag, flags=SAVP)
+        srs = Srs(rig, subscription)
+        await rig.accept(CALL, subscription.tag, srs.answer)
+        await asyncio.sleep(0.05)
+        for number in range(2):
+            srs.poll(number)
+            srs.heard[number].clear()
+        said_a, said_b = await both_ways(a, b, to_a, to_b, keys)
+        await has(srs, 0, said_a)
+        await has(srs, 1, said_b)
+
+    drive(kind, scenario)
+
+
+@both
+def test_a_bridge_lasts_through_offers_of_either_side(kind: str) -> None:
+    """Neither says anew how the other speaks; keys that stay go on where they were."""
+
+    async def scenario(rig: Rig) -> None:
+        line = sdp_crypto.generate(3)
+        a, b, to_a, to_b, ours = await bridged(rig, line, None, AVP)
+        encryptor, decryptor = srtp.Encryptor(line), srtp.Decryptor(ours)
+        await both_ways(a, b, to_a, to_b, (encryptor, decryptor))
+        back = MediaSession(CALL.call_id, "callee", "caller")
+        offered = await rig.offer(back, b.sdp(version=2, formats="0 101"))
+        assert b" RTP/SAVP " in offered
+        again = next(key for key in keys_of(offered) if key.suite == line.suite)
+        mine = Crypto(again.tag, line.suite, line.key)
+        answered = await rig.answer(back, secure(a.sdp(version=2, formats="0 101"), mine))
+        assert b" RTP/AVP " in answered
+        assert b"crypto" not in answered
+        if again.key != ours.key:  # RTPEngine may take another one
+            decryptor.rekey(again, ours)
+        await both_ways(a, b, target(offered), target(answered), (encryptor, decryptor))
+        new = sdp_crypto.generate(4)
+        offered = await rig.offer(CALL, secure(a.sdp(version=3, formats="0 101"), new))
+        assert b" RTP/AVP " in offered
+        answered = await rig.answer(CALL, b.sdp(version=3, formats="0 101"))
+        (last,) = keys_of(answered)
+        assert last.tag == 4
+        if last.key != again.key:
+            decryptor.rekey(last, again)
+        await both_ways(a, b, target(answered), target(offered), (srtp.Encryptor(new), decryptor))
+
+    drive(kind, scenario)
+
+
+@ours
+def test_a_bridge_that_is_no_longer_needed_goes(kind: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        line = sdp_crypto.generate(3)
+        a, b, to_a, to_b, ours = await bridged(rig, line, None, AVP)
+        await both_ways(a, b, to_a, to_b, (srtp.Encryptor(line), srtp.Decryptor(ours)))
+        await rig.offer(CALL, a.sdp(version=2))
+        await rig.answer(CALL, b.sdp(version=2, formats="0 101"))
+        said = await talk(a, to_a, 20, b)
+        assert b.received[-20:] == said
+        said = await talk(b, to_b, 20, a)
+        assert a.received[-20:] == said
+        # And comes again, with a key of ours that goes on where it was.
+        offered = await rig.offer(CALL, secure(a.sdp(version=3), line), AVP)
+        answered = await rig.answer(CALL, b.sdp(version=3, formats="0 101"))
+        assert b"crypto" not in offered
+        assert keys_of(answered)[0].key == ours.key
+        await both_ways(a, b, to_a, to_b, (srtp.Encryptor(line), srtp.Decryptor(ours)))
+
+    drive(kind, scenario)
+
+
+@ours
+def test_what_cannot_be_brought_together_is_refused_with_the_reason(kind: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        a, b = rig.endpoint(), rig.endpoint()
+        with pytest.raises(MediaError, match="Offer without a key"):
+            await rig.offer(ALONE, secure(a.sdp(), sdp_crypto.generate(1, "AES_256_CM_HMAC_SHA1_80")), AVP)
+        with pytest.raises(MediaError, match="No crypto suite"):
+            await rig.offer(
+                ALONE, a.sdp(), MediaFlags(transport_protocol="RTP/SAVP", extra={"SDES": ["only-F8_128_HMAC_SHA1_80"]})
+            )
+        await rig.offer(ALONE, a.sdp(), SAVP)
+        with pytest.raises(MediaError, match="another protocol"):
+            await rig.answer(CALL, b.sdp())
+        with pytest.raises(MediaError, match="Answer without a key"):
+            await rig.answer(CALL, secure(b.sdp(), sdp_crypto.generate(1, "AEAD_AES_128_GCM")))
+        refusal = sdp.parse(secure(b.sdp(), sdp_crypto.generate(1)))
+        refusal.media[0].port = 0
+        assert b"m=audio 0 RTP/AVP" in await rig.answer(CALL, refusal.to_bytes())
+
+    drive(kind, scenario)
+
+
+@ours
+def test_opportunistic_srtp_is_recorded_as_what_it_is(kind: str) -> None:
+    """RFC 8643: keys in a plain RTP/AVP description of both sides."""
+
+    async def scenario(rig: Rig) -> None:
+        line_a, line_b = sdp_crypto.generate(2), sdp_crypto.generate(2)
+        a, b = rig.endpoint("127.0.0.1", 0xA), rig.endpoint("127.0.0.1", 0xB)
+        offered = await rig.offer(ALONE, secure(a.sdp(), line_a).replace(b"RTP/SAVP", b"RTP/AVP"))
+        answered = await rig.answer(CALL, secure(b.sdp(), line_b).replace(b"RTP/SAVP", b"RTP/AVP"))
+        assert keys_of(offered) == [line_a]
+        subscription = await rig.subscribe(CALL, ["caller", "callee"])
+        srs = Srs(rig, subscription)
+        await rig.accept(CALL, subscription.tag, srs.answer)
+        await has(srs, 0, await talk(a, target(answered), 20, b, srtp.Encryptor(line_a)))
+        await has(srs, 1, await talk(b, target(offered), 20, a, srtp.Encryptor(line_b)))
+
+    drive(kind, scenario)
