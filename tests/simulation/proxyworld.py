@@ -38,7 +38,8 @@ PROXY = "10.0.0.100"
 class Relay(MediaServer):
     """A media server on the virtual clock: takes `delay` seconds, puts its own address into what passes.
 
-    `log` has ``offer from to via``, ``answer ...``, ``delete ...``; `fail` names commands it refuses, `silent` those it
+    `log` has ``offer from to via``, ``answer ...``, ``delete ...``; `protocols` the transport protocol each
+    of them was asked for, `fail` names commands it refuses, `silent` those it
     never answers.
     """
 
@@ -47,12 +48,14 @@ class Relay(MediaServer):
         self.clock = clock
         self.delay = delay
         self.log: list[str] = []
+        self.protocols: list[str] = []
         self.fail: set[str] = set()
         self.silent: set[str] = set()
         self.live: set[str] = set()
 
-    def _exchange(self, command: str, session: MediaSession, sdp: bytes, done: SdpResult) -> None:
+    def _exchange(self, command: str, session: MediaSession, sdp: bytes, done: SdpResult, flags: MediaFlags) -> None:
         self.log.append(f"{command} {session.from_tag} {session.to_tag} {session.via_branch}".strip())
+        self.protocols.append(flags.transport_protocol)
         if command in self.silent:
             return
         self.live.add(session.call_id)
@@ -62,10 +65,10 @@ class Relay(MediaServer):
             self.clock.call_later(self.delay, done, sdp.replace(b"IN IP4 10.0.0.", b"IN IP4 192.0.2."))
 
     def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
-        self._exchange("offer", session, sdp, done)
+        self._exchange("offer", session, sdp, done, flags)
 
     def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
-        self._exchange("answer", session, sdp, done)
+        self._exchange("answer", session, sdp, done, flags)
 
     def delete(self, session: MediaSession, done: Result | None = None) -> None:
         self.log.append("delete")

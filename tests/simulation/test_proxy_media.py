@@ -38,6 +38,30 @@ def test_only_calls_to_be_recorded_pass_the_relay_by_default() -> None:
     w.finish()
 
 
+def test_the_protocol_of_a_route_is_what_the_callee_is_offered_and_only_the_callee() -> None:
+    rules = Rules([RouteRule(user="bob", transport_protocol="RTP/SAVP"), RouteRule(user="carol", media="never")])
+    w = ProxyWorld(relay=True, phones=3, rules=rules)
+    call = w.call("sip:bob@10.0.0.2")
+    w.clock.run_for(1)
+    call.reinvite(SDP + b"a=sendonly\r\n")
+    w.clock.run_for(1)
+    w.bob.agent.calls()[0].reinvite(ANSWER + b"a=sendonly\r\n")
+    w.clock.run_for(1)
+    first = w.journal.calls[0]
+    mine, theirs = first.from_tag, first.to_tag
+    assert [line.split()[:2] for line in w.relay.log] == [
+        ["offer", mine],
+        ["answer", mine],
+        ["offer", mine],
+        ["answer", mine],
+        ["offer", theirs],
+        ["answer", theirs],
+    ]
+    assert w.relay.protocols == ["RTP/SAVP", "", "RTP/SAVP", "", "", ""]
+    call.bye()
+    w.finish()
+
+
 def test_late_offer_is_offered_by_the_callee_and_answered_in_the_ack() -> None:
     w = media_world()
     w.bob.take = lambda call: call.answer(200, ANSWER)

@@ -13,7 +13,7 @@ from siprec.sip.message import SipMessage, SipRequest, SipResponse
 if TYPE_CHECKING:
     from siprec.proxy.media import CallMedia
     from siprec.proxy.parties import Party
-    from siprec.proxy.routes import MediaUse
+    from siprec.proxy.routes import MediaUse, TransportProtocol
     from siprec.proxy.transfer import Relation
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,8 @@ class Call:
     `end_message` is the BYE or failure response, if any, and `end_side` who sent the BYE. `media` and `media_session`
     are set while a media server carries the call, `media_bypassed` when descriptions went past it; `early` is the last
     provisional response with a description, `early_media` whether media can pass since; `talk_began` when the first
-    2xx came (monotonic). `caller_sdp`, `callee_sdp` are what the parties last agreed, as each of them sent it.
+    2xx came (monotonic). `transport_protocol` is what the callee is offered (see `RouteRule`).
+    `caller_sdp`, `callee_sdp` are what the parties last agreed, as each of them sent it.
     `parties` are the two sides as they are known now (connected identity, transfer), from the answer
     on; `relations` the calls that this one continues; `metadata` belongs to the recording.
     """
@@ -127,6 +128,7 @@ class Call:
         "state",
         "talk_began",
         "to_tag",
+        "transport_protocol",
     )
 
     def __init__(self, dlg_id: str, invite: SipRequest, source: str, wall: float) -> None:
@@ -153,6 +155,7 @@ class Call:
         self.media_session: MediaSession | None = None
         self.media_path: CallMedia | None = None
         self.media_use: MediaUse = ""
+        self.transport_protocol: TransportProtocol = ""
         self.media_error = ""
         self.media_bypassed = False
         self.caller_sdp = b""

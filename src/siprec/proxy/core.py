@@ -308,6 +308,7 @@ class ProxyCore:
         if context.call is not None:
             context.call.recordings += decision.record
             context.call.media_use = decision.media
+            context.call.transport_protocol = decision.transport_protocol
         if decision.rule is not None:
             rule = decision.rule.rule
             if rule.reply:

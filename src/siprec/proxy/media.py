@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
 from siprec.sip.clock import Clock, Timer
@@ -69,6 +69,7 @@ def put_sdp(message: SipMessage, sdp: bytes) -> bool:
 class CallMedia:
     """One call at one media server.
 
+    `transport_protocol` is what the callee is offered, "" for what the caller offers.
     `on_failure(reason)` is called once, when the media server is given up for this call. Callbacks may come from
     inside `offer` and `answer` when nothing has to be asked: a description that came before gets the answer it got.
     """
@@ -81,6 +82,7 @@ class CallMedia:
         "_on_failure",
         "_reoffer",
         "_times",
+        "_transport_protocol",
         "answered",
         "flags",
         "requests",
@@ -97,8 +99,10 @@ class CallMedia:
         times: MediaTimes,
         on_failure: Callable[[str], None],
         flags: MediaFlags = NO_FLAGS,
+        transport_protocol: str = "",
     ) -> None:
         self._clock = clock
+        self._transport_protocol = transport_protocol
         self.server = server
         self.session = session
         self._times = times
@@ -181,8 +185,12 @@ class CallMedia:
         limit = self._times.offer if command == "offer" else self._times.answer
         timer = self._clock.call_later(limit, finish, MediaError("no reply in time", timeout=True))
         request = self.server.offer if command == "offer" else self.server.answer
+        flags = self.flags
+        if self._transport_protocol and command == "offer" and session.from_tag == self.session.from_tag:
+            # The media server remembers it for the callee's offers; said there it would be about the caller.
+            flags = replace(flags, transport_protocol=self._transport_protocol)
         try:
-            request(session, sdp, finish, flags=self.flags)
+            request(session, sdp, finish, flags=flags)
         except Exception as error:
             log.exception("media server %s, Call-ID %s", self.server.name, session.call_id)
             self._clock.call_later(0, finish, MediaError(f"internal error: {error}"))

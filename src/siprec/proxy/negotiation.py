@@ -62,7 +62,11 @@ class Negotiation:
         if path is not None or call.state != "early" or call.media_error or call.media_bypassed:
             return path
         use = call.media_use or self.use
-        if self._pick is None or use == "never" or (use == "recorded" and not call.recordings):
+        if (
+            self._pick is None
+            or use == "never"
+            or (use == "recorded" and not call.recordings and not call.transport_protocol)
+        ):
             return None
         key = (call.call_id, call.from_tag)
         if key in self._busy:
@@ -73,7 +77,13 @@ class Negotiation:
             return None
         session = MediaSession(call.call_id, call.from_tag)
         path = CallMedia(
-            self._core.clock, server, session, self.times, lambda reason: self._failed(call, reason), self.flags
+            self._core.clock,
+            server,
+            session,
+            self.times,
+            lambda reason: self._failed(call, reason),
+            self.flags,
+            call.transport_protocol,
         )
         call.media_path = path
         call.media = server

@@ -1,7 +1,7 @@
 """``[[route]]``: rules that say what becomes of a request outside a dialog.
 
 Rules are tried in order. One that matches and has an action (targets, ``reply``, ``registrar`` or ``relay``) decides;
-one without adds its ``record`` and ``media`` and the search goes on.
+one without adds its ``record``, ``media`` and ``transport_protocol``, and the search goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 
 MediaUse = Literal["", "recorded", "always", "never"]
+TransportProtocol = Literal["", "RTP/AVP", "RTP/AVPF", "RTP/SAVP", "RTP/SAVPF", "UDP/TLS/RTP/SAVP", "UDP/TLS/RTP/SAVPF"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class RouteRule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     record: str | list[str] = []
     """Names of ``[recording.NAME]``."""
     media: MediaUse = ""
+    transport_protocol: TransportProtocol = ""
+    """What the called side is offered whatever the caller speaks, e.g. ``RTP/SAVP`` (SRTP) or ``RTP/AVP``; the media
+    server brings the two together (with DTLS only RTPEngine does). The call then passes through it, recorded or not."""
     reply: int = 0
     reason: str = ""
     registrar: bool = False
@@ -152,6 +156,7 @@ class Decision:
     rule: CompiledRule | None = None
     record: list[str] = field(default_factory=list)
     media: MediaUse = ""
+    transport_protocol: TransportProtocol = ""
 
 
 class Rules:
@@ -172,6 +177,7 @@ class Rules:
                 continue
             decision.record += [name for name in rule.record if name not in decision.record]
             decision.media = rule.rule.media or decision.media
+            decision.transport_protocol = rule.rule.transport_protocol or decision.transport_protocol
             if rule.final:
                 decision.rule = rule
                 break

@@ -23,8 +23,9 @@ _SHARE = share(500, 7)
 SECONDS = 20.0
 
 
-@pytest.mark.parametrize("server", ["ours", "rtpengine"])
+@pytest.mark.parametrize("server", ["ours", "rtpengine", "bridge"])
 def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None:
+    """``bridge``: only the caller speaks SRTP, and both are recorded as SRTP."""
     certificates(tmp_path)
     said = {"carol": caller_melody(SECONDS, RATE), "dave": callee_melody(SECONDS, RATE)}
     with ExitStack() as stack:
@@ -42,7 +43,9 @@ def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None
                 "serve",
                 f'[sip]\nlisten = ["udp:{HOST}:0"]\n{tls(tmp_path, "src")}{media}'
                 f'[recording.default]\nsrs = "sip:{HOST}:{srs.port("tls")};transport=tls"\n'
-                '[[route]]\nrecord = "default"\nregistrar = true\n',
+                + ('srtp = "always"\n' if server == "bridge" else "")
+                + '[[route]]\nrecord = "default"\nregistrar = true\n'
+                + ('transport_protocol = "RTP/AVP"\n' if server == "bridge" else ""),
                 tmp_path / "serve",
             )
         )
@@ -52,7 +55,8 @@ def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None
             return found[0] if found else {"streams": [], "state": ""}
 
         port = proxy.port()
-        dave = stack.enter_context(phone(port, tmp_path / "dave", "dave", said["dave"], encryption="srtp-mand"))
+        how = "" if server == "bridge" else "srtp-mand"
+        dave = stack.enter_context(phone(port, tmp_path / "dave", "dave", said["dave"], encryption=how))
         assert until(lambda: "200 OK" in dave.text), dave.text
         dial = f"/dial sip:dave@{HOST}:{port}"
         with phone(port, tmp_path / "carol", "carol", said["carol"], dial, encryption="srtp-mand") as carol:
