@@ -425,6 +425,20 @@ def test_response_with_more_than_our_via_is_not_believed() -> None:
     assert w.lines() == ["A INVITE", "B 200"]
 
 
+def test_responses_that_nobody_defined_count_as_their_class() -> None:  # UAC-17
+    w = TwoPhones()
+    w.bob.take = lambda call: (call.answer(199), call.answer(499))[1]  # type: ignore[func-returns-value]
+    w.call()
+    w.clock.run_for(1)
+    assert [event.partition(" ")[0] for event in w.alice.diary.events] == ["199", "failed"]
+    w.bob.take = lambda call: call.answer(299, ANSWER)
+    call = w.call()
+    w.clock.run_for(1)
+    assert w.alice.diary.events[-1] == "answered"
+    call.bye()
+    w.finish()
+
+
 def test_reliable_provisional_responses_are_acknowledged_in_order() -> None:
     w = TwoPhones()
     pracks: list[SipRequest] = []

@@ -80,6 +80,30 @@ def test_serial_fork_tries_one_after_the_other() -> None:
     w.finish()
 
 
+def test_a_target_that_is_named_twice_is_asked_once() -> None:  # REQ-11
+    w = fork_world(B, C, B)
+    w.phones[1].take = w.phones[2].take = ring
+    w.call("sip:bob@example.com")
+    w.clock.run_for(1)
+    assert sorted(sent.destination[0] for sent in w.sent("INVITE") if sent.source[0] == PROXY) == [
+        "10.0.0.2",
+        "10.0.0.3",
+    ]
+    w.alice.agent.calls()[0].bye()
+    w.finish()
+
+
+def test_trying_of_the_next_hop_goes_no_further() -> None:  # RSP-03
+    w = fork_world(B)
+    w.phones[1].take = lambda call: (call.answer(100), call.answer(180))[1]  # type: ignore[func-returns-value]
+    w.call("sip:bob@example.com")
+    w.clock.run_for(1)
+    assert [sent.line.split()[1] for sent in w.sent("SIP/2.0", PROXY)] == ["100", "180"]
+    assert statuses(w) == ["100", "180"]
+    w.alice.agent.calls()[0].bye()
+    w.finish()
+
+
 @pytest.mark.parametrize(
     ("codes", "best"),
     [

@@ -98,6 +98,18 @@ def test_strangers_cannot_relay_but_reach_our_users() -> None:
     w.finish()
 
 
+def test_a_cancel_that_cancels_nothing_here_is_passed_on_without_state() -> None:  # CAN-02
+    w = ProxyWorld()
+    s = Stranger(w)
+    s.send("CANCEL", "sip:x@10.0.0.2")
+    got = last_request(w, "CANCEL", "10.0.0.2")
+    assert [via.host for via in got.vias] == [PROXY, "10.0.0.50"]
+    assert got.max_forwards == 69
+    assert s.statuses == []  # the next element's answer is for us alone (TXN-05)
+    assert not any(w.layer.counts().values())
+    w.clock.run_until_idle()
+
+
 def test_strangers_with_a_password_may_relay_and_it_goes_no_further() -> None:
     w = ProxyWorld(options=ProxyOptions(trusted=[]))
     w.core.authentication = ProxyAuthentication(w.clock, "example.com", {"alice": "secret"})

@@ -13,10 +13,9 @@ from siprec.sip.transport import Hop, Transport
 from siprec.sip.uri import Uri
 
 PARAM: Final = "did"
-# These make no dialog, and within one they never change its route set (RR-09).
-_WITHOUT: Final = frozenset(
-    {"REGISTER", "MESSAGE", "OPTIONS", "PUBLISH", "CANCEL", "ACK", "BYE", "PRACK", "UPDATE", "INFO"}
-)
+# These make no dialog, and within one there is nothing that they tell its parties: no route set changes (RR-09), but
+# one that was lost is found again with requests that refresh the target (RFC 3261 16.6 step 4).
+_WITHOUT: Final = frozenset({"REGISTER", "MESSAGE", "OPTIONS", "PUBLISH", "CANCEL", "ACK", "BYE", "PRACK", "INFO"})
 
 
 class Cookies:

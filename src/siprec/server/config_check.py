@@ -129,6 +129,16 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
                     f"recording.{name}.srtp",
                     f"the keys are in the SDP, which goes to {target} unencrypted: use TLS (RFC 4568 7, SEC-07)",
                 )
+    for key, addresses in (("sip.listen", config.sip.listen), ("recorder.listen", config.recorder.listen)):
+        listening = [ListenAddress.parse(text) for text in addresses]
+        for number, each in enumerate(listening):
+            streams = {other.host for other in listening if other.transport != "udp"}
+            if each.transport == "udp" and each.host not in streams and not _loopback(each.host):
+                yield (
+                    f"{key}[{number}]",
+                    f"nothing listens on tcp:{each.host}, where requests come that are too large for UDP "
+                    "(RFC 3261 18.1.1, TRN-01)",
+                )
     if config.recorder.srtp == "require":
         for number, text in enumerate(config.recorder.listen):
             address = ListenAddress.parse(text)

@@ -87,6 +87,20 @@ def test_keys_in_sdp_that_anybody_can_read_are_warned_of(text: str, key: str) ->
     assert [found for found, _ in warnings(parse(text))] == [key] * bool(key)
 
 
+@pytest.mark.parametrize(
+    ("listen", "keys"),
+    [
+        ('"udp:192.0.2.1:5060"', ["sip.listen[0]"]),
+        ('"udp:192.0.2.1:5060", "tcp:192.0.2.1:5060"', []),
+        ('"udp:192.0.2.1:5060", "tcp:192.0.2.2:5060"', ["sip.listen[0]"]),
+        ('"tcp:192.0.2.1:5060"', []),
+        ('"udp:127.0.0.1:5060"', []),
+    ],
+)
+def test_udp_without_tcp_is_warned_of(listen: str, keys: list[str]) -> None:  # TRN-01
+    assert [key for key, _ in warnings(parse(f"[sip]\nlisten = [{listen}]"))] == keys
+
+
 def test_the_check_of_a_configuration_tells_its_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "siprec.toml"
     file.write_text('[recording.a]\nsrs = "sip:192.0.2.1"\nsrtp = "always"\n')
