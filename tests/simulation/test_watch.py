@@ -303,6 +303,18 @@ def test_a_sips_srs_never_redirects_to_less() -> None:
     assert world.names() == ["FAILED"]
 
 
+@pytest.mark.parametrize(("contact", "followed"), [("<sip:srs@10.0.0.3;transport=udp>", 0), ("<sip:srs@10.0.0.3>", 1)])
+def test_a_profile_of_tls_never_redirects_to_less_either(contact: str, followed: int) -> None:
+    world = World(profile={"transport": "tls", "redirect": "any"})
+    second = Srs(world, "10.0.0.3")
+    world.srs.on_invite = lambda call: call.answer(302, headers=(("Contact", contact),))
+    call = world.answered_call()
+    assert len(second.requests) == followed
+    assert {sent.transport for sent in world.network.trace if sent.line.startswith("INVITE")} == {"tls"}
+    world.end(call)
+    finish(world, second)
+
+
 def test_redirections_in_a_circle_end() -> None:
     world = World(profile={"redirect": "any"})
     world.srs.on_invite = lambda call: call.answer(302, headers=(("Contact", f"<{FIRST}>"),))

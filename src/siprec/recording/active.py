@@ -45,6 +45,7 @@ from siprec.recording.steps import (
 )
 from siprec.recording.trunks import TrunkPool
 from siprec.recording.watch import SrsWatch
+from siprec.recording.way import is_secure_call, is_secure_way
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipRequest, SipResponse
@@ -466,9 +467,14 @@ class ActiveRecording:
     def _invite(self, action: Invite) -> None:
         self._new_description()
         self._answer = None
-        self._dialog = dialog = self._peer_at(self.targets[action.target])
+        server = self.targets[action.target]
+        why = ""
+        if self.profile.signalling == "as-call" and is_secure_call(self.call):
+            safe = is_secure_way(server, self.profile, self.settings)
+            why = "" if safe else "not reached by TLS, as the call is (signalling)"
+        self._dialog = dialog = self._peer_at(server) if not why else None
         if dialog is None:
-            self._later(Event(Kind.REFUSED, status=503, reason="no recording session to join"))
+            self._later(Event(Kind.REFUSED, status=503, reason=why or "no recording session to join"))
             return
         try:
             body = self._body(action.document, True, action.inactive)

@@ -41,6 +41,7 @@ class RecordedCall(Protocol):
 
     dlg_id: str
     call_id: str
+    source: str
     from_tag: str
     to_tag: str
     invite: SipRequest

@@ -275,6 +275,9 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     password: str = ""
     realm: str = ""
     """Digest credentials (401, 407); an empty realm stands for any."""
+    signalling: Literal["any", "as-call"] = "any"
+    """``as-call``: of a call with a party that speaks TLS to us, or a ``sips:`` URI, only SRSs that are reached by TLS
+    are told (SEC-05); others count as unreachable. ``any``: something else protects the way to the SRS."""
     srtp: SrtpPolicy = "as-call"
     """``as-call``: streams that are SRTP in the call go to the SRS as SRTP (SEC-05), with other keys where the media
     server can; ``always``: all streams do; ``off``: none, because something else protects them. Keys are in the SDP

@@ -184,9 +184,7 @@ class RsDialog(CallHandler):
 
     def invite(self, body: Body) -> None:
         """Send the INVITE that starts the RS (SRC-05 to SRC-07, SRC-10)."""
-        target = Uri.parse(self.server)
-        if self.profile.transport and not target.transport:
-            target = target.replace(params={**target.params, "transport": self.profile.transport})
+        target = self._by_transport(Uri.parse(self.server))
         if not self.settings.socket:
             self._invite(target, body, None)
             return
@@ -201,6 +199,12 @@ class RsDialog(CallHandler):
                 self._invite(target, body, replace(result[0], transport=transport, local=(address, port)))
 
         self.agent.resolve(target, resolved)
+
+    def _by_transport(self, uri: Uri) -> Uri:
+        """With the profile's transport where the URI names none."""
+        if not self.profile.transport or uri.transport:
+            return uri
+        return uri.replace(params={**uri.params, "transport": self.profile.transport})
 
     def _invite(self, target: Uri, body: Body, hop: Hop | None) -> None:
         profile, settings = self.profile, self.settings
@@ -335,7 +339,8 @@ class RsDialog(CallHandler):
         assert self._start is not None
         body = self._start[1]
         if response is not None and 300 <= response.status < 400 and self.profile.redirect != "never":
-            self._redirects += [uri for uri in _contacts(response) if self._allowed(uri)]
+            found = [self._by_transport(uri) for uri in _contacts(response)]
+            self._redirects += [uri for uri in found if self._allowed(uri)]
         if not self._redirects or self._redirected >= MAX_REDIRECTS:
             return False
         self._redirected += 1
@@ -344,7 +349,7 @@ class RsDialog(CallHandler):
         return True
 
     def _allowed(self, uri: Uri) -> bool:
-        first = Uri.parse(self.server)
+        first = self._by_transport(Uri.parse(self.server))
         if (first.scheme == "sips" and uri.scheme != "sips") or (first.transport == "tls" and uri.transport != "tls"):
             return uri.scheme == "sips"
         return self.profile.redirect == "any" or uri.host == first.host

@@ -1,0 +1,55 @@
+"""Whether the signalling of a recording is as safe as that of the call (SEC-05, RFC 7866 12)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Protocol
+
+from siprec.recording.settings import RecordingProfile, RecordingSettings, SettingError, check_socket
+from siprec.sip.errors import SipError
+from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.uri import Uri
+
+
+class SignalledCall(Protocol):
+    """`source` is where the INVITE came from, as ``transport:address:port``."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def invite(self) -> SipRequest: ...
+    @property
+    def response(self) -> SipResponse | None: ...
+
+
+def is_secure_call(call: SignalledCall) -> bool:
+    """Whether a party of the call speaks to us over TLS, or wants that for all of the way (``sips:``)."""
+    if call.source.startswith("tls:") or call.invite.uri[:5].lower() == "sips:":
+        return True
+    try:
+        contact = call.response.contact if call.response is not None else None
+        return contact is not None and _is_secure(contact.uri, "")
+    except SipError:
+        return False
+
+
+def is_secure_way(server: str, profile: RecordingProfile, settings: RecordingSettings) -> bool:
+    """Whether the SRS `server` is reached over TLS, or without leaving this host."""
+    try:
+        uri = Uri.parse(profile.outbound_proxy or server)
+        if settings.socket:
+            return check_socket(settings.socket)[0] == "tls"
+    except (SipError, SettingError):
+        return False
+    return _is_secure(uri, "" if profile.outbound_proxy else profile.transport) or _is_loopback(uri.host)
+
+
+def _is_secure(uri: Uri, transport: str) -> bool:
+    return uri.scheme == "sips" or (uri.transport or transport) == "tls"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
