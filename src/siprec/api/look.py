@@ -14,6 +14,7 @@ from siprec.api.problem import Problem
 from siprec.media.engine import ForkStatistics, MediaError, MediaSession, MediaStatistics
 from siprec.proxy.call import Call
 from siprec.recording.active import ActiveRecording
+from siprec.recording.secure import is_secure
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 
@@ -191,6 +192,7 @@ class View:
                     party=leg,
                     kind=stream.kind,
                     codecs=[" ".join(value.split()[1:]) for value in stream.section.attributes("rtpmap") if value],
+                    srtp=is_secure(stream.section),
                     counters=_fork(fork) if fork is not None else None,
                 )
             )

@@ -131,6 +131,7 @@ class Stream(msgspec.Struct, kw_only=True):
     party: Literal["caller", "callee"]
     kind: str
     codecs: list[str]
+    srtp: Annotated[bool, Meta(description="The copies are encrypted.")] = False
     counters: Fork | None = None
 
 

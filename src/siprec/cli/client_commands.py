@@ -166,7 +166,7 @@ def _show_recording(recording: dict[str, Any]) -> None:
             (
                 stream["label"],
                 stream["party"],
-                stream["kind"],
+                f"{stream['kind']}, SRTP" if stream["srtp"] else stream["kind"],
                 " ".join(stream["codecs"]),
                 _number(counters.get("packets")),
                 _number(counters.get("lost_reported")),

@@ -18,6 +18,7 @@ from siprec.proxy.call import Call, CallObserver
 from siprec.recording import events
 from siprec.recording.active import ActiveRecording
 from siprec.recording.events import SiprecEvent
+from siprec.recording.secure import is_secure
 from siprec.recording.verdict import KEPT, Begun, Line, Pause, Proof, Refusal, Session, StreamProof, Verdict, judge
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
@@ -233,6 +234,7 @@ class _Case:
             if key not in self.streams:
                 party = self.parties.get(stream.from_tag, "")
                 self.streams[key] = StreamProof(party=party, kind=stream.kind, label=labels.get(key, ""))
+            self.streams[key].srtp = is_secure(stream.section)
 
     def count(self, statistics: MediaStatistics) -> None:
         """Take over the media server's counters."""

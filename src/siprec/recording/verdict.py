@@ -53,12 +53,13 @@ class Gap(msgspec.Struct, kw_only=True, omit_defaults=True):
 class StreamProof(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One m-line of one party: packets that came from it, that were copied, that the SRS says it misses.
 
-    None: this media server does not count it. `reports`: receiver reports of the SRS.
+    None: this media server does not count it. `reports`: receiver reports of the SRS. `srtp`: it went encrypted.
     """
 
     party: str
     kind: str
     label: str = ""
+    srtp: bool = False
     received: int = 0
     lost_before: int | None = None
     forked: int | None = None

@@ -9,7 +9,7 @@ import pytest
 import soundfile  # type: ignore[import-untyped]
 
 from siprec.audio.melody import Floats
-from tests.interop.calls.harness import HOST, Process, free_port, media_port
+from tests.interop.calls.harness import HOST, Process, media_port
 
 RATE = 8000
 MODULES = next((p for p in (Path("/usr/lib/baresip/modules"), Path("/usr/lib64/baresip/modules")) if p.is_dir()), None)
@@ -23,9 +23,10 @@ def phone(proxy: int, directory: Path, user: str, signal: Floats, *commands: str
     ``srtp`` offers it, ``srtp-mand`` demands it."""
     directory.mkdir()
     soundfile.write(directory / "says.wav", signal, RATE, subtype="PCM_16")
-    port = media_port()
+    # baresip wants UDP and TCP, and TLS on the next port: not among the ephemeral ones, which come and go
+    sip, port = media_port(), media_port()
     (directory / "config").write_text(f"""
-sip_listen {HOST}:{free_port()}
+sip_listen {HOST}:{sip}
 net_interface {HOST}
 module_path {MODULES}
 module stdio.so

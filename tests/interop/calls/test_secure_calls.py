@@ -78,6 +78,18 @@ def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None
             scores = {name: match(audio, signal[: round(seconds * rate)], rate)[0] for name, signal in said.items()}
             assert scores[who] > 0.9, (who, scores)
             assert all(score < 0.3 for name, score in scores.items() if name != who), (who, scores)
+
+        def proofs() -> list[dict[str, Any]]:
+            lines = [
+                line for file in (tmp_path / "serve").rglob("proof-*.jsonl") for line in file.read_text().splitlines()
+            ]
+            return [proof for line in lines if (proof := json.loads(line))["type"] == "end"]
+
+        assert until(lambda: bool(proofs())), proxy.text
+        assert [(stream["party"], stream.get("srtp")) for stream in proofs()[0]["streams"]] == [
+            ("caller", True),
+            ("callee", True),
+        ]
         # Each phone heard the other one, and no key is in a log.
         for user, other in (("carol", "dave"), ("dave", "carol")):
             (dump,) = (tmp_path / user).glob("dump-*-dec.wav")

@@ -98,7 +98,7 @@ export async function call(context, id) {
 function recordingCard(context, detail, recording) {
   const rows = recording.streams.map((stream) => {
     const counters = stream.counters ?? {};
-    return [stream.label, stream.party, stream.kind, stream.codecs.join(", "), counters.packets ?? "–", counters.receiver_reports ?? "–", counters.lost_reported ?? "–"];
+    return [stream.label, stream.party, stream.srtp ? `${stream.kind}, SRTP` : stream.kind, stream.codecs.join(", "), counters.packets ?? "–", counters.receiver_reports ?? "–", counters.lost_reported ?? "–"];
   });
   const attempts = recording.attempts.map((each) => [clock(each.at), each.server, each.result, `${each.status || ""} ${each.reason}`.trim()]);
   const pauses = recording.pauses.map((each) => [clock(each.start), each.end ? clock(each.end) : "still", each.end ? span(each.end - each.start) : ""]);
