@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
+from lxml import etree
 
 from siprec import sdp
 from siprec.media.engine import MediaSession
+from siprec.recorder.metadata import Document, parse
+from siprec.recorder.metadata_state import MetadataState
 from siprec.recording.events import SiprecEvent
 from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.settings import RecordingProfile, SettingError
@@ -407,6 +410,37 @@ def test_hold_is_told_as_metadata_in_an_update() -> None:
     world.assert_clean()
 
 
+def test_a_hold_in_which_nothing_passes_ends_the_association_with_the_streams_and_resuming_begins_another() -> None:
+    world = World()
+    call = world.answered_call()
+    began = [e.findtext(f"{Q}associate-time") for e in world.srs.documents[0].iter(f"{Q}participantstreamassoc")]
+    assert None not in began
+    for direction in ("inactive", "sendrecv"):
+        world.clock.run_for(10)
+        call.callee_sdp, call.caller_sdp = party_sdp("10.2.2.2", direction), party_sdp("10.1.1.1", direction)
+        world.service.call_media_changed(call, "callee")
+        world.clock.run_for(1)
+    held, resumed = world.srs.documents[1:]
+    assert held.findtext(f"{Q}datamode") == "partial"
+    assert [[child.tag for child in e] for e in held.iter(f"{Q}participantstreamassoc")] == [
+        [f"{Q}disassociate-time"]
+    ] * 2
+    assert [[child.tag for child in e] for e in resumed.iter(f"{Q}participantstreamassoc")] == [
+        [f"{Q}send", f"{Q}recv", f"{Q}associate-time"]
+    ] * 2
+    assert resumed.find(f"{Q}participantstreamassoc/{Q}associate-time").text not in began
+    # The recorder understands it so.
+    state = MetadataState()
+    for number, document in enumerate(world.srs.documents):
+        read = parse(etree.tostring(document))
+        assert isinstance(read, Document)
+        assert state.apply(read, wall=world.clock.wall(), labels={"1": 0, "2": 1}) == []
+        speakers = [len(state.senders(stream)) for stream in state.streams]
+        assert speakers == ([0, 0] if number == 1 else [1, 1])
+    world.end(call)
+    world.assert_clean()
+
+
 def test_new_codecs_and_streams_are_forked_and_offered() -> None:
     world = World()
     call = world.answered_call()
@@ -552,6 +586,23 @@ def test_the_srs_moves_and_pauses_the_streams_itself() -> None:
     assert world.media.flowing() == []
     world.srs.call.reinvite(moved, done=results.append)
     world.clock.run_for(2)
+    assert world.media.flowing() == ["1", "2"]
+    world.end(call)
+    world.assert_clean()
+
+
+def test_an_srs_that_is_not_ready_gets_nothing_until_it_offers_to_receive() -> None:
+    world = World()
+    world.srs.on_invite = lambda call: call.answer(200, world.srs.answer_to(call.invite, "inactive"))
+    call = world.answered_call()
+    assert world.state(call) == "active"
+    assert world.media.flowing() == []
+    results: list[object] = []
+    ready = world.srs.answer_to(world.srs.requests[0]).replace(b"5 1 IN", b"5 2 IN")
+    world.srs.call.reinvite(ready, done=results.append)
+    world.clock.run_for(2)
+    assert isinstance(results[0], SipResponse)
+    assert [line.direction for line in sdp.parse(results[0].body).media] == ["sendonly", "sendonly"]
     assert world.media.flowing() == ["1", "2"]
     world.end(call)
     world.assert_clean()

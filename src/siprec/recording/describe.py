@@ -120,6 +120,7 @@ class CallMetadata:
         self.participant_ids: dict[Leg, str] = {leg: new_id() for leg in LEGS}
         self._stream_ids: dict[tuple[Leg, int], str] = {}
         self._since: dict[tuple[Leg, int], float] = {}
+        self._contributed: dict[Leg, tuple[float | None, float | None]] = {}
         self._group_ids: dict[tuple[Leg, str], str] = {}
         self._known: dict[Leg, tuple[NameAddr, SipMessage | None]] = {}
         self._spoke: dict[Leg, SipMessage | None] = {}
@@ -182,6 +183,7 @@ class CallMetadata:
         for key in streams:
             del self._stream_ids[key]
             self._since.pop(key, None)
+        self._contributed.pop(leg, None)
         self._joined[leg] = wall
         self._known[leg] = (address, message)
         self._spoke[leg] = message
@@ -287,14 +289,10 @@ class CallMetadata:
                 )
             )
             since = [self._since.setdefault((leg, i), since_default) for i in mine[leg]]
-            feeds.append(
-                ParticipantStreamAssoc(
-                    who[leg],
-                    tuple(self.stream_id(leg, i) for i in mine[leg] if flows[leg, i]),
-                    tuple(self.stream_id(other, i) for i in mine[other] if flows[other, i]),
-                    min(since, default=began),
-                )
-            )
+            send = tuple(self.stream_id(leg, i) for i in mine[leg] if flows[leg, i])
+            recv = tuple(self.stream_id(other, i) for i in mine[other] if flows[other, i])
+            first, last = self._contributing(leg, bool(send or recv), min(since, default=began), wall)
+            feeds.append(ParticipantStreamAssoc(who[leg], send, recv, first, last))
         return Recording(
             groups=group,
             sessions=(
@@ -316,6 +314,17 @@ class CallMetadata:
             participant_assocs=tuple(assocs),
             stream_assocs=tuple(feeds),
         )
+
+    def _contributing(self, leg: Leg, flows: bool, began: float, wall: float) -> tuple[float | None, float | None]:
+        """From when to when a party has taken part in the streams: the last such time. A hold in which nothing passes
+        either way ends it, the end of the hold begins another."""
+        first, last = self._contributed.get(leg, (began if flows else None, None))
+        if flows and (first is None or last is not None):
+            first, last = wall, None
+        elif not flows and first is not None and last is None:
+            last = wall
+        self._contributed[leg] = first, last
+        return first, last
 
     def reasons(self) -> tuple[Reason, ...]:
         """Why the call ended."""
