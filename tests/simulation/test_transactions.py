@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from siprec.sip.errors import SipError
@@ -10,6 +12,7 @@ from siprec.sip.transaction import ClientTransaction, ServerTransaction, Transac
 from siprec.sip.transaction_client import InviteClientTransaction, NonInviteClientTransaction
 from siprec.sip.transaction_server import InviteServerTransaction, NonInviteServerTransaction
 from siprec.sip.transport import Hop, SendFailed
+from siprec.sip.uri import Uri
 from tests.simulation.network import LinkQuality, Node, Sent, SimulatedNetwork, VirtualClock
 
 
@@ -616,3 +619,50 @@ def test_response_over_tcp_opens_a_new_connection_when_the_old_one_is_gone() -> 
     w.clock.run_until_idle()
     assert [sent.destination for sent in w.network.trace] == [("10.0.0.3", 40000), ("10.0.0.3", 5070)]
     assert len(received) == 1
+
+
+@pytest.mark.parametrize(
+    ("transport", "sent_by", "found", "arrives"),
+    [
+        ("tcp", "client.example.com", ["10.0.0.66", "10.0.0.3"], True),  # DNS-06: by SRV, where there is no port
+        ("tcp", "client.example.com:5070", ["10.0.0.3"], True),
+        ("udp", "client.example.com", ["10.0.0.3"], True),
+        ("tcp", "client.example.com", [], False),
+        ("udp", "client.example.com", [], False),
+        ("tcp", "10.0.0.77:5070", ["10.0.0.3"], False),  # a number says no more than where it came from
+    ],
+)
+def test_response_that_cannot_be_delivered_goes_where_the_name_in_via_leads(
+    transport: str, sent_by: str, found: list[str], arrives: bool
+) -> None:
+    w = World()
+    client = w.network.node("10.0.0.3")
+    received: list[SipRequest | SipResponse] = []
+    client.on_message = lambda message, source: received.append(message)
+    asked: list[str] = []
+
+    def resolve(uri: Uri, done: Callable[[list[Hop] | SipError], None]) -> None:
+        asked.append(uri.text)
+        done([Hop(transport, host, 5060) for host in found] or SipError("no such host", 503))
+
+    w.b.layer.resolve = resolve
+    send = w.b.node.send
+
+    def unreachable(data: bytes, hop: Hop, failed: SendFailed | None = None) -> None:
+        if hop.host == "10.0.0.3":
+            send(data, hop, failed)
+        elif failed is not None:
+            w.clock.call_later(0.01, failed, "refused")
+
+    w.b.node.send = unreachable  # type: ignore[method-assign]
+    w.b.answers = [200]
+    text = (
+        f"MESSAGE sip:b@x SIP/2.0\nVia: SIP/2.0/{transport.upper()} {sent_by};branch=z9hG4bK1\n{HEAD.format('MESSAGE')}"
+    )
+    w.b.node.deliver(text.replace("\n", "\r\n").encode(), Hop(transport, "10.0.0.77", 40000, ("10.0.0.2", 5060), 99))
+    w.clock.run_until_idle()
+    assert len(received) == arrives
+    assert asked == ([] if sent_by[0] == "1" else [f"sip:{sent_by};transport={transport}"])
+    # Over TCP it is over with the final response, whatever becomes of that (Timer J is 0).
+    assert w.b.ends == (["done"] if arrives or transport == "tcp" else ["transport"])
+    assert not any(w.b.layer.counts().values())

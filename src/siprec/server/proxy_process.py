@@ -175,6 +175,7 @@ class ProxyProcess:
         )
         self.gate = DrainGate(self.core)
         self.layer = TransactionLayer(self.clock, self.transport, self.gate)
+        self.layer.resolve = self.resolver.resolve
         self.agent = UserAgent(
             self.clock,
             self.layer,

@@ -89,6 +89,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
     )
     server = RecorderServer(recorder, strict=settings.strict, admission=admission)
     resolver = Resolver(clock)
+    layer.resolve = resolver.resolve
     endpoint.agent = UserAgent(
         clock,
         layer,

@@ -21,6 +21,7 @@ from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
 from siprec.sip.headers import Via
 from siprec.sip.message import MalformedRequest, SipMessage, SipRequest, SipResponse, encode
+from siprec.sip.sentby import Resolve, send_by_name
 from siprec.sip.transaction_client import (
     ClientTransaction,
     InviteClientTransaction,
@@ -129,6 +130,8 @@ class TransactionLayer:
         self.t2 = t2
         self.t4 = t4
         self.new_branch = branch or branch_source()
+        self.resolve: Resolve | None = None
+        """RFC 3263, for responses that cannot be delivered otherwise (DNS-06)."""
         self._invite_clients: dict[str, ClientTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
         self._invite_servers: dict[tuple[str, ...], InviteServerTransaction] = {}
@@ -351,13 +354,19 @@ class TransactionLayer:
             return
         if hop.reliable:
             failed = partial(self._connection_gone, data, request, hop, failed)
+        elif self.resolve is not None:
+            failed = partial(send_by_name, self.transport, self.resolve, data, request.top_via, hop, failed)
         self.transport.send(data, hop, failed)
 
     def _connection_gone(
         self, data: bytes, request: SipRequest, hop: Hop, failed: SendFailed | None, reason: str
     ) -> None:
         # RFC 3261 18.2.2: a new connection to `received` and the port of sent-by.
-        self.transport.send(data, replace(hop, port=request.top_via.effective_port, connection=0), failed)
+        via = request.top_via
+        hop = replace(hop, port=via.effective_port, connection=0)
+        if self.resolve is not None:
+            failed = partial(send_by_name, self.transport, self.resolve, data, via, hop, failed)
+        self.transport.send(data, hop, failed)
 
     # -- for the machines ------------------------------------------------------------------------------------------
 
