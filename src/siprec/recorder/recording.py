@@ -149,8 +149,12 @@ class Recording:
             self._written += 1
 
     def document(self, data: bytes, entry: dict[str, Any]) -> None:
-        """Keep a metadata document: its octets as a file, what there is to say about it in the JSON."""
+        """Keep a metadata document: its octets as a file, if that is wanted, and what there is to say about it in the
+        JSON."""
         if len(self.documents) >= _MAX_DOCUMENTS:
+            return
+        if "documents" not in self.rs.recorder.settings.keep:
+            self.documents.append({"file": None, **entry})
             return
         name = f"metadata-{len(self.documents) + 1:04}.xml"
         self.documents.append({"file": name, **entry})

@@ -49,7 +49,7 @@ class RecorderSettings:
     `advertised` is the address in answers where it differs from the one bound; `mix_rate` in Hz (None: the highest of
     the streams); `max_lines` the streams a recording session may have at a time; `kinds` the media that are accepted
     (all but audio is kept as raw RTP); `reject_bad_metadata` refuses requests whose metadata cannot be read, instead of
-    recording without it; `srtp` says which transports are taken.
+    recording without it; `srtp` says which transports are taken, `keep` what of the metadata is written down (SRS-21).
     """
 
     audio_format: Format = "wav"
@@ -61,6 +61,7 @@ class RecorderSettings:
     reject_bad_metadata: bool = False
     strict_metadata: bool = False
     srtp: SrtpPolicy = "allow"
+    keep: frozenset[summary.Kept] = summary.EVERYTHING
 
 
 @dataclass(eq=False)

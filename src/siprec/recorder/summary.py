@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from siprec.recorder.line import MediaLine
 from siprec.recorder.metadata import Extension, Id, Time
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 FILE = "recording.json"
 FORMAT = 1
+
+Kept = Literal["documents", "names", "extensions", "digits"]
+"""What of the metadata a recorder may or may not need (SRS-21, RFC 7865 10): the documents as they came, names and
+addresses of the parties, extension elements, DTMF digits."""
+EVERYTHING: Final[frozenset[Kept]] = frozenset(("documents", "names", "extensions", "digits"))
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
@@ -49,7 +54,7 @@ def build(recording: Recording) -> dict[str, Any]:
     """The whole document of a recording, running or ended."""
     pipeline, state, session = recording.pipeline, recording.state, recording.rs
     origin = pipeline.origin
-    return {
+    document = {
         "format": FORMAT,
         "recorder": f"siprec {session.version}",
         "id": recording.directory.name,
@@ -75,6 +80,24 @@ def build(recording: Recording) -> dict[str, Any]:
         "metadata": recording.documents,
         "errors": [*pipeline.errors],
     }
+    _forget(document, session.recorder.settings.keep)
+    return document
+
+
+def _forget(document: dict[str, Any], keep: frozenset[Kept]) -> None:
+    """Take out what is not to be kept."""
+    if keep == EVERYTHING:
+        return
+    if "names" not in keep:
+        for participant in document["participants"]:
+            participant["names"] = []
+    if "extensions" not in keep:
+        for kind in ("participants", "communication_sessions", "groups"):
+            for element in document[kind]:
+                element.pop("extensions", None)
+    if "digits" not in keep:
+        for stream in document["streams"]:
+            stream["dtmf"] = []
 
 
 def _duration(recording: Recording) -> float | None:

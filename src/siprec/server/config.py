@@ -143,6 +143,15 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     srtp: Literal["off", "allow", "require"] = "allow"
     """SRTP with keys in the SDP: declined, taken where it is offered, or the only thing that is taken. Keys in SDP are
     as safe as the signalling: listen on ``tls:``."""
+    keep: tuple[Literal["documents", "names", "extensions", "digits"], ...] = (
+        "documents",
+        "names",
+        "extensions",
+        "digits",
+    )
+    """What of the metadata is written down, besides ids, times and who is in which stream (SRS-21): the documents
+    as they came, names and addresses of the parties, extension elements, DTMF digits. Without ``names`` or
+    ``extensions`` there can be no ``documents``, which have them."""
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

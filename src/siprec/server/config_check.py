@@ -53,6 +53,9 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             ipaddress.ip_network(text, strict=False)
         except ValueError as error:
             yield f"recorder.clients[{number}]", str(error)
+    lost = [each for each in ("names", "extensions") if each not in config.recorder.keep]
+    if lost and "documents" in config.recorder.keep:
+        yield "recorder.keep", f"without {lost[0]!r} there can be no 'documents': they have them"
     if config.recorder.client_names and not config.recorder.tls_verify_clients:
         yield "recorder.client_names", "needs recorder.tls_verify_clients: only a verified certificate has a name"
     for number, text in enumerate(config.sip.trusted):

@@ -73,6 +73,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
             max_sessions=settings.max_sessions,
             max_lines=settings.max_streams,
             srtp=settings.srtp,
+            keep=frozenset(settings.keep),
         ),
     )
     endpoint = Endpoint()

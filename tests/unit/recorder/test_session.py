@@ -527,6 +527,29 @@ def test_what_is_recorded_is_for_owner_and_group_only(bench: Open) -> None:  # S
     assert all(path.stat().st_mode & 0o027 == 0 for path in found), found
 
 
+@pytest.mark.parametrize("kept", [(), ("names",), ("names", "extensions", "documents"), ("digits",)])
+def test_what_is_not_needed_is_not_stored(bench: Open, kept: tuple[str, ...]) -> None:  # SRS-21
+    b = bench(keep=frozenset(kept))
+    queue = b'<q:queue xmlns:q="urn:x">sales desk</q:queue></session>'
+    b.offer(
+        b.audio("1", "0 101", "rtpmap:101 telephone-event/8000"),
+        b.audio("2"),
+        metadata=document().replace(b"</session>", queue),
+    )
+    event = [rtp.build(101, n, 0, 1, struct.pack("!BBH", 5, 0x8A if n > 6 else 10, 160 * n)) for n in range(1, 10)]
+    b.play([(0.02 * n, data) for n, data in enumerate(event)])
+    result = b.finish()
+    found = b"".join(path.read_bytes() for path in result.directory.iterdir())
+    assert (b"sip:alice@example.com" in found) == ("names" in kept)
+    assert (b"sales desk" in found) == ("extensions" in kept)
+    assert bool(list(result.directory.glob("metadata-*.xml"))) == ("documents" in kept)
+    assert bool(result.streams[0]["dtmf"]) == ("digits" in kept)
+    # Who is in which file, when, and what there was to say about the documents stays.
+    assert result.streams[0]["participants"] == ["Wp+JVL4DRd2sJw8xsS+kuA=="]
+    assert [m["mode"] for m in result.summary["metadata"]] == ["complete"]
+    assert b.library.find(session_id="831f0943-4783-43d0-835e-d2d8d2553844")
+
+
 def test_ipv6(bench: Open) -> None:
     b = bench(address="::1")
     answer = b.offer(b.audio("1"))

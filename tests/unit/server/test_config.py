@@ -32,6 +32,8 @@ from siprec.server.config_reference import reference
         ('[[route]]\nmethod = "invite"\nreply = 404', r"route\[0\].method", "case-sensitive"),
         ("[media]\ntimeout = -1.0", "media.timeout", "more than 0"),
         ('[media]\nserver = "ng:foo"', "media.server", "neither embedded"),
+        ('[recorder]\nkeep = ["documents", "names"]', "recorder.keep", "extensions"),
+        ('[recorder]\nkeep = ["everything"]', "recorder.keep", "Invalid enum"),
         ('[log]\nlevel = "loud"', "log.level", "loud"),
         (
             '[registrar]\nusers = { bob = "env:SIPREC_TEST_UNSET" }',
