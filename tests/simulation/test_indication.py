@@ -132,6 +132,7 @@ def test_a_tone_is_heard_while_the_recording_is_fed() -> None:
     proxied = w.journal.calls[0]
     assert set(w.server.tones) == {proxied.from_tag, proxied.to_tag}
     assert {tone.interval for tone in w.server.tones.values()} == {10.0}
+    assert w.server.words == [("re-key",)], "or it could not be heard in SRTP"
     assert w.service.siprec_pause_recording(proxied)
     w.clock.run_for(2)
     assert w.server.tones == {}

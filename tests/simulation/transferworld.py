@@ -28,6 +28,7 @@ class CallMediaServer(FakeMediaServer):
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__(clock)
         self.live: set[str] = set()
+        self.words: list[tuple[str, ...]] = []
 
     def _pass(self, command: str, party: str, session: MediaSession, octets: bytes, done: SdpResult) -> None:
         self.live.add(session.call_id)
@@ -37,6 +38,7 @@ class CallMediaServer(FakeMediaServer):
         self._later(command, done, description.to_bytes)
 
     def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+        self.words.append(flags.flags)
         self._pass("offer", session.from_tag, session, sdp, done)
 
     def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:

@@ -38,6 +38,8 @@ from siprec.media.engine import (
 from siprec.media.ng import NgClient, Opener, Reply
 from siprec.sip.clock import Clock, Timer
 
+_OURS = frozenset({"pre-roll", "re-key"})
+
 
 class RtpEngine(MediaServer):
     """One ng server. `opener` makes the connection (:mod:`siprec.media.sockets`), `timeout` is in seconds."""
@@ -76,8 +78,8 @@ class RtpEngine(MediaServer):
             done(text if isinstance(text, bytes) else MediaError(f"{command} without SDP", server=self.name))
 
         wishes = _wishes(self._flags, flags)
-        if not self._gates and "flags" in wishes:  # a word of ours that others would complain about
-            wishes["flags"] = [flag for flag in _flags_of(wishes) if flag != "pre-roll"]
+        if not self._gates and "flags" in wishes:  # words of ours that others would complain about
+            wishes["flags"] = [flag for flag in _flags_of(wishes) if flag not in _OURS]
         self.client.request(command, {**_address(session), "sdp": body, **wishes}, replied)
 
     def delete(self, session: MediaSession, done: Result | None = None) -> None:

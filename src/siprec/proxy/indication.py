@@ -36,6 +36,10 @@ class Indicator(Protocol):
         """Whether changes in mid-call may be told by requests of our own."""
         ...
 
+    def tones(self, call: Call) -> bool:
+        """Whether a recording that is wanted now is told by a tone."""
+        ...
+
 
 def marked(octets: bytes, state: State) -> bytes:
     """The description with ``a=record`` at each m-line in use (CS-04); with no `state` as it is (CS-10).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from siprec.media.engine import NO_FLAGS, MediaFlags, MediaServer, MediaSession
@@ -76,13 +77,17 @@ class Negotiation:
             self._failed(call, "no media server")
             return None
         session = MediaSession(call.call_id, call.from_tag)
+        flags, indicator = self.flags, self._core.indicator
+        if indicator is not None and indicator.tones(call):
+            # Into SRTP that only passes, nothing can be mixed.
+            flags = replace(flags, flags=(*flags.flags, "re-key"))
         path = CallMedia(
             self._core.clock,
             server,
             session,
             self.times,
             lambda reason: self._failed(call, reason),
-            self.flags,
+            flags,
             call.transport_protocol,
         )
         call.media_path = path

@@ -1,8 +1,8 @@
 """SRTP with one party and plain RTP with the other (ng's ``transport protocol`` in an offer; keys by SDP, RFC 4568).
 
-A pair of m-lines is bridged when its two sides differ in that: then the keys of the encrypted side end here, and what
-passes is decrypted one way and encrypted the other. All else passes untouched, encrypted or not. As in RTPEngine, what
-was said for a party stays until that or the other party itself changes its protocol.
+A pair of m-lines is bridged when its two sides differ in that, or where that is asked for (``re-key``): then keys end
+here, and what passes is decrypted from the one side and encrypted for the other. All else passes untouched, encrypted
+or not. As in RTPEngine, what was said for a party stays until that or the other party itself changes its protocol.
 """
 
 from __future__ import annotations
@@ -86,12 +86,13 @@ class Terminal:
 
 @dataclass(eq=False, slots=True)
 class Transport:
-    """How one party speaks RTP on one m-line: `proto` as it or we said last, `ends` if its keys are ours, not those of
-    the other party."""
+    """How one party speaks RTP on one m-line: `proto` as it or we said last, `ends` if its keys end here, instead of
+    being those of the other party, `rekey` if that is to be although both speak SRTP."""
 
     security: Security
     proto: str = ""
     ends: bool = False
+    rekey: bool = False
     terminal: Terminal | None = None
     crossings: dict[Flow, Crossing] = field(default_factory=dict)
 
@@ -106,6 +107,11 @@ class Transport:
         """Our end where it is in use."""
         return self.terminal if self.ends else None
 
+    @property
+    def clear(self) -> bool:
+        """Whether what the party says, or hears, is in the clear here."""
+        return self.ends or not self.security.secure
+
 
 def offer(
     sender: Transport,
@@ -114,9 +120,10 @@ def offer(
     out: MediaDescription,
     wanted: str,
     words: frozenset[str],
+    rekey: bool = False,
 ) -> None:
     """Make `out`, a copy of the offered m-line `was`, what the receiver shall see: in the protocol `wanted`, "" for
-    what was agreed on before. Raises `BridgeError`."""
+    what was agreed on before. `rekey`: with keys of ours on both sides, if possible. Raises `BridgeError`."""
     proto = was.proto.upper()
     if proto != sender.proto:
         sender.proto, receiver.proto = proto, ""
@@ -128,11 +135,15 @@ def offer(
         receiver.proto = receiver.proto or proto
     if receiver.proto != proto:
         out.proto = receiver.proto
-    if srtp.is_secure(receiver.proto) != srtp.is_secure(proto):
+    here, there = srtp.is_secure(proto), srtp.is_secure(receiver.proto)
+    rekey = here and there and (rekey or (sender.ends and receiver.ends))
+    rekey = rekey and srtp.choose(was.attributes("crypto")) is not None
+    sender.rekey = receiver.rekey = rekey
+    if here != there or rekey:
         out.remove_attributes("crypto")
-        if srtp.is_secure(proto):
+        if here:
             sender.end().answer(was)  # only to know now rather than too late
-        else:
+        if there:
             out.lines += [f"a=crypto:{line.value()}" for line in receiver.end().offer(words)]
     sender.security.offered(was)
     receiver.security.offered(out)
@@ -143,27 +154,27 @@ def answer(
 ) -> None:
     """Make `out`, a copy of the answered m-line `was`, the answer to `offered`; both sides are agreed on then. Raises
     `BridgeError`."""
-    bridged = srtp.is_secure(offerer.proto) != srtp.is_secure(answerer.proto)
-    if bridged and srtp.is_secure(was.proto) != srtp.is_secure(answerer.proto):
+    here, there = srtp.is_secure(offerer.proto), srtp.is_secure(answerer.proto)
+    ends = here != there or (here and offerer.rekey)
+    if ends and srtp.is_secure(was.proto) != there:
         raise BridgeError("Answer in another protocol than was offered")
     answerer.proto = was.proto.upper()
     if offerer.proto != answerer.proto:
         out.proto = offered.proto
-    if not bridged:
+    if not ends:
         agree(offerer.security, offered, answerer.security, was)
         offerer.ends = answerer.ends = False
         return
+    theirs = answerer.end().answered(was) if there else None
+    ours = offerer.end().answer(offered) if here else None
     out.remove_attributes("crypto")
-    if srtp.is_secure(offerer.proto):
-        remote, own = offerer.end().answer(offered)
-        out.lines.append(f"a=crypto:{own.value()}")
-    else:
-        remote, own = answerer.end().answered(was)
-    secure, plain = (offerer, answerer) if srtp.is_secure(offerer.proto) else (answerer, offerer)
-    secure.security.agreed(True, remote)
-    plain.security.agreed(False, None)
-    secure.end().use(own)
-    secure.ends, plain.ends = True, False
+    if ours is not None:
+        out.lines.append(f"a=crypto:{ours[1].value()}")
+    for side, pair in ((offerer, ours), (answerer, theirs)):
+        side.security.agreed(pair is not None, pair[0] if pair is not None else None)
+        side.ends = pair is not None
+        if pair is not None:
+            side.end().use(pair[1])
 
 
 class Crossing:
@@ -172,6 +183,8 @@ class Crossing:
     def __init__(self, flow: Flow, source: Terminal | None, sink: Terminal | None) -> None:
         self._flow = flow
         self.ends = (source, sink)
+        self.change: Callable[[bytes], bytes] | None = None
+        """What is done to RTP packets while they are in the clear."""
         self._plain: Callable[[memoryview, Address], int] | None = flow.send
         self._wrapper = self._send
         flow.send = self._wrapper
@@ -195,6 +208,8 @@ class Crossing:
             rtcp = 192 <= found[1] <= 223  # RFC 5761 4
             if source is not None:
                 found = source.decrypted(found, rtcp)
+            if self.change is not None and found is not None and not rtcp:
+                found = self.change(found)
             if sink is not None and found is not None:
                 found = sink.encrypted(found, rtcp)
             if found is None:

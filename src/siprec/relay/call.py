@@ -148,7 +148,13 @@ class Call:
             if mine is not None and theirs is not None and not media.rejected:
                 try:
                     bridge.offer(
-                        mine.transport, theirs.transport, media, out.media[index], wishes.transport, wishes.sdes
+                        mine.transport,
+                        theirs.transport,
+                        media,
+                        out.media[index],
+                        wishes.transport,
+                        wishes.sdes,
+                        rekey="re-key" in wishes.flags,
                     )
                 except BridgeError as error:
                     raise CallError(str(error)) from None

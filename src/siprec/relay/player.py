@@ -15,6 +15,7 @@ import wave
 from dataclasses import dataclass
 from typing import Any, Final
 
+from siprec.relay.bridge import Crossing
 from siprec.relay.call import Call, CallError, Party, Stream
 from siprec.relay.flow import Address, Flow
 from siprec.sdp import MediaDescription
@@ -87,6 +88,7 @@ class Player:
         self.skipped = 0
         self._timer: Timer | None = None
         self._flow: Flow | None = None
+        self._crossing: Crossing | None = None
         self._plain: Any = None
         self._wrapper: Any = None
         self._ends = 0.0
@@ -112,12 +114,12 @@ class Player:
         if found is None:
             self.skipped += 1
         else:
-            stream, section = found
+            stream, section, crossing = found
             source = stream.rtp.peer
             self._pieces = _pieces(section, self.sound)
             self._ends = now + self.sound.duration + 1.0
             if source is not None and source.target is not None and now - source.last <= SILENCE:
-                self._attach(source)
+                self._attach(source, crossing)
             elif stream.rtp.remote is not None and any(self._pieces.values()):
                 number = next(number for number, piece in self._pieces.items() if piece is not None)
                 self._alone(stream, number, True)
@@ -127,7 +129,9 @@ class Player:
         self._next()
 
     def _next(self) -> None:
-        wait = self.sound.interval or (self.sound.duration + 1.0 if self._flow is not None else 0.0)
+        wait = self.sound.interval or (
+            self.sound.duration + 1.0 if self._flow is not None or self._crossing is not None else 0.0
+        )
         self._timer = self._clock.call_later(wait, self._again) if wait else None
 
     def _again(self) -> None:
@@ -136,8 +140,9 @@ class Player:
         if self.sound.interval:
             self._begin()
 
-    def _stream(self) -> tuple[Stream, MediaDescription] | None:
-        """The first audio stream that may be changed: never one that is encrypted for somebody else."""
+    def _stream(self) -> tuple[Stream, MediaDescription, Crossing | None] | None:
+        """The first audio stream that may be changed: never one that is encrypted for somebody else. And where it is in
+        the clear, if keys end here."""
         party = self._listener
         description = party.description
         if description is None:
@@ -146,45 +151,53 @@ class Player:
             peer = self._call._peer(party)
         except CallError:
             return None
-        theirs = peer.description.media if peer.description is not None else []
         for index, section in enumerate(description.media):
             stream = party.streams[index] if index < len(party.streams) else None
             if stream is None or section.rejected or section.kind != "audio" or stream.rtp.held:
                 continue
             if "recv" not in section.direction:
                 continue
-            protocols = [section.proto.upper(), theirs[index].proto.upper() if index < len(theirs) else ""]
-            if any("SAVP" in proto for proto in protocols):
+            other = peer.streams[index] if index < len(peer.streams) else None
+            if other is None or not (stream.transport.clear and other.transport.clear):
                 continue
-            return stream, section
+            return stream, section, other.transport.crossings.get(other.rtp)
         return None
 
     # -- in the packets of the other party -----------------------------------------------------------------------------
 
-    def _attach(self, flow: Flow) -> None:
-        self._flow, self._plain = flow, flow.send
-        self._wrapper = self._send
-        flow.send = self._wrapper
+    def _attach(self, flow: Flow, crossing: Crossing | None) -> None:
         self.played += 1
+        if crossing is not None:
+            self._crossing, self._wrapper = crossing, self._change
+            crossing.change = self._wrapper
+        else:
+            self._flow, self._plain, self._wrapper = flow, flow.send, self._send
+            flow.send = self._wrapper
 
     def detach(self) -> None:
         """Leave the other party's packets as they are, until the next time."""
         flow, self._flow = self._flow, None
+        crossing, self._crossing = self._crossing, None
         if flow is not None and flow.send is self._wrapper:
             flow.send = self._plain
+        if crossing is not None and crossing.change is self._wrapper:
+            crossing.change = None
 
     def _send(self, packet: memoryview, target: Address) -> int:
         plain = self._plain
+        sent: int = plain(self._change(packet), target)
+        return sent
+
+    def _change(self, packet: memoryview | bytes) -> Any:
         try:
             changed, over = self._changed(packet)
         except (ValueError, IndexError):  # a packet that is not what it says
             changed, over = None, False
         if over or self._clock.now() > self._ends:
             self.detach()
-        sent: int = plain(changed if changed is not None else packet, target)
-        return sent
+        return changed if changed is not None else packet
 
-    def _changed(self, packet: memoryview) -> tuple[bytes | None, bool]:
+    def _changed(self, packet: memoryview | bytes) -> tuple[bytes | None, bool]:
         piece = self._pieces.get(packet[1] & 0x7F)
         if piece is None:
             return None, False
@@ -213,8 +226,11 @@ class Player:
         payload, ticks = piece.silent(PTIME)
         head = _HEADER.pack(0x80, number | (0x80 if first else 0), seq, timestamp, ssrc)
         self._own = (ssrc, (seq + 1) & 0xFFFF, (timestamp + ticks) & 0xFFFFFFFF)
+        terminal = stream.transport.present
+        packet = head + payload if terminal is None else terminal.encrypted(head + payload, False)
         try:
-            stream.rtp.sock.sendto(head + payload, remote)
+            if packet is not None:
+                stream.rtp.sock.sendto(packet, remote)
         except OSError:
             self._next()
             return

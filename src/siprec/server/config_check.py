@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from siprec.server.config import Config
 
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
+_UNENCRYPTED = "the keys are in the SDP, which goes to {} unencrypted: use TLS (RFC 4568 7, SEC-07)"
 _SERVER = re.compile(r"ng:(udp|tcp):(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}\Z")
 
 
@@ -128,10 +129,7 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
             uri = Uri.parse(target)
             transport = uri.transport or profile.transport
             if uri.scheme != "sips" and transport != "tls" and not _loopback(uri.host):
-                yield (
-                    f"recording.{name}.srtp",
-                    f"the keys are in the SDP, which goes to {target} unencrypted: use TLS (RFC 4568 7, SEC-07)",
-                )
+                yield f"recording.{name}.srtp", _UNENCRYPTED.format(target)
     for key, addresses in (("sip.listen", config.sip.listen), ("recorder.listen", config.recorder.listen)):
         listening = [ListenAddress.parse(text) for text in addresses]
         for number, each in enumerate(listening):
@@ -142,6 +140,14 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
                     f"nothing listens on tcp:{each.host}, where requests come that are too large for UDP "
                     "(RFC 3261 18.1.1, TRN-01)",
                 )
+    for number, rule in enumerate(config.route):
+        if not rule.transport_protocol.startswith("RTP/SAVP"):
+            continue
+        for each in rule.targets:
+            target = each if isinstance(each, str) else each.uri
+            uri = Uri.parse(target)
+            if uri.scheme != "sips" and uri.transport != "tls" and not _loopback(uri.host):
+                yield f"route[{number}].transport_protocol", _UNENCRYPTED.format(target)
     if config.recorder.srtp == "require":
         for number, text in enumerate(config.recorder.listen):
             address = ListenAddress.parse(text)

@@ -67,8 +67,9 @@ class Local:
         answered = await self.rig.answer(CALL, self.b.sdp(), wish)
         self.to_b, self.to_a = target(offered), target(answered)
 
-    async def subscribed(self, host: str = "127.0.0.1") -> tuple[Subscription, list[Endpoint]]:
-        subscription = await self.rig.subscribe(CALL, ["caller", "callee"])
+    async def subscribed(self, host: str = "127.0.0.1", *, plain: bool = False) -> tuple[Subscription, list[Endpoint]]:
+        flags = MediaFlags(transport_protocol="RTP/AVP" if plain else "")
+        subscription = await self.rig.subscribe(CALL, ["caller", "callee"], flags=flags)
         srs = [self.rig.endpoint(host), self.rig.endpoint(host)]
         await self.rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
         return subscription, srs

@@ -529,3 +529,49 @@ def test_opportunistic_srtp_is_recorded_as_what_it_is(kind: str) -> None:
         await has(srs, 1, await talk(b, target(offered), 20, a, srtp.Encryptor(line_b)))
 
     drive(kind, scenario)
+
+
+@ours
+def test_keys_may_end_here_on_both_sides(kind: str) -> None:
+    """``re-key``: neither party learns the key of the other; offers of either side leave it at that."""
+
+    async def scenario(rig: Rig) -> None:
+        flags = MediaFlags(flags=("re-key",))
+        line_a, line_b = sdp_crypto.generate(5), sdp_crypto.generate(1, "AES_CM_128_HMAC_SHA1_32")
+        a, b = rig.endpoint("127.0.0.1", 0xA), rig.endpoint("127.0.0.1", 0xB)
+        offered = await rig.offer(ALONE, secure(a.sdp(), line_a), flags)
+        to_b = next(key for key in keys_of(offered) if key.suite == line_b.suite)
+        line_b = Crypto(to_b.tag, line_b.suite, line_b.key)
+        answered = await rig.answer(CALL, secure(b.sdp(formats="0 101"), line_b))
+        (to_a,) = keys_of(answered)
+        assert (to_a.tag, to_a.suite) == (5, line_a.suite)
+        assert len({line_a.key, line_b.key, to_a.key, to_b.key}) == 4
+        says, hears = srtp.Encryptor(line_a), srtp.Decryptor(to_b)
+        said = await talk(a, target(answered), 20, b, says)
+        assert [hears.rtp(packet) for packet in b.received[-20:]] == said
+        back = MediaSession(CALL.call_id, "callee", "caller")
+        offered = await rig.offer(back, secure(b.sdp(version=2, formats="0 101"), line_b))
+        assert to_a.key in {key.key for key in keys_of(offered)}
+        assert line_b.key not in {key.key for key in keys_of(offered)}
+        tag = next(key.tag for key in keys_of(offered) if key.suite == line_a.suite)
+        answered = await rig.answer(back, secure(a.sdp(version=2), Crypto(tag, line_a.suite, line_a.key)))
+        assert [key.key for key in keys_of(answered)] == [to_b.key]
+        said = await talk(a, target(offered), 20, b, says)
+        assert [hears.rtp(packet) for packet in b.received[-20:]] == said
+
+    drive(kind, scenario)
+
+
+@ours
+def test_what_cannot_be_keyed_anew_passes_untouched(kind: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        line = sdp_crypto.generate(1, "AES_256_CM_HMAC_SHA1_80")
+        a, b = rig.endpoint("127.0.0.1", 0xA), rig.endpoint("127.0.0.1", 0xB)
+        offered = await rig.offer(ALONE, secure(a.sdp(), line), MediaFlags(flags=("re-key",)))
+        assert line.value().encode() in offered
+        answered = await rig.answer(CALL, secure(b.sdp(), line))
+        assert line.value().encode() in answered
+        said = await talk(a, target(answered), 10, b)
+        assert b.received == said
+
+    drive(kind, scenario)

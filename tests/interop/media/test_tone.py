@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from siprec import sdp_crypto, srtp
 from siprec.audio import codecs
-from siprec.media.engine import MediaError, MediaSession, Tone
+from siprec.media.engine import MediaError, MediaFlags, MediaSession, Tone
 from tests.interop.media.localrelay import CALL, Local, each, local
 from tests.interop.media.rig import Endpoint, Rig, recorder_answer, running, target, until
+from tests.interop.media.test_srtp import keys_of, secure
 
 TONE = Tone(frequency=1400, duration=0.2, interval=1.0)
 
@@ -39,8 +41,14 @@ def power(packets: Sequence[bytes], frequency: float, payload_type: int = 0) -> 
 class Talker:
     """Sends silence like a phone: 20 ms each, in order, with time stamps that fit."""
 
-    def __init__(self, endpoint: Endpoint, to: tuple[str, int], payload_type: int = 0) -> None:
-        self.endpoint, self.to = endpoint, to
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        to: tuple[str, int],
+        payload_type: int = 0,
+        encryptor: srtp.Encryptor | None = None,
+    ) -> None:
+        self.endpoint, self.to, self.encryptor = endpoint, to, encryptor
         self.payload_type = payload_type
         codec = codecs.static_codec(payload_type)
         assert codec is not None
@@ -53,7 +61,8 @@ class Talker:
         end.seq = (end.seq + 1) & 0xFFFF
         end.timestamp += 160
         head = struct.pack("!BBHII", 0x80, self.payload_type, end.seq, end.timestamp, end.ssrc)
-        end.rtp.sendto(head + self.payload, self.to)
+        packet = head + self.payload
+        end.rtp.sendto(self.encryptor.rtp(packet) or b"" if self.encryptor is not None else packet, self.to)
 
     async def talk(self, seconds: float) -> None:
         for _ in range(round(seconds / 0.02)):
@@ -157,6 +166,66 @@ def test_nothing_is_played_into_what_is_encrypted_or_held_or_of_a_codec_without_
                 assert await play(it.rig, CALL, "callee", TONE) is None
                 (player,) = it.relay.calls[CALL.call_id].players.values()
                 assert (player.played, player.skipped) == (0, 1)  # type: ignore[attr-defined]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("plain_callee", [False, True])
+@each
+def test_srtp_whose_keys_end_here_has_the_tone_in_it(kind: str, plain_callee: bool) -> None:
+    """Both parties in SRTP with ``re-key``, or only one of them."""
+
+    async def scenario() -> None:
+        async with local(kind) as it:
+            it.a, it.b = it.rig.endpoint("127.0.0.1", 0xA), it.rig.endpoint("127.0.0.1", 0xB)
+            line_a, line_b = sdp_crypto.generate(1), sdp_crypto.generate(1)
+            await it.rig.ping()  # our words are only said to one that knows them
+            flags = MediaFlags(flags=("re-key",), transport_protocol="RTP/AVP" if plain_callee else "")
+            alone = MediaSession(CALL.call_id, CALL.from_tag)
+            offered = await it.rig.offer(alone, secure(it.a.sdp(), line_a), flags)
+            answer = it.b.sdp() if plain_callee else secure(it.b.sdp(), line_b)
+            answered = await it.rig.answer(CALL, answer)
+            it.to_b, it.to_a = target(offered), target(answered)
+            (ours,) = keys_of(answered)
+            to_callee = [] if plain_callee else [key for key in keys_of(offered) if key.suite == line_b.suite]
+            assert len({key.key for key in (line_a, line_b, ours, *to_callee)}) == 3 + len(to_callee)
+            _, srs = await it.subscribed(plain=True)
+            talker = Talker(it.a, it.to_a, encryptor=srtp.Encryptor(line_a))
+            ear = srtp.Decryptor(*to_callee)
+            await talker.talk(0.1)
+            assert await play(it.rig, CALL, "callee", TONE) is None
+            await talker.talk(1.5)
+            assert await stop(it.rig, CALL, "callee") is None
+            heard = len(it.b.poll())
+            await talker.talk(0.5)
+            count = it.a.seq - 1000
+            await until(lambda: len(it.b.poll()) == count, "all packets at the callee")
+            await until(lambda: len(srs[0].poll()) == count, "all packets at the recorder")
+            clear = it.b.received if plain_callee else [ear.rtp(packet) or b"" for packet in it.b.received]
+            assert 0.06 < power(clear[:heard], 1400) < 0.14
+            assert power(clear[heard:], 1400) < 0.005
+            assert power(srs[0].received, 1400) < 0.005
+            assert [struct.unpack_from("!H", packet, 2)[0] for packet in clear] == list(range(1001, it.a.seq + 1))
+            # The caller hears it although nobody talks to it.
+            assert await play(it.rig, CALL, "caller", TONE) is None
+            await until(lambda: len(it.a.poll()) >= 10, "a tone")
+            caller = srtp.Decryptor(ours)
+            assert power([caller.rtp(packet) or b"" for packet in it.a.received], 1400) > 0.06
+
+    asyncio.run(scenario())
+
+
+@each
+def test_opportunistic_srtp_is_left_alone(kind: str) -> None:
+    async def scenario() -> None:
+        async with local(kind) as it:
+            it.a, it.b = it.rig.endpoint("127.0.0.1", 0xA), it.rig.endpoint("127.0.0.1", 0xB)
+            lines = [secure(end.sdp(), sdp_crypto.generate(1)).replace(b"SAVP", b"AVP") for end in (it.a, it.b)]
+            await it.rig.offer(MediaSession(CALL.call_id, CALL.from_tag), lines[0])
+            await it.rig.answer(CALL, lines[1])
+            assert await play(it.rig, CALL, "callee", TONE) is None
+            (player,) = it.relay.calls[CALL.call_id].players.values()
+            assert (player.played, player.skipped) == (0, 1)  # type: ignore[attr-defined]
 
     asyncio.run(scenario())
 

@@ -77,6 +77,11 @@ def test_the_reference_page_is_what_the_types_say() -> None:
         ('[recording.a]\nsrs = "sip:192.0.2.1"\nsrtp = "always"', "recording.a.srtp"),
         ('[recording.a]\nsrs = ["sips:a.example", "sip:b.example;transport=tcp"]\nsrtp = "always"', "recording.a.srtp"),
         ('[recorder]\nlisten = ["tls:192.0.2.1:5061", "tcp:192.0.2.1:5060"]\nsrtp = "require"', "recorder.listen[1]"),
+        (
+            '[[route]]\ntargets = ["sips:a.example", { uri = "sip:b.example" }]\ntransport_protocol = "RTP/SAVP"',
+            "route[0].transport_protocol",
+        ),
+        ('[[route]]\ntargets = ["sip:b.example"]\ntransport_protocol = "RTP/AVP"', ""),
         ('[recording.a]\nsrs = "sip:192.0.2.1"\ntransport = "tls"\nsrtp = "always"', ""),
         ('[recording.a]\nsrs = "sip:x"\noutbound_proxy = "sip:y;transport=tls"\nsrtp = "always"', ""),
         ('[recording.a]\nsrs = "sip:127.0.0.1"\nsrtp = "always"', ""),
