@@ -143,15 +143,14 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
     for number, rule in enumerate(config.route):
         if not rule.transport_protocol.startswith("RTP/SAVP"):
             continue
-        for each in rule.targets:
-            target = each if isinstance(each, str) else each.uri
+        for target in (entry if isinstance(entry, str) else entry.uri for entry in rule.targets):
             uri = Uri.parse(target)
             if uri.scheme != "sips" and uri.transport != "tls" and not _loopback(uri.host):
                 yield f"route[{number}].transport_protocol", _UNENCRYPTED.format(target)
     if config.recorder.srtp == "require":
         for number, text in enumerate(config.recorder.listen):
-            address = ListenAddress.parse(text)
-            if address.transport != "tls" and not _loopback(address.host):
+            wanted = ListenAddress.parse(text)
+            if wanted.transport != "tls" and not _loopback(wanted.host):
                 yield (
                     f"recorder.listen[{number}]",
                     "recorder.srtp is 'require', but keys that come here come unencrypted: listen on tls: only",
