@@ -159,6 +159,46 @@ def test_with_both_the_tone_is_for_those_who_are_not_aware() -> None:
     w.finish()
 
 
+def test_a_failure_is_heard_where_it_is_to_be_announced_and_the_call_goes_on() -> None:
+    """ERR-10."""
+    w = TransferWorld(indication="tone", on_failure="announce", rebuilds=0)
+    call = w.call()
+    w.clock.run_for(2)
+    proxied = w.journal.calls[0]
+    parties = {proxied.from_tag, proxied.to_tag}
+    assert {tone.frequency for tone in w.server.tones.values()} == {1400}
+    w.srs.on_request = lambda request, reply: (reply(481), True)[1]  # type: ignore[func-returns-value]
+    w.service.siprec_pause_recording(proxied)
+    w.clock.run_for(1)
+    assert w.told() == ["START", "STOP", "FAILED"]
+    w.srs.on_request = None
+    assert {tag: tone.frequency for tag, tone in w.server.tones.items()} == dict.fromkeys(parties, 950)
+    w.clock.run_for(2)
+    assert w.server.tones == {}
+    # Recorded again: the recording tone again.
+    assert w.service.record(proxied)
+    w.clock.run_for(2)
+    assert {tag: tone.frequency for tag, tone in w.server.tones.items()} == dict.fromkeys(parties, 1400)
+    call.bye()
+    w.clock.run_for(5)
+    assert w.journal.events[-1] == "ended bye"
+    w.finish()
+
+
+@pytest.mark.parametrize("hang_up_after", [0.001, 0.5, 5.0])
+def test_a_failure_at_the_start_is_heard_unless_the_call_is_over(hang_up_after: float) -> None:
+    w = TransferWorld(on_failure="announce")
+    w.srs.status = 486
+    call = w.call()
+    w.clock.run_until_true(lambda: w.told() == ["FAILED"])
+    w.clock.run_for(hang_up_after)
+    assert bool(w.server.tones) == (hang_up_after == 0.5)
+    call.bye()
+    w.clock.run_for(5)
+    assert all(line.startswith(("play", "stop")) for line in w.server.log if "play" in line)
+    w.finish()
+
+
 def test_the_tone_ends_when_the_recorder_does() -> None:
     w = TransferWorld(indication="tone")
     call = w.call()

@@ -21,14 +21,18 @@ log = logging.getLogger(__name__)
 _WITH_ATTRIBUTE: Final = frozenset({"attribute", "both"})
 _WITH_TONE: Final = frozenset({"tone", "both"})
 _OVER: Final = frozenset({"ending", "ended"})
+#: ``on_failure = "announce"``: three short tones, unlike the recording tone and unlike what networks signal with.
+FAILURE: Final = Tone(950, 0.3, 0.8)
+FAILURE_TIME: Final = 2.2
 
 
 class CallIndication:
     """What was indicated in one call, and what its parties preferred last."""
 
-    __slots__ = ("preferences", "shown", "signals", "stopped", "tones")
+    __slots__ = ("announcing", "preferences", "shown", "signals", "stopped", "tones")
 
     def __init__(self) -> None:
+        self.announcing = False
         self.shown: State = ""
         self.signals = False
         self.preferences: dict[Leg, Preference] = {}
@@ -71,6 +75,8 @@ class Indications:
         if media is None or session is None or call.state != "confirmed":
             known.tones.clear()  # ended with the call's media
             return
+        if known.announcing:
+            return  # afterwards
         for tag in [tag for tag in known.tones if tag not in wanted]:
             del known.tones[tag]
             media.stop_playing(session, tag, lambda error: self._played(call, error))
@@ -78,6 +84,25 @@ class Indications:
             if known.tones.get(tag) != tone:
                 known.tones[tag] = tone
                 media.play(session, tag, tone, lambda error: self._played(call, error))
+
+    def announce_failure(self, call: Call) -> None:
+        """ERR-10: let the parties of an answered call hear that it is not recorded, or no longer."""
+        known, media, session = self._of(call), call.media, call.media_session
+        if known.announcing or media is None or session is None or call.state != "confirmed":
+            return
+        known.announcing = True
+        for tag in (call.from_tag, call.to_tag):
+            known.tones.pop(tag, None)
+            media.play(session, tag, FAILURE, lambda error: self._played(call, error))
+        self._service.around.clock.call_later(FAILURE_TIME, self._announced, call)
+
+    def _announced(self, call: Call) -> None:
+        known, media, session = self._of(call), call.media, call.media_session
+        known.announcing = False
+        if media is not None and session is not None and call.state == "confirmed":
+            for tag in (call.from_tag, call.to_tag):
+                media.stop_playing(session, tag, lambda error: self._played(call, error))
+            self._sound(call)
 
     def _played(self, call: Call, error: MediaError | None) -> None:
         if error is not None and call.state == "confirmed":

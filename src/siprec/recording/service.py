@@ -413,3 +413,5 @@ class RecordingService(CallObserver):
         recorder = self._recorders.get(recording.call.dlg_id)
         if recording.profile.on_failure == "end-call" and self.hang_up and recorder is not None and not recorder.over:
             self.hang_up(recorder.call, reason)
+        elif recording.profile.on_failure == "announce" and recorder is not None and not recorder.over:
+            self.indications.announce_failure(recorder.call)

@@ -233,9 +233,9 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """How long the end of a recording waits for a pending exchange and the last metadata before it sends BYE."""
     rebuilds: int = 3
     """How often a recording session that broke down in mid-call is set up again (ERR-09)."""
-    on_failure: Literal["ignore", "end-call"] = "ignore"
-    """What becomes of a call which cannot be recorded, or no longer (ERR-10); ``end-call``: it gets a 503, or each
-    party a BYE, with a Reason."""
+    on_failure: Literal["ignore", "announce", "end-call"] = "ignore"
+    """What becomes of a call which cannot be recorded, or no longer (ERR-10). ``announce``: the parties of an answered
+    call hear three short tones; ``end-call``: it gets a 503, or each party a BYE, with a Reason."""
     profile: Literal["rfc", "legacy-metadata-type"] = "rfc"
     """``legacy-metadata-type``: ``application/rs-metadata``, as in the first RFC 7866."""
     updates: Literal["partial", "complete"] = "partial"
