@@ -551,6 +551,8 @@ def build_session(origin: Origin, media: Iterable[MediaDescription], *, name: st
     return description
 
 
+KEY_FRAME_FEEDBACK: Final = ("rtcp-fb:* ccm fir", "rtcp-fb:* nack pli")
+"""What our relay can have a party asked for (RFC 5104 7.1, RFC 4585 4.2); what else a party understands is its own."""
 _COPIED: Final = ("rtpmap", "fmtp", "ptime", "maxptime", "framerate", "imageattr", "content")
 """What describes a format and may go to a recorder; all else is private to the call (SDP-14)."""
 
@@ -584,7 +586,7 @@ def recording_media(
     media.lines += [
         line
         for line in source.lines
-        if (attribute := _attribute_name(line)) in _COPIED
+        if ((attribute := _attribute_name(line)) in _COPIED or line[2:] in KEY_FRAME_FEEDBACK)
         and (attribute != "rtpmap" or line[9:].split(" ", 1)[0] in known)
         and (attribute != "fmtp" or line[7:].split(" ", 1)[0] in source.formats)
     ]

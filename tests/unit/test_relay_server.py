@@ -56,7 +56,9 @@ def relay(*, ports: tuple[int, int] = (47000, 47399), **options: Any) -> Iterato
 def ask(server: Relay, command: str, **keys: Any) -> dict[str, Any]:
     arguments = {"command": command, **{key.replace("_", "-"): value for key, value in keys.items()}}
     arguments = {
-        {"media-address": "media address", "address-family": "address family"}.get(k, k): v
+        {name.replace(" ", "-"): name for name in ("media address", "address family", "transport protocol")}.get(
+            k, k
+        ): v
         for k, v in arguments.items()
     }
     cookie = f"c{ask.serial}".encode()  # type: ignore[attr-defined]
@@ -260,6 +262,33 @@ def test_fork_offers_say_what_is_really_sent() -> None:  # SDP-12
             callee.label: b"b",
             caller.label: b"a",
         }
+
+
+@pytest.mark.parametrize(
+    ("party", "offered"),
+    [
+        ("RTP/AVPF 96\na=rtcp-fb:96 nack pli", True),
+        ("RTP/AVPF 96\na=rtcp-fb:* ccm fir\na=rtcp-fb:* transport-cc", True),
+        ("RTP/AVPF 96\na=rtcp-fb:* nack", False),
+        ("RTP/AVP 96\na=rtcp-fb:* ccm fir", False),
+    ],
+)
+def test_a_recorder_may_ask_for_key_frames_where_the_party_can_be_asked(party: str, offered: bool) -> None:  # MEDIA-10
+    line = f"m=video 4002 {party}\na=rtpmap:96 VP8/90000"
+    with relay() as (server, _):
+        good(server, "offer", call_id="1", from_tag="a", sdp=body(AUDIO, line))
+        good(server, "answer", call_id="1", from_tag="a", to_tag="b", sdp=body(AUDIO, line))
+        reply = good(server, "subscribe request", call_id="1", from_tags=["a"], flags=["SIPREC"])
+        voice, video = sdp.parse(reply["sdp"]).media
+        assert video.attributes("rtcp-fb") == (["* ccm fir", "* nack pli"] if offered else [])
+        assert voice.attributes("rtcp-fb") == []
+        asked = sdp.recording_media(video, label="2")
+        assert asked.attributes("rtcp-fb") == video.attributes("rtcp-fb")  # goes on to the SRS
+        assert asked.proto == party.split()[0]
+        plain = good(
+            server, "subscribe request", call_id="1", from_tags=["a"], flags=["SIPREC"], transport_protocol="RTP/AVP"
+        )
+        assert b"rtcp-fb" not in plain["sdp"]
 
 
 def test_streams_of_a_party_have_one_cname_and_keep_their_role_also_real_time_text() -> None:

@@ -96,6 +96,8 @@ class RsDescription:
             if common:
                 ours.formats = common
                 ours.proto = theirs.proto
+                # RFC 4585 4.2: no feedback in an answer that was not in the offer.
+                ours.lines = [text for text in ours.lines if text[:10] != "a=rtcp-fb:" or text in theirs.lines]
             else:
                 ours = MediaDescription(theirs.kind, 0, theirs.proto, list(theirs.formats) or ["0"])
             lines.append(ours)

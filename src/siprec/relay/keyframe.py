@@ -55,15 +55,23 @@ def ask(call: Call, forks: list[Fork]) -> int:
     return asked
 
 
+def means(party: MediaDescription) -> set[str]:
+    """By what a party can be asked, as its m-line says: ``ccm fir``, ``nack pli``, both or neither."""
+    if not party.proto.upper().endswith("/AVPF"):
+        return set()
+    said = {" ".join(value.lower().split()[1:]) for value in party.attributes("rtcp-fb")}
+    return said & {"ccm fir", "nack pli"}
+
+
 def _line(call: Call, lines: list[MediaDescription], index: int) -> MediaDescription | None:
     return lines[index] if index < len(lines) and not lines[index].rejected else None
 
 
 def _send(call: Call, stream: Stream, own: MediaDescription, fork: Fork, mux: bool) -> bool:
-    means = {" ".join(value.lower().split()[1:]) for value in own.attributes("rtcp-fb")}
+    possible = means(own)
     now = call.plane.clock.now()
     ssrc, _, _ = stream.rtp.position()
-    if not own.proto.upper().endswith("/AVPF") or not means & {"ccm fir", "nack pli"} or ssrc < 0:
+    if not possible or ssrc < 0:
         return False
     if now - stream.key_asked < INTERVAL:
         return True  # it is on its way
@@ -73,7 +81,7 @@ def _send(call: Call, stream: Stream, own: MediaDescription, fork: Fork, mux: bo
         return False
     stream.key_asked = now
     stream.key_number += 1
-    request = fir(fork.ssrc, ssrc, stream.key_number) if "ccm fir" in means else pli(fork.ssrc, ssrc)
+    request = fir(fork.ssrc, ssrc, stream.key_number) if "ccm fir" in possible else pli(fork.ssrc, ssrc)
     try:
         flow.sock.sendto(rtcp.empty_report(fork.ssrc, fork.cname) + request, remote)
     except OSError:

@@ -210,6 +210,9 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
     sending = own is None or own.direction in ("sendrecv", "sendonly")
     ptime = own.ptime if own is not None else None
     role = own.attribute("content") if own is not None else None  # RFC 4796 (SDP-16)
+    attributes = [f"content:{role}"] if role else []
+    if stream.kind == "video" and own is not None and proto.upper().endswith("F") and keyframe.means(own):
+        attributes += sdp.KEY_FRAME_FEEDBACK  # we pass either on (MEDIA-10)
     return sdp.build_media(
         stream.kind,
         fork.pair.port,
@@ -221,7 +224,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
         ptime=ptime,
         direction="sendonly" if sending else "inactive",
         rtcp_mux=call.plane.rtcp_mux,
-        attributes=[f"content:{role}"] if role else (),
+        attributes=attributes,
     )
 
 

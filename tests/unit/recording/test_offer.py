@@ -108,6 +108,24 @@ def test_answers_to_the_srs_follow_rfc_3264(theirs: Direction, inactive: bool, o
     assert [(line.port, line.direction) for line in answer.media] == [(4000, ours)]
 
 
+def test_feedback_that_the_srs_did_not_offer_is_not_in_the_answer() -> None:  # RFC 4585 4.2
+    line = sdp.build_media(
+        "video", 4000, ["96"], proto="RTP/AVPF", address="10.0.0.9", attributes=sdp.KEY_FRAME_FEEDBACK
+    )
+    description = RsDescription("77")
+    session = sdp.build_session(Origin(address="10.0.0.9"), [line])
+    description.update(Subscription("s", session, (ForkedStream("a", 0, "video", line),)), "a")
+    offered = sdp.parse(description.offer())
+    assert offered.media[0].attributes("rtcp-fb") == ["* ccm fir", "* nack pli"]
+    offered.media[0].remove_attributes("rtcp-fb")
+    offered.media[0].lines.append("a=rtcp-fb:* ccm fir")
+    assert sdp.parse(description.answer(offered)).media[0].attributes("rtcp-fb") == ["* ccm fir"]
+    offered.media[0].remove_attributes("rtcp-fb")
+    offered.media[0].proto = "RTP/AVP"
+    answer = sdp.parse(description.answer(offered)).media[0]
+    assert (answer.proto, answer.attributes("rtcp-fb")) == ("RTP/AVP", [])
+
+
 def test_rejected_added_and_foreign_lines_are_answered_with_port_0() -> None:
     description = described(("a", 0, 4000), ("b", 0, 3000))
     offered = sdp.parse(description.offer())
