@@ -90,6 +90,7 @@ def srs_probe(
     rtcp_timeout: float = 12.0,
     limit: float = 90.0,
     provoke: bool = False,
+    srtp: bool = False,
     ca_file: str = "",
     certificate: str = "",
     private_key: str = "",
@@ -118,6 +119,7 @@ def srs_probe(
         rtcp_timeout: Seconds to wait at the end for receiver reports that have not come yet.
         limit: Seconds for all of it.
         provoke: Also send metadata that refer to somebody unknown: an SRS may ask for a snapshot then.
+        srtp: Offer SRTP with keys in the SDP, and nothing else.
         ca_file: PEM file of trusted issuers (TLS); default: the system's.
         certificate: PEM file with a client certificate.
         private_key: PEM file with its key, where that is another file.
@@ -144,6 +146,7 @@ def srs_probe(
         rtcp_timeout=rtcp_timeout,
         limit=limit,
         provoke=provoke,
+        srtp=srtp,
         tls=TlsSettings(certificate=certificate, private_key=private_key, ca_file=ca_file, verify_server=verify),
     )
     return run_probe(options, trace=trace, as_json=json)

@@ -34,6 +34,7 @@ from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Endpoint, UserAgent
+from siprec.trace.ring import without_keys
 
 _SECRET: Final = ("authorization:", "proxy-authorization:")
 
@@ -58,12 +59,13 @@ class ProbeOptions:
     limit: float = 90.0
     end_timeout: float = 34.0
     provoke: bool = False
+    srtp: bool = False
     tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 @dataclass(slots=True)
 class Message:
-    """One SIP message as it was on the wire; credentials are left out."""
+    """One SIP message as it was on the wire; credentials and media keys are left out."""
 
     at: float
     direction: str
@@ -183,7 +185,7 @@ async def probe(
             contact=lambda hop: contact_uri(transport, hop, "siprec-probe"),
             user_agent="siprec srs-probe",
         )
-        with _streams(loop, address, options.codecs) as streams:
+        with _streams(loop, address, options.codecs, options.srtp) as streams:
             findings = Findings()
             session = ProbeSession(
                 agent,
@@ -233,12 +235,14 @@ async def _local_address(resolver: Resolver, target: Uri) -> str:
 
 
 @contextlib.contextmanager
-def _streams(loop: asyncio.AbstractEventLoop, address: str, codecs: tuple[str, ...]) -> Iterator[list[ProbeStream]]:
+def _streams(
+    loop: asyncio.AbstractEventLoop, address: str, codecs: tuple[str, ...], srtp: bool
+) -> Iterator[list[ProbeStream]]:
     pool = PortPool(address)
     with contextlib.ExitStack() as opened:
-        streams = [ProbeStream(loop, pool, 0, codecs)]
+        streams = [ProbeStream(loop, pool, 0, codecs, srtp)]
         opened.callback(streams[0].close)
-        streams.append(ProbeStream(loop, pool, 1, codecs))
+        streams.append(ProbeStream(loop, pool, 1, codecs, srtp))
         opened.callback(streams[1].close)
         yield streams
 
@@ -297,7 +301,7 @@ def _ports(sources: set[tuple[str, int]]) -> str:
 
 
 def _printable(octets: bytes) -> str:
-    lines = octets.decode("utf-8", "replace").split("\r\n")
+    lines = without_keys(octets).decode("utf-8", "replace").split("\r\n")
     hidden = [f"{line.split(':')[0]}: (not shown)" if line.lower().startswith(_SECRET) else line for line in lines]
     return "\n".join(hidden)
 

@@ -6,12 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from siprec import sdp
+from siprec import sdp, sdp_crypto
 from siprec.recorder.errors import MetadataError
 from siprec.recorder.metadata import SnapshotRequest
 from siprec.recorder.metadata import parse as parse_metadata
+from siprec.recording import secure
 from siprec.recording.metadata import DISPOSITION
-from siprec.sdp import SdpError, SessionDescription
+from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.multipart import METADATA_TYPES, parts_of
@@ -49,6 +50,8 @@ REQUIREMENTS: Final[dict[str, tuple[str, str]]] = {
     "UAC-13": ("MUST", "session timer: an interval not above ours, and who refreshes"),
     "UAC-16": ("MUST", "BYE is answered 200"),
     "SEC-01": ("MUST", "SIP over TLS"),
+    "SEC-06": ("MUST", "takes SRTP keyed by SDP (RTP/SAVP)"),
+    "SEC-16": ("MUST*", "answers a=crypto with tag and suite of an offered line and a key of its own"),
 }
 
 
@@ -185,6 +188,8 @@ class AnswerRules:
             unknown = [text for text in line.formats if text not in mine.formats]
             check("SDP-10", not unknown, f"{where}: formats {_list(unknown)} were not offered")
             check("SDP-10", line.proto == mine.proto, f"{where}: {mine.proto} answered with {line.proto}")
+            if secure.is_secure(mine):
+                self._keys(where, mine, line)
             connection = line.connection
             check("SDP-10", connection is not None, f"{where}: no c= line")
             if connection is not None:
@@ -197,6 +202,14 @@ class AnswerRules:
                 check("SRS-14", line.label == mine.label, f"{where}: label {mine.label} came back as {given}")
             muxed = mine.attribute("rtcp-mux") is None and line.attribute("rtcp-mux") is not None
             check("SDP-15", not muxed, f"{where}: rtcp-mux was not offered")
+
+    def _keys(self, where: str, mine: MediaDescription, line: MediaDescription) -> None:
+        offered, answered = secure.keys(mine), secure.keys(line)
+        values = line.attributes("crypto")
+        fits = len(values) == len(answered) == 1 and sdp_crypto.matches(offered, answered[0]) is not None
+        own = not {key.key for key in offered} & {key.key for key in answered}
+        problem = f"{len(values)} lines" if len(values) != 1 else "none that was offered" if not fits else "our own key"
+        self._findings.check("SEC-16", fits and own, f"{where}: a=crypto: {problem}", "as the rule says")
 
     def offer(self, description: SessionDescription, lines: int) -> None:
         """An offer of the SRS where `lines` m-lines are agreed on (SRS-07)."""

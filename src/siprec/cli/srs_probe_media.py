@@ -16,8 +16,10 @@ from siprec.audio.melody import callee_melody, caller_melody, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder.ports import PortPair, PortPool
 from siprec.recorder.rtcp import parse as parse_rtcp
+from siprec.recording import secure
 from siprec.relay.rtcp import ReportBlock, empty_report, goodbye, make_cname, report_blocks, sender_report
 from siprec.sdp import MediaDescription
+from siprec.srtp import SUPPORTED, Decryptor, Encryptor, offer_lines
 
 PTIME: Final = 0.02
 #: Seconds of melody that are encoded; it begins anew after that.
@@ -64,7 +66,9 @@ class StreamResult:
 class ProbeStream:
     """One stream of the probe: a port pair on `address`, the melody of `party` (0: caller, 1: callee)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: PortPool, party: int, codecs: Sequence[str]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pool: PortPool, party: int, codecs: Sequence[str], srtp: bool = False
+    ) -> None:
         self._loop = loop
         self._pool = pool
         self._pair: PortPair = pool.acquire()
@@ -87,15 +91,25 @@ class ProbeStream:
         maps = {CODECS[name][0]: _map(name) for name in codecs}
         formats = [CODECS[name][0] for name in codecs]
         self.section: MediaDescription = sdp.build_media(
-            "audio", self._pair.port, formats, rtpmaps=maps, address=pool.address, ptime=20
+            "audio",
+            self._pair.port,
+            formats,
+            proto=secure.SECURE if srtp else secure.PLAIN,
+            rtpmaps=maps,
+            address=pool.address,
+            ptime=20,
         )
+        self._encryptor: Encryptor | None = None
+        self._decryptor: Decryptor | None = None
+        if srtp:
+            self.section.lines += [f"a=crypto:{key.value()}" for key in offer_lines()]
         loop.add_reader(self._pair.rtp, self._read_rtp)
         loop.add_reader(self._pair.rtcp, self._read_rtcp)
 
     def follow(self, line: MediaDescription) -> None:
         """Do what the SRS's answer for this stream says: where to, in which format, and whether at all (SDP-10)."""
         connection, rtcp = line.connection, line.rtcp
-        if line.rejected or connection is None:
+        if line.rejected or connection is None or not self._agree(line):
             self._rtp_to = self._rtcp_to = None
             self._flow(False)
             return
@@ -112,6 +126,27 @@ class ProbeStream:
         if self._rtcp_timer is None:
             # RFC 3550 6.2: the first report after half the interval.
             self._rtcp_timer = self._loop.call_later(2.5, self._report)
+
+    def _agree(self, line: MediaDescription) -> bool:
+        """Take the key of the SRS; false where SRTP was offered and is not agreed on."""
+        if not secure.is_secure(self.section):
+            return True
+        pair = secure.agreed(self.section, line)
+        if pair is None or not {pair[0].suite.name, pair[1].suite.name} <= set(SUPPORTED):
+            return False
+        mine, theirs = pair
+        if self._encryptor is None or self._encryptor.crypto != mine:
+            self._encryptor = Encryptor(mine)
+        if self._decryptor is None:
+            self._decryptor = Decryptor(theirs)
+        elif self._decryptor.cryptos != (theirs,):
+            self._decryptor.rekey(theirs)
+        return True
+
+    @property
+    def suite(self) -> str:
+        """The crypto suite agreed on, empty for plain RTP."""
+        return self._encryptor.crypto.suite.name if self._encryptor is not None else ""
 
     def hold(self) -> None:
         """Send no more RTP, before that is signalled (CTL-07); RTCP goes on (CTL-05)."""
@@ -155,8 +190,9 @@ class ProbeStream:
             packet[2:4] = (self._sequence & 0xFFFF).to_bytes(2, "big")
             packet[4:8] = (self._timestamp & 0xFFFFFFFF).to_bytes(4, "big")
             if self._rtp_to is not None:
+                sealed = self._encryptor.rtp(bytes(packet)) if self._encryptor is not None else packet
                 try:
-                    self._pair.rtp.sendto(packet, self._rtp_to)
+                    self._pair.rtp.sendto(sealed or b"", self._rtp_to)
                 except OSError:
                     self.result.refused += 1
             self._marker = False
@@ -177,8 +213,9 @@ class ProbeStream:
 
     def _send_rtcp(self, data: bytes) -> None:
         if self._rtcp_to is not None:
+            sealed = self._encryptor.rtcp(data) if self._encryptor is not None else data
             with contextlib.suppress(OSError):
-                self._pair.rtcp.sendto(data, self._rtcp_to)
+                self._pair.rtcp.sendto(sealed or b"", self._rtcp_to)
 
     @property
     def rtcp_target(self) -> tuple[str, int] | None:
@@ -208,6 +245,8 @@ class ProbeStream:
             self._note(data, source)
 
     def _note(self, data: bytes, source: tuple[str, int]) -> None:
+        if self._decryptor is not None:
+            data = self._decryptor.rtcp(data) or b""
         blocks = report_blocks(data)
         if blocks is None or len(self.result.reports) >= 1000:
             return

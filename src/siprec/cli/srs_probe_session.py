@@ -211,6 +211,16 @@ class ProbeSession:
         if self._gone.done():
             raise WalkEnded(self._gone.result())
 
+    @property
+    def srtp(self) -> bool:
+        """Whether SRTP is offered."""
+        return self.description.secure
+
+    @property
+    def suites(self) -> str:
+        """The crypto suites that were agreed on."""
+        return ", ".join(dict.fromkeys(stream.suite for stream in self.streams if stream.suite))
+
     def follow(self, theirs: SessionDescription) -> None:
         """Send where, what and whether the SRS's description says (SDP-10)."""
         for stream, line in zip(self.streams, theirs.media, strict=False):

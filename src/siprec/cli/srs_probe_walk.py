@@ -8,7 +8,7 @@ from dataclasses import replace
 from siprec import sdp
 from siprec.cli.srs_probe_checks import check_contact
 from siprec.cli.srs_probe_session import ProbeSession, Step, WalkEnded, said, succeeded
-from siprec.recording import metadata
+from siprec.recording import metadata, secure
 from siprec.recording.metadata import Recording
 from siprec.recording.srs import description_of
 from siprec.sdp import SdpError
@@ -82,6 +82,8 @@ class Walk:
         response = session.dialog.first
         if response is None:
             findings.check("SRS-01", False, f"INVITE: {status} {reason}; nothing else could be seen")
+            if session.srtp and status in secure.DECLINED:
+                findings.check("SEC-06", False, f"{status} {reason}")
             if status == 415:
                 findings.check("SRS-12", False, f"415 to multipart/mixed with {session.dialog.metadata_type}")
             raise WalkEnded(f"the SRS did not take the recording: {status} {reason}")
@@ -96,6 +98,11 @@ class Walk:
         answer = description_of(response)
         taken = session.description.accepted(answer) if answer is not None else 0
         findings.check("SRS-10", taken >= 2, f"{taken} of 2 audio streams taken", "both taken")
+        if session.srtp:
+            declined = answer is None or session.description.declined(answer)
+            findings.check("SEC-06", not declined, "no stream answered as SRTP with a key that fits", session.suites)
+        else:
+            findings.unseen("SEC-06", "not tried (--srtp)")
         if session.dialog.needs_sdp:
             findings.check("SRS-15", False, f"Allow lacks UPDATE: {response.get('allow')}")
         self._session_timer(response)

@@ -41,11 +41,11 @@ def against(srs: PoorSrs, before_close: Callable[[PoorSrs], bool] | None = None,
     return asyncio.run(scenario())
 
 
-async def recorder(tmp_path: Path) -> Child:
+async def recorder(tmp_path: Path, more: str = "") -> Child:
     child = Child("recorder")
     file = tmp_path / "recorder.toml"
     file.write_text(
-        f'[recorder]\nlisten = ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"]\ndirectory = {json.dumps(str(tmp_path))}\n'
+        f'[recorder]\nlisten = ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"]\ndirectory = {json.dumps(str(tmp_path))}\n{more}'
     )
     await child.start("recorder", "--config", str(file))
     return child
@@ -66,7 +66,7 @@ def test_our_recorder_meets_every_requirement(tmp_path: Path) -> None:
     assert not outcome.ended
     assert verdicts(outcome, "fail") == set()
     # Whether RTCP falls into the short pause is chance; there is no TLS here.
-    assert verdicts(outcome, "not seen") - {"CTL-05"} == {"SEC-01"}
+    assert verdicts(outcome, "not seen") - {"CTL-05"} == {"SEC-01", "SEC-06", "SEC-16"}
     assert outcome.good
     assert outcome.left == 0
     assert all(stream.last_block is not None and stream.last_block.lost == 0 for stream in outcome.streams)
@@ -78,6 +78,32 @@ def test_our_recorder_meets_every_requirement(tmp_path: Path) -> None:
     assert all(got >= stream.sent for got, stream in zip(received, outcome.streams, strict=True))
     names = {p["names"][0]["aor"] for p in recording["participants"] if p["names"]}
     assert names == {"sip:caller@probe.invalid", "sip:callee@probe.invalid"}
+
+
+@pytest.mark.parametrize("policy", ["require", "off"])
+def test_srtp_is_tried_where_it_is_asked_for(tmp_path: Path, policy: str) -> None:
+    async def scenario() -> Outcome:
+        child = await recorder(tmp_path, f'srtp = "{policy}"\n')
+        try:
+            return await probe(quick(f"sip:127.0.0.1:{child.address()[1]}", srtp=True, media_seconds=0.5))
+        finally:
+            await child.stop()
+
+    outcome = asyncio.run(scenario())
+    if policy == "off":
+        assert verdicts(outcome, "fail") == {"SRS-01", "SEC-06"}
+        assert "488" in outcome.ended
+        return
+    assert not outcome.ended
+    assert verdicts(outcome, "fail") <= {"MEDIA-01"}  # reports: not waited for
+    assert {"SEC-06", "SEC-16"} <= verdicts(outcome, "pass")
+    (file,) = tmp_path.rglob("recording.json")
+    streams = json.loads(file.read_text())["streams"]
+    assert [stream["srtp"] for stream in streams] == ["AES_CM_128_HMAC_SHA1_80"] * 2
+    assert all(stream["packets"]["received"] >= 20 for stream in streams)
+    assert not any(stream["packets"]["srtp_rejected"] for stream in streams)
+    shown = "\n".join(message.text for message in outcome.messages)
+    assert "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:****" in shown
 
 
 def test_a_good_srs_without_rtcp_fails_in_that_alone() -> None:
