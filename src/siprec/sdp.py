@@ -186,7 +186,8 @@ class _Section:
                 return word
         return None
 
-    def _own_connection(self) -> Connection | None:
+    def own_connection(self) -> Connection | None:
+        """The ``c=`` of this section itself."""
         for line in self.lines:
             if line.startswith("c="):
                 parts = line[2:].split()
@@ -194,7 +195,8 @@ class _Section:
                     return Connection(parts[1].upper(), parts[2].partition("/")[0])
         return None
 
-    def _rewrite_connection(self, address: str) -> bool:
+    def rewrite_connection(self, address: str) -> bool:
+        """Point the ``c=`` of this section to `address`; false if it has none."""
         found = False
         for index, line in enumerate(self.lines):
             if line.startswith("c="):
@@ -260,14 +262,14 @@ class MediaDescription(_Section):
     @property
     def connection(self) -> Connection | None:
         """This line's ``c=``, else the session's; None if neither is there."""
-        own = self._own_connection()
+        own = self.own_connection()
         if own is None and self.session is not None:
-            own = self.session._own_connection()
+            own = self.session.own_connection()
         return own
 
     def set_address(self, address: str) -> None:
         """Point the ``c=`` of this line to `address`; one is added if the line had none of its own."""
-        if not self._rewrite_connection(address):
+        if not self.rewrite_connection(address):
             # RFC 8866 9: c= follows i= and goes before b=, k= and a=
             at = next((i for i, line in enumerate(self.lines) if line[:2] != "i="), len(self.lines))
             self.lines.insert(at, connection_line(address))
@@ -388,7 +390,7 @@ class SessionDescription(_Section):
     @property
     def connection(self) -> Connection | None:
         """The session's ``c=``."""
-        return self._own_connection()
+        return self.own_connection()
 
     @property
     def direction(self) -> Direction:
@@ -397,9 +399,9 @@ class SessionDescription(_Section):
 
     def set_address(self, address: str) -> None:
         """Point every ``c=`` to `address`, and add one to each m-line that would have none."""
-        at_session = self._rewrite_connection(address)
+        at_session = self.rewrite_connection(address)
         for media in self.media:
-            if not media._rewrite_connection(address) and not at_session:
+            if not media.rewrite_connection(address) and not at_session:
                 media.set_address(address)
 
     @property
@@ -545,7 +547,7 @@ def build_session(origin: Origin, media: Iterable[MediaDescription], *, name: st
     description = SessionDescription(["v=0", origin.to_line(), f"s={name or '-'}"])
     for each in media:
         description.add(each)
-    if any(each._own_connection() is None for each in description.media) or not description.media:
+    if any(each.own_connection() is None for each in description.media) or not description.media:
         description.lines.append(connection_line(origin.address))
     description.lines.append("t=0 0")
     return description

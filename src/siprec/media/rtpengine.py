@@ -35,7 +35,8 @@ from siprec.media.engine import (
     SubscriptionResult,
     Tone,
 )
-from siprec.media.ng import NgClient, Opener, Reply
+from siprec.media.exchange import Opener
+from siprec.media.ng import NgClient, Reply
 from siprec.sip.clock import Clock, Timer
 
 _OURS = frozenset({"pre-roll", "re-key"})

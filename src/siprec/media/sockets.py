@@ -1,13 +1,15 @@
-"""ng over real sockets: thin adapters between an event loop and :mod:`siprec.media.ng`."""
+"""Media servers over real sockets: thin adapters between an event loop and :mod:`siprec.media.exchange`."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from siprec.media.bencode import BencodeError
-from siprec.media.ng import NgConnection, Opener, StreamFramer
+from siprec.media.exchange import Connection, Opener
+from siprec.media.ng import StreamFramer
 
 _DATAGRAM = 65536
 _BATCH = 64
@@ -72,8 +74,18 @@ class UdpConnection:
             self._on_message(message)
 
 
-class TcpConnection:
-    """A TCP connection that is made when first used and again after it broke; messages wait for it, bounded."""
+class Framer(Protocol):
+    """Cuts a stream into messages. `feed` raises ValueError or :class:`BencodeError` when there is no sense in it."""
+
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+
+class StreamConnection:
+    """A connection that is made when first used and again after it broke; messages wait for it, bounded.
+
+    `family` and `address` are those of :func:`socket.socket` and its ``connect``; `framer` makes a fresh framer for
+    each connection.
+    """
 
     reliable = True
     _MAX_WAITING = 1 << 20
@@ -81,19 +93,23 @@ class TcpConnection:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        address: tuple[str, int],
+        family: int,
+        address: object,
         on_message: Callable[[bytes], None],
         on_error: Callable[[str], None],
+        framer: Callable[[], Framer],
     ) -> None:
         self._loop = loop
-        self._address = address
+        self._family = family
+        self._address: Any = address
         self._on_message = on_message
         self._on_error = on_error
         self._socket: socket.socket | None = None
         self._connected = False
         self._closed = False
         self._out = b""
-        self._framer = StreamFramer()
+        self._new_framer = framer
+        self._framer = framer()
 
     def send(self, message: bytes) -> None:
         if self._closed or len(self._out) + len(message) > self._MAX_WAITING:
@@ -110,11 +126,11 @@ class TcpConnection:
         self._drop()
 
     def _connect(self) -> None:
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if self._family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
-        self._framer = StreamFramer()
+        self._framer = self._new_framer()
         try:
             sock.connect(self._address)
         except BlockingIOError:
@@ -167,8 +183,8 @@ class TcpConnection:
             return
         try:
             messages = self._framer.feed(data)
-        except BencodeError as error:
-            self._lost(f"not ng: {error}")
+        except (BencodeError, ValueError) as error:
+            self._lost(f"not understood: {error}")
             return
         for message in messages:
             self._on_message(message)
@@ -189,9 +205,9 @@ class TcpConnection:
 
 
 def udp(loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> Opener:
-    """Opener for ng over UDP to `address` (an IP address and a port)."""
+    """Opener for ng, or RTPProxy's protocol, over UDP to `address` (an IP address and a port)."""
 
-    def opener(on_message: Callable[[bytes], None], on_error: Callable[[str], None]) -> NgConnection:
+    def opener(on_message: Callable[[bytes], None], on_error: Callable[[str], None]) -> Connection:
         return UdpConnection(loop, address, on_message, on_error)
 
     return opener
@@ -199,8 +215,9 @@ def udp(loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> Opener:
 
 def tcp(loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> Opener:
     """Opener for ng over TCP to `address`."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
 
-    def opener(on_message: Callable[[bytes], None], on_error: Callable[[str], None]) -> NgConnection:
-        return TcpConnection(loop, address, on_message, on_error)
+    def opener(on_message: Callable[[bytes], None], on_error: Callable[[str], None]) -> Connection:
+        return StreamConnection(loop, family, address, on_message, on_error, StreamFramer)
 
     return opener

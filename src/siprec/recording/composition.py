@@ -136,7 +136,7 @@ class Composition(Generic[_O]):
         return self._write(lines)
 
     def _write(self, media: list[MediaDescription]) -> bytes:
-        address = next((c.address for m in media if m.port and (c := m._own_connection()) is not None), "")
+        address = next((c.address for m in media if m.port and (c := m.own_connection()) is not None), "")
         if self._origin is None:
             self._origin = Origin("siprec", self._session_id, "1", address or "0.0.0.0")
         lines = _text(media)

@@ -166,7 +166,7 @@ class RsDescription:
         return line
 
     def _write(self, media: Sequence[MediaDescription]) -> bytes:
-        address = next((c.address for m in media if m.port and (c := m._own_connection()) is not None), "")
+        address = next((c.address for m in media if m.port and (c := m.own_connection()) is not None), "")
         if self.origin is None:
             self.origin = Origin("siprec", self.session_id, "1", address or "0.0.0.0")
         lines = tuple(line for m in media for line in (m.to_line(), *m.lines))

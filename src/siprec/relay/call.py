@@ -341,7 +341,7 @@ class Call:
         for index, (was, media) in enumerate(zip(description.media, out.media, strict=True)):
             at = positions[id(shared[index])] if index in shared else index
             stream = receiver.streams[at] if at < len(receiver.streams) else None
-            own = media._own_connection()
+            own = media.own_connection()
             if stream is None or was.rejected:
                 if was.port and own is None and session_connection is not None:
                     media.set_address(session_connection.address)  # not ours: keeps what it inherited
@@ -352,7 +352,7 @@ class Call:
             if connection is None:
                 media.set_address(public)
             elif own is not None and not own.is_zero:
-                media._rewrite_connection(public)
+                media.rewrite_connection(public)
             media.num_ports = 1
             if was.port:
                 media.port = stream.pair.port
@@ -362,7 +362,7 @@ class Call:
             media.remove_attributes(*_ICE)
         out.remove_attributes(*_ICE_SESSION)
         if session_connection is not None and not session_connection.is_zero:
-            out._rewrite_connection(public)
+            out.rewrite_connection(public)
         if wishes.origin and (origin := out.origin) is not None:
             out.origin = sdp.Origin(origin.username, origin.session_id, origin.version, public)
         if wishes.session_name:

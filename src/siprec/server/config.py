@@ -54,7 +54,12 @@ class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """``[media]``: the media server that relays and forks the RTP."""
 
     server: str = "embedded"
-    """``embedded`` (a relay of our own as child process) or ``ng:udp:ADDRESS:PORT`` / ``ng:tcp:ADDRESS:PORT``."""
+    """``embedded`` (a relay of our own as child process), an RTPEngine or a relay of ours elsewhere
+    (``ng:udp:ADDRESS:PORT``, ``ng:tcp:...``), or an RTPProxy (``rtpproxy:udp:ADDRESS:PORT``, ``rtpproxy:tcp:...``,
+    ``rtpproxy:unix:/PATH``, ``rtpproxy:cunix:/PATH``)."""
+    prompt: str = ""
+    """With RTPProxy: a file at its host, without the suffix of the payload type (``beep`` for ``beep.0``), that is
+    played as recording tone."""
     use: Literal["recorded", "always", "never"] = "recorded"
     """``recorded``: only calls that are to be recorded pass through the relay; ``always``: every call;
     ``never``: none."""

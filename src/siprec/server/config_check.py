@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
 _UNENCRYPTED = "the keys are in the SDP, which goes to {} unencrypted: use TLS (RFC 4568 7, SEC-07)"
-_SERVER = re.compile(r"ng:(udp|tcp):(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}\Z")
+SERVER_FORMS = "ng:udp:ADDRESS:PORT, rtpproxy:udp:ADDRESS:PORT (also tcp), rtpproxy:unix:/PATH (also cunix)"
+_SERVER = re.compile(
+    r"(?:(?:ng|rtpproxy):(?:udp|tcp):(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}|rtpproxy:c?unix:/\S+)\Z"
+)
 
 
 def port_range(text: str) -> tuple[int, int]:
@@ -100,7 +103,7 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     if config.media.timeout <= 0:
         yield "media.timeout", "must be more than 0 seconds"
     if config.media.server != "embedded" and _SERVER.match(config.media.server) is None:
-        yield "media.server", f"{config.media.server!r} is neither embedded nor of the form ng:udp:ADDRESS:PORT"
+        yield "media.server", f"{config.media.server!r} is neither embedded nor of the form {SERVER_FORMS}"
     if not 0 <= config.service.drain <= 86400:
         yield "service.drain", "must lie in 0..86400 seconds"
     if not 0 <= config.trace.megabytes <= 65536:

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from siprec.media import sockets
+from siprec.media import lines, sockets
 from siprec.media.engine import MediaError, MediaServer
 from siprec.media.rtpengine import RtpEngine
+from siprec.media.rtpproxy import RtpProxy
 from siprec.net.address import split_host_port
 from siprec.relay.child import RelayFailed, RelayProcess, start_relay
 from siprec.server.config import Config, ConfigError
+from siprec.server.config_check import SERVER_FORMS
 from siprec.server.relay_process import relay_options
 from siprec.sip.clock import Clock
 
@@ -63,14 +65,20 @@ class MediaSupervisor:
 
     def _remote(self, server: str) -> MediaServer:
         kind, transport, address = (*server.split(":", 2), "", "")[:3]
-        openers = {"udp": sockets.udp, "tcp": sockets.tcp}
+        if kind == "rtpproxy" and transport in ("unix", "cunix"):
+            opener = (lines.unix if transport == "unix" else lines.cunix)(self._loop, address)
+            return RtpProxy(self._clock, opener, name=address, prompt=self._config.media.prompt)
+        openers = {"udp": sockets.udp, "tcp": lines.tcp if kind == "rtpproxy" else sockets.tcp}
         try:
             host, port = split_host_port(address)
         except ValueError:
             host, port = "", None
-        if kind != "ng" or transport not in openers or not host or port is None:
-            raise ConfigError(f"media.server: {server!r} is neither embedded nor of the form ng:udp:ADDRESS:PORT")
-        return RtpEngine(self._clock, openers[transport](self._loop, (host, port)), name=f"{host}:{port}")
+        if kind not in ("ng", "rtpproxy") or transport not in openers or not host or port is None:
+            raise ConfigError(f"media.server: {server!r} is neither embedded nor of the form {SERVER_FORMS}")
+        opener = openers[transport](self._loop, (host, port))
+        if kind == "rtpproxy":
+            return RtpProxy(self._clock, opener, name=f"{host}:{port}", prompt=self._config.media.prompt)
+        return RtpEngine(self._clock, opener, name=f"{host}:{port}")
 
     async def _embed(self) -> None:
         self._relay = await start_relay(relay_options(self._config))

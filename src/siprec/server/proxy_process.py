@@ -19,6 +19,7 @@ from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
 from siprec.media.engine import MediaFlags, MediaServer
 from siprec.media.rtpengine import RtpEngine
+from siprec.media.rtpproxy import RtpProxy
 from siprec.net.address import is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
@@ -240,7 +241,7 @@ class ProxyProcess:
 
     def _media_server(self) -> MediaServer | None:
         server = self.media.current
-        if isinstance(server, RtpEngine) and self.tap is not None:
+        if isinstance(server, RtpEngine | RtpProxy) and self.tap is not None:
             server.client.trace = self.tap.media
         return server
 

@@ -91,8 +91,8 @@ def _media(step: Step) -> tuple[str, str]:
     try:
         values = decode_dict(body)
     except BencodeError:
-        text = step.data.decode("utf-8", "replace")
-        return text.split("\n", 1)[0][:60], text
+        text = body.decode("utf-8", "replace")
+        return text.partition("\n")[0].partition(" ")[0][:60], text
     what = values.get("command") or values.get("result") or b"?"
     title = what.decode("utf-8", "replace") if isinstance(what, bytes) else str(what)
     return title, "\n".join(f"{key}: {_value(value)}" for key, value in values.items())

@@ -1,38 +1,46 @@
-"""A media server that really runs (our relay, or RTPEngine), a client for it, and endpoints that speak RTP."""
+"""A media server that really runs (our relay, RTPEngine or RTPProxy), a client for it, and endpoints that speak RTP."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import shutil
 import socket
 import struct
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pytest
 
 from siprec import sdp
-from siprec.media import sockets
+from siprec.media import lines, sockets
 from siprec.media.engine import (
     MediaError,
     MediaFlags,
+    MediaServer,
     MediaSession,
     MediaStatistics,
     Subscription,
 )
+from siprec.media.exchange import Opener
 from siprec.media.ng import Reply
 from siprec.media.rtpengine import RtpEngine
+from siprec.media.rtpproxy import RtpProxy
 from siprec.relay.child import start_relay
 from siprec.relay.ports import Interface
 from siprec.relay.process import LoopClock, RelayOptions
+from tests.parallel import share
 
 T = TypeVar("T")
-KINDS = ("native", "python", "rtpengine")
-"""Our relay with either packet loop, and RTPEngine."""
+KINDS = ("native", "python", "rtpengine", "rtpproxy")
+"""Our relay with either packet loop, RTPEngine, and RTPProxy."""
+NG = KINDS[:3]
 OURS = KINDS[:2]
 PATIENCE = 20.0
 
@@ -135,7 +143,7 @@ def target(body: bytes, index: int = 0) -> tuple[str, int]:
 class Rig:
     """The client's callbacks as awaitables."""
 
-    def __init__(self, engine: RtpEngine, kind: str) -> None:
+    def __init__(self, engine: MediaServer, kind: str) -> None:
         self.engine = engine
         self.kind = kind
         self.endpoints: list[Endpoint] = []
@@ -194,8 +202,10 @@ class Rig:
         await self._call(self.engine.ping)
 
     async def raw(self, command: str, **arguments: object) -> Reply:
+        assert isinstance(self.engine, RtpEngine)
+        client = self.engine.client
         named = {key.replace("_", "-"): value for key, value in arguments.items()}
-        result: Reply = await self._call(lambda done: self.engine.client.request(command, named, done))
+        result: Reply = await self._call(lambda done: client.request(command, named, done))
         return result
 
 
@@ -219,16 +229,22 @@ async def running(kind: str, *, transport: str = "udp", options: RelayOptions | 
     """Start a server of `kind`, connect to it, and end both."""
     async with contextlib.AsyncExitStack() as stack:
         loop = asyncio.get_running_loop()
-        if kind in OURS:
-            need(kind)
-            relay = await start_relay(options or relay_options(packet_loop=kind))
-            stack.push_async_callback(relay.stop)
-            address = relay.ng_address
+        engine: MediaServer
+        if kind == "rtpproxy":
+            engine = RtpProxy(
+                LoopClock(loop), stack.enter_context(rtpproxy(loop, transport)), name=kind, timeout=PATIENCE
+            )
         else:
-            address = ("127.0.0.1", free_port(socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM))
-            stack.enter_context(rtpengine(address[1], transport))
-        opener = (sockets.udp if transport == "udp" else sockets.tcp)(loop, address)
-        engine = RtpEngine(LoopClock(loop), opener, name=kind, timeout=PATIENCE)
+            if kind in OURS:
+                need(kind)
+                relay = await start_relay(options or relay_options(packet_loop=kind))
+                stack.push_async_callback(relay.stop)
+                address = relay.ng_address
+            else:
+                address = ("127.0.0.1", free_port(socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM))
+                stack.enter_context(rtpengine(address[1], transport))
+            opener = (sockets.udp if transport == "udp" else sockets.tcp)(loop, address)
+            engine = RtpEngine(LoopClock(loop), opener, name=kind, timeout=PATIENCE)
         stack.callback(engine.close)
         rig = Rig(engine, kind)
         end = time.monotonic() + PATIENCE
@@ -265,7 +281,8 @@ def _is_free(low: int) -> bool:
 
 
 def relay_options(**changes: Any) -> RelayOptions:
-    low = next((low for low in (20000 + (free_port() % 200) * 50 for _ in range(200)) if _is_free(low)), 20000)
+    ours = 20000 + share(2000, 5)
+    low = next((low for low in (ours + (free_port() % 32) * 50 for _ in range(200)) if _is_free(low)), ours)
     return RelayOptions(
         **{"interfaces": (Interface("127.0.0.1"), Interface("::1")), "ports": (low, low + 399), **changes}
     )
@@ -275,7 +292,7 @@ def relay_options(**changes: Any) -> RelayOptions:
 def rtpengine(port: int, transport: str) -> Any:
     if shutil.which("rtpengine") is None:
         pytest.skip("rtpengine is not installed (Debian: rtpengine-daemon)")
-    low = 40000 + (port % 100) * 100
+    low = 40000 + share(2000, 5) + port % 16 * 100
     process = subprocess.Popen(
         [
             "rtpengine",
@@ -304,6 +321,48 @@ def rtpengine(port: int, transport: str) -> Any:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+_RTPPROXY = """
+import json, sys, rtp.io
+server = rtp.io.rtpproxy(**json.loads(sys.argv[1]))
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def rtpproxy(
+    loop: asyncio.AbstractEventLoop, transport: str = "udp", listen: Sequence[str] = ("-l", "127.0.0.1")
+) -> Iterator[Opener]:
+    """The real engine (``rtp.io``) as a process of its own, with `transport` udp, tcp, unix or cunix."""
+    pytest.importorskip("rtp.io", reason="rtp.io is missing: pip install -e '.[test]'")
+    with tempfile.TemporaryDirectory() as directory:  # it writes its accounts into the working directory
+        address = ("127.0.0.1", free_port(socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM))
+        path = f"{directory}/control"
+        opener, control = {
+            "udp": (sockets.udp(loop, address), f"udp:127.0.0.1:{address[1]}"),
+            "tcp": (lines.tcp(loop, address), f"tcp:127.0.0.1:{address[1]}"),
+            "unix": (lines.unix(loop, path), f"unix:{path}"),
+            "cunix": (lines.cunix(loop, path), f"cunix:{path}"),
+        }[transport]
+        low = 40000 + share(2000, 5) + address[1] % 16 * 100
+        arguments = {"debug_level": "crit", "port_min": low, "port_max": low + 398}
+        arguments["extra_args"] = ["-F", "-s", control, *listen]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _RTPPROXY, json.dumps(arguments)],
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            yield opener
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def drive(kind: str, scenario: Callable[[Rig], Coroutine[Any, Any, None]], **options: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from siprec import sdp
 from siprec.media.engine import MediaSession
+from siprec.media.rtpengine import RtpEngine
 from siprec.relay import rtcp
 from siprec.relay.child import RelayFailed, start_relay
 from siprec.relay.process import RelayOptions
@@ -199,6 +200,7 @@ def test_many_calls_leave_no_socket_port_or_call_behind(kind: str) -> None:
             assert it.relay.plane.pool.in_use == 0
             assert it.relay.plane.packets.sockets == 0
             assert len(os.listdir("/proc/self/fd")) == before
+            assert isinstance(it.rig.engine, RtpEngine)
             assert it.rig.engine.client.pending == 0
             assert it.rig.engine._answers == {}
 

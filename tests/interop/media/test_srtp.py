@@ -10,11 +10,11 @@ import pytest
 from siprec import sdp, sdp_crypto, srtp
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, Subscription
 from siprec.sdp_crypto import Crypto
-from tests.interop.media.rig import KINDS, OURS, Endpoint, Rig, drive, recorder_answer, target, until
+from tests.interop.media.rig import NG, OURS, Endpoint, Rig, drive, recorder_answer, target, until
 
 CALL = MediaSession("a-call@example.com", "caller", "callee")
 ALONE = MediaSession("a-call@example.com", "caller")
-both = pytest.mark.parametrize("kind", KINDS)
+both = pytest.mark.parametrize("kind", NG)
 ours = pytest.mark.parametrize("kind", OURS)
 SAVP = MediaFlags(transport_protocol="RTP/SAVP")
 AVP = MediaFlags(transport_protocol="RTP/AVP")
