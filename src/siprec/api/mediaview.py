@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 from siprec.api import model
 from siprec.api.parts import Parts
@@ -12,6 +12,7 @@ from siprec.media.bencode import Value
 from siprec.media.engine import MediaError, MediaServer
 from siprec.media.ng import Reply
 from siprec.media.rtpengine import RtpEngine
+from siprec.media.rtpproxy import RtpProxy
 
 LIMIT: Final = 1.0
 """Seconds that a media server may take."""
@@ -21,10 +22,12 @@ MAX_NUMBERS: Final = 100
 async def media(parts: Parts) -> list[model.Media]:
     """All media servers of a process: the one in use, or that there is none."""
     server = parts.media.current
-    kind = "embedded" if parts.embedded else "ng"
+    kind: Literal["embedded", "ng", "rtpproxy"] = "embedded" if parts.embedded else "ng"
+    if isinstance(server, RtpProxy):
+        kind = "rtpproxy"
     found = model.Media(
         name=server.name if server is not None else kind,
-        kind="embedded" if parts.embedded else "ng",
+        kind=kind,
         alive=False,
         calls=parts.core.media.sessions,
         restarts=parts.media.restarts,
@@ -35,7 +38,7 @@ async def media(parts: Parts) -> list[model.Media]:
     if server is None:
         found.error = "not running"
         return [found]
-    if isinstance(server, RtpEngine):
+    if isinstance(server, RtpEngine | RtpProxy):
         found.counters = dict(server.client.counters)
         found.pending = server.client.pending
     started = parts.clock.now()

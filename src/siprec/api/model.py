@@ -223,7 +223,7 @@ class Media(msgspec.Struct, kw_only=True):
     """A media server."""
 
     name: str
-    kind: Literal["embedded", "ng"]
+    kind: Literal["embedded", "ng", "rtpproxy"]
     alive: bool
     calls: Annotated[int, Meta(description="Calls of ours whose media pass through it.")]
     restarts: int

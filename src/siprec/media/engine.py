@@ -38,9 +38,9 @@ class MediaSession:
 class MediaFlags:
     """Wishes for one request, in the words of the ng protocol; what is empty is not sent.
 
-    `extra` are further ng keys, verbatim. Of subscriptions, and for media servers that keep media (our relay):
-    `preroll` is how many seconds they may go back at most, None as far as there is anything; `hold` has all that comes
-    kept for another recorder, the one before being lost.
+    `address_family` is ``IP4`` or ``IP6``. `extra` are further ng keys, verbatim. Of subscriptions, and for media
+    servers that keep media (our relay): `preroll` is how many seconds they may go back at most, None as far as there is
+    anything; `hold` has all that comes kept for another recorder, the one before being lost.
     """
 
     flags: tuple[str, ...] = ()
@@ -48,6 +48,7 @@ class MediaFlags:
     direction: tuple[str, ...] = ()
     transport_protocol: str = ""
     media_address: str = ""
+    address_family: str = ""
     ice: str = ""
     label: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)

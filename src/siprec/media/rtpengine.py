@@ -287,6 +287,7 @@ def _wishes(*wishes: MediaFlags, also: tuple[str, ...] = ()) -> dict[str, object
             "direction": list(wish.direction),
             "transport protocol": wish.transport_protocol,
             "media address": wish.media_address,
+            "address family": wish.address_family,
             "ICE": wish.ice,
             "label": wish.label,
         }

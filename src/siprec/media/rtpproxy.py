@@ -200,6 +200,9 @@ class RtpProxy(MediaServer):
         if call.copying is not None and call.copying.tag != tag:
             later(done, MediaError("it makes one copy of a stream only", server=self.name))
             return
+        if flags.address_family == "IP6":
+            later(done, MediaError("it cannot copy to an IPv6 address", server=self.name))
+            return
         if "SAVP" in flags.transport_protocol.upper():
             later(done, MediaError("it has no SRTP of its own", server=self.name))
             return

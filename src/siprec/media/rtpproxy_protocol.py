@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -29,6 +30,9 @@ _ERRORS: Final = {
     "E98": "overloaded",
     "E99": "going down",
 }
+_SAFE: Final = "!#$&'()*+-./:<=>?@[]^_`{|}~\""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9@._-]+")
+
 Told = Callable[["str | MediaError"], None]
 
 
@@ -111,7 +115,7 @@ def settled(done: Result | None) -> Told:
 
 def word(text: str) -> str:
     """One word of a command: nothing that separates words, tags or commands."""
-    return quote(text, safe="!#$&'()*+-./:<=>?@[]^_`{|}~\"") if not text.isalnum() else text
+    return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE, errors="replace")
 
 
 def modifiers(*wishes: MediaFlags) -> str:

@@ -19,7 +19,7 @@ from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.health import HealthTable
 from siprec.recording.metadata import IdSource, Reason, Recording, new_id, write
-from siprec.recording.offer import RsDescription
+from siprec.recording.offer import RsDescription, media_family
 from siprec.recording.session import RecordingSession
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.srs import Body, PeerOffer, RsDialog, RsPeer
@@ -382,7 +382,13 @@ class ActiveRecording:
         lost = self.machine.state is State.FORKING and self._dialog is not None and bool(self._tag)
         age = self.around.clock.now() - self._since if self._since is not None else None
         transport = self._srtp.ask(self.server)
-        flags = MediaFlags(media_address=self.settings.media, preroll=age, hold=lost, transport_protocol=transport)
+        flags = MediaFlags(
+            media_address=self.settings.media,
+            address_family=media_family(self.server, self.settings.media),
+            preroll=age,
+            hold=lost,
+            transport_protocol=transport,
+        )
         parties = [self.call.from_tag, self.call.callee_tag]
 
         def forked(result: Subscription | MediaError) -> None:

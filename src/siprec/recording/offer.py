@@ -6,6 +6,7 @@ One `RsDescription` belongs to one RS dialog. Its m-lines never vanish and never
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from siprec import sdp
 from siprec.media.engine import ForkedStream, Subscription
 from siprec.recording import secure
 from siprec.sdp import Direction, MediaDescription, Origin, SdpError, SessionDescription
+from siprec.sip.errors import SipError
+from siprec.sip.uri import Uri
 
 #: Who sends the stream (tag of the party) and on which of its m-lines: names a stream across renewed subscriptions.
 StreamKey = tuple[str, int]
@@ -21,6 +24,18 @@ StreamKey = tuple[str, int]
 def stream_key(stream: ForkedStream) -> StreamKey:
     """The key of a forked stream."""
     return stream.from_tag, stream.source_index
+
+
+def media_family(server: str, media: str = "") -> str:
+    """``IP4`` or ``IP6``: the addresses that the SRS `server` (a SIP URI) can be offered media from; `media` is the
+    address that is said instead, if any. Empty: the URI has a name, which says nothing."""
+    if media:
+        return sdp.address_family(media)
+    try:
+        host = Uri.parse(server).host.strip("[]")
+        return "IP6" if ipaddress.ip_address(host).version == 6 else "IP4"
+    except (SipError, ValueError):
+        return ""
 
 
 @dataclass(slots=True)
@@ -110,6 +125,9 @@ class RsDescription:
 
         Lines are matched by position, labels are not relied on (SRS-14); one that is missing counts as rejected, and
         so does one that declines SRTP: nothing leaves in the clear that was not offered so.
+
+        Raises:
+            SdpError: the SRS is where our side cannot send from: not every media server would say so.
         """
         positions = {stream_key(s.stream): i for i, s in enumerate(self.slots) if s.stream is not None}
         result = SessionDescription(list(theirs.lines))
@@ -117,6 +135,7 @@ class RsDescription:
             index = positions.get(stream_key(stream), len(theirs.media))
             if index < len(theirs.media):
                 line = theirs.media[index]
+                _reachable(stream.section, line)
                 copy = MediaDescription(line.kind, line.port, line.proto, list(line.formats), line.num_ports)
                 copy.lines = list(line.lines)
                 if withheld:
@@ -174,3 +193,12 @@ class RsDescription:
             self.origin = self.origin.bump()
         self._last = lines
         return sdp.build_session(self.origin, media).to_bytes()
+
+
+def _reachable(ours: MediaDescription, theirs: MediaDescription) -> None:
+    here, there = ours.connection, theirs.connection
+    if theirs.rejected or here is None or there is None:
+        return
+    families = sdp.address_family(here.address), sdp.address_family(there.address)
+    if families[0] != families[1]:
+        raise SdpError(f"the SRS answered an offer of {families[0]} addresses with {families[1]}")

@@ -11,7 +11,7 @@ from siprec import sdp, srtp
 from siprec.relay import keyframe
 from siprec.relay.call import Call, CallError, Party, Stream, Wishes, relayed
 from siprec.relay.fork import Fork, Subscription, release, watch
-from siprec.relay.ports import NoPorts, socket_address
+from siprec.relay.ports import Interface, NoPorts, socket_address
 from siprec.relay.secure import ForkKeys, fork_keys, is_encrypted
 from siprec.sdp import MediaDescription, SessionDescription
 
@@ -62,6 +62,8 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
                     unreadable = True
                     continue
                 known = kept.pop(stream.rtp, None)
+                if known is not None and known.pair.interface.family != _interface(call, stream, wishes).family:
+                    known = None  # the next recorder is reached by other addresses: from sockets of their own
                 fork = known or _open(call, name, index, stream, wishes)
                 fork.from_tag = name
                 if known is None:
@@ -159,11 +161,17 @@ def _parties(call: Call, tags: Sequence[str]) -> list[tuple[str, Party]]:
     return found
 
 
-def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes) -> Fork:
-    pool = call.plane.pool
+def _interface(call: Call, stream: Stream, wishes: Wishes) -> Interface:
+    """Where copies leave from: as asked for, else from where the party's media come in."""
+    own = stream.pair.interface
     name = wishes.interfaces[0] if wishes.interfaces else ""
-    family = wishes.family or stream.pair.interface.family
-    interface = pool.interface(name=name, family=family) if name or wishes.family else stream.pair.interface
+    if not name and wishes.family in ("", own.family):
+        return own
+    return call.plane.pool.interface(name=name, family=wishes.family or own.family)
+
+
+def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes) -> Fork:
+    pool, interface = call.plane.pool, _interface(call, stream, wishes)
     packets, preroll = call.plane.packets, call.plane.preroll
     copies = packets.copies(stream.rtp, preroll)
     fork = Fork(call.plane.clock, stream.rtp, pool.allocate(interface), copies, from_tag, index, preroll)

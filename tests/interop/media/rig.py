@@ -289,7 +289,7 @@ def relay_options(**changes: Any) -> RelayOptions:
 
 
 @contextlib.contextmanager
-def rtpengine(port: int, transport: str) -> Any:
+def rtpengine(port: int, transport: str, interfaces: Sequence[str] = ("127.0.0.1",)) -> Any:
     if shutil.which("rtpengine") is None:
         pytest.skip("rtpengine is not installed (Debian: rtpengine-daemon)")
     low = 40000 + share(2000, 5) + port % 16 * 100
@@ -298,7 +298,7 @@ def rtpengine(port: int, transport: str) -> Any:
             "rtpengine",
             "--config-file=none",  # the packaged one opens further, fixed ports
             "--table=-1",
-            "--interface=127.0.0.1",
+            *(f"--interface={each}" for each in interfaces),
             f"--listen-{'tcp-' if transport == 'tcp' else ''}ng=127.0.0.1:{port}",
             "--foreground",
             "--log-stderr",
@@ -331,26 +331,20 @@ sys.stdin.read()
 """
 
 
+RTPPROXY_KINDS = ("udp", "tcp", "unix", "cunix")
+
+
 @contextlib.contextmanager
-def rtpproxy(
-    loop: asyncio.AbstractEventLoop, transport: str = "udp", listen: Sequence[str] = ("-l", "127.0.0.1")
-) -> Iterator[Opener]:
-    """The real engine (``rtp.io``) as a process of its own, with `transport` udp, tcp, unix or cunix."""
+def rtpproxy_control(transport: str = "udp", listen: Sequence[str] = ("-l", "127.0.0.1")) -> Iterator[str]:
+    """The real engine (``rtp.io``) as a process: where it is controlled, ``udp:127.0.0.1:PORT`` or ``unix:PATH``."""
     pytest.importorskip("rtp.io", reason="rtp.io is missing: pip install -e '.[test]'")
     with tempfile.TemporaryDirectory() as directory:  # it writes its accounts into the working directory
-        address = ("127.0.0.1", free_port(socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM))
-        path = f"{directory}/control"
-        opener, control = {
-            "udp": (sockets.udp(loop, address), f"udp:127.0.0.1:{address[1]}"),
-            "tcp": (lines.tcp(loop, address), f"tcp:127.0.0.1:{address[1]}"),
-            "unix": (lines.unix(loop, path), f"unix:{path}"),
-            "cunix": (lines.cunix(loop, path), f"cunix:{path}"),
-        }[transport]
-        low = 40000 + share(2000, 5) + address[1] % 16 * 100
+        port = free_port(socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM)
+        control = f"{transport}:{directory}/control" if "unix" in transport else f"{transport}:127.0.0.1:{port}"
+        low = 40000 + share(2000, 5) + port % 16 * 100
         arguments = {"debug_level": "crit", "port_min": low, "port_max": low + 398}
-        arguments["extra_args"] = ["-F", "-s", control, *listen]
         process = subprocess.Popen(
-            [sys.executable, "-c", _RTPPROXY, json.dumps(arguments)],
+            [sys.executable, "-c", _RTPPROXY, json.dumps({**arguments, "extra_args": ["-F", "-s", control, *listen]})],
             cwd=directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -359,10 +353,24 @@ def rtpproxy(
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"up\n"
-            yield opener
+            yield control
         finally:
             process.kill()
             process.communicate()
+
+
+@contextlib.contextmanager
+def rtpproxy(
+    loop: asyncio.AbstractEventLoop, transport: str = "udp", listen: Sequence[str] = ("-l", "127.0.0.1")
+) -> Iterator[Opener]:
+    """The same, as the opener of a connection to it."""
+    with rtpproxy_control(transport, listen) as control:
+        place = control.partition(":")[2]
+        if "unix" in transport:
+            yield (lines.unix if transport == "unix" else lines.cunix)(loop, place)
+        else:
+            host, _, port = place.rpartition(":")
+            yield (lines.tcp if transport == "tcp" else sockets.udp)(loop, (host, int(port)))
 
 
 def drive(kind: str, scenario: Callable[[Rig], Coroutine[Any, Any, None]], **options: Any) -> None:

@@ -1,0 +1,114 @@
+"""The same recorded call through our relay, RTPEngine and RTPProxy: what is recorded is what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.interop.engines.world import ENGINES, World, check_audio, until, world
+
+
+def received(recording: dict[str, Any]) -> list[int]:
+    return [stream["packets"]["received"] for stream in recording["streams"]]
+
+
+async def over(found: World, index: int) -> tuple[Path, dict[str, Any]]:
+    """The recording of the recorder at `index`, when it is complete."""
+    await until(
+        lambda: any(recording["state"] == "complete" for _, recording in found.recordings(index)),
+        "the recording is complete",
+    )
+    [(directory, recording)] = found.recordings(index)
+    return directory, recording
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_pause_hold_and_a_move_are_in_the_recording_and_the_voices_are_whole(tmp_path: Path, engine: str) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, engine) as it:
+            await it.alice.dial("bob")
+            await until(lambda: it.proxy.recording.counts().get("active") == 1, "it is recorded")
+            await it.talk(60)
+            [call] = it.proxy.core.calls.values()
+
+            # Paused: nothing more comes to the recorder, the parties go on.
+            it.proxy.recording.siprec_pause_recording(call)
+            await until(lambda: "PAUSED" in it.names(), "paused")
+            assert it.alice.media is not None
+            assert it.bob.media is not None
+            paused_at = it.alice.media.sent
+            await it.talk(60)
+            paused_for = it.alice.media.sent - paused_at
+            it.proxy.recording.siprec_resume_recording(call)
+            await until(lambda: "RESUMED" in it.names(), "resumed")
+            await it.talk(30)
+
+            # Held, and taken back.
+            await it.alice.offer_again("sendonly")
+            assert it.bob.direction == "recvonly"
+            await it.alice.offer_again("sendrecv")
+            await it.talk(30)
+
+            # Bob's media move to another port.
+            await it.bob.move()
+            await it.talk(60)
+            sent = it.alice.media.sent
+            await it.alice.hang_up()
+            directory, recording = await over(it, 0)
+            assert "FAILED" not in it.names()
+            assert "UPDATE_FAILED" not in it.names()
+            check_audio(it, directory, recording)
+            check_audio(it, directory, recording, last=True)
+            # What was said in the pause is missing, and little else.
+            alice = max(received(recording))
+            assert alice <= sent - paused_for + 10, (alice, sent, paused_for)
+            assert alice >= sent - paused_for - 60, (alice, sent, paused_for)
+            assert not it.proxy.core.calls
+            await until(lambda: not it.proxy.recording.counts(), "nothing is left")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_next_recorder_goes_on_when_one_is_killed(tmp_path: Path, engine: str) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, engine, recorders=2) as it:
+            await it.alice.dial("bob")
+            await until(lambda: it.names().count("START") == 1, "it is recorded")
+            await it.talk(60)
+            victim = it.recorders[0][2].pid
+            assert victim is not None
+            os.kill(victim, signal.SIGKILL)
+            await until(lambda: it.names().count("START") == 2, "the second one has taken over")
+            await it.talk(120)
+            await it.alice.hang_up()
+            directory, recording = await over(it, 1)
+            check_audio(it, directory, recording, last=True)
+            assert {stream["packets"]["lost"] for stream in recording["streams"]} == {0}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_parties_on_ipv6_are_recorded_where_the_media_server_can(tmp_path: Path, engine: str) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, engine, host="::1") as it:
+            await it.alice.dial("bob")
+            await it.talk(20)
+            if engine != "embedded":
+                # Neither RTPEngine 10.5 nor RTPProxy sends copies over another address family than that of the call.
+                await until(lambda: "FAILED" in it.names(), "it says that it is not recorded")
+                await it.talk(20)
+                await it.alice.hang_up()
+                return
+            await until(lambda: it.proxy.recording.counts().get("active") == 1, "it is recorded")
+            await it.talk(80)
+            await it.alice.hang_up()
+            check_audio(it, *await over(it, 0))
+
+    asyncio.run(scenario())
