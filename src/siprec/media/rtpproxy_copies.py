@@ -42,7 +42,9 @@ class Copier:
     def _pass_over(self, session: MediaSession, copying: Copying) -> None:
         waiting, copying.waiting = copying.waiting, []
         wanted = {} if copying.paused or copying.ended else copying.wanted
-        keys = {key for key in (*copying.running, *wanted) if copying.running.get(key) != wanted.get(key)}
+        keys = [
+            key for key in dict.fromkeys((*copying.running, *wanted)) if copying.running.get(key) != wanted.get(key)
+        ]
         left = len(keys)
         failure: MediaError | None = None
 

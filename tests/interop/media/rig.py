@@ -292,7 +292,7 @@ def relay_options(**changes: Any) -> RelayOptions:
 def rtpengine(port: int, transport: str, interfaces: Sequence[str] = ("127.0.0.1",)) -> Any:
     if shutil.which("rtpengine") is None:
         pytest.skip("rtpengine is not installed (Debian: rtpengine-daemon)")
-    low = 40000 + share(2000, 5) + port % 16 * 100
+    low = 10000 + share(2000, 5) + port % 16 * 100
     process = subprocess.Popen(
         [
             "rtpengine",
@@ -341,7 +341,7 @@ def rtpproxy_control(transport: str = "udp", listen: Sequence[str] = ("-l", "127
     with tempfile.TemporaryDirectory() as directory:  # it writes its accounts into the working directory
         port = free_port(socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM)
         control = f"{transport}:{directory}/control" if "unix" in transport else f"{transport}:127.0.0.1:{port}"
-        low = 40000 + share(2000, 5) + port % 16 * 100
+        low = 10000 + share(2000, 5) + port % 16 * 100
         arguments = {"debug_level": "crit", "port_min": low, "port_max": low + 398}
         process = subprocess.Popen(
             [sys.executable, "-c", _RTPPROXY, json.dumps({**arguments, "extra_args": ["-F", "-s", control, *listen]})],
