@@ -143,9 +143,9 @@ class Indications:
         return self._of(call).signals
 
     def tones(self, call: Call) -> bool:
-        """Whether a profile of the call has a tone for its parties (CS-03)."""
-        profiles = (self._service.profiles.get(name) for name in call.recordings)
-        return any(profile is not None and profile.indication in _WITH_TONE for profile in profiles)
+        """Whether a profile of the call has a tone for its parties (CS-03), be it about a failure."""
+        profiles = [profile for name in call.recordings if (profile := self._service.profiles.get(name)) is not None]
+        return any(profile.indication in _WITH_TONE or profile.on_failure == "announce" for profile in profiles)
 
     def preference(self, call: Call, leg: Leg, preference: Preference) -> None:
         """CS-06: what a party prefers now is done, where the profile says ``honour``. Said again it is no news."""

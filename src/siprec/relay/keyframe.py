@@ -39,7 +39,7 @@ def wanted(packet: bytes) -> bool:
 def ask(call: Call, forks: list[Fork]) -> int:
     """Ask each party whose video one of `forks` copies; returns how many could be asked.
 
-    A party is asked that announced ``ccm fir`` or ``nack pli``, in a profile without encryption, and sends video now.
+    A party is asked that announced ``ccm fir`` or ``nack pli`` and sends video now, but for SRTP that only passes here.
     """
     asked = 0
     for party, index, stream in call.streams():
@@ -55,9 +55,10 @@ def ask(call: Call, forks: list[Fork]) -> int:
     return asked
 
 
-def means(party: MediaDescription) -> set[str]:
-    """By what a party can be asked, as its m-line says: ``ccm fir``, ``nack pli``, both or neither."""
-    if not party.proto.upper().endswith("/AVPF"):
+def means(party: MediaDescription, clear: bool) -> set[str]:
+    """By what a party can be asked, as its m-line says: ``ccm fir``, ``nack pli``, both or neither. Not `clear`: its
+    SRTP only passes here, so nothing can be said to it."""
+    if not party.proto.upper().endswith("AVPF") or not clear:
         return set()
     said = {" ".join(value.lower().split()[1:]) for value in party.attributes("rtcp-fb")}
     return said & {"ccm fir", "nack pli"}
@@ -68,7 +69,7 @@ def _line(call: Call, lines: list[MediaDescription], index: int) -> MediaDescrip
 
 
 def _send(call: Call, stream: Stream, own: MediaDescription, fork: Fork, mux: bool) -> bool:
-    possible = means(own)
+    possible = means(own, stream.transport.clear)
     now = call.plane.clock.now()
     ssrc, _, _ = stream.rtp.position()
     if not possible or ssrc < 0:
@@ -82,8 +83,13 @@ def _send(call: Call, stream: Stream, own: MediaDescription, fork: Fork, mux: bo
     stream.key_asked = now
     stream.key_number += 1
     request = fir(fork.ssrc, ssrc, stream.key_number) if "ccm fir" in possible else pli(fork.ssrc, ssrc)
+    packet: bytes | None = rtcp.empty_report(fork.ssrc, fork.cname) + request
+    if packet is not None and stream.transport.present is not None:
+        packet = stream.transport.present.encrypted(packet, True)
+    if packet is None:
+        return False
     try:
-        flow.sock.sendto(rtcp.empty_report(fork.ssrc, fork.cname) + request, remote)
+        flow.sock.sendto(packet, remote)
     except OSError:
         return False
     return True

@@ -9,6 +9,7 @@ from typing import Final
 
 from siprec import sdp, srtp
 from siprec.relay import keyframe
+from siprec.relay.bridge import PROTOCOLS
 from siprec.relay.call import Call, CallError, Party, Stream, Wishes, relayed
 from siprec.relay.fork import Fork, Subscription, release, watch
 from siprec.relay.ports import Interface, NoPorts, socket_address
@@ -219,7 +220,12 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
     ptime = own.ptime if own is not None else None
     role = own.attribute("content") if own is not None else None  # RFC 4796 (SDP-16)
     attributes = [f"content:{role}"] if role else []
-    if stream.kind == "video" and own is not None and proto.upper().endswith("F") and keyframe.means(own):
+    if (
+        stream.kind == "video"
+        and own is not None
+        and proto.upper().endswith("F")
+        and keyframe.means(own, stream.transport.clear)
+    ):
         attributes += sdp.KEY_FRAME_FEEDBACK  # we pass either on (MEDIA-10)
     return sdp.build_media(
         stream.kind,
@@ -239,7 +245,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
 def _transport(stream: Stream, source: MediaDescription | None, wishes: Wishes) -> str:
     """As asked for, else no less safe than the stream (SEC-05)."""
     wanted = wishes.transport.upper()
-    if srtp.is_secure(wanted) or srtp.plain(wanted) != wanted or wanted in ("RTP/AVP", "RTP/AVPF"):
+    if wanted in PROTOCOLS:
         return wanted
     feedback = source is not None and source.proto.upper().endswith("F")
     if stream.security.secure:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from siprec import sdp_crypto, srtp
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, Subscription
 from siprec.relay import keyframe
 from tests.interop.media.localrelay import CALL, Local, each, local
 from tests.interop.media.rig import Endpoint, recorder_answer, target, until
+from tests.interop.media.test_srtp import keys_of, secure
 
 SESSION = MediaSession(CALL.call_id, CALL.from_tag)
 
@@ -115,6 +117,35 @@ def test_who_cannot_be_asked_is_not(kind: str, proto: str, attributes: tuple[str
             call = await established(it, proto, *attributes, talk=talk)
             assert await call.ask() == "nobody to be asked"
             assert call.heard() == []
+
+    asyncio.run(scenario())
+
+
+@each
+@pytest.mark.parametrize("rekey", [True, False])
+def test_in_srtp_the_party_is_asked_where_its_keys_end_here(kind: str, rekey: bool) -> None:
+    async def scenario() -> None:
+        async with local(kind) as it:
+            await it.rig.ping()
+            alice, bob = it.rig.endpoint("127.0.0.1", 0xA11CE), it.rig.endpoint("127.0.0.1", 0xB0B)
+            lines = [sdp_crypto.generate(1), sdp_crypto.generate(1)]
+            bodies = [
+                secure(video(end, "RTP/AVPF", "rtcp-fb:* ccm fir"), line)
+                for end, line in zip((alice, bob), lines, strict=True)
+            ]
+            await it.rig.offer(SESSION, bodies[0], MediaFlags(flags=("re-key",) if rekey else ()))
+            answered = await it.rig.answer(CALL, bodies[1])
+            subscription, srs = await it.subscribed(plain=True)
+            (packet,) = alice.send(("127.0.0.1", 9), 1, payload_type=96)
+            alice.rtp.sendto(srtp.Encryptor(lines[0]).rtp(packet) or b"", target(answered))
+            await until(lambda: bool(bob.poll()), "video")
+            call = VideoCall(it, alice, subscription, srs)
+            assert await call.ask() == ("" if rekey else "nobody to be asked")
+            if rekey:
+                await until(lambda: bool(alice.poll() or alice.reports), "the request")
+                clear = srtp.Decryptor(*keys_of(answered)).rtcp(alice.reports[0])
+                assert clear is not None
+                assert keyframe.wanted(clear)
 
     asyncio.run(scenario())
 
