@@ -29,7 +29,7 @@ class CallsQuery(Query, kw_only=True):
 class RecordingsQuery(Query, kw_only=True):
     """Filter of recordings."""
 
-    dlg_id: str = ""
+    dlg_id: Annotated[str, Meta(description="One, or several separated by commas.")] = ""
     call_id: Annotated[str, Meta(description="Call-ID of the recorded call.")] = ""
     user: Annotated[str, Meta(description="User or user@host of caller or callee.")] = ""
     instance: str = ""

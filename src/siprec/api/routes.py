@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = "msgspec.Struct | Response | EventStream"
 Handler: TypeAlias = "Callable[[Api, Asked], Awaitable[Answer]]"
+
+
+MAX_NAMED: Final = 500
+"""Dialog ids that one request may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +108,33 @@ async def _recordings(api: Api, asked: Asked) -> Answer:
     query = asked.query
     assert isinstance(query, model.RecordingsQuery)
 
+    wanted = [name for name in query.dlg_id.split(",") if name]
+    if len(wanted) > MAX_NAMED:
+        raise Problem(422, f"dlg_id: more than {MAX_NAMED} at a time")
+
     def fits(recording: ActiveRecording) -> bool:
         return (
             (not query.instance or recording.instance == query.instance)
             and (not query.server or recording.server == query.server)
             and (not query.state or recording.state == query.state)
-            and look.call_fits(recording.call, dlg_id=query.dlg_id, call_id=query.call_id, user=query.user)  # type: ignore[arg-type]
+            and look.call_fits(recording.call, call_id=query.call_id, user=query.user)  # type: ignore[arg-type]
         )
 
     found, after = await look.page(
-        api.parts.recordings(),
+        _recordings_of(api, wanted) if wanted else api.parts.recordings(),
         fits,
         lambda recording: (recording.call.start_wall, recording.call.dlg_id, recording.instance),
         min(query.limit, look.MAX_QUERIES) if query.statistics else query.limit,
         query.after,
     )
     return model.Recordings(recordings=await api.view.recordings(found, query.statistics), next=after)
+
+
+def _recordings_of(api: Api, dlg_ids: list[str]) -> Iterator[ActiveRecording]:
+    for dlg_id in dict.fromkeys(dlg_ids):
+        recorder = api.parts.recorder(dlg_id)
+        if recorder is not None:
+            yield from list(recorder.recordings.values())
 
 
 async def _recording(api: Api, asked: Asked) -> Answer:

@@ -24,13 +24,14 @@ class ApiError(Exception):
 
 
 class ApiClient:
-    """Asks the API at `url`; the token comes from the environment (``SIPREC_TOKEN``).
+    """Asks the API at `url`, waits `timeout` seconds for each piece of an answer; the token comes from the environment
+    (``SIPREC_TOKEN``).
 
     Raises:
         ApiError: from the constructor, `url` is no URL of a web server.
     """
 
-    def __init__(self, url: str = DEFAULT) -> None:
+    def __init__(self, url: str = DEFAULT, timeout: float = TIMEOUT) -> None:
         try:
             parts = urlsplit(url if "//" in url else f"http://{url}")
             port = parts.port
@@ -42,6 +43,7 @@ class ApiClient:
         self._host, self._tls = parts.hostname, parts.scheme == "https"
         self._port = port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
+        self._timeout = timeout
         self._token = os.environ.get(TOKEN, "")
 
     def get(self, path: str, **query: object) -> Any:
@@ -115,9 +117,9 @@ class ApiClient:
         connection: http.client.HTTPConnection
         if self._tls:
             context = ssl.create_default_context(cafile=os.environ.get("SIPREC_API_CA") or None)
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT, context=context)
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
         else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT)
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
         sent = dict(headers)
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from siprec.cli.client import DEFAULT, ApiClient, ApiError
+from siprec.cli.show import describe, time_of
 
 Url = Annotated[str, Parameter(name="--api", env_var="SIPREC_API", help="Where the API is.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
@@ -31,7 +31,7 @@ P = ParamSpec("P")
 
 def register(app: App) -> None:
     """Add the commands to `app`."""
-    for command in (ls, show, start, pause, resume, stop, srs, media, registrations, events, drain, reload, trace):
+    for command in (ls, show, start, pause, resume, stop, srs, media, registrations, events, drain, reload, trace, top):
         app.command(command)
 
 
@@ -76,10 +76,6 @@ def _print(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str)
         console.print(table)
     else:
         console.print(empty)
-
-
-def _time(wall: float | None) -> str:
-    return datetime.fromtimestamp(wall).strftime("%H:%M:%S") if wall else "-"
 
 
 def _length(seconds: float) -> str:
@@ -141,43 +137,7 @@ def show(call: CallName, *, api: Url = DEFAULT, json: AsJson = False) -> None:
     if json:
         _dump(found)
         return
-    print(f"call       {_clean(found['dlg_id'])}  {_clean(found['call_id'])}")
-    print(f"parties    {_clean(found['caller'])} -> {_clean(found['callee'])}")
-    print(f"state      {found['state']}, begun {_time(found['start'])}, answered {_time(found['answer'])}")
-    print(f"media      {_clean(found['media'] or found['media_error'] or 'direct')}")
-    for recording in found["recording"]:
-        _show_recording(recording)
-
-
-def _show_recording(recording: dict[str, Any]) -> None:
-    print(f"\nrecording  {_clean(recording['instance'])}: {recording['state']} at {_clean(recording['server'])}")
-    print(f"session    {_clean(recording['session_id'])}  {_clean(recording['rs_call_id'])}")
-    for attempt in recording["attempts"]:
-        why = f" ({attempt['status'] or ''} {attempt['reason']})".replace("( ", "(") if attempt["reason"] else ""
-        print(f"attempt    {_time(attempt['at'])} {_clean(attempt['server'])}: {attempt['result']}{_clean(why)}")
-    for each in recording["pauses"]:
-        print(f"pause      {_time(each['start'])} - {_time(each['end'])}")
-    if recording["last_error"]:
-        print(f"error      {_clean(recording['last_error'])}")
-    rows = []
-    for stream in recording["streams"]:
-        counters = stream["counters"] or {}
-        rows.append(
-            (
-                stream["label"],
-                stream["party"],
-                f"{stream['kind']}, SRTP" if stream["srtp"] else stream["kind"],
-                " ".join(stream["codecs"]),
-                _number(counters.get("packets")),
-                _number(counters.get("lost_reported")),
-                counters.get("endpoint", "-"),
-            )
-        )
-    _print(("LABEL", "PARTY", "KIND", "CODECS", "FORKED", "LOST", "TO"), rows, "no streams")
-
-
-def _number(value: object) -> object:
-    return "-" if value is None else value
+    print("\n".join(_clean(line) for line in describe(found)))
 
 
 def _steer(function: str, call: str, user: str, every: bool, api: str, as_json: bool, **more: object) -> None:
@@ -358,7 +318,7 @@ def _show_event(value: dict[str, Any], as_json: bool) -> None:
         _dump(value)
         return
     why = f"{value['status'] or ''} {value['reason']}".strip()
-    words = (_time(value["time"]), value["event"], value["dlg_callid"], value["instance"], value["server"], why)
+    words = (time_of(value["time"]), value["event"], value["dlg_callid"], value["instance"], value["server"], why)
     print(" ".join(_clean(word) for word in words if word), flush=True)
 
 
@@ -419,3 +379,11 @@ def trace(
         _dump(ApiClient(api).get(path))
     else:
         print(ApiClient(api).octets(path, format="full" if verbose else "text").decode("utf-8", "replace"), end="")
+
+
+@_told
+def top(*, api: Url = DEFAULT) -> None:
+    """Calls and their recordings as they go, on the whole terminal; ? tells the keys."""
+    from siprec.cli.top.app import run
+
+    run(api)
