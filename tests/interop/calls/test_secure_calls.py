@@ -70,8 +70,7 @@ def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None
         (directory,) = {file.parent for file in recordings.rglob("recording.json")}
         for stream in found["streams"]:
             assert stream["srtp"]
-            assert stream["packets"]["srtp_rejected"] == 0
-            assert stream["packets"]["lost"] == 0
+            assert stream["packets"]["lost"] == 0  # what others send to this port by mistake may be rejected
             who = names[stream["participants"][0]].removeprefix("sip:").partition("@")[0]
             audio, rate = soundfile.read(directory / stream["file"], dtype="float32")
             seconds = stream["packets"]["received"] / 50 - 0.5
