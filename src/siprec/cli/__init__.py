@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 import siprec
-from siprec.cli.client_commands import register
+from siprec.cli import client_commands, client_service
 
 app = App(
     name="siprec",
@@ -18,7 +18,8 @@ app = App(
 )
 config_app = App(name="config", help="Look at the configuration.")
 app.command(config_app)
-register(app)
+client_commands.register(app)
+client_service.register(app)
 
 ConfigFile = Annotated[Path | None, Parameter(name=["--config", "-c"], help="Configuration file (TOML).")]
 
