@@ -173,6 +173,29 @@ def config_check(file: Path) -> int:
     return 0
 
 
+@config_app.command(name="example")
+def config_example() -> int:
+    """Print a complete configuration: every key with its meaning and default, and a small system that works."""
+    from siprec.server.config_example import example
+
+    print(example(), end="")
+    return 0
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
+    """Print what makes a shell complete the commands and options of siprec.
+
+    bash: siprec completion bash > ~/.local/share/bash-completion/completions/siprec
+
+    zsh: siprec completion zsh > "${fpath[1]}/_siprec"
+
+    fish: siprec completion fish > ~/.config/fish/completions/siprec.fish
+    """
+    print(app.generate_completion(shell=shell), end="")
+    return 0
+
+
 @app.command
 def vcon(recording: Path, *, output: Path | None = None, streams: bool = False) -> int:
     """Export a finished recording as a vCon (draft-ietf-vcon-vcon-core), audio and metadata in one JSON document.
