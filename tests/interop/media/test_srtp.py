@@ -166,6 +166,28 @@ def test_srtp_between_the_parties_passes_untouched_and_is_copied_under_another_k
     drive(kind, scenario)
 
 
+def test_rtpproxy_copies_srtp_as_it_is_and_the_recorder_is_told_the_partys_key_sec_07() -> None:
+    async def scenario(rig: Rig) -> None:
+        suite = "AES_CM_128_HMAC_SHA1_80"
+        line_a, line_b = sdp_crypto.generate(2, suite), sdp_crypto.generate(2, suite)
+        a, b, to_a, to_b = await secure_call(rig, line_a, line_b)
+        with pytest.raises(MediaError, match="decrypt"):
+            await rig.subscribe(CALL, ["caller", "callee"], flags=AVP)
+        subscription = await rig.subscribe(CALL, ["caller", "callee"])
+        assert [[key.key for key in keys_of(stream.section)] for stream in subscription.streams] == [
+            [line_a.key],
+            [line_b.key],
+        ]
+        srs = Srs(rig, subscription, suite)
+        await rig.accept(CALL, subscription.tag, srs.answer)
+        await asyncio.sleep(0.05)
+        key_a, key_b = srtp.Encryptor(line_a), srtp.Encryptor(line_b)
+        await has(srs, 0, await talk(a, to_a, 20, b, key_a))
+        await has(srs, 1, await talk(b, to_b, 20, a, key_b))
+
+    drive("rtpproxy", scenario)
+
+
 @ours
 def test_a_plain_copy_of_srtp_is_made_when_it_is_asked_for(kind: str) -> None:
     async def scenario(rig: Rig) -> None:
