@@ -146,6 +146,8 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
                     "(RFC 3261 18.1.1, TRN-01)",
                 )
     for number, rule in enumerate(config.route):
+        if rule.transport_protocol and "rtpproxy:" in str(config.media.server):
+            yield f"route[{number}].transport_protocol", "RTPProxy cannot change it: the called side gets what came"
         if not rule.transport_protocol.startswith("RTP/SAVP"):
             continue
         for target in (entry if isinstance(entry, str) else entry.uri for entry in rule.targets):

@@ -82,6 +82,10 @@ def test_the_reference_page_is_what_the_types_say() -> None:
             "route[0].transport_protocol",
         ),
         ('[[route]]\ntargets = ["sip:b.example"]\ntransport_protocol = "RTP/AVP"', ""),
+        (
+            '[[route]]\nrelay = true\ntransport_protocol = "RTP/AVP"\n[media]\nserver = "rtpproxy:udp:192.0.2.9:7722"',
+            "route[0].transport_protocol",
+        ),
         ('[recording.a]\nsrs = "sip:192.0.2.1"\ntransport = "tls"\nsrtp = "always"', ""),
         ('[recording.a]\nsrs = "sip:x"\noutbound_proxy = "sip:y;transport=tls"\nsrtp = "always"', ""),
         ('[recording.a]\nsrs = "sip:127.0.0.1"\nsrtp = "always"', ""),
