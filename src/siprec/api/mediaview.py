@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
 from siprec.api import model
 from siprec.api.parts import Parts
-from siprec.media.bencode import Value
 from siprec.media.engine import MediaError, MediaServer
-from siprec.media.ng import Reply
-from siprec.media.rtpengine import RtpEngine
-from siprec.media.rtpproxy import RtpProxy
+from siprec.media.pool import Member
 
 LIMIT: Final = 1.0
 """Seconds that a media server may take."""
-MAX_NUMBERS: Final = 100
 
 
 async def media(parts: Parts) -> list[model.Media]:
-    """All media servers of a process: the one in use, or that there is none."""
-    server = parts.media.current
-    kind: Literal["embedded", "ng", "rtpproxy"] = "embedded" if parts.embedded else "ng"
-    if isinstance(server, RtpProxy):
-        kind = "rtpproxy"
+    """All media servers of a process, asked at the same time."""
+    return list(await asyncio.gather(*(_one(parts, member) for member in parts.media.pool)))
+
+
+async def _one(parts: Parts, member: Member) -> model.Media:
+    server = member.server
     found = model.Media(
-        name=server.name if server is not None else kind,
-        kind=kind,
+        name=member.name,
+        kind=member.kind,
+        set=member.set,
+        weight=member.weight,
+        draining=member.draining,
         alive=False,
-        calls=parts.core.media.sessions,
-        restarts=parts.media.restarts,
+        calls=parts.media.pool.calls(member),
+        restarts=member.restarts,
         pending=0,
         counters={},
         load={},
     )
     if server is None:
         found.error = "not running"
-        return [found]
-    if isinstance(server, RtpEngine | RtpProxy):
-        found.counters = dict(server.client.counters)
-        found.pending = server.client.pending
+        return found
+    found.counters = dict(server.counters)
+    found.pending = server.pending
     started = parts.clock.now()
     reply = await _ask(server)
     if isinstance(reply, MediaError):
@@ -49,41 +47,19 @@ async def media(parts: Parts) -> list[model.Media]:
         found.alive = True
         found.round_trip = round(parts.clock.now() - started, 6)
         found.load = reply
-    return [found]
+    return found
 
 
 async def _ask(server: MediaServer) -> dict[str, int] | MediaError:
     answer: asyncio.Future[dict[str, int] | MediaError] = asyncio.get_running_loop().create_future()
 
-    def done(result: Reply | MediaError | None) -> None:
+    def done(result: dict[str, int] | MediaError) -> None:
         if not answer.done():
-            answer.set_result(result if isinstance(result, MediaError) else numbers(result or {}))
+            answer.set_result(result)
 
-    if isinstance(server, RtpEngine):
-        server.client.request("statistics", {}, done, timeout=LIMIT)
-    else:
-        server.ping(done)
+    server.load(done, LIMIT)
     try:
         async with asyncio.timeout(LIMIT + 0.5):
             return await answer
     except TimeoutError:
         return MediaError("no reply in time", timeout=True, server=server.name)
-
-
-def numbers(reply: Mapping[str, Value]) -> dict[str, int]:
-    """The numbers in the reply to ``statistics``, nested names joined by dots; 100 at the most."""
-    found: dict[str, int] = {}
-
-    def walk(value: Value, name: str, depth: int) -> None:
-        if len(found) >= MAX_NUMBERS or depth > 3:
-            return
-        if isinstance(value, dict):
-            for key, each in value.items():
-                walk(each, f"{name}.{key}" if name else key, depth + 1)
-        elif isinstance(value, int):
-            found[name] = value
-        elif isinstance(value, bytes) and value.isdigit() and len(value) < 19:
-            found[name] = int(value)  # RTPEngine writes some of them as text
-
-    walk(reply.get("statistics", {}), "", 0)
-    return found

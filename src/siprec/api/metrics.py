@@ -161,7 +161,11 @@ class Metrics(Collector):
         trip = GaugeMetricFamily("siprec_media_round_trip_seconds", "Of one request to it.", labels=("server",))
         load = GaugeMetricFamily("siprec_media_load", "What the media server counts itself.", labels=("server", "what"))
         requests = CounterMetricFamily("siprec_media_requests", "Our connection to it.", labels=("server", "what"))
+        carried = GaugeMetricFamily("siprec_media_calls", "Calls of ours that it carries.", labels=("server",))
+        drains = GaugeMetricFamily("siprec_media_draining", "1: it gets no new calls.", labels=("server",))
         for media in self._media:
+            carried.add_metric((media.name,), media.calls)
+            drains.add_metric((media.name,), int(media.draining))
             alive.add_metric((media.name,), int(media.alive))
             if media.round_trip is not None:
                 trip.add_metric((media.name,), media.round_trip)
@@ -169,9 +173,11 @@ class Metrics(Collector):
                 load.add_metric((media.name, what), value)
             for what, value in media.counters.items():
                 requests.add_metric((media.name, what), value)
-        yield from (alive, trip, load, requests)
+        yield from (alive, trip, carried, drains, load, requests)
         restarts = self.parts.media.restarts
         yield CounterMetricFamily("siprec_media_restarts", "Times the relay was started again.", value=restarts)
+        moved = self.parts.core.counters["media_moved"]
+        yield CounterMetricFamily("siprec_media_moved_calls", "Calls that went to another media server.", value=moved)
 
     def _queues(self) -> Iterator[Metric]:
         hooks = self.webhooks.hooks

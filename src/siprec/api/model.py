@@ -223,7 +223,10 @@ class Media(msgspec.Struct, kw_only=True):
     """A media server."""
 
     name: str
-    kind: Literal["embedded", "ng", "rtpproxy"]
+    kind: Annotated[str, Meta(description="`embedded`, `ng` or `rtpproxy`.")]
+    set: str
+    weight: int
+    draining: Annotated[bool, Meta(description="It gets no new calls.")]
     alive: bool
     calls: Annotated[int, Meta(description="Calls of ours whose media pass through it.")]
     restarts: int
@@ -393,17 +396,10 @@ class Outcomes(msgspec.Struct, kw_only=True):
 
 
 class LogLevel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Log level of a logger; empty: the root. `inherit`: as the logger above it."""
+    """Log level of a logger; empty: the root."""
 
-    level: Literal["debug", "info", "warning", "error", "critical", "inherit"]
+    level: Literal["debug", "info", "warning", "error", "critical"]
     logger: Annotated[str, Meta(pattern=r"^(siprec(\.[a-z_]+)*)?$")] = ""
-
-
-class LogLevels(msgspec.Struct, kw_only=True):
-    """The level of the root, and of the loggers that have one of their own."""
-
-    level: str
-    levels: dict[str, str]
 
 
 class Drain(msgspec.Struct, kw_only=True):

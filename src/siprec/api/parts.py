@@ -9,6 +9,7 @@ from typing import Protocol
 from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
 from siprec.media.engine import MediaServer, Subscription
+from siprec.media.pool import MediaPool
 from siprec.net.transport import SocketTransport
 from siprec.proxy.core import ProxyCore
 from siprec.proxy.registrar import Registrar
@@ -27,10 +28,15 @@ class ConfigProblem(Exception):
 
 
 class MediaHolder(Protocol):
-    """Who has the media server: `current` is None while there is none."""
+    """Who has the media servers: `current` is None while there is none."""
 
-    current: MediaServer | None
-    restarts: int
+    pool: MediaPool
+
+    @property
+    def current(self) -> MediaServer | None: ...
+
+    @property
+    def restarts(self) -> int: ...
 
 
 class Reloaded(Protocol):
@@ -45,7 +51,7 @@ class Reloaded(Protocol):
 
 @dataclass(slots=True)
 class Parts:
-    """A proxy process. `embedded`: the media server is a child of ours. `reload` raises :class:`ConfigProblem`."""
+    """A proxy process. `reload` raises :class:`ConfigProblem`."""
 
     clock: Clock
     core: ProxyCore
@@ -58,7 +64,6 @@ class Parts:
     registrar: Registrar | None
     gate: DrainGate
     calls: CallCounts
-    embedded: bool = True
     timers: Callable[[], int] = lambda: 0
     tap: Tap | None = None
     proofs: Callable[[], dict[str, int]] = dict

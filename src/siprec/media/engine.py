@@ -154,6 +154,9 @@ SdpResult: TypeAlias = Callable[["bytes | MediaError"], None]
 Result: TypeAlias = Callable[["MediaError | None"], None]
 SubscriptionResult: TypeAlias = Callable[["Subscription | MediaError"], None]
 StatisticsResult: TypeAlias = Callable[["MediaStatistics | MediaError"], None]
+LoadResult: TypeAlias = Callable[["dict[str, int] | MediaError"], None]
+MediaTrace: TypeAlias = Callable[[str, str, str, bytes], None]
+"""``trace(direction, server, call_id, message)``: a command of a call goes (``out``), its reply comes (``in``)."""
 
 
 class MediaServer(ABC):
@@ -222,6 +225,23 @@ class MediaServer(ABC):
     @abstractmethod
     def ping(self, done: Result) -> None:
         """Is it there?"""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What became of requests, since the start."""
+        return {}
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait for their reply."""
+        return 0
+
+    def traced(self, trace: MediaTrace | None) -> None:  # noqa: B027 -- those that tell nothing have nothing to do
+        """Have `trace` told of commands and replies of calls."""
+
+    def load(self, done: LoadResult, timeout: float) -> None:
+        """How busy the server says it is: numbers by name, as far as it has any."""
+        self.ping(lambda error: done(error if error is not None else {}))
 
     @abstractmethod
     def close(self) -> None:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from siprec.media.engine import MediaError
+from siprec.media.engine import MediaError, MediaTrace
 from siprec.sip.clock import Clock, Timer
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,6 @@ class Connection(Protocol):
 Opener: TypeAlias = Callable[[Callable[[bytes], None], Callable[[str], None]], Connection]
 """``open(on_message, on_error)``: on_message gets each whole message, on_error why the peer is not
 there."""
-
-MediaTrace: TypeAlias = Callable[[str, str, str, bytes], None]
-"""``trace(direction, server, call_id, message)``: a command of a call goes (``out``), its reply comes (``in``)."""
 
 
 class Malformed(Exception):

@@ -17,26 +17,23 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from siprec import sdp
-from siprec.media.bencode import Value
 from siprec.media.engine import (
     NO_FLAGS,
-    ForkedStream,
-    ForkStatistics,
+    LoadResult,
     MediaError,
     MediaFlags,
     MediaServer,
     MediaSession,
-    MediaStatistics,
+    MediaTrace,
     Result,
     SdpResult,
     StatisticsResult,
-    StreamStatistics,
-    Subscription,
     SubscriptionResult,
     Tone,
 )
 from siprec.media.exchange import Opener
 from siprec.media.ng import NgClient, Reply
+from siprec.media.ngreplies import integer, numbers, read_statistics, read_subscription
 from siprec.sip.clock import Clock, Timer
 
 _OURS = frozenset({"pre-roll", "re-key"})
@@ -228,7 +225,7 @@ class RtpEngine(MediaServer):
             if isinstance(reply, MediaError):
                 done(reply)
             else:
-                done(None if _int(reply.get("asked")) else MediaError("nobody to be asked", server=self.name))
+                done(None if integer(reply.get("asked")) else MediaError("nobody to be asked", server=self.name))
 
         self.client.request("key frame", {"call-id": session.call_id, "to-tag": tag}, replied)
 
@@ -240,6 +237,23 @@ class RtpEngine(MediaServer):
 
     def ping(self, done: Result) -> None:
         self._simple("ping", {}, done)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return self.client.counters
+
+    @property
+    def pending(self) -> int:
+        return self.client.pending
+
+    def traced(self, trace: MediaTrace | None) -> None:
+        self.client.trace = trace
+
+    def load(self, done: LoadResult, timeout: float) -> None:
+        def replied(reply: Reply | MediaError) -> None:
+            done(reply if isinstance(reply, MediaError) else numbers(reply))
+
+        self.client.request("statistics", {}, replied, timeout=timeout)
 
     def close(self) -> None:
         self._answers.clear()
@@ -329,134 +343,3 @@ def reject_withheld(body: bytes) -> bytes:
         if media.direction in ("inactive", "sendonly"):
             media.port = 0
     return description.to_bytes()
-
-
-def _text(value: Value | None) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
-
-
-def _int(value: Value | None) -> int:
-    if isinstance(value, bytes) and value.isdigit() and len(value) < 20:
-        return int(value)
-    return value if isinstance(value, int) else 0
-
-
-def _dict(value: Value | None) -> dict[str, Value]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Value | None) -> list[Value]:
-    return value if isinstance(value, list) else []
-
-
-def read_subscription(reply: Reply, asked: Sequence[str]) -> Subscription:
-    """The reply to ``subscribe request`` as a value; raises :class:`~siprec.sdp.SdpError` when it makes no sense."""
-    body, tag = reply.get("sdp"), _text(reply.get("to-tag"))
-    if not isinstance(body, bytes) or not tag:
-        raise sdp.SdpError("a reply without SDP or tag")
-    description = sdp.parse(body)
-    labels = _dict(reply.get("media-labels"))
-    in_order = [
-        (_text(_dict(party).get("tag")), _int(_dict(media).get("index")) - 1)
-        for party in _list(reply.get("tag-medias"))
-        for media in _list(_dict(party).get("medias"))
-    ]
-    tags = [_text(value) for value in _list(reply.get("from-tags"))] or list(asked)
-    streams = []
-    for number, media in enumerate(description.media):
-        said = _dict(labels.get(media.label or ""))
-        if said:
-            source = _text(said.get("tag")), _int(said.get("index")) - 1
-        elif len(in_order) == len(description.media):
-            source = in_order[number]
-        else:
-            each = max(1, len(description.media) // max(1, len(tags)))
-            if number // each >= len(tags):
-                raise sdp.SdpError("more streams than parties")
-            source = tags[number // each], number % each
-        streams.append(ForkedStream(source[0], max(0, source[1]), media.kind, media))
-    return Subscription(tag, description, tuple(streams))
-
-
-def read_statistics(reply: Reply) -> MediaStatistics:
-    """The reply to ``query`` as a value. What is missing or of the wrong type counts as zero."""
-    streams: list[StreamStatistics] = []
-    forks: list[ForkStatistics] = []
-    for tag, value in _dict(reply.get("tags")).items():
-        party = _dict(value)
-        sources = [
-            _text(_dict(each).get("tag"))
-            for each in _list(party.get("subscriptions"))
-            if _dict(each).get("type") == b"pub/sub"
-        ]
-        for media in map(_dict, _list(party.get("medias"))):
-            if sources or "fork" in media:
-                forks.append(_read_fork(tag, media, sources))
-            else:
-                streams.append(_read_stream(tag, media))
-    rtp = _dict(_dict(reply.get("totals")).get("RTP"))
-    return MediaStatistics(
-        created=float(_int(reply.get("created"))),
-        packets=_int(rtp.get("packets")),
-        octets=_int(rtp.get("bytes")),
-        errors=_int(rtp.get("errors")),
-        streams=tuple(streams),
-        forks=tuple(forks),
-    )
-
-
-def _endpoint(stream: dict[str, Value]) -> tuple[str, int] | None:
-    endpoint = _dict(stream.get("endpoint"))
-    port = _int(endpoint.get("port"))
-    return (_text(endpoint.get("address")), port) if port else None
-
-
-def _read_stream(tag: str, media: dict[str, Value]) -> StreamStatistics:
-    parts = [_dict(each) for each in _list(media.get("streams"))]
-    rtp = next((each for each in parts if b"RTP" in _list(each.get("flags"))), {})
-    rtcp = next((each for each in parts if b"RTCP" in _list(each.get("flags"))), {})
-    stats = _dict(rtp.get("stats"))
-    ours = _dict(media.get("counters"))
-    counted = bool(ours)
-    seen = _int(stats.get("packets")) > 0
-    return StreamStatistics(
-        tag=tag,
-        index=_int(media.get("index")) - 1,
-        kind=_text(media.get("type")),
-        packets=_int(stats.get("packets")),
-        octets=_int(stats.get("bytes")),
-        errors=_int(stats.get("errors")),
-        rtcp_packets=_int(_dict(rtcp.get("stats")).get("packets")),
-        relayed=_int(ours.get("relayed")) if counted else None,
-        forked=_int(ours.get("forked")) if counted else None,
-        lost=_int(ours.get("lost")) if counted else None,
-        dropped={reason: _int(count) for reason, count in _dict(ours.get("dropped")).items()},
-        ssrcs=tuple(_int(each) for each in _list(rtp.get("ssrcs"))),
-        last_packet=float(_int(rtp.get("last packet"))) if seen else 0.0,
-        local_port=_int(rtp.get("local port")),
-        endpoint=_endpoint(rtp),
-    )
-
-
-def _read_fork(tag: str, media: dict[str, Value], sources: list[str]) -> ForkStatistics:
-    index = _int(media.get("index")) - 1
-    rtp = next(iter([_dict(each) for each in _list(media.get("streams"))]), {})
-    ours = _dict(media.get("fork"))
-    if not ours:
-        source = sources[index] if 0 <= index < len(sources) else (sources[-1] if sources else "")
-        return ForkStatistics(tag=tag, index=index, from_tag=source, source_index=0, endpoint=_endpoint(rtp))
-    return ForkStatistics(
-        tag=tag,
-        index=index,
-        from_tag=_text(ours.get("from-tag")),
-        source_index=_int(ours.get("source index")) - 1,
-        packets=_int(ours.get("packets")),
-        octets=_int(ours.get("bytes")),
-        dropped={reason: _int(count) for reason, count in _dict(ours.get("dropped")).items()},
-        paused=bool(_int(ours.get("paused"))),
-        rtcp_received=_int(ours.get("rtcp received")),
-        lost_reported=_int(ours.get("lost reported")) if "lost reported" in ours else None,
-        jitter_reported=_int(ours.get("jitter reported")) if "jitter reported" in ours else None,
-        last_report=float(_int(ours.get("last report"))),
-        endpoint=_endpoint(rtp),
-    )

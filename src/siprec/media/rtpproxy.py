@@ -21,6 +21,7 @@ from siprec.media.engine import (
     MediaServer,
     MediaSession,
     MediaStatistics,
+    MediaTrace,
     Result,
     SdpResult,
     StatisticsResult,
@@ -203,6 +204,9 @@ class RtpProxy(MediaServer):
         if flags.address_family == "IP6":
             later(done, MediaError("it cannot copy to an IPv6 address", server=self.name))
             return
+        if "SAVP" in flags.transport_protocol.upper():
+            later(done, MediaError("it has no SRTP of its own", server=self.name))
+            return
         try:
             streams = forked_streams(call.agreed, from_tags, flags.media_address or call.address)
         except SdpError as error:
@@ -210,11 +214,6 @@ class RtpProxy(MediaServer):
             return
         if not streams:
             later(done, MediaError("no stream that it can copy", server=self.name))
-            return
-        wanted = flags.transport_protocol.upper()
-        if wanted and any(("SAVP" in wanted) != ("SAVP" in stream.section.proto.upper()) for stream in streams):
-            why = "it has no SRTP of its own" if "SAVP" in wanted else "it cannot decrypt"
-            later(done, MediaError(why, server=self.name))
             return
 
         def probed(able: bool | MediaError) -> None:
@@ -374,6 +373,17 @@ class RtpProxy(MediaServer):
                 done(None if fine else MediaError(f"no RTPProxy: {reply[:40]!r}", server=self.name))
 
         self.client.send("V", "", replied)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return self.client.counters
+
+    @property
+    def pending(self) -> int:
+        return self.client.pending
+
+    def traced(self, trace: MediaTrace | None) -> None:
+        self.client.trace = trace
 
     def close(self) -> None:
         for call in self._calls.values():

@@ -74,6 +74,9 @@ class CallObserver:
     def call_media_failed(self, call: Call, reason: str) -> None:
         """The media server is out of this call, which goes on without (or was rejected, by policy)."""
 
+    def call_media_moved(self, call: Call) -> None:
+        """Another media server (`call.media`) carries the call now; the one before is lost, with all that it copied."""
+
     def call_ended(self, call: Call) -> None:
         """Over, for whatever reason, answered or not; its media is deleted right after this."""
 
@@ -87,7 +90,8 @@ class Call:
     `end_message` is the BYE or failure response, if any, and `end_side` who sent the BYE. `media` and `media_session`
     are set while a media server carries the call, `media_bypassed` when descriptions went past it; `early` is the last
     provisional response with a description, `early_media` whether media can pass since; `talk_began` when the first
-    2xx came (monotonic). `transport_protocol` is what the callee is offered (see `RouteRule`).
+    2xx came (monotonic). `transport_protocol` is what the callee is offered, `media_set` where its media
+    server is chosen from (see `RouteRule`).
     `caller_sdp`, `callee_sdp` are what the parties last agreed, as each of them sent it.
     `parties` are the two sides as they are known now (connected identity, transfer), from the answer
     on; `relations` the calls that this one continues; `metadata` belongs to the recording.
@@ -116,6 +120,7 @@ class Call:
         "media_error",
         "media_path",
         "media_session",
+        "media_set",
         "media_use",
         "metadata",
         "parties",
@@ -155,6 +160,7 @@ class Call:
         self.media_session: MediaSession | None = None
         self.media_path: CallMedia | None = None
         self.media_use: MediaUse = ""
+        self.media_set = ""
         self.transport_protocol: TransportProtocol = ""
         self.media_error = ""
         self.media_bypassed = False

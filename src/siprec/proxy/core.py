@@ -27,6 +27,7 @@ from siprec.proxy.ownrequests import OwnRequests
 from siprec.proxy.parties import PartyWatch
 from siprec.proxy.recordroute import Cookies
 from siprec.proxy.registrar import Registrar
+from siprec.proxy.relocation import Relocation
 from siprec.proxy.routes import Rules, Target
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
@@ -124,6 +125,7 @@ class ProxyCore:
         self.parties = PartyWatch(clock, self.observers)
         self.transfers = Transfers(clock, self.dialogs)
         self.own = OwnRequests(self)
+        self.relocation = Relocation(self)
         self.cookies = Cookies(options.cookie_secret)
         self.media = Negotiation(
             self,
@@ -308,6 +310,7 @@ class ProxyCore:
         if context.call is not None:
             context.call.recordings += decision.record
             context.call.media_use = decision.media
+            context.call.media_set = decision.media_set
             context.call.transport_protocol = decision.transport_protocol
         if decision.rule is not None:
             rule = decision.rule.rule

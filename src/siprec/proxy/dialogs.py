@@ -66,6 +66,8 @@ class ProxiedDialog:
     aware: set[Side] = field(default_factory=set)
     """Who said ``Supported: record-aware`` (RFC 7866 6.1.2)."""
     lanes: dict[Side, Lane] = field(default_factory=dict)
+    relocated: set[Side] = field(default_factory=set)
+    """Who has to be told that the media go through another server now."""
     unsettled: set[tuple[Side, int]] = field(default_factory=set)
     """INVITEs that are not acknowledged and UPDATEs that are not answered: who sent them, CSeq number."""
     refresher: Side | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
 from siprec.sip.clock import Clock, Timer
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 Passed = Callable[["bytes | None"], None]
 """Gets the description to forward, or None: forward it as it came."""
+
+Trouble = Callable[[MediaServer, MediaError], "MediaServer | None"]
+"""Hears that a media server did not do what a call asked; says which one to ask instead, if any."""
+MAX_SPARES: Final = 2
 
 _Key = tuple[str, MediaSession]
 
@@ -70,17 +75,22 @@ class CallMedia:
     """One call at one media server.
 
     `transport_protocol` is what the callee is offered, "" for what the caller offers.
-    `on_failure(reason)` is called once, when the media server is given up for this call. Callbacks may come from
+    `on_trouble` hears of each request that failed; where nothing has passed the media server yet, the call goes to the
+    one that it names, two times at the most. `on_failure(reason)` is called once, when the call is to do without.
+    `carried` is told of servers that the call comes to (1) and leaves (-1). Callbacks may come from
     inside `offer` and `answer` when nothing has to be asked: a description that came before gets the answer it got.
     """
 
     __slots__ = (
         "_answerer",
+        "_carried",
         "_clock",
         "_in_flight",
         "_last",
         "_on_failure",
+        "_on_trouble",
         "_reoffer",
+        "_spares",
         "_times",
         "_transport_protocol",
         "answered",
@@ -100,8 +110,13 @@ class CallMedia:
         on_failure: Callable[[str], None],
         flags: MediaFlags = NO_FLAGS,
         transport_protocol: str = "",
+        on_trouble: Trouble | None = None,
+        carried: Callable[[MediaServer, int], None] | None = None,
     ) -> None:
         self._clock = clock
+        self._on_trouble = on_trouble
+        self._carried = carried or _nobody
+        self._spares = MAX_SPARES
         self._transport_protocol = transport_protocol
         self.server = server
         self.session = session
@@ -115,6 +130,12 @@ class CallMedia:
         self._in_flight: dict[tuple[_Key, bytes], list[Passed]] = {}
         self._reoffer: tuple[MediaSession, bytes] | None = None
         self._answerer: MediaSession | None = None
+        self._carried(server, 1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the media server is being asked something."""
+        return bool(self._in_flight)
 
     def offer(self, session: MediaSession, sdp: bytes, done: Passed) -> None:
         """Pass an offer; `session.from_tag` is who makes it. The same description again changes nothing (OA-09)."""
@@ -160,17 +181,20 @@ class CallMedia:
         if waiting is not None:
             waiting.append(done)  # a retransmission; one question is enough
             return
-        self._in_flight[key, sdp] = [done]
+        mine: list[Passed] = [done]
+        self._in_flight[key, sdp] = mine
         self.requests += 1
         command, session = key
         timer: Timer | None = None
 
         def finish(result: bytes | MediaError) -> None:
-            waiting = self._in_flight.pop((key, sdp), None)
-            if waiting is None:
-                return
             if timer is not None:
                 timer.cancel()
+            if self._in_flight.get((key, sdp)) is not mine:
+                return  # too late, or another media server was asked meanwhile
+            if isinstance(result, MediaError) and self._elsewhere(result):
+                return
+            waiting = self._in_flight.pop((key, sdp))
             if isinstance(result, MediaError):
                 self.fail(f"{command}: {result}")
             if self.state != "active" or isinstance(result, MediaError):
@@ -195,11 +219,58 @@ class CallMedia:
             log.exception("media server %s, Call-ID %s", self.server.name, session.call_id)
             self._clock.call_later(0, finish, MediaError(f"internal error: {error}"))
 
+    def _elsewhere(self, error: MediaError) -> bool:
+        """Tell of the trouble; ask another media server, if there is one and nothing went through this one so far."""
+        if self.state != "active" or self._on_trouble is None:
+            return False
+        other = self._on_trouble(self.server, error)
+        if other is None or self.answered or self._last or not self._spares:
+            return False
+        self._spares -= 1
+        self._delete()
+        self._go_to(other)
+        asked, self._in_flight = self._in_flight, {}
+        for (key, sdp), waiting in asked.items():
+            for done in waiting:
+                self._request(key, sdp, done)
+        return True
+
+    def _go_to(self, server: MediaServer) -> None:
+        self._carried(self.server, -1)
+        self.server = server
+        self._carried(server, 1)
+
+    def move(
+        self,
+        server: MediaServer,
+        session: MediaSession,
+        offer: bytes,
+        answer: bytes,
+        done: Callable[[bytes, bytes], None],
+    ) -> None:
+        """Take an established call to another media server: `offer` of `session.from_tag` and `answer` of
+        `session.to_tag` are what they agreed; `done` gets what each of them has to be told instead: the offer for who
+        answered it, the answer for who made it. Not called when that fails: then the call does without."""
+        if server is not self.server:
+            self._delete()
+        self._go_to(server)
+        self._last.clear()
+        self._reoffer = self._answerer = None
+        self.answered = False
+        self._spares = 0
+
+        def offered(first: bytes | None) -> None:
+            if first is not None:
+                self.answer(session, answer, lambda second: done(first, second) if second is not None else None)
+
+        self.offer(session, offer, offered)
+
     def fail(self, reason: str) -> None:
         """Do without the media server from now on."""
         if self.state != "active":
             return
         self.state = "failed"
+        self._carried(self.server, -1)
         self._last.clear()
         if not self.answered:
             # Nothing runs through it; an offer that it took after all must not hold ports.
@@ -211,6 +282,8 @@ class CallMedia:
         if self.state == "ended":
             return
         deleted = self.state == "failed" and not self.answered
+        if self.state == "active":
+            self._carried(self.server, -1)
         self.state = "ended"
         self._last.clear()
         if not deleted:
@@ -221,3 +294,7 @@ class CallMedia:
             self.server.delete(self.session)
         except Exception:
             log.exception("media server %s, Call-ID %s", self.server.name, self.session.call_id)
+
+
+def _nobody(server: MediaServer, change: int) -> None:
+    """Nobody counts."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from siprec.media.engine import NO_FLAGS, MediaFlags, MediaServer, MediaSession
+from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
 from siprec.proxy import sessiontimer
 from siprec.proxy.call import Call
 from siprec.proxy.dialogs import OTHER, ProxiedDialog, Side
@@ -50,6 +51,10 @@ class Negotiation:
         self.on_failure = on_failure
         self.times = times or MediaTimes()
         self.flags = flags
+        self.on_trouble: Callable[[Call, MediaServer, MediaError], MediaServer | None] | None = None
+        """Hears of each request of a call that failed; says which other media server a new call may go to."""
+        self.load: Counter[MediaServer] = Counter()
+        """Calls by the media server that carries them."""
         self._busy: dict[tuple[str, str], Call] = {}
 
     @property
@@ -89,12 +94,29 @@ class Negotiation:
             lambda reason: self._failed(call, reason),
             flags,
             call.transport_protocol,
+            lambda server, error: self._trouble(call, server, error),
+            self._carried,
         )
         call.media_path = path
         call.media = server
         call.media_session = session
         self._busy[key] = call
         return path
+
+    def choose(self, call: Call) -> MediaServer | None:
+        """A media server for a call that has to leave its own."""
+        return self._pick(call) if self._pick is not None else None
+
+    def _carried(self, server: MediaServer, change: int) -> None:
+        self.load[server] += change
+        if not self.load[server]:
+            del self.load[server]
+
+    def _trouble(self, call: Call, server: MediaServer, error: MediaError) -> MediaServer | None:
+        other = self.on_trouble(call, server, error) if self.on_trouble is not None else None
+        if other is not None and call.media_path is not None and not call.media_path.answered:
+            log.info("media server %s: %s, Call-ID %s goes to %s", server.name, error.reason, call.call_id, other.name)
+        return other
 
     def _failed(self, call: Call, reason: str) -> None:
         call.media_error = reason
@@ -140,6 +162,8 @@ class Negotiation:
         session = MediaSession(call.call_id, call.from_tag, "", branch.via_branch)
 
         def offered(result: bytes | None) -> None:
+            if call.media is not None:
+                call.media = path.server  # it may have gone to another one
             if result is not None:
                 branch.told = Told()
                 result = branch.told.passing(result, self._state(call))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from siprec.proxy.call import Leg
 from siprec.proxy.forward import MAX_FORWARDS, aim
-from siprec.proxy.indication import preference
+from siprec.proxy.indication import Told, preference
 from siprec.proxy.media import sdp_of
 from siprec.proxy.recordroute import cookie_of
 from siprec.proxy.routes import Target
@@ -134,12 +134,23 @@ class OwnRequests:
     def changed(self, call: Call) -> None:
         """What the parties of a call are to be told may have changed: tell those who can be told, when they can."""
         indicator = self._core.indicator
-        if indicator is None or call.state != "confirmed" or not indicator.signals(call):
+        if call.state != "confirmed":
             return
+        signals = indicator is not None and indicator.signals(call)
         for dialog in self._core.dialogs.of(call):
-            if dialog.callee_tag == call.to_tag:
+            if dialog.callee_tag == call.to_tag and (signals or dialog.relocated):
                 for side in _SIDES:
                     self._try(dialog, side)
+
+    def relocated(self, dialog: ProxiedDialog, told: dict[Side, bytes]) -> None:
+        """The media of the dialog go through another server: each party has to be told, by a new description."""
+        for side, octets in told.items():
+            dialog.told.setdefault(side, Told(octets)).source = octets
+            dialog.relocated.add(side)
+            lane = dialog.lanes.get(_other(side))
+            if lane is not None:
+                lane.given_up, lane.tries = False, 0
+        self.changed(dialog.call)
 
     def _try(self, dialog: ProxiedDialog, side: Side) -> None:
         lane = dialog.lanes.get(side)
@@ -155,12 +166,13 @@ class OwnRequests:
         """The description to be sent to the peer of `side` now; empty when there is none to be sent."""
         call, receiver, indicator = dialog.call, _other(side), self._core.indicator
         told, lane, path = dialog.told.get(receiver), dialog.lanes.get(side), call.media_path
+        moved = receiver in dialog.relocated
         if (
-            indicator is None
+            (indicator is None and not moved)
             or dialog.state != "confirmed"
             or dialog.unsettled
             or dialog.open is not None
-            or receiver not in dialog.aware
+            or (receiver not in dialog.aware and not moved)
             or told is None
             or path is None
             or path.state != "active"
@@ -170,7 +182,10 @@ class OwnRequests:
             or dialog.cseq.get(side, 0) > _LARGEST - 1000
         ):
             return b""
-        return told.own(indicator.state(call))
+        state = indicator.state(call) if indicator is not None and receiver in dialog.aware else ""
+        if moved and told.source == told.sdp:
+            dialog.relocated.discard(receiver)  # an offer or answer of its own came first
+        return told.own(state)
 
     def _start(self, dialog: ProxiedDialog, side: Side, lane: Lane) -> None:
         request = self.request_as(dialog, side)
@@ -282,6 +297,7 @@ class OwnRequests:
         core, receiver, call = self._core, _other(side), dialog.call
         told = dialog.told[receiver]
         told.accepted(body)
+        dialog.relocated.discard(receiver)
         value = response.get("session-expires")
         if value is not None and dialog.session_interval:
             dialog.expires = core.clock.now() + dialog.session_interval

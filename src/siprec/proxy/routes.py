@@ -1,7 +1,7 @@
 """``[[route]]``: rules that say what becomes of a request outside a dialog.
 
 Rules are tried in order. One that matches and has an action (targets, ``reply``, ``registrar`` or ``relay``) decides;
-one without adds its ``record``, ``media`` and ``transport_protocol``, and the search goes on.
+one without adds its ``record``, ``media``, ``media_set`` and ``transport_protocol``, and the search goes on.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class RouteRule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     record: str | list[str] = []
     """Names of ``[recording.NAME]``."""
     media: MediaUse = ""
+    media_set: str = ""
+    """The ``set`` of ``[[media_server]]`` that the call's media server is chosen from."""
     transport_protocol: TransportProtocol = ""
     """What the called side is offered whatever the caller speaks, e.g. ``RTP/SAVP`` (SRTP) or ``RTP/AVP``; the media
     server brings the two together (with DTLS only RTPEngine does). The call then passes through it, recorded or not."""
@@ -156,6 +158,7 @@ class Decision:
     rule: CompiledRule | None = None
     record: list[str] = field(default_factory=list)
     media: MediaUse = ""
+    media_set: str = ""
     transport_protocol: TransportProtocol = ""
 
 
@@ -177,6 +180,7 @@ class Rules:
                 continue
             decision.record += [name for name in rule.record if name not in decision.record]
             decision.media = rule.rule.media or decision.media
+            decision.media_set = rule.rule.media_set or decision.media_set
             decision.transport_protocol = rule.rule.transport_protocol or decision.transport_protocol
             if rule.final:
                 decision.rule = rule

@@ -27,7 +27,14 @@ SRS_DOWN: Final = "E_SIPREC_SRS_DOWN"
 """An SRS is silent, unreachable or answers 5xx: others are tried first. `server` says which; there is no call."""
 SRS_UP: Final = "E_SIPREC_SRS_UP"
 """It is back."""
-EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATE_FAILED, SRS_DOWN, SRS_UP})
+MEDIA_DOWN: Final = "E_SIPREC_MEDIA_DOWN"
+"""A media server does not answer, or its process ended: new calls go to others. `server` says which; there is no
+call."""
+MEDIA_UP: Final = "E_SIPREC_MEDIA_UP"
+"""It is back."""
+OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP})
+"""Those that belong to no call."""
+EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATE_FAILED}) | OF_SERVERS
 
 
 @dataclass(frozen=True, slots=True)

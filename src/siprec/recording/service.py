@@ -203,6 +203,13 @@ class RecordingService(CallObserver):
             for recording in list(recorder.recordings.values()):
                 recording.media_lost(f"media server: {reason}")
 
+    def call_media_moved(self, call: Call) -> None:
+        """Another media server has the call: it is asked for copies, and the SRSs are told where they come from."""
+        recorder = self._recorders.get(call.dlg_id)
+        if recorder is not None:
+            for recording in list(recorder.recordings.values()):
+                recording.media_moved()
+
     def call_ended(self, call: Call) -> None:
         """The call is over, or never came about."""
         recorder = self._recorders.get(call.dlg_id)

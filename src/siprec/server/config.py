@@ -68,6 +68,35 @@ class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     timeout: float = 0.3
     """Seconds the call waits for the media server at the most."""
 
+    ping: float = 2.0
+    """Seconds between two questions whether a media server is there."""
+    on_lost: Literal["keep", "move"] = "keep"
+    """When a media server is lost: ``keep`` its calls as they are (its media may still flow; an embedded relay's do
+    not, and their recordings end), or ``move`` them to another one: both parties get a re-INVITE of ours, recordings
+    go on from there."""
+
+
+class MediaServerConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[[media_server]]``: one of several media servers. With any of them, ``media.server`` is not used."""
+
+    address: str
+    """As ``media.server``. ``embedded`` once at the most."""
+    name: str = ""
+    """In logs, events and metrics; left out: the address."""
+    set: str = "default"
+    """Servers that stand in for each other; a route names the set for its calls (``media_set``)."""
+    weight: int = 1
+    """Share of the set's calls; 0: only when no other is left."""
+    drain: bool = False
+    """No new calls; those it has go on."""
+    prompt: str = ""
+    """As ``media.prompt``."""
+
+    @property
+    def called(self) -> str:
+        """Its name."""
+        return self.name or self.address
+
 
 class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[relay]``: the embedded relay, and ``siprec relay``."""
@@ -160,14 +189,9 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[log]``: to standard error."""
+    """``[log]``."""
 
-    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-    format: Literal["text", "json"] = "text"
-    """``text`` for people, ``json`` for machines: one object per line, with ``call_id``, ``session_id`` and the like as
-    fields."""
-    levels: dict[str, Literal["debug", "info", "warning", "error", "critical"]] = {}
-    """Rooms with a level of their own: ``"siprec.recording" = "debug"`` holds for all of ``siprec.recording.*``."""
+    level: str = "info"
 
 
 class ServiceConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -226,14 +250,24 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     each start draws its own: calls that outlive a restart are then routed without it, and group ids change."""
     script: str = ""
     """Routing script, relative to the configuration file."""
+    media_server: list[MediaServerConfig] = []
     route: list[RouteRule] = []
     recording: dict[str, RecordingProfile] = {}
     srs_requests: RequestSettings = RequestSettings()
 
+    @property
+    def media_servers(self) -> list[MediaServerConfig]:
+        """All media servers: ``[[media_server]]``, else the one of ``[media]``."""
+        media = self.media
+        return self.media_server or [MediaServerConfig(address=media.server, prompt=media.prompt, name=_short(media))]
+
+
+def _short(media: MediaConfig) -> str:
+    """What a single server is called: its address without protocol and transport."""
+    return media.server.split(":", 2)[-1]
+
 
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
-_CHOICE: Final = re.compile(r"Invalid enum value (.*)$")
-_STEP: Final = re.compile(r"(?:\[(?:\d+|\.\.\.)\]|([^.\[]+))\.?")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`$")
 
 
@@ -285,34 +319,11 @@ def _convert(value: Any, kind: type[_T], name: str, place: str) -> _T:
         if match:
             keys.append(match[1])
             message = message[: match.start()]
-        choice = _CHOICE.match(message)
-        choices = _choices(msgspec.inspect.type_info(kind), match[1] if match else "") if choice else ()
-        if choice and choices:
-            message = f"{choice[1]} is none of {', '.join(choices)}"
         unknown = _UNKNOWN.match(message)
         if unknown:
             keys.append(unknown[1])
             message = "unknown key"
         raise ConfigError(f"{name}: {'.'.join(keys)}: {message}") from None
-
-
-def _choices(kind: msgspec.inspect.Type, path: str) -> tuple[str, ...]:
-    """What a value at `path` within a `kind` may be, where those are named."""
-    if isinstance(kind, msgspec.inspect.UnionType):
-        return next((found for each in kind.types if (found := _choices(each, path))), ())
-    if isinstance(kind, msgspec.inspect.LiteralType):
-        return tuple(str(value) or '""' for value in kind.values) if not path else ()
-    step = _STEP.match(path)
-    if step is None:
-        return ()
-    rest = path[step.end() :]
-    if isinstance(kind, msgspec.inspect.StructType):
-        return next((_choices(field.type, rest) for field in kind.fields if field.encode_name == step[1]), ())
-    if isinstance(kind, msgspec.inspect.DictType):
-        return _choices(kind.value_type, rest)
-    if isinstance(kind, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
-        return _choices(kind.item_type, rest)
-    return ()
 
 
 def _environment(value: Any, name: str, key: str) -> Any:

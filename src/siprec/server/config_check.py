@@ -15,7 +15,6 @@ from siprec.sip.uri import Uri
 if TYPE_CHECKING:
     from siprec.server.config import Config
 
-_LOGGER = re.compile(r"siprec(\.[a-z_]+)*")
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
 _UNENCRYPTED = "the keys are in the SDP, which goes to {} unencrypted: use TLS (RFC 4568 7, SEC-07)"
 SERVER_FORMS = "ng:udp:ADDRESS:PORT, rtpproxy:udp:ADDRESS:PORT (also tcp), rtpproxy:unix:/PATH (also cunix)"
@@ -58,9 +57,6 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             ipaddress.ip_network(text, strict=False)
         except ValueError as error:
             yield f"recorder.clients[{number}]", str(error)
-    for name in config.log.levels:
-        if _LOGGER.fullmatch(name) is None:
-            yield f"log.levels.{name}", "no room of siprec, such as siprec.recording or siprec.sip.transaction"
     lost = [each for each in ("names", "extensions") if each not in config.recorder.keep]
     if lost and "documents" in config.recorder.keep:
         yield "recorder.keep", f"without {lost[0]!r} there can be no 'documents': they have them"
@@ -106,8 +102,9 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"route[{number}].method", f"methods are case-sensitive: {method.upper()!r}, not {method!r}"
     if config.media.timeout <= 0:
         yield "media.timeout", "must be more than 0 seconds"
-    if config.media.server != "embedded" and _SERVER.match(config.media.server) is None:
-        yield "media.server", f"{config.media.server!r} is neither embedded nor of the form {SERVER_FORMS}"
+    if config.media.ping <= 0:
+        yield "media.ping", "must be more than 0 seconds"
+    yield from _media_servers(config)
     if not 0 <= config.service.drain <= 86400:
         yield "service.drain", "must lie in 0..86400 seconds"
     if not 0 <= config.trace.megabytes <= 65536:
@@ -123,6 +120,8 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             yield "trace.hep.node", "must lie in 0..4294967295"
     if not 0 <= config.proof.keep_days <= 36500:
         yield "proof.keep_days", "must lie in 0..36500"
+    if config.log.level.lower() not in ("debug", "info", "warning", "error", "critical"):
+        yield "log.level", f"{config.log.level!r} is none of debug, info, warning, error, critical"
 
 
 def warnings(config: Config) -> Iterator[tuple[str, str]]:
@@ -146,8 +145,6 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
                     "(RFC 3261 18.1.1, TRN-01)",
                 )
     for number, rule in enumerate(config.route):
-        if rule.transport_protocol and "rtpproxy:" in str(config.media.server):
-            yield f"route[{number}].transport_protocol", "RTPProxy cannot change it: the called side gets what came"
         if not rule.transport_protocol.startswith("RTP/SAVP"):
             continue
         for target in (entry if isinstance(entry, str) else entry.uri for entry in rule.targets):
@@ -169,3 +166,25 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _media_servers(config: Config) -> Iterator[tuple[str, str]]:
+    addresses = [("media.server", config.media.server)]
+    addresses += [(f"media_server[{n}].address", each.address) for n, each in enumerate(config.media_server)]
+    for key, address in addresses:
+        if address != "embedded" and _SERVER.match(address) is None:
+            yield key, f"{address!r} is neither embedded nor of the form {SERVER_FORMS}"
+    names, embedded = set(), 0
+    for number, each in enumerate(config.media_server):
+        embedded += each.address == "embedded"
+        if each.called in names:
+            yield f"media_server[{number}].name", f"{each.called!r} is there twice"
+        names.add(each.called)
+        if not 0 <= each.weight <= 1000:
+            yield f"media_server[{number}].weight", "must lie in 0..1000"
+    if embedded > 1:
+        yield "media_server", "only one can be embedded"
+    sets = {each.set for each in config.media_servers}
+    for number, rule in enumerate(config.route):
+        if rule.media_set and rule.media_set not in sets:
+            yield f"route[{number}].media_set", f"no [[media_server]] has set = {rule.media_set!r}"

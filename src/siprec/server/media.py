@@ -1,20 +1,21 @@
-"""The media server of a proxy process: one that is configured, or a relay of our own as child process, kept running."""
+"""The media servers of a proxy process: those that are configured, and a relay of our own as child process, kept
+running."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from siprec.media import lines, sockets
+from siprec.media import sockets
 from siprec.media.engine import MediaError, MediaServer
+from siprec.media.pool import MediaPool, Member
 from siprec.media.rtpengine import RtpEngine
-from siprec.media.rtpproxy import RtpProxy
-from siprec.net.address import split_host_port
+from siprec.proxy.call import Call
 from siprec.relay.child import RelayFailed, RelayProcess, start_relay
-from siprec.server.config import Config, ConfigError
-from siprec.server.config_check import SERVER_FORMS
+from siprec.server.config import Config, ConfigError, MediaServerConfig
+from siprec.server.mediaservers import ServerAddress, connect
 from siprec.server.relay_process import relay_options
 from siprec.sip.clock import Clock
 
@@ -24,24 +25,62 @@ FIRST_PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 10.0
 
 Lost = Callable[[MediaServer, str], None]
+Health = Callable[[str, bool, str], None]
 
 
 class MediaSupervisor:
-    """Gives the proxy its media server. `current` is None while there is none.
+    """Gives the proxy its media servers.
 
     An embedded relay that dies is started again, after a pause that doubles up to ten seconds; `lost(server, reason)`
-    is called first, so that recordings which ran through it can end or move. Calls' signalling goes on meanwhile.
+    is called first, so that recordings which ran through it can end or move. `returned(server)` is called when a server
+    that was silent answers again: it may have forgotten its calls. `silent(server, reason)` when one goes down whose
+    process is not ours: its media may still flow. `health(name, up, reason)` hears of each server that goes down or
+    comes back. Calls' signalling goes on meanwhile.
     """
 
-    def __init__(self, clock: Clock, config: Config, lost: Lost) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        config: Config,
+        lost: Lost,
+        *,
+        silent: Lost | None = None,
+        returned: Callable[[MediaServer], None] | None = None,
+        health: Health | None = None,
+    ) -> None:
         self._clock = clock
         self._config = config
         self._lost = lost
+        self._silent = silent
+        self._returned = returned
+        self._health = health
         self._loop = asyncio.get_running_loop()
         self._relay: RelayProcess | None = None
+        self._embedded: Member | None = None
         self._watch: asyncio.Task[None] | None = None
-        self.current: MediaServer | None = None
-        self.restarts = 0
+        self._leaving: list[MediaServer] = []
+        self.traced: Callable[[MediaServer], None] | None = None
+        """Sees each server before it is used."""
+        self.pool = MediaPool(clock, self._changed, every=config.media.ping)
+
+    def carry(self, load: Mapping[MediaServer, int]) -> None:
+        """Who counts the calls of each server."""
+        self.pool.load = load
+
+    def trouble(self, call: Call, server: MediaServer, error: MediaError) -> MediaServer | None:
+        """A request of a call failed; another server for it, if there is one."""
+        self.pool.trouble(server, error)
+        return self.pool.pick(call.media_set, (server,))
+
+    @property
+    def current(self) -> MediaServer | None:
+        """The server that a call of no particular set would get."""
+        return self.pool.pick()
+
+    @property
+    def restarts(self) -> int:
+        """Times the relay was started again."""
+        return sum(member.restarts for member in self.pool)
 
     @property
     def relay_pid(self) -> int | None:
@@ -49,45 +88,80 @@ class MediaSupervisor:
         return self._relay.pid if self._relay is not None else None
 
     async def start(self) -> None:
-        """Start or reach the media server.
+        """Start or reach the media servers.
 
         Raises:
-            ConfigError: ``media.server`` makes no sense.
+            ConfigError: an address makes no sense.
             RelayFailed: the relay cannot be started.
         """
-        server = self._config.media.server
-        if server == "embedded":
-            await self._embed()
+        for wanted in self._config.media_servers:
+            await self._add(wanted)
+        first = [member for member in self.pool if member.server is not None]
+        if first:
+            await asyncio.gather(*(self._greet(member) for member in first))
+
+    async def _add(self, wanted: MediaServerConfig) -> None:
+        member = self._member(wanted)
+        if member.kind == "embedded":
+            self._embedded = member
+            member.server = await self._embed()
             self._watch = asyncio.create_task(self._keep())
-            return
-        self.current = self._remote(server)
-        await self._greet(self.current)
+        self.pool.add(member)
 
-    def _remote(self, server: str) -> MediaServer:
-        kind, transport, address = (*server.split(":", 2), "", "")[:3]
-        if kind == "rtpproxy" and transport in ("unix", "cunix"):
-            opener = (lines.unix if transport == "unix" else lines.cunix)(self._loop, address)
-            return RtpProxy(self._clock, opener, name=address, prompt=self._config.media.prompt)
-        openers = {"udp": sockets.udp, "tcp": lines.tcp if kind == "rtpproxy" else sockets.tcp}
+    def _member(self, wanted: MediaServerConfig) -> Member:
+        server = None if wanted.address == "embedded" else self._remote(wanted)
+        kind = "embedded" if server is None else ServerAddress.parse(wanted.address).kind
+        return Member(wanted.called, kind, server, wanted.set, wanted.weight, wanted.drain)
+
+    def _remote(self, wanted: MediaServerConfig) -> MediaServer:
         try:
-            host, port = split_host_port(address)
-        except ValueError:
-            host, port = "", None
-        if kind not in ("ng", "rtpproxy") or transport not in openers or not host or port is None:
-            raise ConfigError(f"media.server: {server!r} is neither embedded nor of the form {SERVER_FORMS}")
-        opener = openers[transport](self._loop, (host, port))
-        if kind == "rtpproxy":
-            return RtpProxy(self._clock, opener, name=f"{host}:{port}", prompt=self._config.media.prompt)
-        return RtpEngine(self._clock, opener, name=f"{host}:{port}")
+            server = connect(self._clock, self._loop, wanted.address, name=wanted.called, prompt=wanted.prompt)
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"media server {wanted.address}: {error}") from None
+        if self.traced is not None:
+            self.traced(server)
+        return server
 
-    async def _embed(self) -> None:
+    def apply(self, config: Config) -> None:
+        """Another configuration: servers come, drain and go. One that goes keeps the calls it has. The embedded relay
+        comes and goes with a restart only."""
+        self._config = config
+        wanted = {each.called: each for each in config.media_servers}
+        for member in list(self.pool):
+            found = wanted.pop(member.name, None)
+            if found is not None:
+                member.set, member.weight, member.draining = found.set, found.weight, found.drain
+            elif member.kind == "embedded":
+                member.draining = True
+            else:
+                self.pool.remove(member)
+                if member.server is not None:
+                    self._leaving.append(member.server)
+        for each in wanted.values():
+            if each.address != "embedded":
+                self.pool.add(self._member(each))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the connections to servers that left the configuration, once their calls are over."""
+        for server in list(self._leaving):
+            if not self.pool.load.get(server, 0) and not server.pending:
+                self._leaving.remove(server)
+                server.close()
+        if self._leaving:
+            self._clock.call_later(1.0, self._let_go)
+
+    async def _embed(self) -> MediaServer:
         self._relay = await start_relay(relay_options(self._config))
         server = RtpEngine(self._clock, sockets.udp(self._loop, self._relay.ng_address), name="embedded")
-        await self._greet(server)
-        self.current = server
+        if self.traced is not None:
+            self.traced(server)
+        return server
 
-    async def _greet(self, server: MediaServer) -> None:
+    async def _greet(self, member: Member) -> None:
         """What a server can do is learnt from its first reply; one that is silent now may come up later."""
+        server = member.server
+        assert server is not None
         answered: asyncio.Future[MediaError | None] = self._loop.create_future()
         server.ping(answered.set_result)
         error = await answered
@@ -96,39 +170,59 @@ class MediaSupervisor:
 
     async def _keep(self) -> None:
         pause = FIRST_PAUSE
+        member = self._embedded
+        assert member is not None
         while True:
             if self._relay is not None:
                 started = self._clock.now()
                 status = await self._relay.wait()
                 if self._clock.now() - started > 60:
                     pause = FIRST_PAUSE
-                self._gone(f"the relay ended with status {status}")
+                self._gone(member, f"the relay ended with status {status}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
             try:
-                await self._embed()
+                server = await self._embed()
             except (RelayFailed, OSError) as error:
                 log.error("the relay cannot be started again: %s", error)
             else:
-                self.restarts += 1
+                member.restarts += 1
                 log.warning("the relay has been started again")
+                answered: asyncio.Future[MediaError | None] = self._loop.create_future()
+                server.ping(answered.set_result)
+                await answered
+                self.pool.replaced(member, server)
 
-    def _gone(self, reason: str) -> None:
+    def _gone(self, member: Member, reason: str) -> None:
         self._relay = None
-        server, self.current = self.current, None
-        log.error("media: %s", reason)
+        server = member.server
+        self.pool.replaced(member, None, reason)
         if server is not None:
             self._lost(server, reason)
             server.close()
 
+    def _changed(self, member: Member, up: bool, reason: str) -> None:
+        if self._health is not None:
+            self._health(member.name, up, reason)
+        server = member.server
+        if server is None or member.kind == "embedded":
+            return
+        if up and self._returned is not None:
+            self._returned(server)
+        elif not up and self._silent is not None:
+            self._silent(server, reason)
+
     async def stop(self) -> None:
-        """Close the connection, end the relay."""
+        """Close the connections, end the relay."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        if self.current is not None:
-            self.current.close()
-            self.current = None
+        self.pool.close()
+        for server in [*self._leaving, *(member.server for member in self.pool)]:
+            if server is not None:
+                server.close()
+        for member in list(self.pool):
+            self.pool.remove(member)
         if self._relay is not None:
             await self._relay.stop()
             self._relay = None

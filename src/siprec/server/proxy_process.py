@@ -17,10 +17,7 @@ from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
 from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
-from siprec.logs import setup_logging
-from siprec.media.engine import MediaFlags, MediaServer
-from siprec.media.rtpengine import RtpEngine
-from siprec.media.rtpproxy import RtpProxy
+from siprec.media.engine import MediaFlags
 from siprec.net.address import is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
@@ -34,7 +31,7 @@ from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
-from siprec.recording.events import EventDispatcher, SiprecEvent
+from siprec.recording.events import MEDIA_DOWN, MEDIA_UP, EventDispatcher, SiprecEvent
 from siprec.recording.proof import ProofCollector
 from siprec.recording.requested import is_request
 from siprec.recording.scripting import ScriptEvents
@@ -44,10 +41,11 @@ from siprec.relay.child import RelayFailed
 from siprec.server.config import Config, ConfigError
 from siprec.server.config_check import warnings
 from siprec.server.media import MediaSupervisor
+from siprec.server.mediacare import MediaCare
 from siprec.server.notify import Notifier
 from siprec.server.prooflog import ProofLog
 from siprec.server.reload import Reloaded, compare, merged, read
-from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
+from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging, state_directory
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
 from siprec.trace.hep import HepSender
@@ -61,7 +59,7 @@ def main(file: Path | None) -> int:
     """Run until SIGINT, or until SIGTERM and the last call; returns the exit status."""
     try:
         config, script = read(file)
-        setup_logging(config.log.level, config.log.format, config.log.levels)
+        setup_logging(config.log.level)
         _warn(config)
         return run(_main(config, script, file))
     except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
@@ -146,7 +144,14 @@ class ProxyProcess:
         self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
         self.tap = self._tap()
         self.identity = Identity([], sip.domains)
-        self.media = MediaSupervisor(self.clock, config, self._media_lost)
+        self.media = MediaSupervisor(
+            self.clock,
+            config,
+            lambda server, reason: self.care.lost(server, reason),
+            silent=lambda server, reason: self.care.silent(server, reason),
+            returned=lambda server: self.care.returned(server),
+            health=self._media_health,
+        )
         self.events = EventDispatcher()
         self.events.subscribe(_log_event)
         registrar = config.registrar
@@ -171,10 +176,13 @@ class ProxyProcess:
             registrar=self.registrar,
             rules=Rules(config.route),
             script=script,
-            pick_media=lambda call: self._media_server(),
+            pick_media=lambda call: self.media.pool.pick(call.media_set),
             settings=SiprecVariable,
             options=_options(config, secret),
         )
+        self.core.media.on_trouble = self.media.trouble
+        self.media.carry(self.core.media.load)
+        self.care = MediaCare(self.core, config.media.on_lost)
         self.gate = DrainGate(self.core)
         self.layer = TransactionLayer(self.clock, self.transport, self.gate)
         self.layer.resolve = self.resolver.resolve
@@ -203,6 +211,9 @@ class ProxyProcess:
         if config.api.listen:
             self.core.observers.add(self.calls)
         self.proofs = self._prove()
+        if self.tap is not None:
+            trace = self.tap.media
+            self.media.traced = lambda server: server.traced(trace)
         ring = self.tap.ring if self.tap is not None else None
         if self.tap is not None and ring is not None:
             self.core.observers.add(self.tap)
@@ -240,12 +251,6 @@ class ProxyProcess:
         self.transport.trace = tap.sip
         return tap
 
-    def _media_server(self) -> MediaServer | None:
-        server = self.media.current
-        if isinstance(server, RtpEngine | RtpProxy) and self.tap is not None:
-            server.client.trace = self.tap.media
-        return server
-
     def _prove(self) -> ProofCollector | None:
         """Proof of recording, where there is a place for it."""
         wanted = self.config.proof
@@ -277,7 +282,6 @@ class ProxyProcess:
             self.registrar,
             self.gate,
             self.calls,
-            embedded=self.config.media.server == "embedded",
             timers=lambda: self.clock.pending,
             reload=self._reload_for_api,
             proofs=self._proof_counts,
@@ -374,6 +378,9 @@ class ProxyProcess:
         if self.recording.requested is not None:
             self.recording.requested.settings = new.srs_requests
         self.core.reconfigure(_options(new), rules, script)
+        self.care.policy = new.media.on_lost
+        if new.media_server != self.config.media_server:
+            self.media.apply(new)
         self.identity.set_domains(new.sip.domains)
         if self.registrar is not None:
             limits = new.registrar
@@ -386,19 +393,17 @@ class ProxyProcess:
             )
         if self.api is not None:
             self.api.set_tokens(new.api.tokens)
-        if new.log != self.config.log:  # else levels that were set through the API stay
-            setup_logging(new.log.level, new.log.format, new.log.levels)
+        if new.log.level != self.config.log.level:
+            logging.getLogger().setLevel(new.log.level.upper())
         self.config = merged(self.config, new)
         self.transport.refresh_tls()
 
     def _script_failed(self, error: Exception) -> None:
         self.core.counters["script_errors"] += 1
 
-    def _media_lost(self, server: MediaServer, reason: str) -> None:
-        for call in list(self.core.calls.values()):
-            if call.media is server and call.media_path is not None:
-                call.media_path.fail(reason)
-        self.recording.media_server_lost(server, reason)
+    def _media_health(self, name: str, up: bool, reason: str) -> None:
+        event = MEDIA_UP if up else MEDIA_DOWN
+        self.events.emit(SiprecEvent(event, "", "", "", "", name, "", self.clock.wall(), reason))
 
     def counts(self) -> dict[str, object]:
         """What is alive in this process: for leak checks."""

@@ -1,0 +1,49 @@
+"""What becomes of calls whose media server is lost (``media.on_lost``)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from siprec.media.engine import MediaError, MediaServer, MediaStatistics
+from siprec.proxy.call import Call
+from siprec.proxy.core import ProxyCore
+
+
+class MediaCare:
+    """`policy` is ``keep`` or ``move``, see :class:`siprec.server.config.MediaConfig`. Recordings hear from the proxy
+    what becomes of their call."""
+
+    def __init__(self, core: ProxyCore, policy: Literal["keep", "move"]) -> None:
+        self._core = core
+        self.policy = policy
+
+    def lost(self, server: MediaServer, reason: str) -> None:
+        """It has ended, and all its media with it."""
+        for call in self._of(server):
+            self._without(call, reason)
+
+    def silent(self, server: MediaServer, reason: str) -> None:
+        """It does not answer; its media may still flow."""
+        if self.policy == "move":
+            for call in self._of(server):
+                self._core.relocation.move(call, f"media server {server.name}: {reason}")
+
+    def returned(self, server: MediaServer) -> None:
+        """It answers again, and may have been started anew: calls that it does not know any more are lost."""
+        for call in self._of(server):
+            if call.state == "confirmed" and call.media_session is not None:
+                server.query(call.media_session, partial(self._known, call, server))
+
+    def _known(self, call: Call, server: MediaServer, result: MediaStatistics | MediaError) -> None:
+        if isinstance(result, MediaError) and not result.timeout and call.media is server:
+            self._without(call, f"media server {server.name} has forgotten the call")
+
+    def _of(self, server: MediaServer) -> list[Call]:
+        return [call for call in self._core.calls.values() if call.media is server and call.media_path is not None]
+
+    def _without(self, call: Call, reason: str) -> None:
+        if self.policy == "move":
+            self._core.relocation.move(call, reason)
+        elif call.media_path is not None:
+            call.media_path.fail(reason)
