@@ -1,4 +1,4 @@
-"""SRTP and SRTCP (RFC 3711, RFC 7714) with keys from SDP (:mod:`siprec.sdp_crypto`): packets encrypted and decrypted.
+"""SRTP and SRTCP (RFC 3711, 6188, 7714) with keys from SDP (:mod:`siprec.sdp_crypto`): packets encrypted and decrypted.
 
 What comes from the network never raises: a packet that cannot be used is None, and counted. The ciphers are libsrtp's.
 
@@ -32,9 +32,13 @@ _PROFILES: Final = {
     "AES_CM_128_HMAC_SHA1_32": "SRTP_PROFILE_AES128_CM_SHA1_32",
     "AEAD_AES_256_GCM": "SRTP_PROFILE_AEAD_AES_256_GCM",
     "AEAD_AES_128_GCM": "SRTP_PROFILE_AEAD_AES_128_GCM",
+    "AES_256_CM_HMAC_SHA1_80": "SRTP_PROFILE_AES128_CM_SHA1_80",
+    "AES_256_CM_HMAC_SHA1_32": "SRTP_PROFILE_AES128_CM_SHA1_32",
 }
-SUPPORTED: Final = tuple(_PROFILES) if _LIBRARY is not None else ()
-"""Suites that can be used here. AES-256 in counter mode is not among them."""
+_LONG: Final = frozenset({"AES_256_CM_HMAC_SHA1_80", "AES_256_CM_HMAC_SHA1_32"})
+_KNOWN: Final = bytes.fromhex(  # header, 16 octets 0, and both encrypted with their tag (RFC 6188)
+    "800000010000000200000003" + 32 * "0" + "6a26232962624ef571119305c291db04cb0b63d8e16b3fe40367"
+)
 _OUT, _IN = "SSRC_ANY_OUTBOUND", "SSRC_ANY_INBOUND"
 _Refused: Final[type[Exception]] = _LIBRARY.Error if _LIBRARY is not None else ValueError
 MAX_SSRCS: Final = 64
@@ -74,7 +78,8 @@ def offer_lines(
     a copy is no weaker than what it is a copy of (SEC-08). `only` these suites where there are any, `without` those."""
     suites = ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"]
     if like is not None and like.suite.name not in suites:
-        suites.insert(0, like.suite.name)
+        name = like.suite.name
+        suites[:0] = dict.fromkeys((name.replace("SHA1_32", "SHA1_80"), name))
     if only:
         suites = [name for name in SUPPORTED if name in only]
     suites = [name for name in suites if name in SUPPORTED and name not in without]
@@ -88,15 +93,48 @@ class _Session(Protocol):
     def unprotect_rtcp(self, packet: bytes) -> bytes: ...
 
 
-def _session(crypto: Crypto, direction: str) -> _Session:
-    if crypto.suite.name not in SUPPORTED:
-        raise sdp_crypto.CryptoError(f"{crypto.suite.name} is not supported")
+def _lengthen(policy: Any) -> None:
+    """Have AES-256 instead of AES-128 in a policy (libsrtp 2: srtp_crypto_policy_t, six words)."""
+    ffi = importlib.import_module("pylibsrtp._binding").ffi
+    for each in (policy._policy.rtp, policy._policy.rtcp):
+        words = ffi.cast("uint32_t *", ffi.addressof(each))
+        if ffi.sizeof(ffi.typeof(each)) != 24 or [words[i] for i in range(4)] != [1, 30, 3, 20]:
+            raise sdp_crypto.CryptoError("AES-256 in counter mode is not supported by this library")
+        words[0], words[1] = 5, 46  # SRTP_AES_ICM_256, octets of key and salt
+
+
+def _make(crypto: Crypto, direction: str) -> _Session:
     known = _LIBRARY.Policy
     profile = getattr(known, _PROFILES[crypto.suite.name])
     policy = known(key=crypto.key, ssrc_type=getattr(known, direction), srtp_profile=profile)
     policy.window_size = _WINDOW
+    if crypto.suite.name in _LONG:
+        _lengthen(policy)
     found: _Session = _LIBRARY.Session(policy)
     return found
+
+
+def _long_keys() -> bool:
+    """Whether AES-256 in counter mode can be had: the library has it, its binding no name for it, so the policy is
+    made from that of AES-128, if it looks as expected, and a known packet has to come out right."""
+    if _LIBRARY is None:
+        return False
+    try:
+        suite = sdp_crypto.SUITES["AES_256_CM_HMAC_SHA1_80"]
+        session = _make(Crypto(1, suite, bytes(range(suite.material_length))), _OUT)
+        return session.protect(_KNOWN[:28]) == _KNOWN[:12] + _KNOWN[28:]
+    except (_Refused, sdp_crypto.CryptoError, ImportError, AttributeError):
+        return False
+
+
+SUPPORTED: Final = () if _LIBRARY is None else tuple(name for name in _PROFILES if name not in _LONG or _long_keys())
+"""Suites that can be used here."""
+
+
+def _session(crypto: Crypto, direction: str) -> _Session:
+    if crypto.suite.name not in SUPPORTED:
+        raise sdp_crypto.CryptoError(f"{crypto.suite.name} is not supported")
+    return _make(crypto, direction)
 
 
 class Encryptor:

@@ -1,6 +1,7 @@
 """SRTP in counter mode as RFC 3711 writes it down, slow and plain: something to compare the real one with.
 
-`aes_encrypt` is FIPS 197 for 128-bit keys; the rest are the sections named. Tested with the RFC's own vectors.
+`aes_encrypt` is FIPS 197, keys of 192 and 256 bits are used as in RFC 6188; the rest are the sections named. Tested
+with the RFCs' own vectors.
 """
 
 from __future__ import annotations
@@ -37,22 +38,26 @@ def _twice(x: int) -> int:
 
 
 def aes_encrypt(key: bytes, block: bytes) -> bytes:
-    """One block, 128-bit key (FIPS 197)."""
-    words = [list(key[i : i + 4]) for i in range(0, 16, 4)]
+    """One block, key of 128, 192 or 256 bits (FIPS 197)."""
+    length = len(key) // 4
+    rounds = length + 6
+    words = [list(key[i : i + 4]) for i in range(0, len(key), 4)]
     rcon = 1
-    for i in range(4, 44):
+    for i in range(length, 4 * rounds + 4):
         word = list(words[i - 1])
-        if i % 4 == 0:
+        if i % length == 0:
             word = [_SBOX[b] for b in word[1:] + word[:1]]
             word[0] ^= rcon
             rcon = _twice(rcon)
-        words.append([a ^ b for a, b in zip(words[i - 4], word, strict=True)])
-    keys = [[b for word in words[i : i + 4] for b in word] for i in range(0, 44, 4)]
+        elif length == 8 and i % length == 4:
+            word = [_SBOX[b] for b in word]
+        words.append([a ^ b for a, b in zip(words[i - length], word, strict=True)])
+    keys = [[b for word in words[i : i + 4] for b in word] for i in range(0, 4 * rounds + 4, 4)]
     state = [a ^ b for a, b in zip(block, keys[0], strict=True)]
-    for number in range(1, 11):
+    for number in range(1, rounds + 1):
         state = [_SBOX[b] for b in state]
         state = [state[(i + 4 * (i % 4)) % 16] for i in range(16)]
-        if number < 10:
+        if number < rounds:
             mixed: list[int] = []
             for c in range(0, 16, 4):
                 a = state[c : c + 4]
@@ -80,19 +85,19 @@ def _xor(data: bytes, stream: bytes) -> bytes:
 
 def protect(key: bytes, packet: bytes, roc: int, tag: int = 10, header: int = 12) -> bytes:
     """An RTP packet with a header of `header` octets as SRTP; `key` is master key and salt, `tag` in octets."""
-    master, salt = key[:16], key[16:]
+    master, salt = key[:-14], key[-14:]
     sequence, ssrc = int.from_bytes(packet[2:4], "big"), int.from_bytes(packet[8:12], "big")
     iv = int.from_bytes(derive(master, salt, 2, 14), "big") << 16 ^ ssrc << 64 ^ (roc << 16 | sequence) << 16
     payload = packet[header:]
-    out = packet[:header] + _xor(payload, keystream(derive(master, salt, 0, 16), iv, len(payload)))
+    out = packet[:header] + _xor(payload, keystream(derive(master, salt, 0, len(master)), iv, len(payload)))
     return out + hmac.digest(derive(master, salt, 1, 20), out + roc.to_bytes(4, "big"), hashlib.sha1)[:tag]
 
 
 def protect_rtcp(key: bytes, packet: bytes, index: int) -> bytes:
     """An RTCP packet as SRTCP, encrypted, with a tag of 80 bits (RFC 3711 3.4)."""
-    master, salt = key[:16], key[16:]
+    master, salt = key[:-14], key[-14:]
     ssrc = int.from_bytes(packet[4:8], "big")
     iv = int.from_bytes(derive(master, salt, 5, 14), "big") << 16 ^ ssrc << 64 ^ index << 16
-    out = packet[:8] + _xor(packet[8:], keystream(derive(master, salt, 3, 16), iv, len(packet) - 8))
+    out = packet[:8] + _xor(packet[8:], keystream(derive(master, salt, 3, len(master)), iv, len(packet) - 8))
     out += (1 << 31 | index).to_bytes(4, "big")
     return out + hmac.digest(derive(master, salt, 4, 20), out, hashlib.sha1)[:10]

@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siprec import sdp_crypto, srtp
-from siprec.sdp_crypto import SUITES, Crypto, CryptoError
+from siprec.sdp_crypto import SUITES, Crypto, CryptoError, Suite
 from tests.unit import srtp_reference as reference
 
 KEY = bytes.fromhex("E1F97A0D3E018BE0D64FA32C06DE41390EC675AD498AFEEBB6960B3AABE6")  # RFC 3711 B.3
+
+
+LONG_KEY = bytes.fromhex(  # RFC 6188 7.2
+    "f0f04914b513f2763a1b1fa130f10e2998f6f6e43e4309d1e622a0e332b9f1b63b04803de51ee7c96423ab5b78d2"
+)
+
+
+def key_of(suite: str) -> bytes:
+    return LONG_KEY if "256" in suite else KEY
 
 
 def packet(sequence: int, ssrc: int = 0xDECAFBAD, payload: bytes = b"\x55" * 160, timestamp: int = 1) -> bytes:
@@ -46,21 +55,48 @@ def test_the_reference_agrees_with_the_vectors_of_rfc_3711() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("suite", "tag"), [("AES_CM_128_HMAC_SHA1_80", 10), ("AES_CM_128_HMAC_SHA1_32", 4)])
-def test_packets_are_what_rfc_3711_says(suite: str, tag: int) -> None:
-    encryptor, decryptor = srtp.Encryptor(crypto(suite=suite)), srtp.Decryptor(crypto(suite=suite))
+def test_the_reference_agrees_with_the_vectors_of_rfc_6188() -> None:
+    key = bytes.fromhex("57f82fe3613fd170a85ec93c40b1f0922ec4cb0dc025b58272147cc438944a98")
+    assert reference.keystream(key, 0xF0F1F2F3F4F5F6F7F8F9FAFBFCFD0000, 48).hex() == (
+        "92bdd28a93c3f52511c677d08b5515a4" "9da71b2378a854f67050756ded165bac" "63c4868b7096d88421b563b8c94c9a31"
+    )  # fmt: skip
+    master, salt = LONG_KEY[:32], LONG_KEY[32:]
+    assert reference.derive(master, salt, 0, 32).hex() == (
+        "5ba1064e30ec51613cad926c5a28ef73" "1ec7fb397f70a960653caf06554cd8c4"
+    )  # fmt: skip
+    assert reference.derive(master, salt, 2, 14).hex() == "fa31791685ca444a9e07c6c64e93"
+    assert reference.derive(master, salt, 1, 20).hex() == "fd9c32d39ed5fbb5a9dc96b30818454d1313dc05"
+
+
+@pytest.mark.parametrize(
+    ("suite", "tag"),
+    [
+        ("AES_CM_128_HMAC_SHA1_80", 10),
+        ("AES_CM_128_HMAC_SHA1_32", 4),
+        ("AES_256_CM_HMAC_SHA1_80", 10),
+        ("AES_256_CM_HMAC_SHA1_32", 4),
+    ],
+)
+def test_packets_are_what_rfc_3711_and_6188_say(suite: str, tag: int) -> None:
+    key = key_of(suite)
+    encryptor, decryptor = srtp.Encryptor(crypto(key, suite)), srtp.Decryptor(crypto(key, suite))
     for number in range(65530, 65542):  # over the wrap: the ROC is in it
         clear = packet(number)
-        expected = reference.protect(KEY, clear, number >> 16, tag)
+        expected = reference.protect(key, clear, number >> 16, tag)
         assert encryptor.rtp(clear) == expected
         assert decryptor.rtp(expected) == clear
 
 
-def test_rtcp_is_what_rfc_3711_says() -> None:
-    encryptor, decryptor = srtp.Encryptor(crypto()), srtp.Decryptor(crypto())
+@pytest.mark.parametrize(
+    "suite",
+    ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32", "AES_256_CM_HMAC_SHA1_80", "AES_256_CM_HMAC_SHA1_32"],
+)
+def test_rtcp_is_what_rfc_3711_and_6188_say(suite: str) -> None:
+    key = key_of(suite)
+    encryptor, decryptor = srtp.Encryptor(crypto(key, suite)), srtp.Decryptor(crypto(key, suite))
     for index in (1, 2, 3):
         secured = encryptor.rtcp(report())
-        assert secured == reference.protect_rtcp(KEY, report(), index)
+        assert secured == reference.protect_rtcp(key, report(), index)
         assert decryptor.rtcp(secured) == report()
 
 
@@ -149,8 +185,8 @@ def test_sources_that_one_key_serves_are_limited() -> None:
 
 
 def test_a_suite_that_cannot_be_used_says_so() -> None:
-    line = sdp_crypto.generate(suite="AES_256_CM_HMAC_SHA1_80")
-    with pytest.raises(CryptoError, match="AES_256_CM_HMAC_SHA1_80"):
+    line = Crypto(1, Suite("F8_128_HMAC_SHA1_80", 16), KEY)
+    with pytest.raises(CryptoError, match="F8_128_HMAC_SHA1_80"):
         srtp.Decryptor(line)
     assert srtp.choose([line.value()]) is None
     second = sdp_crypto.generate(2, "AEAD_AES_128_GCM")

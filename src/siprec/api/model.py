@@ -396,10 +396,17 @@ class Outcomes(msgspec.Struct, kw_only=True):
 
 
 class LogLevel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Log level of a logger; empty: the root."""
+    """Log level of a logger; empty: the root. `inherit`: as the logger above it."""
 
-    level: Literal["debug", "info", "warning", "error", "critical"]
+    level: Literal["debug", "info", "warning", "error", "critical", "inherit"]
     logger: Annotated[str, Meta(pattern=r"^(siprec(\.[a-z_]+)*)?$")] = ""
+
+
+class LogLevels(msgspec.Struct, kw_only=True):
+    """The level of the root, and of the loggers that have one of their own."""
+
+    level: str
+    levels: dict[str, str]
 
 
 class Drain(msgspec.Struct, kw_only=True):

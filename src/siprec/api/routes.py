@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from siprec import logs
 from siprec.api import look, mediaview, model, traceview
 from siprec.api.library import Library
 from siprec.api.parts import ConfigProblem
@@ -223,21 +224,18 @@ async def _metrics(api: Api, asked: Asked) -> Answer:
 
 
 async def _log_level(api: Api, asked: Asked) -> Answer:
-    level = logging.getLogger().getEffectiveLevel()
-    return model.LogLevel(level=_level_name(level))  # type: ignore[arg-type]
+    level, own = logs.levels()
+    return model.LogLevels(level=level, levels=dict(own))
 
 
 async def _set_log_level(api: Api, asked: Asked) -> Answer:
     body = asked.body
     assert isinstance(body, model.LogLevel)
-    logging.getLogger(body.logger or None).setLevel(body.level.upper())
+    if body.level == "inherit" and not body.logger:
+        raise Problem(422, "logger: there is none above the root")
+    logs.set_level(body.logger, "" if body.level == "inherit" else body.level)
     logging.getLogger(__name__).warning("log level of %s is %s now", body.logger or "root", body.level)
-    return body
-
-
-def _level_name(level: int) -> str:
-    known = ((logging.DEBUG, "debug"), (logging.INFO, "info"), (logging.WARNING, "warning"), (logging.ERROR, "error"))
-    return next((name for number, name in known if level <= number), "critical")
+    return await _log_level(api, asked)
 
 
 def _drain_state(api: Api) -> model.Drain:
@@ -416,9 +414,9 @@ OPERATIONS: Final = (
         problems=(503,),
     ),
     Operation("GET", "/metrics", "read", "Metrics for Prometheus.", _metrics, "text/plain"),
-    Operation("GET", "/log-level", "read", "The log level.", _log_level, model.LogLevel),
+    Operation("GET", "/log-level", "read", "The log levels.", _log_level, model.LogLevels),
     Operation(
-        "PUT", "/log-level", "control", "Change a log level.", _set_log_level, model.LogLevel, body=model.LogLevel
+        "PUT", "/log-level", "control", "Change a log level.", _set_log_level, model.LogLevels, body=model.LogLevel
     ),
     Operation("GET", "/drain", "read", "Whether new calls are refused.", _drain, model.Drain),
     Operation(

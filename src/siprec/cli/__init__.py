@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 import siprec
-from siprec.cli.client_commands import register
+from siprec.cli import client_commands, client_service
 
 app = App(
     name="siprec",
@@ -18,7 +18,8 @@ app = App(
 )
 config_app = App(name="config", help="Look at the configuration.")
 app.command(config_app)
-register(app)
+client_commands.register(app)
+client_service.register(app)
 
 ConfigFile = Annotated[Path | None, Parameter(name=["--config", "-c"], help="Configuration file (TOML).")]
 
@@ -169,6 +170,29 @@ def config_check(file: Path) -> int:
     for key, reason in warnings(config):
         print(f"{file}: warning: {key}: {reason}", file=sys.stderr)
     print(f"{file}: fine")
+    return 0
+
+
+@config_app.command(name="example")
+def config_example() -> int:
+    """Print a complete configuration: every key with its meaning and default, and a small system that works."""
+    from siprec.server.config_example import example
+
+    print(example(), end="")
+    return 0
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
+    """Print what makes a shell complete the commands and options of siprec.
+
+    bash: siprec completion bash > ~/.local/share/bash-completion/completions/siprec
+
+    zsh: siprec completion zsh > "${fpath[1]}/_siprec"
+
+    fish: siprec completion fish > ~/.config/fish/completions/siprec.fish
+    """
+    print(app.generate_completion(shell=shell), end="")
     return 0
 
 

@@ -20,7 +20,8 @@ from rich.table import Table
 from siprec.audio.melody import Floats, callee_melody, caller_melody, match
 from siprec.cli.children import Child, ChildError
 from siprec.cli.phone import Phone, PhoneError
-from siprec.server.stack import run, setup_logging, wait_for_signal
+from siprec.logs import setup_logging
+from siprec.server.stack import run, wait_for_signal
 
 HOST: Final = "127.0.0.1"
 DOMAIN: Final = "siprec.demo"

@@ -20,6 +20,7 @@ from siprec.cli.srs_probe_checks import Findings
 from siprec.cli.srs_probe_media import CODECS, ProbeStream, StreamResult
 from siprec.cli.srs_probe_session import ProbeSession, WalkEnded
 from siprec.cli.srs_probe_walk import Walk
+from siprec.logs import setup_logging
 from siprec.net.address import source_address
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
@@ -28,7 +29,7 @@ from siprec.net.transport import SocketTransport
 from siprec.recorder.errors import RecorderError
 from siprec.recorder.ports import PortPool
 from siprec.recording.settings import RecordingProfile
-from siprec.server.stack import contact_uri, run, setup_logging
+from siprec.server.stack import contact_uri, run
 from siprec.sip.errors import SipError
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from siprec import sdp
+from siprec import sdp, sdp_crypto
 from siprec.media.engine import ForkedStream
 from siprec.sdp import MediaDescription, SessionDescription
+from siprec.sdp_crypto import Crypto, CryptoError
 
 DISCARD: Final = 9
 """The port of a stream whose source nobody tells (RFC 863)."""
 Key = tuple[str, int]
 """A stream: the tag of who sends it, and its m-line from 0."""
+
+_PLAIN: Final = {"RTP/AVP": "RTP/SAVP", "RTP/AVPF": "RTP/SAVPF"}
 
 _OWN: Final = (
     "candidate",
@@ -86,7 +89,8 @@ def established(agreed: Mapping[str, bytes]) -> list[int]:
 
 def forked_streams(agreed: Mapping[str, bytes], tags: Sequence[str], address: str) -> tuple[ForkedStream, ...]:
     """What each of `tags` sends, as the recorder is to be told: payload types are those the other party asked for
-    (RFC 3264 5.1), formats those that both know. Encrypted streams are left out: nobody but the parties has their keys.
+    (RFC 3264 5.1), formats those that both know. SRTP is copied as it is, so the recorder is told the party's key (RFC
+    7866 12.2, SEC-07); left out are streams of which nobody but the parties has the key (DTLS).
 
     Raises:
         SdpError: a description that cannot be read.
@@ -100,9 +104,33 @@ def forked_streams(agreed: Mapping[str, bytes], tags: Sequence[str], address: st
             continue
         for index in lines:
             sender, receiver = parties[tag].media[index], parties[other].media[index]
-            if receiver.proto.upper() in ("RTP/AVP", "RTP/AVPF"):
-                streams.append(ForkedStream(tag, index, sender.kind, _section(sender, receiver, address)))
+            key = _key(sender, receiver)
+            if key is not None or receiver.proto.upper() in _PLAIN:
+                section = _section(sender, receiver, address)
+                if key is not None:
+                    section.proto = _PLAIN.get(receiver.proto.upper(), receiver.proto)
+                    section.lines.append(f"a=crypto:{Crypto(1, key.suite, key.key).value()}")
+                streams.append(ForkedStream(tag, index, sender.kind, section))
     return tuple(streams)
+
+
+def _key(sender: MediaDescription, receiver: MediaDescription) -> Crypto | None:
+    """What `sender` encrypts with: of the pair of lines with one tag and suite its own (RFC 4568 5.1.2). Also in
+    ``RTP/AVP``, where both have one (RFC 8643)."""
+    if "UDP/TLS" in receiver.proto.upper():
+        return None
+    offered = _keys(sender)
+    return next((own for each in _keys(receiver) if (own := sdp_crypto.matches(offered, each)) is not None), None)
+
+
+def _keys(line: MediaDescription) -> list[Crypto]:
+    found = []
+    for value in line.attributes("crypto")[:32]:
+        try:
+            found.append(sdp_crypto.parse(value))
+        except CryptoError:
+            continue
+    return [crypto for crypto in found if not crypto.mki_length]
 
 
 def _section(sender: MediaDescription, receiver: MediaDescription, address: str) -> MediaDescription:

@@ -204,9 +204,6 @@ class RtpProxy(MediaServer):
         if flags.address_family == "IP6":
             later(done, MediaError("it cannot copy to an IPv6 address", server=self.name))
             return
-        if "SAVP" in flags.transport_protocol.upper():
-            later(done, MediaError("it has no SRTP of its own", server=self.name))
-            return
         try:
             streams = forked_streams(call.agreed, from_tags, flags.media_address or call.address)
         except SdpError as error:
@@ -214,6 +211,11 @@ class RtpProxy(MediaServer):
             return
         if not streams:
             later(done, MediaError("no stream that it can copy", server=self.name))
+            return
+        wanted = flags.transport_protocol.upper()
+        if wanted and any(("SAVP" in wanted) != ("SAVP" in stream.section.proto.upper()) for stream in streams):
+            why = "it has no SRTP of its own" if "SAVP" in wanted else "it cannot decrypt"
+            later(done, MediaError(why, server=self.name))
             return
 
         def probed(able: bool | MediaError) -> None:

@@ -194,9 +194,14 @@ class ActiveRecording:
         """The call ended at `wall`: what there is to tell goes to the SRS, then BYE."""
         self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason))
 
+    @property
+    def _fields(self) -> dict[str, str]:
+        """What log lines about this recording carry beside what they say."""
+        return {"session_id": self.metadata.session_id, "instance": self.instance}
+
     def lost(self, status: int, reason: str) -> None:
         """The SRS is gone, as far as can be told: the RS is given up, and set up again (ERR-09)."""
-        log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id)
+        log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id, extra=self._fields)
         self.around.health.failed(self.server, self.profile, status if status != 481 else 0, reason)
         if self._dialog is not None:
             self._dialog.abandon(reason)
@@ -321,7 +326,7 @@ class ActiveRecording:
         elif result != "ended":
             status, reason = 408, f"BYE: {result}"
         if status:
-            log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id)
+            log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id, extra=self._fields)
             self.around.health.failed(self.server, self.profile, 408 if status == 408 else 0, reason)
         self._post(Event(Kind.BYE_DONE, status=status, reason=reason))
 
@@ -472,7 +477,7 @@ class ActiveRecording:
         def done(error: MediaError | None) -> None:
             if error is not None:
                 # The call's end may have been faster: then the media server has forgotten all of it.
-                log.debug("unsubscribe: %s (call %s)", error, self.call.call_id)
+                log.debug("unsubscribe: %s (call %s)", error, self.call.call_id, extra=self._fields)
             self._post(Event(Kind.RELEASED))
 
         media.unsubscribe(session, tag, done)
@@ -594,7 +599,8 @@ class ActiveRecording:
         try:
             answer = description.answer(peer.description, withheld)
         except SdpError as error:
-            log.info("offer of the SRS refused: %s (call %s, SRS %s)", error.reason, self.call.call_id, self.server)
+            why, call_id = error.reason, self.call.call_id
+            log.info("offer of the SRS refused: %s (call %s, SRS %s)", why, call_id, self.server, extra=self._fields)
             peer.refuse(488)
             self._later(Event(Kind.PEER_DONE))
             return
@@ -676,7 +682,7 @@ class ActiveRecording:
 
     def _key_frame_asked(self, error: MediaError | None) -> None:
         if error is not None:
-            log.info("key frame for the SRS: %s (call %s)", error, self.call.call_id)
+            log.info("key frame for the SRS: %s (call %s)", error, self.call.call_id, extra=self._fields)
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""

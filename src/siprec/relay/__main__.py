@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from siprec.logs import LEVELS, setup_logging
 from siprec.relay.flow import Latching
 from siprec.relay.ports import Interface, parse_interface
 from siprec.relay.process import RelayOptions, run_relay
@@ -61,7 +61,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
         help="auto: native if it was built and SIPREC_NATIVE is not 0",
     )
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input ends")
-    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--log-level", default="warning", choices=LEVELS)
+    parser.add_argument("--log-format", default="text", choices=("text", "json"))
     found = parser.parse_args(arguments)
     options = RelayOptions(
         listen=found.listen_ng,
@@ -103,7 +104,7 @@ async def _serve(options: RelayOptions, *, exit_with_parent: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a relay until it is told to stop; the exit status."""
     options, found = parse_arguments(arguments)
-    logging.basicConfig(level=found.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    setup_logging(found.log_level, found.log_format)
     try:
         import uvloop
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import siprec
+from siprec.logs import child_arguments
 from siprec.relay.__main__ import READY
 from siprec.relay.process import RelayOptions
 
@@ -67,6 +68,7 @@ async def start_relay(options: RelayOptions | None = None, *, timeout: float = 2
         "siprec.relay",
         "--exit-with-parent",
         *arguments(options or RelayOptions()),
+        *child_arguments("siprec.relay"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=environment,

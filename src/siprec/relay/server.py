@@ -106,7 +106,7 @@ class Relay:
             return {"result": "error", "error-reason": str(error)}
         except Exception:
             self.counters["errors"] += 1
-            log.exception("%s: %s failed", _text(request, "call-id"), _text(request, "command"))
+            log.exception("Call-ID %s: %s failed", _text(request, "call-id"), _text(request, "command"))
             return {"result": "error", "error-reason": "Internal error"}
 
     def tick(self) -> None:
@@ -126,7 +126,7 @@ class Relay:
             limit = limits.setup if not call.answered else limits.held if call.held else limits.media
             if 0 < limit < quiet:
                 self.counters["timeouts"] += 1
-                log.info("%s: no media for %.0f s, deleted", call.call_id, quiet)
+                log.info("Call-ID %s: no media for %.0f s, deleted", call.call_id, quiet)
                 self._remove(call)
 
     def close(self) -> None:

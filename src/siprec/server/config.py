@@ -189,9 +189,14 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``[log]``."""
+    """``[log]``: to standard error."""
 
-    level: str = "info"
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    format: Literal["text", "json"] = "text"
+    """``text`` for people, ``json`` for machines: one object per line, with ``call_id``, ``session_id`` and the like as
+    fields."""
+    levels: dict[str, Literal["debug", "info", "warning", "error", "critical"]] = {}
+    """Rooms with a level of their own: ``"siprec.recording" = "debug"`` holds for all of ``siprec.recording.*``."""
 
 
 class ServiceConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -268,6 +273,8 @@ def _short(media: MediaConfig) -> str:
 
 
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_CHOICE: Final = re.compile(r"Invalid enum value (.*)$")
+_STEP: Final = re.compile(r"(?:\[(?:\d+|\.\.\.)\]|([^.\[]+))\.?")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`$")
 
 
@@ -319,11 +326,34 @@ def _convert(value: Any, kind: type[_T], name: str, place: str) -> _T:
         if match:
             keys.append(match[1])
             message = message[: match.start()]
+        choice = _CHOICE.match(message)
+        choices = _choices(msgspec.inspect.type_info(kind), match[1] if match else "") if choice else ()
+        if choice and choices:
+            message = f"{choice[1]} is none of {', '.join(choices)}"
         unknown = _UNKNOWN.match(message)
         if unknown:
             keys.append(unknown[1])
             message = "unknown key"
         raise ConfigError(f"{name}: {'.'.join(keys)}: {message}") from None
+
+
+def _choices(kind: msgspec.inspect.Type, path: str) -> tuple[str, ...]:
+    """What a value at `path` within a `kind` may be, where those are named."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return next((found for each in kind.types if (found := _choices(each, path))), ())
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return tuple(str(value) or '""' for value in kind.values) if not path else ()
+    step = _STEP.match(path)
+    if step is None:
+        return ()
+    rest = path[step.end() :]
+    if isinstance(kind, msgspec.inspect.StructType):
+        return next((_choices(field.type, rest) for field in kind.fields if field.encode_name == step[1]), ())
+    if isinstance(kind, msgspec.inspect.DictType):
+        return _choices(kind.value_type, rest)
+    if isinstance(kind, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+        return _choices(kind.item_type, rest)
+    return ()
 
 
 def _environment(value: Any, name: str, key: str) -> Any:

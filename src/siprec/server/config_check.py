@@ -15,6 +15,7 @@ from siprec.sip.uri import Uri
 if TYPE_CHECKING:
     from siprec.server.config import Config
 
+_LOGGER = re.compile(r"siprec(\.[a-z_]+)*")
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
 _UNENCRYPTED = "the keys are in the SDP, which goes to {} unencrypted: use TLS (RFC 4568 7, SEC-07)"
 SERVER_FORMS = "ng:udp:ADDRESS:PORT, rtpproxy:udp:ADDRESS:PORT (also tcp), rtpproxy:unix:/PATH (also cunix)"
@@ -57,6 +58,9 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             ipaddress.ip_network(text, strict=False)
         except ValueError as error:
             yield f"recorder.clients[{number}]", str(error)
+    for name in config.log.levels:
+        if _LOGGER.fullmatch(name) is None:
+            yield f"log.levels.{name}", "no room of siprec, such as siprec.recording or siprec.sip.transaction"
     lost = [each for each in ("names", "extensions") if each not in config.recorder.keep]
     if lost and "documents" in config.recorder.keep:
         yield "recorder.keep", f"without {lost[0]!r} there can be no 'documents': they have them"
@@ -120,8 +124,6 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             yield "trace.hep.node", "must lie in 0..4294967295"
     if not 0 <= config.proof.keep_days <= 36500:
         yield "proof.keep_days", "must lie in 0..36500"
-    if config.log.level.lower() not in ("debug", "info", "warning", "error", "critical"):
-        yield "log.level", f"{config.log.level!r} is none of debug, info, warning, error, critical"
 
 
 def warnings(config: Config) -> Iterator[tuple[str, str]]:
@@ -145,6 +147,8 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
                     "(RFC 3261 18.1.1, TRN-01)",
                 )
     for number, rule in enumerate(config.route):
+        if rule.transport_protocol and "rtpproxy:" in str(config.media.server):
+            yield f"route[{number}].transport_protocol", "RTPProxy cannot change it: the called side gets what came"
         if not rule.transport_protocol.startswith("RTP/SAVP"):
             continue
         for target in (entry if isinstance(entry, str) else entry.uri for entry in rule.targets):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Final
 
 from siprec.api import settings as api
 from siprec.proxy import routes
+from siprec.recording import requested
 from siprec.recording import settings as recording
 from siprec.server import config
 
-_TABLES: Final = (
+_CHOICES: Final = re.compile(r"Literal\[(.*)\]")
+TABLES: Final = (
     ("", config, "Config"),
     ("[sip]", config, "SipConfig"),
     ("[media]", config, "MediaConfig"),
@@ -21,6 +25,7 @@ _TABLES: Final = (
     ("[recording.NAME]", recording, "RecordingProfile"),
     ("[[route]]", routes, "RouteRule"),
     ("one of `targets` as a table", routes, "RouteTarget"),
+    ("[srs_requests]", requested, "RequestSettings"),
     ("[registrar]", config, "RegistrarConfig"),
     ("[recorder]", config, "RecorderConfig"),
     ("[api]", api, "ApiConfig"),
@@ -32,8 +37,8 @@ _TABLES: Final = (
     ("[trace]", config, "TraceConfig"),
     ("[trace.hep]", config, "HepConfig"),
 )
-_PARTS: Final = frozenset(
-    [
+PARTS: Final = frozenset(
+    {
         "sip",
         "media",
         "media_server",
@@ -47,7 +52,8 @@ _PARTS: Final = frozenset(
         "trace",
         "route",
         "recording",
-    ]
+        "srs_requests",
+    }
 )
 
 
@@ -60,32 +66,49 @@ def reference() -> str:
         "is *required*. A text of the form `env:NAME` is taken from the environment. `siprec config check FILE` says",
         "what is wrong with a file.",
     ]
-    for title, module, name in _TABLES:
+    for title, module, name in TABLES:
         lines += ["", f"## {title or 'Top level'}", "", "| key | type | default | |", "|---|---|---|---|"]
-        lines += [row for row in _rows(module, name) if title or row.split("`")[1] not in _PARTS]
+        lines += [_row(field) for field in fields_of(module, name) if title or field.key not in PARTS]
     return "\n".join(lines) + "\n"
 
 
-def _rows(module: ModuleType, name: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A key of a table: its type and default as the source has them (empty: no default), its meaning."""
+
+    key: str
+    kind: str
+    default: str
+    text: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The texts it may be, where they are listed."""
+        match = _CHOICES.fullmatch(self.kind)
+        return tuple(ast.literal_eval(f"({match[1]},)")) if match else ()
+
+
+def fields_of(module: ModuleType, name: str) -> list[Field]:
+    """The keys of the table that is the class `name`, in the order of the source."""
     tree = ast.parse(inspect.getsource(module))
     found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    rows: list[str] = []
-    pending: tuple[str, str, str] | None = None
+    fields: list[Field] = []
+    fresh = False
     for node in found.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            default = ast.unparse(node.value) if node.value is not None else "*required*"
-            default = f"`{default}`" if node.value is not None else default
-            rows.append("")
-            pending = (node.target.id, ast.unparse(node.annotation), default)
-            rows[-1] = _row(*pending, "")
-        elif pending is not None and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            rows[-1] = _row(*pending, " ".join(str(node.value.value).split()).replace("``", "`"))
-            pending = None
-    return rows
+            default = ast.unparse(node.value) if node.value is not None else ""
+            fields.append(Field(node.target.id, ast.unparse(node.annotation), default, ""))
+            fresh = True
+        elif fresh and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            text = " ".join(str(node.value.value).split()).replace("``", "`")
+            fields[-1] = replace(fields[-1], text=text)
+            fresh = False
+    return fields
 
 
-def _row(key: str, kind: str, default: str, text: str) -> str:
-    cells = (f"`{key}`", f"`{kind}`", default, text)
+def _row(field: Field) -> str:
+    default = f"`{field.default}`" if field.default else "*required*"
+    cells = (f"`{field.key}`", f"`{field.kind}`", default, field.text)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

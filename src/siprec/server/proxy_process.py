@@ -17,6 +17,7 @@ from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
 from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
+from siprec.logs import setup_logging
 from siprec.media.engine import MediaFlags
 from siprec.net.address import is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
@@ -45,7 +46,7 @@ from siprec.server.mediacare import MediaCare
 from siprec.server.notify import Notifier
 from siprec.server.prooflog import ProofLog
 from siprec.server.reload import Reloaded, compare, merged, read
-from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging, state_directory
+from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
 from siprec.trace.hep import HepSender
@@ -59,7 +60,7 @@ def main(file: Path | None) -> int:
     """Run until SIGINT, or until SIGTERM and the last call; returns the exit status."""
     try:
         config, script = read(file)
-        setup_logging(config.log.level)
+        setup_logging(config.log.level, config.log.format, config.log.levels)
         _warn(config)
         return run(_main(config, script, file))
     except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
@@ -393,8 +394,8 @@ class ProxyProcess:
             )
         if self.api is not None:
             self.api.set_tokens(new.api.tokens)
-        if new.log.level != self.config.log.level:
-            logging.getLogger().setLevel(new.log.level.upper())
+        if new.log != self.config.log:  # else levels that were set through the API stay
+            setup_logging(new.log.level, new.log.format, new.log.levels)
         self.config = merged(self.config, new)
         self.transport.refresh_tls()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from siprec.logs import setup_logging
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
@@ -22,7 +23,7 @@ from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
 from siprec.server.notify import Notifier
-from siprec.server.stack import Signals, announce, contact_uri, run, setup_logging, state_directory
+from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.transaction import TransactionLayer
@@ -38,7 +39,7 @@ def main(file: Path | None, invite: Sequence[str] = ()) -> int:
     configuration."""
     try:
         config = load(file)
-        setup_logging(config.log.level)
+        setup_logging(config.log.level, config.log.format, config.log.levels)
         clients = [Uri.parse(text) for text in (*config.recorder.invite, *invite)]
         return run(_main(config, state_directory(file), clients))
     except (ConfigError, OSError, ValueError, SipError) as error:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from siprec.logs import setup_logging
 from siprec.net.address import split_host_port
 from siprec.net.timers import TimerWheel
 from siprec.relay.flow import Latching
@@ -15,7 +16,7 @@ from siprec.relay.server import Timeouts
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
 from siprec.server.notify import Notifier
-from siprec.server.stack import announce, run, setup_logging, wait_for_signal
+from siprec.server.stack import announce, run, wait_for_signal
 
 
 def relay_options(config: Config) -> RelayOptions:
@@ -48,7 +49,7 @@ def main(file: Path | None) -> int:
     """Run until SIGINT or SIGTERM; returns the exit status."""
     try:
         config = load(file)
-        setup_logging(config.log.level)
+        setup_logging(config.log.level, config.log.format, config.log.levels)
         return run(_main(relay_options(config)))
     except (ConfigError, OSError, ValueError, ImportError) as error:
         print(f"siprec relay: {error}", file=sys.stderr)

@@ -33,6 +33,8 @@ AT_ONCE: Final = frozenset(
         "registrar.users",
         "api.tokens",
         "log.level",
+        "log.format",
+        "log.levels",
         "service.drain",
         "script",
         "route",

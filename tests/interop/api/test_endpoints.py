@@ -252,12 +252,17 @@ def test_the_log_level_is_changed(tmp_path: Path) -> None:
             before = logger.level
             try:
                 body = {"level": "debug", "logger": "siprec.proxy"}
-                checked(await api.ask("PUT", "/log-level", body), model.LogLevel)
+                told = checked(await api.ask("PUT", "/log-level", body), model.LogLevels)
                 assert logger.level == logging.DEBUG
+                assert told.levels["siprec.proxy"] == "debug"
+                body["level"] = "inherit"
+                assert checked(await api.ask("PUT", "/log-level", body), model.LogLevels).levels == {}
+                assert logger.level == logging.NOTSET
             finally:
                 logger.setLevel(before)
-            assert checked(await api.get("/log-level"), model.LogLevel).level
+            assert checked(await api.get("/log-level"), model.LogLevels).level
             problem(await api.ask("PUT", "/log-level", {"level": "loud"}), 422)
+            problem(await api.ask("PUT", "/log-level", {"level": "inherit"}), 422)
             problem(await api.ask("PUT", "/log-level", {"level": "debug", "logger": "asyncio"}), 422)
 
     asyncio.run(scenario())

@@ -15,7 +15,7 @@ from tests.interop.calls import softphone
 from tests.interop.calls.harness import HOST, Command, free_port, until
 from tests.interop.calls.softphone import RATE, phone
 from tests.interop.calls.test_recorder_access import certificates, openssl, tls
-from tests.interop.media.rig import rtpengine
+from tests.interop.media.rig import rtpengine, rtpproxy_control
 from tests.parallel import share
 
 pytestmark = [softphone.needed, openssl]
@@ -23,7 +23,7 @@ _SHARE = share(500, 7)
 SECONDS = 20.0
 
 
-@pytest.mark.parametrize("server", ["ours", "rtpengine", "bridge"])
+@pytest.mark.parametrize("server", ["ours", "rtpengine", "rtpproxy", "bridge"])
 def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None:
     """``bridge``: only the caller speaks SRTP, and both are recorded as SRTP."""
     certificates(tmp_path)
@@ -34,6 +34,8 @@ def test_a_call_in_srtp_is_recorded_as_srtp(tmp_path: Path, server: str) -> None
             port = free_port()
             stack.enter_context(rtpengine(port, "udp"))
             media = f'[media]\nserver = "ng:udp:{HOST}:{port}"\n'
+        elif server == "rtpproxy":
+            media = f'[media]\nserver = "rtpproxy:{stack.enter_context(rtpproxy_control())}"\n'
         listen = f'[recorder]\nlisten = ["tls:{HOST}:0"]\nports = "{46000 + _SHARE}-{46400 + _SHARE}"\n'
         recordings = tmp_path / "recordings"
         own = f'directory = {json.dumps(str(recordings))}\nsrtp = "require"\n{tls(tmp_path, "srs")}'

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from siprec.cli.client import ApiClient, ApiError
-from siprec.cli.client_commands import _clean, _length
+from siprec.cli.client_commands import _length
+from siprec.cli.commands import clean
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "", "http://", "http://[::1", "http://h:99999", "nonsense://h"])
@@ -62,7 +63,7 @@ def test_answers_become_errors_for_people(status: int, body: bytes, told: str) -
 
 
 def test_names_from_the_network_cannot_steer_the_terminal() -> None:
-    assert _clean("sip:\x1b[2Jx\r@h\u202e") == "sip:?[2Jx?@h?"
+    assert clean("sip:\x1b[2Jx\r@h\u202e") == "sip:?[2Jx?@h?"
 
 
 def test_lengths_are_read_like_a_clock() -> None:

@@ -14,7 +14,7 @@ from siprec.audio.melody import caller_melody, match, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder.errors import OfferError
 from siprec.recorder.session import RecorderSettings
-from siprec.sdp_crypto import Crypto
+from siprec.sdp_crypto import Crypto, Suite
 
 from .recorder_harness import Bench, read
 
@@ -48,7 +48,7 @@ def key_of(answer: sdp.MediaDescription) -> Crypto:
 @pytest.mark.parametrize("proto", ["RTP/SAVP", "RTP/SAVPF"])
 def test_an_srtp_stream_is_recorded_like_any_other_sec_06(bench: Bench, suite: str, proto: str) -> None:
     line = sdp_crypto.generate(3, suite)
-    unknown = sdp_crypto.generate(1, "AES_256_CM_HMAC_SHA1_80")
+    unknown = Crypto(1, Suite("F8_128_HMAC_SHA1_80", 16), bytes(30))
     answer = bench.offer(secure(bench, unknown, line, proto=proto))
     assert answer.media[0].proto == proto
     ours = key_of(answer.media[0])
@@ -129,7 +129,7 @@ def test_an_offer_again_changes_no_key_and_a_new_key_loses_no_packet(bench: Benc
 def test_srtp_that_cannot_be_decrypted_is_declined_and_the_rest_recorded(bench: Bench) -> None:
     dtls = bench.audio("3").replace("RTP/AVP", "UDP/TLS/RTP/SAVP")
     answer = bench.offer(
-        secure(bench, sdp_crypto.generate(1, "AES_256_CM_HMAC_SHA1_80")), bench.audio("2"), dtls, secure(bench)
+        secure(bench, Crypto(1, Suite("F8_128_HMAC_SHA1_80", 16), bytes(30))), bench.audio("2"), dtls, secure(bench)
     )
     assert [media.port != 0 for media in answer.media] == [False, True, False, False]
     assert "crypto" not in str(answer.media[1].lines)

@@ -25,7 +25,7 @@ from siprec.server.config_reference import reference
         ('[recording.main]\nsrs = "sip:a"\nskip_failover_codes = "("', "recording.main", "skip_failover_codes"),
         ('[recording.main]\nsrs = "sip:a"\nnope = 1', "recording.main.nope", "unknown key"),
         ('[recording.a]\nsrs = "sip:a"\nsrtp = "off"\nsrtp_fallback = true', "recording.a", "no meaning"),
-        ('[recording.a]\nsrs = "sip:a"\nsrtp = "maybe"', "recording.a.srtp", "Invalid enum"),
+        ('[recording.a]\nsrs = "sip:a"\nsrtp = "maybe"', "recording.a.srtp", "is none of"),
         ('[[route]]\nuser = "("', r"route\[0\]", "user: missing \\)"),
         ('[[route]]\nrecord = "nope"', r"route\[0\].record", r"no \[recording.nope\]"),
         ('[relay]\nports = "9-3"', "relay.ports", "no range"),
@@ -33,7 +33,7 @@ from siprec.server.config_reference import reference
         ("[media]\ntimeout = -1.0", "media.timeout", "more than 0"),
         ('[media]\nserver = "ng:foo"', "media.server", "neither embedded"),
         ('[recorder]\nkeep = ["documents", "names"]', "recorder.keep", "extensions"),
-        ('[recorder]\nkeep = ["everything"]', "recorder.keep", "Invalid enum"),
+        ('[recorder]\nkeep = ["everything"]', "recorder.keep", "is none of"),
         ('[log]\nlevel = "loud"', "log.level", "loud"),
         (
             '[registrar]\nusers = { bob = "env:SIPREC_TEST_UNSET" }',
@@ -82,6 +82,10 @@ def test_the_reference_page_is_what_the_types_say() -> None:
             "route[0].transport_protocol",
         ),
         ('[[route]]\ntargets = ["sip:b.example"]\ntransport_protocol = "RTP/AVP"', ""),
+        (
+            '[[route]]\nrelay = true\ntransport_protocol = "RTP/AVP"\n[media]\nserver = "rtpproxy:udp:192.0.2.9:7722"',
+            "route[0].transport_protocol",
+        ),
         ('[recording.a]\nsrs = "sip:192.0.2.1"\ntransport = "tls"\nsrtp = "always"', ""),
         ('[recording.a]\nsrs = "sip:x"\noutbound_proxy = "sip:y;transport=tls"\nsrtp = "always"', ""),
         ('[recording.a]\nsrs = "sip:127.0.0.1"\nsrtp = "always"', ""),

@@ -1,0 +1,177 @@
+"""What is logged, how it looks, and which fields it carries: for people, for machines (JSON lines), for the journal.
+
+A line's fields are the arguments that its template names: ``Call-ID %s``, ``(call %s)``, ``session_id=%s``... They come
+from the template, so that nothing a peer sends can pretend to be one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import IO, Final, Literal
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
+Format = Literal["text", "json"]
+
+LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+NAMED: Final = {
+    "Call-ID": "call_id",
+    "call": "call_id",
+    "dlg_callid": "call_id",
+    "callid": "rs_call_id",
+    "rs": "rs_call_id",
+    "session": "session_id",
+    "session_id": "session_id",
+    "SRS": "srs",
+    "srs": "srs",
+    "server": "srs",
+    "instance": "instance",
+}
+"""How templates name things, and the field that it becomes."""
+FIELDS: Final = ("call_id", "session_id", "rs_call_id", "srs", "instance")
+_PLACE: Final = re.compile(
+    r"(?:(?<![\w-])(?:(Call-ID|call|SRS)\ |(dlg_callid|callid|session_id|server|instance|call|rs|session|srs)=))?"
+    r"%(?:%|[-#0 +]*[\d.]*[a-zA-Z])"
+)
+# Priorities of syslog, as `sd-daemon` takes them at the beginning of a line.
+_PRIORITY: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+_chosen: list[Format] = ["text"]
+_set: set[str] = set()
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(template: str) -> tuple[tuple[str, int], ...]:
+    """Field and index of argument, for each that a template names."""
+    found, index = [], 0
+    for match in _PLACE.finditer(template):
+        if match[0].endswith("%%"):
+            continue
+        name = match[1] or match[2]
+        if name:
+            found.append((NAMED[name], index))
+        index += 1
+    return tuple(found)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, str]:
+    """Call-ID, session id and the like of a line: named by its template, or given as `extra`."""
+    found: dict[str, str] = {}
+    if isinstance(record.args, tuple):
+        for name, index in _places(str(record.msg)):
+            if index < len(record.args) and record.args[index]:
+                found[name] = str(record.args[index])
+    for name in FIELDS:
+        given = getattr(record, name, "")
+        if given:
+            found[name] = str(given)
+    return found
+
+
+def in_journal(stream: IO[str]) -> bool:
+    """Whether `stream` goes to systemd's journal, which knows the time itself and takes priorities."""
+    wanted = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return wanted == f"{found.st_dev}:{found.st_ino}"
+
+
+def _priority(level: int) -> int:
+    return next((priority for least, priority in _PRIORITY if level >= least), 7)
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people. `journal`: with priorities instead of time and level, on every line of a traceback."""
+
+    def __init__(self, journal: bool = False) -> None:
+        super().__init__("%(name)s %(message)s" if journal else "%(asctime)s %(levelname)-7s %(name)s %(message)s")
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if not self._journal:
+            return text
+        mark = f"<{_priority(record.levelno)}>"
+        return "\n".join(mark + line for line in text.split("\n"))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, the fields, and
+    ``exception`` where there is one."""
+
+    def __init__(self, journal: bool = False) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, object] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        text = json.dumps(line)
+        return f"<{_priority(record.levelno)}>{text}" if self._journal else text
+
+
+def setup_logging(
+    level: str = "info", form: Format = "text", levels: Mapping[str, str] | None = None, stream: IO[str] | None = None
+) -> None:
+    """Log to `stream` (standard error). Whatever was set up before is replaced.
+
+    `levels`: logger -> level where it is another one than `level`; it holds for the loggers below, too.
+    """
+    out = stream if stream is not None else sys.stderr
+    journal = in_journal(out)
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonFormatter(journal) if form == "json" else TextFormatter(journal))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    _chosen[0] = form
+    for name in _set - set(levels or {}):
+        set_level(name, "")
+    for name, wanted in (levels or {}).items():
+        set_level(name, wanted)
+
+
+def set_level(logger: str, level: str) -> None:
+    """`level` for a logger and those below it (empty: the root); an empty level: as the one above."""
+    logging.getLogger(logger or None).setLevel(level.upper() if level else logging.NOTSET)
+    if logger and level:
+        _set.add(logger)
+    else:
+        _set.discard(logger)
+
+
+def level_name(level: int) -> Level:
+    """The name of a level, the next higher one where it has none."""
+    named: tuple[tuple[int, Level], ...] = (
+        (logging.DEBUG, "debug"),
+        (logging.INFO, "info"),
+        (logging.WARNING, "warning"),
+        (logging.ERROR, "error"),
+    )
+    return next((name for number, name in named if level <= number), "critical")
+
+
+def levels() -> tuple[Level, dict[str, Level]]:
+    """The level of the root, and of each logger that has one of its own by :func:`set_level`."""
+    own = {name: level_name(logging.getLogger(name).level) for name in sorted(_set)}
+    return level_name(logging.getLogger().getEffectiveLevel()), own
+
+
+def child_arguments(logger: str) -> list[str]:
+    """How a child process is to log what belongs to `logger`: arguments for its command line."""
+    level = level_name(logging.getLogger(logger).getEffectiveLevel())
+    return [f"--log-format={_chosen[0]}", f"--log-level={level}"]

@@ -1,0 +1,133 @@
+"""How lines of the log look, and which fields they carry."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import siprec
+from siprec import logs
+from siprec.server.config import ConfigError, parse
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    logs.setup_logging()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(out: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_a_json_line_has_the_fields_that_its_template_names() -> None:
+    out = io.StringIO()
+    logs.setup_logging("info", "json", {}, out)
+    log = logging.getLogger("siprec.test")
+    log.warning("SRS %s: %s (call %s)", "sip:srs1", "it said call me, Call-ID x@y", "a@b", extra={"session_id": "S"})
+    log.info("100%% of %d, Call-ID %s", 3, "c@d")
+    log.info("E dlg_callid=%s callid=%s session_id=%s server=%s instance=%s", "1", "2", "3", "4", "5")
+    log.debug("nothing of this")
+    log.info('odd "text"\nsecond line \udcff')
+    first, second, third, fourth = lines(out)
+    assert first["level"] == "warning"
+    assert first["logger"] == "siprec.test"
+    assert first["message"] == "SRS sip:srs1: it said call me, Call-ID x@y (call a@b)"
+    assert {name: first[name] for name in logs.FIELDS if name in first} == {
+        "call_id": "a@b",
+        "session_id": "S",
+        "srs": "sip:srs1",
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(first["time"]))
+    assert second["call_id"] == "c@d"
+    assert [third[name] for name in ("call_id", "rs_call_id", "session_id", "srs", "instance")] == list("12345")
+    assert fourth["message"] == 'odd "text"\nsecond line \udcff'
+
+
+def test_an_exception_is_part_of_its_line() -> None:
+    out = io.StringIO()
+    logs.setup_logging("info", "json", {}, out)
+    try:
+        raise ValueError("a defect")
+    except ValueError:
+        logging.getLogger("siprec.test").exception("it failed, Call-ID %s", "a@b")
+    [line] = lines(out)
+    assert line["call_id"] == "a@b"
+    assert "ValueError: a defect" in str(line["exception"])
+
+
+def test_rooms_have_levels_of_their_own_and_lose_them() -> None:
+    out = io.StringIO()
+    logs.setup_logging("warning", "text", {"siprec.recording": "debug", "siprec.sip": "error"}, out)
+    logging.getLogger("siprec.recording.active").debug("seen")
+    logging.getLogger("siprec.proxy").info("not seen")
+    logging.getLogger("siprec.sip.x").warning("not seen")
+    assert [line.split()[-1] for line in out.getvalue().splitlines()] == ["seen"]
+    assert logs.levels() == ("warning", {"siprec.recording": "debug", "siprec.sip": "error"})
+    assert logs.child_arguments("siprec.recording.x") == ["--log-format=text", "--log-level=debug"]
+    logs.setup_logging("info", "json", {}, out)
+    assert logs.levels() == ("info", {})
+    assert logs.child_arguments("siprec.relay") == ["--log-format=json", "--log-level=info"]
+    assert logging.getLogger("siprec.recording").getEffectiveLevel() == logging.INFO
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_journal_gets_priorities_on_every_line(
+    form: logs.Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        logs.setup_logging("debug", form, {}, journal)
+        log = logging.getLogger("siprec.test")
+        log.error("a\nb")
+        log.info("c")
+        journal.flush()
+        journal.seek(0)
+        text = journal.read()
+    if form == "text":
+        assert text == "<3>siprec.test a\n<3>b\n<6>siprec.test c\n"
+    else:
+        assert [line[:4] for line in text.splitlines()] == ["<3>{", "<6>{"]
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    assert not logs.in_journal(io.StringIO())
+
+
+def test_whoever_names_a_call_in_a_line_does_so_in_a_way_that_becomes_a_field() -> None:
+    """All templates of the sources: an argument called call_id has its field."""
+    found = 0
+    for path in Path(siprec.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+                continue
+            if ast.unparse(node.func) not in {f"log.{name}" for name in (*logs.LEVELS, "exception")}:
+                continue
+            template = node.args[0]
+            assert isinstance(template, ast.Constant), f"{path}:{node.lineno}"
+            record = logging.LogRecord("x", 20, "x", 1, template.value, tuple(map(ast.unparse, node.args[1:])), None)
+            fields = logs.fields_of(record)
+            for argument in map(ast.unparse, node.args[1:]):
+                if re.search(r"call_?id\b", argument):
+                    assert argument in fields.values(), f"{path}:{node.lineno}: {template.value!r} hides {argument}"
+                    found += 1
+    assert found > 40
+
+
+def test_the_configuration_says_what_is_wrong_with_it() -> None:
+    config = parse('[log]\nlevel = "debug"\nformat = "json"\n[log.levels]\n"siprec.recording" = "error"')
+    assert (config.log.level, config.log.format, config.log.levels) == ("debug", "json", {"siprec.recording": "error"})
+    for text in ('level = "loud"', 'format = "xml"', 'levels = {"asyncio" = "info"}', 'levels = {"siprec.sip" = "x"}'):
+        with pytest.raises(ConfigError, match=r"siprec.toml: log\."):
+            parse(f"[log]\n{text}")
