@@ -105,8 +105,7 @@ class EventHub:
         for subscriber in list(self._subscribers):
             subscriber.offer(numbered)
             if subscriber.dropped:
-                self._subscribers.discard(subscriber)
-                self.dropped_subscribers += 1
+                self.drop(subscriber)
         for sink in self.sinks:
             sink(numbered)
 
@@ -115,6 +114,12 @@ class EventHub:
         subscriber = Subscriber(size, wanted)
         self._subscribers.add(subscriber)
         return subscriber
+
+    def drop(self, subscriber: Subscriber) -> None:
+        """No more, and counted: it does not read."""
+        if subscriber in self._subscribers:
+            self._subscribers.discard(subscriber)
+            self.dropped_subscribers += 1
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """No more."""

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 import uvicorn
 
@@ -15,6 +16,10 @@ from siprec.api.app import Api
 from siprec.api.auth import Authorization
 from siprec.api.parts import Parts
 from siprec.api.settings import ApiConfig, Role
+
+UNSENT: Final = 32768
+"""Octets that the kernel takes for a client beyond what it can send: one that does not read is noticed soon, and a
+hundred of them hold no hundreds of megabytes."""
 
 
 class _Server(uvicorn.Server):
@@ -82,6 +87,8 @@ class ApiServer:
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError, AttributeError):  # connections inherit it
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
             listener.bind((host, port))
             options = uvicorn.Config(
                 self.api.application,

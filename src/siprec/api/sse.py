@@ -45,7 +45,7 @@ class EventStream:
         try:
             await self._run(send)
         except TimeoutError:
-            pass  # the client does not read; returning closes the connection
+            self._hub.drop(self._subscriber)  # the client does not read; returning closes the connection
         finally:
             self._hub.unsubscribe(self._subscriber)
             watch.cancel()

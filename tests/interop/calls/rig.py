@@ -29,7 +29,9 @@ class Rig:
         *,
         relay_ports: tuple[int, int] = RELAY_PORTS,
         recorder_ports: tuple[int, int] = RECORDER_PORTS,
+        more: str = "",
     ) -> None:
+        self._more = more
         self.directory = directory
         self._relay_ports = relay_ports
         self._recorder_ports = recorder_ports
@@ -72,6 +74,7 @@ ports = "{self._recorder_ports[0]}-{self._recorder_ports[1]}"
             lines.append(f'[[route]]\nuser = "direct"\nmedia = "never"\n{target}')
             # Phones that register are found by the registrar; the calls between them are recorded.
             lines.append('[[route]]\nrecord = "default"\nregistrar = true')
+            lines.append(self._more)
             self.proxy = stack.enter_context(Command("serve", "\n".join(lines) + "\n", self.directory / "serve"))
             self._stack = stack.pop_all()
         return self
