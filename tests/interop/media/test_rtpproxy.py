@@ -147,14 +147,14 @@ def test_the_null_address_of_an_old_hold_stays_and_the_call_goes_on_after_it() -
     drive("rtpproxy", scenario)
 
 
-def test_encrypted_calls_pass_and_are_not_copied() -> None:
+def test_calls_that_are_keyed_by_dtls_pass_and_are_not_copied() -> None:
     async def scenario(rig: Rig) -> None:
-        key = b"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz\r\n"
+        key = b"a=setup:actpass\r\na=fingerprint:sha-256 " + b":".join([b"AB"] * 32) + b"\r\n"
         a, b = rig.endpoint(), rig.endpoint()
         offered = await rig.offer(
-            MediaSession(CALL.call_id, CALL.from_tag), a.sdp().replace(b"RTP/AVP", b"RTP/SAVP") + key
+            MediaSession(CALL.call_id, CALL.from_tag), a.sdp().replace(b"RTP/AVP", b"UDP/TLS/RTP/SAVP") + key
         )
-        answered = await rig.answer(CALL, b.sdp(formats="0 101").replace(b"RTP/AVP", b"RTP/SAVP") + key)
+        answered = await rig.answer(CALL, b.sdp(formats="0 101").replace(b"RTP/AVP", b"UDP/TLS/RTP/SAVP") + key)
         assert key in offered
         talk = Talk(rig, a, b)
         talk.to_relay_a, talk.to_relay_b = target(answered), target(offered)
