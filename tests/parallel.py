@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,14 @@ def share(size: int, of: int) -> int:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     number = int(os.environ["PYTEST_XDIST_TESTRUNUID"][:8], 16) + int(worker[2:]) if worker else os.getpid()
     return number % of * size
+
+
+_unused = count()
+
+
+def unused_port() -> int:
+    """A port where nobody listens, nor will: below the ephemeral ones and beside those that tests hand out."""
+    return 19900 + share(20, 5) + next(_unused) % 20
 
 
 class Machine:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
 from tests.interop.calls.scenarios import Scenario
-from tests.parallel import share
+from tests.parallel import share, unused_port
 
 # Two runs at the same time should not see each other's media.
 _SHARE = share(2000, 5)
@@ -37,7 +37,7 @@ class Rig:
         self._recorder_ports = recorder_ports
         self.callee_port = free_port()
         self.busy_port = free_port()
-        self.gone_port = free_port()
+        self.gone_port = unused_port()
         self._stack = ExitStack()
         self._runs = 0
 

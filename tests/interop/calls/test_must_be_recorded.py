@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.interop.calls.harness import HOST, Command, Message, Sipp, free_port, until
 from tests.interop.calls.scenarios import Scenario, sdp
+from tests.parallel import unused_port
 
 
 def run(tmp_path: Path, start: str, caller: Scenario, callee: Scenario) -> tuple[list[Message], list[Message]]:
@@ -15,7 +16,7 @@ def run(tmp_path: Path, start: str, caller: Scenario, callee: Scenario) -> tuple
 [sip]
 listen = ["udp:{HOST}:0", "tcp:{HOST}:0"]
 [recording.default]
-srs = "sip:{HOST}:{free_port()};transport=tcp"
+srs = "sip:{HOST}:{unused_port()};transport=tcp"
 on_failure = "end-call"
 start = "{start}"
 [[route]]

@@ -14,6 +14,7 @@ from siprec.server.prooflog import read
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import Command, Sipp, free_port, until
 from tests.interop.calls.rig import Rig
+from tests.parallel import unused_port
 
 
 def directory(rig: Rig) -> Path:
@@ -78,7 +79,7 @@ def test_a_proxy_that_is_killed_leaves_calls_without_an_end(tmp_path: Path) -> N
 [sip]
 listen = ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"]
 [recording.default]
-srs = ["sip:127.0.0.1:{free_port()}"]
+srs = ["sip:127.0.0.1:{unused_port()}"]
 [[route]]
 method = "INVITE"
 record = "default"

@@ -22,8 +22,9 @@ from siprec.sdp import SessionDescription
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import METADATA_TYPES, SDP_TYPE, parts_of
-from tests.interop.calls.harness import HOST, Sipp, free_port
+from tests.interop.calls.harness import HOST, Sipp
 from tests.interop.calls.scenarios import Scenario
+from tests.parallel import unused_port
 
 SCHEMA = Path(__file__).parents[4] / "shared" / "spec" / "recording-local.xsd"
 _REMEMBERED = (("via", "Via"), ("from", "From"), ("to", "To"))
@@ -326,4 +327,4 @@ class Silent:
 
 def nobody() -> str:
     """The URI of an SRS that is not there: its connections are refused."""
-    return f"sip:nobody@{HOST}:{free_port(socket.SOCK_STREAM)};transport=tcp"
+    return f"sip:nobody@{HOST}:{unused_port()};transport=tcp"
