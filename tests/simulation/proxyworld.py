@@ -52,6 +52,7 @@ class Relay(MediaServer):
         self.fail: set[str] = set()
         self.silent: set[str] = set()
         self.live: set[str] = set()
+        self.address = b"IN IP4 192.0.2."
 
     def _exchange(self, command: str, session: MediaSession, sdp: bytes, done: SdpResult, flags: MediaFlags) -> None:
         self.log.append(f"{command} {session.from_tag} {session.to_tag} {session.via_branch}".strip())
@@ -62,7 +63,7 @@ class Relay(MediaServer):
         if command in self.fail:
             self.clock.call_later(self.delay, done, MediaError("refused"))
         else:
-            self.clock.call_later(self.delay, done, sdp.replace(b"IN IP4 10.0.0.", b"IN IP4 192.0.2."))
+            self.clock.call_later(self.delay, done, sdp.replace(b"IN IP4 10.0.0.", self.address))
 
     def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
         self._exchange("offer", session, sdp, done, flags)
