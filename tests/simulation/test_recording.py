@@ -20,7 +20,7 @@ from siprec.sip.message import SipResponse, parse_datagram
 from siprec.sip.multipart import Part, build_multipart, find_part, parts_of
 from siprec.sip.useragent import IncomingCall
 from tests.simulation.network import LinkQuality
-from tests.simulation.recording_world import Q, Srs, World, party_sdp
+from tests.simulation.recording_world import FakeMediaServer, Q, Srs, World, party_sdp
 
 
 def test_a_call_is_recorded_from_answer_to_end() -> None:
@@ -925,12 +925,59 @@ def test_a_media_server_that_dies_ends_the_recording_cleanly() -> None:
     world = World()
     call = world.answered_call()
     world.media.subscriptions.clear()
-    world.service.media_server_lost(world.media, "no pong")
+    world.service.call_media_failed(call, "no pong")
     world.clock.run_for(2)
     assert world.names() == ["START", "FAILED", "STOP"]
     assert world.srs.ended_reasons == ["bye"]
     world.end(call)
     world.assert_clean()
+
+
+@pytest.mark.parametrize("when", ["active", "paused", "pausing", "resuming"])
+@pytest.mark.parametrize("same", [False, True])
+def test_a_call_that_goes_to_another_media_server_is_recorded_from_there(when: str, same: bool) -> None:
+    world = World()
+    call = world.answered_call()
+    before = world.media
+    labels = [line.label for line in world.srs.offers[0].media]
+    if when != "active":
+        call.siprec_pause_recording()
+        if when == "pausing":  # asked, and never answered
+            before.delay = 3.0
+            world.clock.run_for(0.1)
+        else:
+            world.clock.run_for(2)
+    if when == "resuming":
+        before.delay = 3.0
+        call.siprec_resume_recording()
+        world.clock.run_for(0.1)
+    if same:  # started anew, and knows nothing
+        before.delay = 0.005
+        before.targets.clear()
+        before.subscriptions.clear()
+        before.paused.clear()
+        after = before
+    else:
+        after = FakeMediaServer(world.clock)
+        after.parties = before.parties
+        call.media = after
+    before.fail |= set() if same else {"pause", "resume", "subscribe_answer", "unsubscribe", "subscribe_request"}
+    world.service.call_media_moved(call)
+    world.clock.run_for(8)
+    flows = when in ("active", "resuming")
+    assert world.state(call) == ("active" if flows else "paused")
+    assert after.flowing() == (labels if flows else [])
+    if not flows:
+        assert [line.direction for line in world.srs.offers[-1].media] == ["inactive", "inactive"]
+        call.siprec_resume_recording()
+        world.clock.run_for(8)
+        assert after.flowing() == labels
+    assert [line.label for line in world.srs.offers[-1].media] == labels
+    assert not {"FAILED", "STOP", "UPDATE_FAILED"} & set(world.names())
+    before.subscriptions.clear()
+    world.end(call)
+    world.assert_clean()
+    assert not after.subscriptions
 
 
 # -- every state, every moment, a bad network --------------------------------------------------------------------------

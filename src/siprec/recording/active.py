@@ -129,6 +129,7 @@ class ActiveRecording:
         self._media: MediaServer | None = None
         self._media_session: MediaSession | None = None
         self._tag = ""
+        self._moves = self._placed = 0
         self._subscription: Subscription | None = None
         self._description: RsDescription | None = None
         self._dialog: RsPeer | None = None
@@ -230,9 +231,9 @@ class ActiveRecording:
 
     def media_moved(self) -> None:
         """Another media server carries the call: copies begin there anew, for the same streams."""
+        self._moves += 1
         if self.machine.state in (State.ACTIVE, State.PAUSED):
             self._tag = ""
-            self._subscription = None
             self.changed(media=True)
         elif self.machine.state in (State.FORKING, State.INVITING):
             self.media_lost("the media server is lost")
@@ -296,7 +297,7 @@ class ActiveRecording:
             case Cancel() if self._dialog is not None:
                 self._dialog.cancel()
             case Connect(withheld):
-                self._connect(withheld, lambda error: self._media_done(error, Kind.CONNECTED, Kind.CONNECT_FAILED))
+                self._connect(withheld, self._done(Kind.CONNECTED, Kind.CONNECT_FAILED))
             case Gate(closed):
                 self._gate(closed)
             case Exchange():
@@ -405,7 +406,14 @@ class ActiveRecording:
         )
         parties = [self.call.from_tag, self.call.callee_tag]
 
+        moves = self._placed = self._moves
+
         def forked(result: Subscription | MediaError) -> None:
+            if moves != self._moves:
+                if self.machine.state in (State.ACTIVE, State.PAUSED):
+                    self._fork()
+                    return
+                result = MediaError("the media server is lost")
             if not isinstance(result, MediaError):
                 self._tag = result.tag
                 if not self._srtp.transport and any(secure.is_dtls(stream.section) for stream in result.streams):
@@ -416,6 +424,11 @@ class ActiveRecording:
             self._forked(result)
 
         media.subscribe_request(session, parties, forked, flags=flags, tag=self._tag)
+
+    @property
+    def _left(self) -> bool:
+        """Whether the call has gone to another media server, which was not asked for copies yet: that comes next."""
+        return self._placed != self._moves
 
     def _forked(self, result: Subscription | MediaError) -> None:
         if isinstance(result, MediaError):
@@ -444,6 +457,9 @@ class ActiveRecording:
     def _connect(self, withheld: bool, done: Callable[[MediaError | None], None]) -> None:
         media, session, answer = self._media, self._media_session, self._answer
         subscription, description = self._subscription, self._description
+        if self._left:
+            self.around.clock.call_later(0, done, None)
+            return
         if media is None or session is None or answer is None or subscription is None or description is None:
             self.around.clock.call_later(0, done, MediaError("no answer of the SRS"))
             return
@@ -454,17 +470,27 @@ class ActiveRecording:
             return
         media.subscribe_answer(session, self._tag, octets, done)
 
-    def _media_done(self, error: MediaError | None, well: Kind, badly: Kind) -> None:
-        if error is None and well is Kind.CONNECTED and not self._flowing:
-            self._flowing = True
-            self.around.connected(self)
-        self._post(Event(badly, reason=str(error)) if error is not None else Event(well))
+    def _done(self, well: Kind, badly: Kind) -> Callable[[MediaError | None], None]:
+        moves = self._moves
+
+        def done(error: MediaError | None) -> None:
+            lost = self._left or moves != self._moves
+            if error is None and not lost and well is Kind.CONNECTED and not self._flowing:
+                self._flowing = True
+                self.around.connected(self)
+            # What a media server says, or does not say, that is lost means nothing any more.
+            self._post(Event(badly, reason=str(error)) if error is not None and not lost else Event(well))
+
+        return done
 
     def _gate(self, closed: bool) -> None:
         media, session = self._media, self._media_session
-        if media is not None and session is not None:
+        done = self._done(Kind.GATED, Kind.GATE_FAILED)
+        if self._left:
+            self.around.clock.call_later(0, done, None)
+        elif media is not None and session is not None:
             do = media.pause if closed else media.resume
-            do(session, self._tag, lambda error: self._media_done(error, Kind.GATED, Kind.GATE_FAILED))
+            do(session, self._tag, done)
 
     def _release(self) -> None:
         self.around.releasing(self)

@@ -54,6 +54,11 @@ class Indications:
         self._sound(call)
         self.signalled(call)
 
+    def moved(self, call: Call) -> None:
+        """Another media server has the call, and plays nothing yet."""
+        self._of(call).tones.clear()
+        self._sound(call)
+
     def _sound(self, call: Call) -> None:
         """CS-03: the tone, while the recording is fed, for those who are not told otherwise."""
         recorder = self._service.recorder_of(call)

@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from siprec.media.engine import MediaServer
 from siprec.proxy.call import Call, CallObserver, StartMode
 from siprec.recording import identity
 from siprec.recording.active import ActiveRecording, Surroundings
@@ -209,6 +208,7 @@ class RecordingService(CallObserver):
         if recorder is not None:
             for recording in list(recorder.recordings.values()):
                 recording.media_moved()
+            self.indications.moved(call)
 
     def call_ended(self, call: Call) -> None:
         """The call is over, or never came about."""
@@ -216,12 +216,6 @@ class RecordingService(CallObserver):
         if recorder is not None:
             recorder.end()
             self.released(recorder)
-
-    def media_server_lost(self, server: MediaServer, reason: str) -> None:
-        """A media server is gone, and with it what it copied."""
-        for recording in list(self._active()):
-            if recording.call.media is server:
-                recording.media_lost(reason)
 
     # -- what scripts, the API and the command line ask ----------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class Caller(Phone):
         await self.offer_again(self.direction)
 
     def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
-        if request.method != "INVITE" or self.media is None:
+        if request.method not in ("INVITE", "UPDATE") or self.media is None or not request.body:
             super().request(call, request, reply)
             return
         body = body_sdp(request)
@@ -114,12 +114,17 @@ async def until(condition: Any, what: str, limit: float = 40.0) -> None:
 
 
 @asynccontextmanager
-async def world(tmp_path: Path, engine: str, *, host: str = "127.0.0.1", recorders: int = 1) -> AsyncIterator[World]:
-    """`host`: the parties' and the proxy's address; recorders are on 127.0.0.1."""
+async def world(
+    tmp_path: Path, engine: str, *, host: str = "127.0.0.1", recorders: int = 1, servers: str = ""
+) -> AsyncIterator[World]:
+    """`host`: the parties' and the proxy's address; recorders are on 127.0.0.1. `servers`: the configuration of the
+    media servers, for engines of the test's own."""
     bracketed = f"[{host}]" if ":" in host else host
     async with AsyncExitStack() as stack:
         media = f'[relay]\ninterfaces = ["127.0.0.1", "::1"]\nports = "{_ports(30000)}"\n'
-        if engine == "rtpengine":
+        if servers:
+            media = servers
+        elif engine == "rtpengine":
             port = free_port()
             stack.enter_context(rtpengine(port, "udp", interfaces=("127.0.0.1", "::1")))
             media = f'[media]\nserver = "ng:udp:127.0.0.1:{port}"\n'

@@ -313,7 +313,7 @@ def rtpengine(port: int, transport: str, interfaces: Sequence[str] = ("127.0.0.1
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:
