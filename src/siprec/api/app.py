@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from siprec.api import page
 from siprec.api.auth import Authorization
+from siprec.api.endpoint import application
 from siprec.api.hub import EventHub
 from siprec.api.journal import Journal
 from siprec.api.library import Library
@@ -23,16 +16,13 @@ from siprec.api.look import View
 from siprec.api.metrics import Metrics
 from siprec.api.openapi import document
 from siprec.api.parts import Parts
-from siprec.api.problem import Problem
 from siprec.api.redis_stream import RedisStream
-from siprec.api.routes import OPERATIONS, Asked, Operation
+from siprec.api.routes import OPERATIONS
 from siprec.api.settings import ApiConfig
 from siprec.api.steer import Steering
 from siprec.api.webhooks import Webhooks
 
-log = logging.getLogger(__name__)
-
-MAX_BODY: Final = 65536
+ABOUT: Final = "Calls, their recordings, and what may be done to them."
 
 
 class Api:
@@ -51,87 +41,26 @@ class Api:
         self.view = View(parts, self.journal)
         self.steering = Steering(parts)
         self.library = Library(Path(config.library)) if config.library else None
-        self.openapi = msgspec.json.encode(document())
+        self.openapi = msgspec.json.encode(document(OPERATIONS, ABOUT))
         self._unsubscribe = [parts.events.subscribe(self.journal), parts.events.subscribe(self.hub)]
-        self.application = Starlette(
-            routes=[*page.routes(), *(Route(op.path, _Endpoint(self, op), methods=[op.method]) for op in OPERATIONS)],
-            exception_handlers={HTTPException: _http_error, Exception: _internal_error},
-        )
+        self.application = application(self, OPERATIONS, "index.html")
+
+    async def started(self) -> None:
+        """The address is listened at."""
+        self.webhooks.start()
+        if self.redis is not None:
+            self.redis.start()
+        self.metrics.start()
+
+    async def stopped(self) -> None:
+        """Put undelivered events on disk."""
+        await self.metrics.stop()
+        await self.webhooks.stop()
+        if self.redis is not None:
+            await self.redis.stop()
 
     def close(self) -> None:
         """Let go of the events; streams end."""
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         self.hub.close()
-
-
-class _Endpoint:
-    """One operation: who asks, whether what is asked makes sense, and the answer. An ASGI application."""
-
-    def __init__(self, api: Api, operation: Operation) -> None:
-        self._api = api
-        self._operation = operation
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        try:
-            answer = await self._answer(request)
-        except Problem as problem:
-            answer = problem.response(request.url.path)
-        except ClientDisconnect:
-            return
-        if isinstance(answer, msgspec.Struct):
-            headers = {"Cache-Control": "no-store"}
-            answer = Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
-        await answer(scope, receive, send)
-
-    async def _answer(self, request: Request) -> Any:
-        operation = self._operation
-        if operation.role is not None:
-            self._api.authorization.check(request, operation.role)
-        try:
-            query = msgspec.convert(_single(request), operation.query, strict=False)
-        except msgspec.ValidationError as error:
-            raise Problem(422, f"query: {error}") from None
-        body = None
-        if operation.body is not None:
-            try:
-                body = msgspec.json.decode(await _read(request), type=operation.body)
-            except msgspec.ValidationError as error:
-                raise Problem(422, f"body: {error}") from None
-            except msgspec.DecodeError as error:
-                raise Problem(400, f"body: {error}") from None
-        return await operation.handler(self._api, Asked(request, query, body))
-
-
-def _single(request: Request) -> dict[str, str]:
-    items = request.query_params.multi_items()
-    found = dict(items)
-    if len(found) != len(items):
-        raise Problem(422, "query: a parameter is given twice")
-    return found
-
-
-async def _read(request: Request) -> bytes:
-    # A page of another site can send no JSON without asking first (CORS), and is never told yes.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem(415, "the body has to be application/json")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Problem(413, f"the body is longer than {MAX_BODY} bytes")
-    return bytes(body)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    detail = {404: "no such resource; /openapi.json tells what there is", 405: "not with this method"}
-    return Problem(error.status_code, detail.get(error.status_code, ""), dict(error.headers or {})).response(
-        request.url.path
-    )
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return Problem(500, "an internal error; the log has more").response(request.url.path)

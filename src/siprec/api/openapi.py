@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -11,27 +12,27 @@ import msgspec
 import siprec
 from siprec.api.model import Event
 from siprec.api.problem import ProblemDetails
-from siprec.api.routes import OPERATIONS, Operation
+from siprec.api.routes import Operation
 
 REF: Final = "#/components/schemas/{name}"
 
 
-def document() -> dict[str, Any]:
+def document(operations: Sequence[Operation], about: str) -> dict[str, Any]:
     """The whole document as plain values."""
     types: list[type] = [ProblemDetails, Event]
-    for operation in OPERATIONS:
+    for operation in operations:
         types += [each for each in (operation.answer, operation.body) if isinstance(each, type)]
     unique = list(dict.fromkeys(types))
     _, components = msgspec.json.schema_components(unique, ref_template=REF)
     paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "siprec",
             "version": siprec.__version__,
-            "description": "Calls, their recordings, and what may be done to them. Times are seconds since the epoch.",
+            "description": f"{about} Times are seconds since the epoch.",
         },
         "paths": paths,
         "components": {
@@ -60,7 +61,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": {"description": operation.summary, "content": content}}
     for status in sorted(_problems(operation)):
         kind, schema = "application/problem+json", _ref(ProblemDetails)
-        if status == 503 and isinstance(answer, type) and answer.__name__ == "Health":
+        if status == 503 and isinstance(answer, type) and answer.__name__.endswith("Health"):
             kind, schema = "application/json", _ref(answer)
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": {kind: {"schema": schema}}}
     found: dict[str, Any] = {

@@ -25,8 +25,9 @@ _HEADERS: Final = {
 }
 
 
-def routes() -> list[BaseRoute]:
-    """``/`` and ``/static/...``. They hold nothing that needs a token; what they show, they ask the API for."""
+def routes(index: str) -> list[BaseRoute]:
+    """``/``, which is `index`, and ``/static/...``. They hold nothing that needs a token; what they show, they ask the
+    API for."""
     kept: dict[str, Response] = {}
     for entry in files("siprec.api").joinpath("web").iterdir():
         suffix = entry.name.rpartition(".")[2]
@@ -34,7 +35,7 @@ def routes() -> list[BaseRoute]:
             kept[entry.name] = Response(entry.read_bytes(), headers=_HEADERS, media_type=_TYPES[suffix])
 
     async def page(request: Request) -> Response:
-        return kept["index.html"]
+        return kept[index]
 
     async def static(request: Request) -> Response:
         return kept.get(request.path_params["name"]) or Response("no such file", 404, media_type="text/plain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from siprec.api.app import Api
 
 Answer: TypeAlias = "msgspec.Struct | Response | EventStream"
-Handler: TypeAlias = "Callable[[Api, Asked], Awaitable[Answer]]"
+Handler: TypeAlias = "Callable[[Any, Asked], Awaitable[Answer]]"
+"""The first is whoever owns the table: :class:`siprec.api.app.Api`, or the recorder's."""
 
 
 MAX_NAMED: Final = 500
@@ -303,6 +304,62 @@ def _steer(name: str, summary: str, handler: Handler, body: type[msgspec.Struct]
     return Operation("POST", f"/{name}", "control", summary, handler, model.Outcomes, body=body, problems=(404, 409))
 
 
+LIBRARY: Final = (
+    Operation(
+        "GET",
+        "/library",
+        "read",
+        "Recordings of the recorder on this host, newest first.",
+        _library,
+        model.LibraryPage,
+        query=model.LibraryQuery,
+        problems=(404,),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}",
+        "read",
+        "All that is known of one of them (recording.json).",
+        _library_detail,
+        "application/json",
+        problems=(404,),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}/waveform",
+        "listen",
+        "Loudness over time, per participant.",
+        _library_waveform,
+        model.Waveforms,
+        query=model.WaveformQuery,
+        problems=(404, 409),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}/vcon",
+        "listen",
+        "The recording as a vCon.",
+        _library_vcon,
+        "application/vcon+json",
+        problems=(404, 409),
+    ),
+    Operation(
+        "GET",
+        "/library/{id}/files/{file}",
+        "listen",
+        "A file of it: audio, capture or metadata; ranges may be asked for.",
+        _library_file,
+        "application/octet-stream",
+        problems=(404,),
+    ),
+)
+"""For whoever has a `library`."""
+LOGS: Final = (
+    Operation("GET", "/log-level", "read", "The log levels.", _log_level, model.LogLevels),
+    Operation(
+        "PUT", "/log-level", "control", "Change a log level.", _set_log_level, model.LogLevels, body=model.LogLevel
+    ),
+)
 OPERATIONS: Final = (
     Operation("GET", "/health/live", None, "Whether the process lives.", _live, model.Health),
     Operation("GET", "/health/ready", None, "Whether it takes calls.", _ready, model.Health, problems=(503,)),
@@ -351,53 +408,7 @@ OPERATIONS: Final = (
         query=model.PageQuery,
         problems=(404,),
     ),
-    Operation(
-        "GET",
-        "/library",
-        "read",
-        "Recordings of the recorder on this host, newest first.",
-        _library,
-        model.LibraryPage,
-        query=model.LibraryQuery,
-        problems=(404,),
-    ),
-    Operation(
-        "GET",
-        "/library/{id}",
-        "read",
-        "All that is known of one of them (recording.json).",
-        _library_detail,
-        "application/json",
-        problems=(404,),
-    ),
-    Operation(
-        "GET",
-        "/library/{id}/waveform",
-        "listen",
-        "Loudness over time, per participant.",
-        _library_waveform,
-        model.Waveforms,
-        query=model.WaveformQuery,
-        problems=(404, 409),
-    ),
-    Operation(
-        "GET",
-        "/library/{id}/vcon",
-        "listen",
-        "The recording as a vCon.",
-        _library_vcon,
-        "application/vcon+json",
-        problems=(404, 409),
-    ),
-    Operation(
-        "GET",
-        "/library/{id}/files/{file}",
-        "listen",
-        "A file of it: audio, capture or metadata; ranges may be asked for.",
-        _library_file,
-        "application/octet-stream",
-        problems=(404,),
-    ),
+    *LIBRARY,
     _steer("siprec_start_recording", "Begin to record calls.", _start, model.StartRecording),
     _steer("siprec_pause_recording", "Withhold the media from the SRS.", _pause),
     _steer("siprec_resume_recording", "Go on after a pause.", _resume),
@@ -414,10 +425,7 @@ OPERATIONS: Final = (
         problems=(503,),
     ),
     Operation("GET", "/metrics", "read", "Metrics for Prometheus.", _metrics, "text/plain"),
-    Operation("GET", "/log-level", "read", "The log levels.", _log_level, model.LogLevels),
-    Operation(
-        "PUT", "/log-level", "control", "Change a log level.", _set_log_level, model.LogLevels, body=model.LogLevel
-    ),
+    *LOGS,
     Operation("GET", "/drain", "read", "Whether new calls are refused.", _drain, model.Drain),
     Operation(
         "PUT", "/drain", "control", "Refuse new calls, or no more.", _set_drain, model.Drain, body=model.DrainRequest

@@ -8,14 +8,15 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from siprec.api.app import Api
 from siprec.api.auth import Authorization
 from siprec.api.parts import Parts
-from siprec.api.settings import ApiConfig, Role
+from siprec.api.settings import ApiConfig, ListenConfig, Role
 
 UNSENT: Final = 32768
 """Octets that the kernel takes for a client beyond what it can send: one that does not read is noticed soon, and a
@@ -36,12 +37,27 @@ class _Server(uvicorn.Server):
         yield  # signals are the process's own business
 
 
-class ApiServer:
-    """Serves an :class:`~siprec.api.app.Api` from :meth:`start` to :meth:`stop`."""
+class Service(Protocol):
+    """What is served: an ASGI application that has something to do before and after."""
 
-    def __init__(self, parts: Parts, config: ApiConfig) -> None:
+    authorization: Authorization
+
+    @property
+    def application(self) -> ASGIApp: ...
+
+    async def started(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    async def stopped(self) -> None: ...
+
+
+class WebServer:
+    """Serves `api` from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, api: Service, config: ListenConfig) -> None:
         self.config = config
-        self.api = Api(parts, config)
+        self._api = api
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +90,7 @@ class ApiServer:
     def set_tokens(self, tokens: Mapping[str, Role]) -> None:
         """Other tokens from the next request on; event streams that are open stay open. Raises ValueError."""
         self.check_tokens(tokens)
-        self.api.authorization = Authorization(tokens)
+        self._api.authorization = Authorization(tokens)
 
     async def start(self) -> None:
         """Listen.
@@ -91,7 +107,7 @@ class ApiServer:
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
             listener.bind((host, port))
             options = uvicorn.Config(
-                self.api.application,
+                self._api.application,
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -120,20 +136,22 @@ class ApiServer:
             listening.cancel()
             listener.close()
             raise OSError(f"the API cannot be served at {host}:{port}")
-        self.api.webhooks.start()
-        if self.api.redis is not None:
-            self.api.redis.start()
-        self.api.metrics.start()
+        await self._api.started()
 
     async def stop(self) -> None:
         """End streams and connections, put undelivered events on disk."""
-        self.api.close()
-        await self.api.metrics.stop()
-        await self.api.webhooks.stop()
-        if self.api.redis is not None:
-            await self.api.redis.stop()
+        self._api.close()
+        await self._api.stopped()
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             await asyncio.gather(self._task, return_exceptions=True)
         if self._socket is not None:
             self._socket.close()
+
+
+class ApiServer(WebServer):
+    """The API of a proxy."""
+
+    def __init__(self, parts: Parts, config: ApiConfig) -> None:
+        self.api = Api(parts, config)
+        super().__init__(self.api, config)

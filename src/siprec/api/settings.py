@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -104,32 +104,84 @@ class ApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Ask the media server at the end of each recorded call for its packets, for the metrics."""
 
     def __post_init__(self) -> None:
-        if any(len(token) < MIN_TOKEN for token in self.tokens):
-            raise ValueError(f"tokens: a token has at least {MIN_TOKEN} characters")
-        if any(not (33 <= ord(c) <= 126) for token in self.tokens for c in token):
-            raise ValueError("tokens: a token is of printable ASCII characters")
-        if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("tls_certificate and tls_key go together")
+        check(self)
         if not 1 <= self.ring <= 100_000 or not 1 <= self.subscriber_queue <= 100_000:
             raise ValueError("ring and subscriber_queue must lie in 1..100000")
-        if self.listen:
-            host, _ = self.address
-            if not self.tokens and not ipaddress.ip_address(host).is_loopback:
-                raise ValueError(f"tokens: needed when listening on {host}, which others can reach")
 
     @property
     def address(self) -> tuple[str, int]:
-        """Address and port of `listen`.
+        """Address and port of `listen`. Raises ValueError: not of that form."""
+        return address_of(self.listen)
 
-        Raises:
-            ValueError: not of that form.
-        """
-        host, port = split_host_port(self.listen)
-        host = host.strip("[]")
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            port = None
-        if port is None:
-            raise ValueError(f"listen: {self.listen!r} is not of the form address:port")
-        return host, port
+
+class RecorderApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``[recorder.api]``: the recorder's own API and page (``siprec recorder``).
+
+    Raises:
+        ValueError: from the constructor: no address, a token that is too short, or an open port without tokens.
+    """
+
+    listen: str = ""
+    """``address:port``, port 0 for a free one; empty: none."""
+    tokens: dict[str, Role] = {}
+    """As in ``[api]``."""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    min_free: int = 200
+    """Megabytes that have to be free on the disk of the recordings; below that it says that it is not ready."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.min_free < 0:
+            raise ValueError("min_free must not be negative")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Address and port of `listen`. Raises ValueError: not of that form."""
+        return address_of(self.listen)
+
+
+class ListenConfig(Protocol):
+    """Where an API listens, and for whom."""
+
+    @property
+    def listen(self) -> str: ...
+    @property
+    def tokens(self) -> dict[str, Role]: ...
+    @property
+    def tls_certificate(self) -> str: ...
+    @property
+    def tls_key(self) -> str: ...
+    @property
+    def address(self) -> tuple[str, int]: ...
+
+
+def check(config: ListenConfig) -> None:
+    """Raises ValueError where it cannot be meant."""
+    if any(len(token) < MIN_TOKEN for token in config.tokens):
+        raise ValueError(f"tokens: a token has at least {MIN_TOKEN} characters")
+    if any(not (33 <= ord(c) <= 126) for token in config.tokens for c in token):
+        raise ValueError("tokens: a token is of printable ASCII characters")
+    if bool(config.tls_certificate) != bool(config.tls_key):
+        raise ValueError("tls_certificate and tls_key go together")
+    if config.listen:
+        host, _ = config.address
+        if not config.tokens and not ipaddress.ip_address(host).is_loopback:
+            raise ValueError(f"tokens: needed when listening on {host}, which others can reach")
+
+
+def address_of(listen: str) -> tuple[str, int]:
+    """Address and port.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    host, port = split_host_port(listen)
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        port = None
+    if port is None:
+        raise ValueError(f"listen: {listen!r} is not of the form address:port")
+    return host, port

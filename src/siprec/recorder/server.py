@@ -53,6 +53,7 @@ class RecorderServer:
             except SipError as error:
                 if error.status != 401 or request.get("authorization"):
                     log.warning("Call-ID %s: recording client refused: %s", call.call_id, error.reason)
+                    self.recorder.counters["refused"] += 1
                 call.answer(error.status, headers=error.headers)
                 return
         if EXTENSION not in request.tokens("require") | request.tokens("supported"):
@@ -133,6 +134,7 @@ class RecordingCall(CallHandler):
             answer = session.offer(sdp, metadata, received_wall=wall, charset=charset)
         except (RecorderError, SipError) as error:
             log.warning("Call-ID %s: recording session refused: %s", call.call_id, error.reason)
+            self._server.recorder.counters["refused"] += 1
             headers = [("Retry-After", "10")] if error.status == 503 else []
             if error.status == 415:
                 headers.append(("Accept", ACCEPT))
@@ -142,6 +144,7 @@ class RecordingCall(CallHandler):
         self._server.calls.add(self)
         call.handler = self
         call.answer(200, answer, headers=[("Accept", ACCEPT)])
+        self._server.recorder.counters["sessions"] += 1
         log.info("Call-ID %s: recording into %s", call.call_id, session.where)
 
     # -- CallHandler -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import secrets
+from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,6 +76,9 @@ class Recorder:
     settings: RecorderSettings = field(default_factory=RecorderSettings)
     writer: DiskWriter = field(default_factory=DiskWriter)
     sessions: set[RecordingSession] = field(default_factory=set)
+    counters: Counter[str] = field(default_factory=Counter)
+    """Since the start: ``sessions`` accepted and ``refused``; of recordings that ended: ``recordings``, ``packets``,
+    ``lost``, and ``dropped_by_disk``."""
 
     def __post_init__(self) -> None:
         if not self.settings.advertised and ipaddress.ip_address(self.ports.address).is_unspecified:
@@ -247,6 +251,11 @@ class RecordingSession:
             self._result = Future()  # nothing was ever recorded
             self._result.set_result(RecordingResult(Path(), {"state": "failed"}))
         return self._result
+
+    @property
+    def lines(self) -> list[MediaLine]:
+        """The streams of now, in the order of their m-lines."""
+        return [line for _, line in sorted(self._lines.items())]
 
     def _check_open(self) -> None:
         if self._result is not None:
@@ -519,6 +528,13 @@ class RecordingSession:
             self._move(index, self._lines[index], None, wall)
         self.recordings.remove(recording)
         self._last = recording.close(reason, wall)
+        counters = self.recorder.counters
+        counters["recordings"] += 1
+        for line in recording.lines:
+            total = line.receiver.total()
+            counters["packets"] += total.received
+            counters["lost"] += total.lost
+            counters["dropped_by_disk"] += line.dropped_disk
 
     def _save(self) -> None:
         for recording in self.recordings:

@@ -25,6 +25,11 @@ class DiskWriter:
         self._thread: threading.Thread | None = None
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait."""
+        return self._jobs.qsize()
+
     def submit(self, job: Callable[[], object]) -> None:
         """Run `job` in the disk thread. What it raises is logged."""
         if self._closed:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from siprec.api.settings import ApiConfig
+from siprec.api.settings import ApiConfig, RecorderApiConfig
 from siprec.proxy.routes import RouteRule
 from siprec.recording.requested import RequestSettings
 from siprec.recording.settings import RecordingProfile
@@ -186,6 +186,7 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     """What of the metadata is written down, besides ids, times and who is in which stream (SRS-21): the documents
     as they came, names and addresses of the parties, extension elements, DTMF digits. Without ``names`` or
     ``extensions`` there can be no ``documents``, which have them."""
+    api: RecorderApiConfig = RecorderApiConfig()
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

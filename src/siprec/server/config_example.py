@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from siprec.server.config_reference import PARTS, TABLES, Field, fields_of
+from siprec.server.config_reference import TABLES, Field, fields_of, has_heading
 
 _INTRODUCTION: Final = """\
 siprec.toml, with every key there is. Keys behind a # have the value that they have anyway. A text of the form
@@ -47,7 +47,7 @@ def example() -> str:
     for title, module, name in TABLES:
         kind = getattr(module, name)
         live = title not in _OPTIONAL
-        fields = [each for each in fields_of(module, name) if not _is_table(each, kind, title)]
+        fields = [each for each in fields_of(module, name) if not has_heading(title, each)]
         about = " ".join((kind.__doc__ or "").split("\n\n", 1)[0].split()).replace("``", "`")
         if title.startswith("["):
             heading = title.replace("NAME", "default")
@@ -65,13 +65,6 @@ def example() -> str:
             for each in fields:
                 lines += ["", *_entry(title, each, kind)]
     return "\n".join(lines) + "\n"
-
-
-def _is_table(field: Field, kind: type[msgspec.Struct], title: str) -> bool:
-    """Whether it has a heading of its own."""
-    if not title:
-        return field.key in PARTS
-    return f"{title[:-1]}.{field.key}]" in _OPTIONAL or f"[{title[:-1]}.{field.key}]]" in _OPTIONAL
 
 
 def _entry(title: str, field: Field, kind: type[msgspec.Struct]) -> list[str]:

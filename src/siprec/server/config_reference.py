@@ -28,6 +28,7 @@ TABLES: Final = (
     ("[srs_requests]", requested, "RequestSettings"),
     ("[registrar]", config, "RegistrarConfig"),
     ("[recorder]", config, "RecorderConfig"),
+    ("[recorder.api]", api, "RecorderApiConfig"),
     ("[api]", api, "ApiConfig"),
     ("[[api.webhooks]]", api, "WebhookConfig"),
     ("[api.redis]", api, "RedisConfig"),
@@ -55,6 +56,8 @@ PARTS: Final = frozenset(
         "srs_requests",
     }
 )
+NESTED: Final = frozenset({("[recorder]", "api"), ("[api]", "webhooks"), ("[api]", "redis"), ("[trace]", "hep")})
+"""Keys that are tables with a heading of their own."""
 
 
 def reference() -> str:
@@ -68,7 +71,7 @@ def reference() -> str:
     ]
     for title, module, name in TABLES:
         lines += ["", f"## {title or 'Top level'}", "", "| key | type | default | |", "|---|---|---|---|"]
-        lines += [_row(field) for field in fields_of(module, name) if title or field.key not in PARTS]
+        lines += [_row(field) for field in fields_of(module, name) if not has_heading(title, field)]
     return "\n".join(lines) + "\n"
 
 
@@ -104,6 +107,11 @@ def fields_of(module: ModuleType, name: str) -> list[Field]:
             fields[-1] = replace(fields[-1], text=text)
             fresh = False
     return fields
+
+
+def has_heading(title: str, field: Field) -> bool:
+    """Whether it is a table with a heading of its own."""
+    return field.key in PARTS if not title else (title, field.key) in NESTED
 
 
 def _row(field: Field) -> str:

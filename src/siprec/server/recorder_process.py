@@ -103,9 +103,19 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         accept_types=ACCEPT,
     )
     notifier = Notifier()
+    api = None
+    if settings.api.listen:
+        # Costs a web server: only where there is one.
+        from siprec.api.recorder import RecorderApi
+        from siprec.api.server import WebServer
+
+        api = WebServer(RecorderApi(recorder, settings.api, lambda: bool(transport.listeners)), settings.api)
     try:
         await transport.listen(settings.listen)
         addresses = " ".join(str(listener.address) for listener in transport.listeners)
+        if api is not None:
+            await api.start()
+            addresses = f"{addresses} {api.ready}"
         announce(f"siprec recorder: ready {addresses}")
         notifier.ready(addresses)
         notifier.keep_alive(clock)
@@ -127,6 +137,8 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         await asyncio.to_thread(recorder.close)
     finally:
         notifier.close()
+        if api is not None:
+            await api.stop()
         await transport.close()
         await resolver.close()
         clock.close()

@@ -102,16 +102,23 @@ class Client:
 
 
 @asynccontextmanager
-async def recorder(tmp_path: Path) -> AsyncIterator[str]:
-    """A recorder process: its URI."""
+async def recorder_process(tmp_path: Path, more: str = "") -> AsyncIterator[Child]:
+    """A recorder process."""
     child = Child("recorder")
     file = tmp_path / "recorder.toml"
-    file.write_text(configuration('["sip:127.0.0.1:1"]', tmp_path))
+    file.write_text(configuration('["sip:127.0.0.1:1"]', tmp_path, more))
     try:
         await child.start("recorder", "--config", str(file))
-        yield f"sip:{HOST}:{child.address()[1]}"
+        yield child
     finally:
         await child.stop()
+
+
+@asynccontextmanager
+async def recorder(tmp_path: Path) -> AsyncIterator[str]:
+    """A recorder process: its URI."""
+    async with recorder_process(tmp_path) as child:
+        yield f"sip:{HOST}:{child.address()[1]}"
 
 
 @asynccontextmanager

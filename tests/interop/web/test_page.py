@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.api.apiworld import CONTROL, READ, phones, proxy, recorder, until
+from tests.interop.api.apiworld import CONTROL, HOST, READ, phones, proxy, recorder, recorder_process, until
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is missing: pip install -e '.[test]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -158,5 +158,32 @@ def test_a_token_is_asked_for_and_its_role_counts(tmp_path: Path) -> None:
                 await row.get_by_role("button", name="Pause").click()
                 await expect(row.locator(".state.paused")).to_be_visible()
             await alice.hang_up()
+
+    asyncio.run(scenario())
+
+
+def test_the_recorder_shows_its_sessions_and_recordings(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        more = f'[recorder.api]\nlisten = "{HOST}:0"'
+        async with (
+            recorder_process(tmp_path, more) as child,
+            proxy(tmp_path, f"sip:{HOST}:{child.address()[1]}") as process,
+        ):
+            url = f"http://{HOST}:{child.address('http')[1]}"
+            async with browser(url) as page, phones(process) as (alice, _bob):
+                expect = playwright.expect
+                await expect(page.get_by_text("No session at the moment")).to_be_visible()
+                await alice.dial("bob")
+                row = page.get_by_role("row").filter(has_text="Alice")
+                await expect(row.locator(".state.active")).to_have_count(2)
+                await expect(row.get_by_text(" packets")).to_have_count(2)
+                [call] = process.core.calls.values()
+                assert process.recording.siprec_pause_recording(call)
+                await expect(row.locator(".state.paused")).to_have_count(2)
+                await alice.hang_up()
+                await expect(page.get_by_text("No session at the moment")).to_be_visible()
+                await page.get_by_role("link", name="Recordings").click()
+                await page.get_by_role("row").filter(has_text="complete").get_by_role("link").click()
+                await expect(page.locator("canvas")).to_have_count(2)
 
     asyncio.run(scenario())

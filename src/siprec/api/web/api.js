@@ -24,7 +24,7 @@ async function checked(response) {
   let text = `${response.status} ${response.statusText}`;
   try {
     const problem = await response.json();
-    text = problem.detail || problem.title || text;
+    text = problem.detail || problem.title || problem.status || text;
   } catch { /* no JSON: the status has to do */ }
   throw new ApiError(response.status, text);
 }

@@ -4,6 +4,7 @@ import { ApiError, follow, setToken } from "./api.js";
 import { call, calls } from "./calls.js";
 import { clock, el } from "./dom.js";
 import { library, recording, silence } from "./library.js";
+import { sessions } from "./sessions.js";
 import { servers } from "./servers.js";
 
 const main = document.getElementById("main");
@@ -23,11 +24,14 @@ function events() {
   return [el("h2", {}, "Events"), items.length ? el("ol", { class: "events" }, items) : el("p", { class: "empty" }, "Nothing has happened since this page was opened.")];
 }
 
-const VIEWS = { calls: [calls, call, true], servers: [servers, null, true], events: [async () => events(), null, false], library: [library, recording, false] };
+// The recorder has a page of its own, with the same parts.
+const RECORDER = document.body.dataset.part === "recorder";
+const VIEWS = RECORDER ? { sessions: [sessions, null, true], library: [library, recording, false] } : { calls: [calls, call, true], servers: [servers, null, true], events: [async () => events(), null, false], library: [library, recording, false] };
+const FIRST = Object.keys(VIEWS)[0];
 
 function where() {
-  const [, view = "calls", id = ""] = location.hash.split("/");
-  return { view: VIEWS[view] ? view : "calls", id: decodeURIComponent(id) };
+  const [, view = FIRST, id = ""] = location.hash.split("/");
+  return { view: VIEWS[view] ? view : FIRST, id: decodeURIComponent(id) };
 }
 
 const context = {
@@ -89,6 +93,7 @@ dialog.addEventListener("close", () => {
 sign.addEventListener("click", askToken);
 
 async function listen() {
+  if (RECORDER) return; // it has no events; its page asks again and again
   abort?.abort();
   abort = new AbortController();
   try {

@@ -1,0 +1,215 @@
+"""The recorder's own API: sessions in progress, the library, health, metrics. Nothing is steered from here."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from siprec.api import look, model
+from siprec.api.auth import Authorization
+from siprec.api.endpoint import application
+from siprec.api.library import Library
+from siprec.api.openapi import document
+from siprec.api.problem import Problem
+from siprec.api.routes import LIBRARY, LOGS, Answer, Asked, Operation
+from siprec.api.settings import RecorderApiConfig
+from siprec.recorder.line import MediaLine
+from siprec.recorder.session import Recorder, RecordingSession
+
+MEGABYTE: Final = 1 << 20
+_ABOUT: Final = "Recording sessions in progress, and the recordings there are."
+
+
+class RecorderApi:
+    """What the handlers share. `listening` tells whether SIP is listened for."""
+
+    def __init__(self, recorder: Recorder, config: RecorderApiConfig, listening: Callable[[], bool]) -> None:
+        self.recorder = recorder
+        self.config = config
+        self.listening = listening
+        self.authorization = Authorization(config.tokens)
+        self.library = Library(recorder.library.root)
+        self.openapi = msgspec.json.encode(document(OPERATIONS, _ABOUT))
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(_Metrics(recorder))
+        ProcessCollector(registry=self.registry)
+        self.application = application(self, OPERATIONS, "recorder.html")
+
+    async def started(self) -> None:
+        """Nothing to be done."""
+
+    def close(self) -> None:
+        """Nothing to be let go of."""
+
+    async def stopped(self) -> None:
+        """Nothing to be done."""
+
+    async def health(self) -> model.RecorderHealth:
+        """Whether a further recording would be taken."""
+        free = (await asyncio.to_thread(_free, self.recorder)) // MEGABYTE
+        health = model.RecorderHealth(status="ok", free=free)
+        if not self.listening():
+            health.status = "not listening"
+        elif len(self.recorder.sessions) >= self.recorder.settings.max_sessions:
+            health.status = "full"
+        elif free < self.config.min_free:
+            health.status = "no disk space"
+        return health
+
+
+def _free(recorder: Recorder) -> int:
+    try:
+        return shutil.disk_usage(recorder.library.root).free
+    except OSError:
+        return 0
+
+
+def _session(session: RecordingSession) -> model.RecorderSession:
+    now = session.recorder.clock.now()
+    names = (name for person in session.state.participants.values() for name in person.names)
+    return model.RecorderSession(
+        call_id=session.call_id,
+        client=session.from_uri,
+        source=session.src_address,
+        start=session.started,
+        parties=[name.name or name.aor for name in names],
+        recordings=[recording.directory.name for recording in session.recordings],
+        streams=[_stream(line, now) for line in session.lines],
+    )
+
+
+def _stream(line: MediaLine, now: float) -> model.RecorderStream:
+    total = line.receiver.total()
+    return model.RecorderStream(
+        label=line.label,
+        kind=line.kind,
+        codecs=list(line.codec_names),
+        srtp=line.keys is not None,
+        port=line.pair.port,
+        source=f"{line.source[0]}:{line.source[1]}" if line.source else "",
+        receiving=line.receiving,
+        packets=total.received,
+        lost=total.lost,
+        silent=round(now - line.last_media, 3) if line.last_media is not None else None,
+    )
+
+
+async def _live(api: RecorderApi, asked: Asked) -> Answer:
+    return model.Health(status="ok")
+
+
+async def _ready(api: RecorderApi, asked: Asked) -> Answer:
+    health = await api.health()
+    if health.status == "ok":
+        return health
+    return Response(msgspec.json.encode(health), 503, media_type="application/json")
+
+
+async def _openapi(api: RecorderApi, asked: Asked) -> Answer:
+    return Response(api.openapi, media_type="application/json")
+
+
+async def _sessions(api: RecorderApi, asked: Asked) -> Answer:
+    query = asked.query
+    assert isinstance(query, model.PageQuery)
+    recorder = api.recorder
+    found, after = await look.page(
+        list(recorder.sessions),
+        lambda session: True,
+        lambda session: (session.started, session.call_id, ""),
+        query.limit,
+        query.after,
+    )
+    return model.RecorderSessions(
+        sessions=[_session(each) for each in found],
+        total=len(recorder.sessions),
+        limit=recorder.settings.max_sessions,
+        next=after,
+    )
+
+
+async def _one(api: RecorderApi, asked: Asked) -> Answer:
+    name = asked.path("call_id")
+    found = next((each for each in api.recorder.sessions if each.call_id == name), None)
+    if found is None:
+        raise Problem(404, "no such recording session, or it is over: then it is in /library")
+    return _session(found)
+
+
+async def _metrics(api: RecorderApi, asked: Asked) -> Answer:
+    encode, media_type = choose_encoder(asked.request.headers.get("accept", ""))
+    return Response(await asyncio.to_thread(encode, api.registry), media_type=media_type)
+
+
+OPERATIONS: Final = (
+    Operation("GET", "/health/live", None, "Whether the process lives.", _live, model.Health),
+    Operation(
+        "GET",
+        "/health/ready",
+        None,
+        "Whether it takes recordings: it listens, has room for sessions and on the disk.",
+        _ready,
+        model.RecorderHealth,
+        problems=(503,),
+    ),
+    Operation("GET", "/openapi.json", None, "This document.", _openapi, "application/json"),
+    Operation(
+        "GET",
+        "/sessions",
+        "read",
+        "Recording sessions in progress, oldest first.",
+        _sessions,
+        model.RecorderSessions,
+        query=model.PageQuery,
+    ),
+    Operation(
+        "GET",
+        "/sessions/{call_id}",
+        "read",
+        "One of them, by its Call-ID.",
+        _one,
+        model.RecorderSession,
+        problems=(404,),
+    ),
+    *LIBRARY,
+    Operation("GET", "/metrics", "read", "Metrics for Prometheus.", _metrics, "text/plain"),
+    *LOGS,
+)
+
+
+class _Metrics(Collector):
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def collect(self) -> Iterator[Metric]:
+        recorder = self._recorder
+        # Read in another thread: copies first.
+        sessions = list(recorder.sessions)
+        counters = dict(recorder.counters)
+        lines = [line for session in sessions for line in session.lines]
+        for name, text, value in (
+            ("sessions", "Recording sessions in progress.", len(sessions)),
+            ("sessions_limit", "More are refused.", recorder.settings.max_sessions),
+            ("streams", "Streams that are received.", len(lines)),
+            ("disk_free_bytes", "Where the recordings are.", _free(recorder)),
+            ("disk_jobs", "Writes that wait for the disk.", recorder.writer.waiting),
+        ):
+            yield GaugeMetricFamily(f"siprec_recorder_{name}", text, value=value)
+        for name, text, key in (
+            ("sessions_accepted", "Recording sessions accepted.", "sessions"),
+            ("sessions_refused", "Recording sessions refused.", "refused"),
+            ("recordings", "Recordings that ended.", "recordings"),
+            ("packets", "RTP packets of recordings that ended.", "packets"),
+            ("packets_lost", "Packets of them that did not come.", "lost"),
+            ("packets_dropped_by_disk", "Packets of them that the disk was too slow for.", "dropped_by_disk"),
+        ):
+            yield CounterMetricFamily(f"siprec_recorder_{name}", text, value=counters.get(key, 0))
