@@ -70,7 +70,7 @@ def test_sessions_library_health_and_metrics_of_a_recorder(tmp_path: Path) -> No
             assert "siprec_recorder_sessions_accepted_total 1.0" in text
             assert "siprec_recorder_recordings_total 1.0" in text
             packets = next(line for line in text.splitlines() if line.startswith("siprec_recorder_packets_total"))
-            assert float(packets.split()[1]) > 10
+            assert float(packets.split()[1]) > 1
             assert (await reader.ask("PUT", "/log-level", {"level": "debug"})).status == 403
             changed = await Client(address, CONTROL).ask(
                 "PUT", "/log-level", {"level": "debug", "logger": "siprec.net"}
