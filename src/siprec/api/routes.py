@@ -72,7 +72,7 @@ async def _ready(api: Api, asked: Asked) -> Answer:
         health.status = "draining"
     elif not parts.transport.listeners:
         health.status = "not listening"
-    elif parts.media.current is None and parts.core.options.media_use != "never":
+    elif not any(member.usable for member in parts.media.pool) and parts.core.options.media_use != "never":
         health.status = "no media server"
     if health.status == "ok":
         return health

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.engines.world import ENGINES, World, check_audio, until, world
+from tests.interop.engines.world import ENGINES, Camera, World, check_audio, until, world
 
 
 def received(recording: dict[str, Any]) -> list[int]:
@@ -70,6 +70,34 @@ def test_pause_hold_and_a_move_are_in_the_recording_and_the_voices_are_whole(tmp
             assert alice >= sent - paused_for - 60, (alice, sent, paused_for)
             assert not it.proxy.core.calls
             await until(lambda: not it.proxy.recording.counts(), "nothing is left")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_video_is_recorded_beside_the_voices(tmp_path: Path, engine: str) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, engine) as it:
+            cameras = it.alice.camera, it.bob.camera = Camera("127.0.0.1", 0xA11CE), Camera("127.0.0.1", 0xB0B)
+            try:
+                await it.alice.dial("bob")
+                await until(lambda: it.proxy.recording.counts().get("active") == 1, "it is recorded")
+                await it.talk(80)
+                await until(lambda: all(len(camera.seen) > 80 for camera in cameras), "they see each other")
+                for camera, other in zip(cameras, reversed(cameras), strict=True):
+                    assert {packet[8:12] for packet in camera.seen} == {other.ssrc.to_bytes(4, "big")}
+                await it.alice.hang_up()
+                directory, recording = await over(it, 0)
+            finally:
+                for camera in cameras:
+                    camera.stop()
+            seen = [stream for stream in recording["streams"] if stream["kind"] == "video"]
+            recording["streams"] = [stream for stream in recording["streams"] if stream["kind"] == "audio"]
+            check_audio(it, directory, recording)
+            assert len(seen) == 2
+            for stream in seen:
+                assert stream["packets"]["received"] >= 60, stream
+                assert stream["packets"]["lost"] == 0, stream
 
     asyncio.run(scenario())
 

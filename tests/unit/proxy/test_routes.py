@@ -160,3 +160,10 @@ def test_cookies_are_bound_to_call_and_secret() -> None:
     assert Cookies(b"other").check(cookie, "call") is None
     assert cookies.check("", "call") is None
     assert cookies.check("d1-\u00e9", "call") is None
+
+
+def test_a_rule_without_an_end_names_the_set_of_media_servers_for_the_rules_after_it() -> None:
+    rules = Rules([RouteRule(media_set="west"), RouteRule(user="bob", relay=True), RouteRule(relay=True)])
+    assert rules.decide(invite(), SOURCE).media_set == "west"
+    rules = Rules([RouteRule(media_set="west"), RouteRule(relay=True, media_set="east")])
+    assert rules.decide(invite(), SOURCE).media_set == "east"
