@@ -10,7 +10,7 @@ import logging
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Protocol, cast
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 BACKLOG: Final = 1024
 UNANSWERED: Final = 256
 
-Key = tuple[str, str, int, str, tuple[str, int]]
-"""What a connection is found by: transport, remote host and port, name verified (TLS), local listener."""
+Key = tuple[str, str, int, str, tuple[str, int], Hashable]
+"""What a connection is found by: transport, remote host and port, name verified and settings (TLS), local listener."""
 
 
 def key_of(hop: Hop) -> Key:
     """The key of the connection that serves `hop`."""
-    return (hop.transport, hop.host, hop.port, hop.server_name, hop.local)
+    return (hop.transport, hop.host, hop.port, hop.server_name, hop.local, hop.tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ class StreamConnection(asyncio.Protocol):
             self.refused = True
             stream.abort()
             return
-        name = self.target.server_name if self.target is not None else ""
-        self.hop = Hop(self.hop.transport, peer[0], peer[1], self.hop.local, self.id, name)
+        name, tls = (self.target.server_name, self.target.tls) if self.target is not None else ("", None)
+        self.hop = Hop(self.hop.transport, peer[0], peer[1], self.hop.local, self.id, name, tls)
         if not self._owner.stream_opened(self):
             self.refused = True
             stream.abort()

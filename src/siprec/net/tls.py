@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 #: What RFC 9325 4.2 leaves of TLS 1.2: forward secrecy and authenticated encryption. TLS 1.3 has nothing else.
@@ -16,8 +16,8 @@ class TlsSettings:
 
     `certificate` (with its chain) and `private_key` (empty: in the same file) are shown by a listener, and as client
     certificate when a server asks for one. `ca_file` (empty: the system's) has the trusted issuers. `verify_server`
-    checks chain and name of the servers we connect to; `verify_client` says whether a listener wants certificates of
-    its clients. `ciphers` is an OpenSSL cipher list for TLS 1.2 (SEC-02).
+    checks chain and name of the servers we connect to, the name only with `verify_name`; `verify_client` says whether
+    a listener wants certificates of its clients. `ciphers` is an OpenSSL cipher list for TLS 1.2 (SEC-02).
     """
 
     certificate: str = ""
@@ -25,8 +25,18 @@ class TlsSettings:
     key_password: str = ""
     ca_file: str = ""
     verify_server: bool = True
+    verify_name: bool = True
     verify_client: Literal["none", "optional", "required"] = "none"
     ciphers: str = CIPHERS
+
+    def over(self, base: TlsSettings) -> TlsSettings:
+        """These settings, with the certificate and the trust of `base` where there are none here."""
+        result = self
+        if not result.certificate:
+            result = replace(
+                result, certificate=base.certificate, private_key=base.private_key, key_password=base.key_password
+            )
+        return result if result.ca_file else replace(result, ca_file=base.ca_file)
 
     def server_context(self) -> ssl.SSLContext:
         """A context for accepting connections: TLS 1.2 or later.
@@ -51,6 +61,7 @@ class TlsSettings:
         """
         context = self._context(ssl.PROTOCOL_TLS_CLIENT)
         if self.verify_server:
+            context.check_hostname = self.verify_name
             self._load_trust(context, ssl.Purpose.SERVER_AUTH)
         else:
             context.check_hostname = False

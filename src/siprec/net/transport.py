@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 MAX_UDP_REQUEST: Final = 1300
 TCP_REFUSED_MEMORY: Final = 300.0
 SOURCE_MEMORY: Final = 60.0
+MAX_CONTEXTS: Final = 1000
 
 OnMessage = Callable[[SipRequest | SipResponse, Hop], None]
 OnMalformed = Callable[[SipError, Hop], None]
@@ -67,9 +68,10 @@ class SocketTransport:
     """:class:`siprec.sip.transport.Transport` on real sockets, on the running event loop.
 
     `on_message(message, hop)` gets what was parsed, `on_malformed(error, hop)` what could not be; what they raise is
-    logged. `tls` is the identity and trust for connections opened when no TLS listener has its own. `trace(direction,
-    hop, octets)`, direction ``"in"`` or ``"out"``, sees every SIP message when set. `allow` names addresses that may be
-    sent to although they are multicast or broadcast (TRN-11).
+    logged. `tls` is the identity and trust for connections opened when neither the hop nor a TLS listener has its own;
+    what a hop's `TlsSettings` leave out is taken from it. `trace(direction, hop, octets)`, direction ``"in"`` or
+    ``"out"``, sees every SIP message when set. `allow` names addresses that may be sent to although they are multicast
+    or broadcast (TRN-11).
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SocketTransport:
         self._tls = tls or TlsSettings()
         self._contexts: list[tuple[ssl.SSLContext, TlsSettings]] = []
         self._client_context: ssl.SSLContext | None = None
+        self._special: dict[TlsSettings, ssl.SSLContext] = {}
         self._allow = frozenset(allow)
         self._max_udp = max_udp_request
         self._by_local: dict[tuple[str, str, int], Listener] = {}
@@ -295,8 +298,8 @@ class SocketTransport:
             listener = self._choose(hop)
             if listener is not None and listener.local != hop.local:
                 hop = replace(hop, local=listener.local)
-            if hop.transport == "tcp" and hop.server_name:
-                hop = replace(hop, server_name="")
+            if hop.transport == "tcp" and (hop.server_name or hop.tls is not None):
+                hop = replace(hop, server_name="", tls=None)
             connection = self._by_key.get(key_of(hop))
         if connection is None:
             if hop.connection or self._closed:
@@ -355,6 +358,13 @@ class SocketTransport:
             self._send_stream(data, protocol.hop, failed)
 
     def _context(self, hop: Hop) -> ssl.SSLContext:
+        if isinstance(hop.tls, TlsSettings):
+            context = self._special.get(hop.tls)
+            if context is None:
+                if len(self._special) >= MAX_CONTEXTS:
+                    self._special.clear()
+                context = self._special[hop.tls] = hop.tls.over(self._tls).client_context()
+            return context
         listener = self._choose(hop)
         if listener is not None and listener.tls is not None:
             return listener.tls
@@ -369,6 +379,7 @@ class SocketTransport:
         Raises:
             OSError: a file is missing, or not what it should be; where that is so the old certificate stays.
         """
+        self._special.clear()
         for context, settings in self._contexts:
             settings.refresh(context)
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from siprec.recording import events
 from siprec.recording.events import EventDispatcher, SiprecEvent
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.settings import RecordingProfile, check_socket
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse
@@ -159,16 +159,14 @@ class HealthTable:
         found.pinged = self._clock.now()
         profile = found.profile
         try:
-            target = Uri.parse(server)
-            if profile.transport and not target.transport:
-                target = target.replace(params={**target.params, "transport": profile.transport})
-            way = Uri.parse(profile.outbound_proxy) if profile.outbound_proxy else target
+            reach = profile.reach(server)
+            target = reach.target(Uri.parse(server))
+            way = Uri.parse(reach.outbound_proxy) if reach.outbound_proxy else target
         except SipError:
             return
         request = SipRequest("OPTIONS", target.text)
-        if profile.outbound_proxy:
-            loose = way if "lr" in way.params else way.replace(params={**way.params, "lr": None})
-            request.add("Route", f"<{loose.text}>")
+        if reach.route:
+            request.add("Route", f"<{reach.route}>")
         request.add("Accept", "application/sdp")
         found.asking = True
 
@@ -184,4 +182,6 @@ class HealthTable:
                 self.failed(server, profile, status, result.reason if isinstance(result, SipResponse) else result)
             self._plan()
 
-        self._agent.request(request, way, done)
+        where = reach.socket or profile.socket
+        resolve = reach.through(self._agent.resolve, check_socket(where) if where else None)
+        self._agent.request(request, way, done, resolve=resolve)

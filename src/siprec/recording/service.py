@@ -51,6 +51,7 @@ class RecordingService(CallObserver):
         clock: time.
         agent: our user agent, on the proxy's transaction layer.
         profiles: ``[recording.NAME]`` of the configuration.
+        skip_failover_codes: of recordings whose SRSs a script names and that have no profile.
         events: where recordings tell what happens; one of its own when none is given.
         from_uri: names the SRC in From of the RS (SRC-07) where no profile does.
         group_secret: of the deployment, for group identifiers.
@@ -72,6 +73,7 @@ class RecordingService(CallObserver):
         group_secret: bytes = b"",
         new_id: IdSource = new_id,
         hang_up: Callable[[Call, str], None] | None = None,
+        skip_failover_codes: str = "",
     ) -> None:
         check_uri(from_uri, "from_uri")
         self.events = events or EventDispatcher()
@@ -82,13 +84,13 @@ class RecordingService(CallObserver):
         )
         self.trunks = self.around.trunks = TrunkPool(clock, agent, from_uri)
         self.profiles: Mapping[str, RecordingProfile] = {}
-        self.set_profiles(profiles or {})
+        self.set_profiles(profiles or {}, skip_failover_codes)
         self._recorders: dict[str, CallRecorder] = {}
         self.indications = Indications(self)
         self.requested: RequestedSessions | None = None
 
-    def set_profiles(self, profiles: Mapping[str, RecordingProfile]) -> None:
-        """Take a new configuration; recordings that exist keep theirs.
+    def set_profiles(self, profiles: Mapping[str, RecordingProfile], skip_failover_codes: str = "") -> None:
+        """Take a new configuration; recordings that exist keep theirs. `skip_failover_codes`: see the class.
 
         Raises:
             ValueError: see the class.
@@ -97,6 +99,7 @@ class RecordingService(CallObserver):
             if profile.on_failure == "end-call" and self.hang_up is None:
                 raise ValueError(f'recording.{name}.on_failure: "end-call" is not possible here')
         self.profiles = dict(profiles)
+        self.skip_failover_codes = skip_failover_codes
         self.trunks.configure(self.profiles)
         self.around.health.watch(list(profiles.values()))
 
@@ -256,12 +259,15 @@ class RecordingService(CallObserver):
             return self._record(call, instance, settings, start)
         base = self.profiles.get(instance) or self.profiles.get(DEFAULT)
         try:
-            profile = base.with_srs(srs) if base is not None else RecordingProfile(srs=srs)
+            profile = base.with_srs(srs) if base is not None else self._bare(srs)
         except SettingError as error:
             return self._refused(call, instance, str(error))
         if not start and at_once and call.early is not None and call.talk_began is None:
             start = "early"
         return self._engage(call, instance, profile, settings, start)
+
+    def _bare(self, srs: str) -> RecordingProfile:
+        return RecordingProfile(srs=srs, skip_failover_codes=self.skip_failover_codes)
 
     def _record(self, call: Call, name: str, settings: Any = None, start: str = "", *, promised: bool = False) -> str:
         profile = self.profiles.get(name)

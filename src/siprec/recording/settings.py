@@ -10,8 +10,10 @@ import msgspec
 
 from siprec.recording.identity import IdentityPolicy
 from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
+from siprec.recording.reach import Reach, SrsSettings, TlsPolicy, place_of, tls_of
 from siprec.recording.secure import SrtpPolicy
 from siprec.recording.xmlcheck import check_extension, check_participant
+from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
 from siprec.sip.headers import TOKEN
 from siprec.sip.message import header_key
@@ -275,6 +277,18 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     password: str = ""
     realm: str = ""
     """Digest credentials (401, 407); an empty realm stands for any."""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_key_password: str = ""
+    """PEM files for SRSs that want a certificate (the key may be in the same file). Default: those of ``[sip]``."""
+    tls_ca: str = ""
+    """PEM file with the authorities that SRSs have certificates of. Default: that of ``[sip]``, else the system's."""
+    tls_verify: TlsPolicy = "full"
+    """What is checked of an SRS's certificate: issuer and name (``full``, RFC 5922), issuer (``chain``), nothing."""
+    tls_server_name: str = ""
+    """The name to ask for (SNI) and to find in the certificate; default: the host of the SRS's URI."""
+    servers: dict[str, SrsSettings] = {}
+    """Tables for single SRSs by ``HOST`` or ``HOST:PORT`` of their URIs: what differs for them."""
     signalling: Literal["any", "as-call"] = "any"
     """``as-call``: of a call with a party that speaks TLS to us, or a ``sips:`` URI, only SRSs that are reached by TLS
     are told (SEC-05); others count as unreachable. ``any``: something else protects the way to the SRS."""
@@ -306,8 +320,6 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         for name in FIELDS:
             if getattr(self, name):
                 _check_field(name, getattr(self, name))
-        if self.outbound_proxy:
-            check_uri(self.outbound_proxy, "outbound_proxy")
         if not 0.1 <= self.setup_timeout <= 180 or not 0.1 <= self.end_timeout <= 60:
             raise SettingError("setup_timeout must lie in 0.1..180 and end_timeout in 0.1..60 seconds")
         if not (
@@ -329,8 +341,44 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             raise SettingError("session_expires must be 0 or at least 90 (RFC 4028 4)")
         if self.srtp_fallback and self.srtp == "off":
             raise SettingError("srtp_fallback has no meaning with srtp = 'off'")
-        if self.password and not self.username:
-            raise SettingError("username is needed with a password")
+        self._check_reach()
+
+    def _check_reach(self) -> None:
+        for name, each in self.servers.items():
+            if name.lower() not in place_of(check_uri(f"sip:{name}", f"servers: {name!r}").text):
+                raise SettingError(f"servers: {name!r} is neither HOST nor HOST:PORT")
+            if each.socket:
+                check_socket(each.socket)
+        tables: list[RecordingProfile | SrsSettings] = [self, *self.servers.values()]
+        for where in tables:
+            if where.outbound_proxy:
+                check_uri(where.outbound_proxy, "outbound_proxy")
+            if where.password and not where.username:
+                raise SettingError("username is needed with a password")
+            if (where.tls_key or where.tls_key_password) and not where.tls_certificate:
+                raise SettingError("tls_certificate is needed with tls_key")
+
+    def reach(self, server: str) -> Reach:
+        """How the SRS `server` (a SIP URI) is reached.
+
+        Raises:
+            SipError: no URI.
+        """
+        own = SrsSettings()
+        if self.servers:
+            tables = {name.lower(): table for name, table in self.servers.items()}
+            own = next((tables[place] for place in place_of(server) if place in tables), own)
+        who = own if own.username else self
+        shown = own if own.tls_certificate else self
+        policy: TlsPolicy = own.tls_verify or self.tls_verify
+        return Reach(
+            own.transport or self.transport,
+            own.outbound_proxy or self.outbound_proxy,
+            own.socket,
+            Credentials(who.username, who.password, realm=who.realm) if who.username else None,
+            tls_of(shown.tls_certificate, shown.tls_key, shown.tls_key_password, own.tls_ca or self.tls_ca, policy),
+            own.tls_server_name or self.tls_server_name,
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from siprec import sdp
@@ -12,7 +12,6 @@ from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.date import format_date
-from siprec.sip.digest import Credentials, CredentialStore
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
@@ -173,7 +172,7 @@ class RsDialog(CallHandler):
         self._outgoing: OutgoingCall | None = None
         self._given_up = False
         self._metadata_type = profile.metadata_type
-        self._start: tuple[Uri, Body, Hop | None] | None = None
+        self._start: tuple[Uri, Body] | None = None
         self._no_update = False
         self._redirects: list[Uri] = []
         self._redirected = 0
@@ -184,31 +183,18 @@ class RsDialog(CallHandler):
 
     def invite(self, body: Body) -> None:
         """Send the INVITE that starts the RS (SRC-05 to SRC-07, SRC-10)."""
-        target = self._by_transport(Uri.parse(self.server))
-        if not self.settings.socket:
-            self._invite(target, body, None)
-            return
-        transport, address, port = check_socket(self.settings.socket)
-
-        def resolved(result: list[Hop] | SipError) -> None:
-            if isinstance(result, SipError) or not result:
-                self.agent.clock.call_later(0, self.failed, None, 503, None, f"resolve: {result}")
-            elif self._given_up:
-                self.agent.clock.call_later(0, self.failed, None, 487, None, "cancelled")
-            else:
-                self._invite(target, body, replace(result[0], transport=transport, local=(address, port)))
-
-        self.agent.resolve(target, resolved)
+        self._invite(self._by_transport(Uri.parse(self.server)), body)
 
     def _by_transport(self, uri: Uri) -> Uri:
-        """With the profile's transport where the URI names none."""
-        if not self.profile.transport or uri.transport:
-            return uri
-        return uri.replace(params={**uri.params, "transport": self.profile.transport})
+        """With the transport that the profile has for it, where the URI names none."""
+        return self.profile.reach(uri.text).target(uri)
 
-    def _invite(self, target: Uri, body: Body, hop: Hop | None) -> None:
+    def _invite(self, target: Uri, body: Body) -> None:
         profile, settings = self.profile, self.settings
-        self._start = (target, body, hop)
+        self._start = (target, body)
+        reach = profile.reach(target.text)
+        # What a script set goes over the profile, and the SRS's own table too.
+        where = settings.socket if settings.socket != profile.socket else reach.socket or settings.socket
         octets, headers = encode_body(body, self._metadata_type)
         content_type = headers[0][1]
         lines = [_REQUIRE, self._date(), ("Accept", ACCEPT), *headers[1:]]
@@ -216,9 +202,6 @@ class RsDialog(CallHandler):
             lines.append(("Max-Breadth", str(self._max_breadth)))
         given = {name.lower() for name, _ in lines}
         lines += [(n, v) for n, v in check_headers(settings.headers) if n.lower() not in given]
-        credentials = None
-        if profile.username:
-            credentials = CredentialStore([Credentials(profile.username, profile.password, realm=profile.realm)])
         self._call = self._outgoing = self.agent.invite(
             target,
             from_=self._from,
@@ -229,11 +212,11 @@ class RsDialog(CallHandler):
             body=octets,
             content_type=content_type,
             call_id=self.call_id,
-            hop=hop,
-            route=[f"<{_loose(profile.outbound_proxy)}>"] if profile.outbound_proxy else (),
+            route=[f"<{reach.route}>"] if reach.route else (),
             setup_timeout=profile.setup_timeout,
-            credentials=credentials,
+            credentials=reach.store,
             session_expires=profile.session_expires or None,
+            resolve=reach.through(self.agent.resolve, check_socket(where) if where else None),
         )
 
     def cancel(self) -> None:
@@ -345,7 +328,7 @@ class RsDialog(CallHandler):
             return False
         self._redirected += 1
         self.call_id = self.agent.new_token()
-        self._invite(self._redirects.pop(0), body, None)
+        self._invite(self._redirects.pop(0), body)
         return True
 
     def _allowed(self, uri: Uri) -> bool:
@@ -463,11 +446,6 @@ def _wants_key_frame(request: SipRequest) -> bool:
         )
     except SipError:
         return False
-
-
-def _loose(proxy: str) -> str:
-    uri = Uri.parse(proxy)
-    return uri.text if "lr" in uri.params else uri.replace(params={**uri.params, "lr": None}).text
 
 
 def encode_body(body: Body, metadata_type: str) -> tuple[bytes, list[tuple[str, str]]]:

@@ -36,12 +36,14 @@ def is_secure_call(call: SignalledCall) -> bool:
 def is_secure_way(server: str, profile: RecordingProfile, settings: RecordingSettings) -> bool:
     """Whether the SRS `server` is reached over TLS, or without leaving this host."""
     try:
-        uri = Uri.parse(profile.outbound_proxy or server)
-        if settings.socket:
-            return check_socket(settings.socket)[0] == "tls"
+        reach = profile.reach(server)
+        uri = Uri.parse(reach.outbound_proxy or server)
+        socket = settings.socket if settings.socket != profile.socket else reach.socket or settings.socket
+        if socket:
+            return check_socket(socket)[0] == "tls"
     except (SipError, SettingError):
         return False
-    return _is_secure(uri, "" if profile.outbound_proxy else profile.transport) or _is_loopback(uri.host)
+    return _is_secure(uri, "" if reach.outbound_proxy else reach.transport) or _is_loopback(uri.host)
 
 
 def _is_secure(uri: Uri, transport: str) -> bool:

@@ -256,6 +256,9 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     each start draws its own: calls that outlive a restart are then routed without it, and group ids change."""
     script: str = ""
     """Routing script, relative to the configuration file."""
+    skip_failover_codes: str = ""
+    """Regular expression over the reply code of an SRS that ends the search for one, for all profiles that have no
+    `skip_failover_codes` of their own."""
     media_server: list[MediaServerConfig] = []
     route: list[RouteRule] = []
     recording: dict[str, RecordingProfile] = {}
@@ -306,6 +309,11 @@ def parse(text: str, name: str = "siprec.toml") -> Config:
         raise ConfigError(f"{name}: {error}") from None
     data = _environment(data, name, "")
     profiles = data.get("recording")
+    codes = data.get("skip_failover_codes")
+    if isinstance(profiles, dict) and isinstance(codes, str):
+        for values in profiles.values():
+            if isinstance(values, dict):
+                values.setdefault("skip_failover_codes", codes)
     if isinstance(profiles, dict):
         # One by one, so that an error names the profile.
         for profile, values in profiles.items():

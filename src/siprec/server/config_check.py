@@ -104,6 +104,10 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         for method in [rule.method] if isinstance(rule.method, str) else rule.method:
             if method != method.upper():
                 yield f"route[{number}].method", f"methods are case-sensitive: {method.upper()!r}, not {method!r}"
+    try:
+        re.compile(config.skip_failover_codes)
+    except re.error as error:
+        yield "skip_failover_codes", str(error)
     if config.media.timeout <= 0:
         yield "media.timeout", "must be more than 0 seconds"
     if config.media.ping <= 0:
@@ -131,9 +135,11 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
     for name, profile in config.recording.items():
         if profile.srtp != "always":
             continue
-        for target in (profile.outbound_proxy,) if profile.outbound_proxy else profile.targets:
+        for server in profile.targets:
+            reach = profile.reach(server)
+            target = reach.outbound_proxy or server
             uri = Uri.parse(target)
-            transport = uri.transport or profile.transport
+            transport = uri.transport or ("" if reach.outbound_proxy else reach.transport)
             if uri.scheme != "sips" and transport != "tls" and not _loopback(uri.host):
                 yield f"recording.{name}.srtp", _UNENCRYPTED.format(target)
     for key, addresses in (("sip.listen", config.sip.listen), ("recorder.listen", config.recorder.listen)):

@@ -11,7 +11,7 @@ from typing import Final
 
 from siprec.api import settings as api
 from siprec.proxy import routes
-from siprec.recording import requested
+from siprec.recording import reach, requested
 from siprec.recording import settings as recording
 from siprec.server import config
 
@@ -23,6 +23,7 @@ TABLES: Final = (
     ("[[media_server]]", config, "MediaServerConfig"),
     ("[relay]", config, "RelayConfig"),
     ("[recording.NAME]", recording, "RecordingProfile"),
+    ("one of `recording.NAME.servers`, a table", reach, "SrsSettings"),
     ("[[route]]", routes, "RouteRule"),
     ("one of `targets` as a table", routes, "RouteTarget"),
     ("[srs_requests]", requested, "RequestSettings"),

@@ -203,6 +203,7 @@ class ProxyProcess:
             from_uri=_own_uri(config),
             group_secret=secret,
             hang_up=HangUp(self.core),
+            skip_failover_codes=config.skip_failover_codes,
         )
         self.proof_log: ProofLog | None = None
         # The proofs ask the media server anyway: once is enough.
@@ -375,7 +376,7 @@ class ProxyProcess:
         if self.api is not None:
             self.api.check_tokens(new.api.tokens)
         # From here on only the certificates can fail, and then each stays as it was.
-        self.recording.set_profiles(new.recording)
+        self.recording.set_profiles(new.recording, new.skip_failover_codes)
         if self.recording.requested is not None:
             self.recording.requested.settings = new.srs_requests
         self.core.reconfigure(_options(new), rules, script)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,9 @@ class Hop:
 
     `transport` is ``udp``, ``tcp`` or ``tls``; `host` numeric, IPv6 without brackets; `local` is the address and port
     of the listening socket used (empty host: let the transport choose); `connection` names a stream connection (0: any
-    open one to that address, else a new one); `server_name` is the name to verify with TLS.
+    open one to that address, else a new one); `server_name` is the name to verify with TLS; `tls` says with which
+    certificates and trust, in a form that the transport knows (None: its own). Connections are shared where all of this
+    is the same.
     """
 
     transport: str
@@ -22,6 +24,7 @@ class Hop:
     local: tuple[str, int] = ("", 0)
     connection: int = 0
     server_name: str = ""
+    tls: Hashable = None
 
     @property
     def reliable(self) -> bool:

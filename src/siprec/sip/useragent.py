@@ -23,7 +23,7 @@ from siprec.sip.transaction import ServerTransaction, TransactionLayer
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent_call import Call
-from siprec.sip.useragent_exchange import Exchange, Result
+from siprec.sip.useragent_exchange import Exchange, Resolve, Result
 from siprec.sip.useragent_handler import CallHandler
 from siprec.sip.useragent_incoming import IncomingCall, OnInvite
 from siprec.sip.useragent_outgoing import Invitation, OutgoingCall
@@ -44,7 +44,6 @@ __all__ = [
     "session_description",
 ]
 
-Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
 """Finds the hops for a URI (RFC 3263), best first; may call back at once."""
 
 ALLOW: Final = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, NOTIFY, MESSAGE"
@@ -136,6 +135,7 @@ class UserAgent:
         session_expires: int | None = None,
         supported: Iterable[str] = ("timer",),
         allow: str = "",
+        resolve: Resolve | None = None,
     ) -> OutgoingCall:
         """Make a call; everything else comes by `handler`, never from inside this method.
 
@@ -152,6 +152,7 @@ class UserAgent:
             credentials: for 401 and 407.
             session_expires: session timer to ask for, in seconds (RFC 4028).
             supported, allow: those headers, unless `headers` has them.
+            resolve: finds the ways of all requests of this call, in place of the agent's.
         """
         lines = list(headers)
         if allow:
@@ -171,6 +172,7 @@ class UserAgent:
             tuple(route),
         )
         call = OutgoingCall(self, handler, call_id or self.new_token(), invitation, credentials)
+        call.resolve = resolve or self.resolve
         self._outgoing.add(call)
         call.start()
         return call
@@ -183,6 +185,7 @@ class UserAgent:
         *,
         hop: Hop | None = None,
         credentials: CredentialStore | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
         """Send a request outside of any dialog (OPTIONS, REGISTER, MESSAGE, ...) to `target`, or to `hop`.
 
@@ -208,6 +211,7 @@ class UserAgent:
             hop=hop,
             credentials=credentials,
             prepare=self._add_contact,
+            resolve=resolve,
         )
         exchange.start()
 
@@ -310,7 +314,7 @@ class UserAgent:
         if self.user_agent and response.status > 100:
             response.add("Server", self.user_agent)
 
-    def send_ack(self, dialog: Dialog, ack: SipRequest) -> None:
+    def send_ack(self, dialog: Dialog, ack: SipRequest, resolve: Resolve) -> None:
         """Send the ACK for a 2xx, with a branch of its own, straight to the transport (UAC-03)."""
 
         def resolved(result: list[Hop] | SipError) -> None:
@@ -318,7 +322,7 @@ class UserAgent:
                 # Lost or undeliverable: the next 2xx asks for it again.
                 self.layer.send_stateless(ack.copy(), result[0], add_via=self.layer.new_branch())
 
-        self.resolve(dialog.next_hop, resolved)
+        resolve(dialog.next_hop, resolved)
 
     def register(self, call: Call, key: DialogKey, *, only: bool = False) -> None:
         """`key` names a dialog of `call`; with `only`, its other early dialogs are no more."""

@@ -15,7 +15,7 @@ from siprec.sip.multipart import SDP_TYPE
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-from siprec.sip.useragent_exchange import Exchange, Result
+from siprec.sip.useragent_exchange import Exchange, Resolve, Result
 from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
 from siprec.sip.useragent_queue import OfferQueue, Queued
 from siprec.sip.useragent_reply import AnsweredInvite, Reply, described, session_description
@@ -39,6 +39,8 @@ class Call:
         self.dialog: Dialog | None = None
         self.contact = ""
         self.credentials: CredentialStore | None = None
+        self.resolve: Resolve = agent.resolve
+        """Finds the ways of our requests."""
         self.session_expires = 0
         self.remote_allow: set[str] = set()
         self.local_session: tuple[bytes, str] = (b"", "")
@@ -68,7 +70,7 @@ class Call:
         if body:
             self.remember_session(body, content_type)
         self._ack = self._make_ack(self.dialog, invite, body, content_type, headers)
-        self.agent.send_ack(self.dialog, self._ack)
+        self.agent.send_ack(self.dialog, self._ack, self.resolve)
         self._queue.pump()
 
     def reinvite(
@@ -193,7 +195,14 @@ class Call:
             return None
         self.agent.identify(request)
         exchange = Exchange(
-            self.agent, request, uri, on_done, next_cseq=next_cseq, credentials=self.credentials, on_late=on_late
+            self.agent,
+            request,
+            uri,
+            on_done,
+            next_cseq=next_cseq,
+            credentials=self.credentials,
+            on_late=on_late,
+            resolve=self.resolve,
         )
         exchange.start()
         return exchange
@@ -223,7 +232,7 @@ class Call:
     def ack_again(self, exchange: Exchange, response: SipResponse) -> None:
         """A 2xx came again: its ACK was lost (UAC-03)."""
         if self._ack is not None and self.dialog is not None and self._ack.cseq.number == response.cseq.number:
-            self.agent.send_ack(self.dialog, self._ack)
+            self.agent.send_ack(self.dialog, self._ack, self.resolve)
 
     def _make_ack(
         self, dialog: Dialog, invite: SipRequest, body: bytes = b"", content_type: str = "", headers: Headers = ()

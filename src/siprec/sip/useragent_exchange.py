@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from siprec.sip.clock import Timer
     from siprec.sip.useragent import UserAgent
 
+Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
+"""Finds the ways to a URI, best first, and tells them, or why there are none; now or later."""
+
 Result = SipResponse | str
 """A final response, or why there is none: ``timeout``, ``transport: ...``, ``resolve: ...``, ``cancelled``..."""
 
@@ -30,7 +33,7 @@ class Exchange:
     `request` has neither Via nor, where the hop decides it, Contact: `prepare(request, hop)` puts in what depends on
     the hop. `next_cseq()` gives the number for a request that has to be sent again with credentials or another
     interval. For INVITE, `on_provisional` gets every 1xx but 100 of the current attempt, and `on_late` every 2xx
-    after the first, and those of attempts that had been given up.
+    after the first, and those of attempts that had been given up. `resolve` finds the hops in place of the agent's.
     """
 
     __slots__ = (
@@ -45,6 +48,7 @@ class Exchange:
         "_on_late",
         "_on_provisional",
         "_prepare",
+        "_resolve",
         "_uri",
         "done",
         "heard",
@@ -65,8 +69,10 @@ class Exchange:
         prepare: Callable[[SipRequest, Hop], None] | None = None,
         on_provisional: Callable[[Exchange, SipResponse], None] | None = None,
         on_late: Callable[[Exchange, SipResponse], None] | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
         self._agent = agent
+        self._resolve = resolve or agent.resolve
         self.request = request
         self._uri = uri
         self._on_done = on_done
@@ -91,7 +97,7 @@ class Exchange:
         if self._hops:
             self._send()
         elif self._uri is not None:
-            self._agent.resolve(self._uri, self._resolved)
+            self._resolve(self._uri, self._resolved)
 
     def _resolved(self, result: list[Hop] | SipError) -> None:
         if self.done or self.cancelled:

@@ -111,6 +111,7 @@ class OutgoingCall(Call):
             prepare=self._prepare,
             on_provisional=self._provisional,
             on_late=self._late,
+            resolve=self.resolve,
         )
         if invitation.setup_timeout is not None:
             self._setup = self.agent.clock.call_later(invitation.setup_timeout, self._setup_timed_out)
@@ -231,7 +232,7 @@ class OutgoingCall(Call):
             if ack is None:
                 ack = self._strays[tag] = self._make_ack(dialog, exchange.request)
                 ack.set("cseq", f"{response.cseq.number} ACK")
-            self.agent.send_ack(dialog, ack)
+            self.agent.send_ack(dialog, ack, self.resolve)
             if not known:
                 self._exchange(dialog, "BYE", b"", "", (), _ignore)
         except SipError:

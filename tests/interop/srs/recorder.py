@@ -87,7 +87,7 @@ class Srs(Scenario):
             f"To: [${prefix}to]{tag}",
             "Call-ID: [call_id]",
             f"CSeq: [${prefix}cseq]",
-            _CONTACT,
+            *((_CONTACT,) if status < 300 else ()),
             *headers,
         ]
         return self._send(head, body, 'retrans="500"' if again else "")
@@ -99,6 +99,22 @@ class Srs(Scenario):
     def refuse(self, status: int, reason: str, headers: tuple[str, ...] = ()) -> Self:
         """The INVITE, our final response, the ACK."""
         return self.expect_invite().respond_invite(status, reason, headers=headers).expect("ACK")
+
+    def older_only(self, body: str) -> Self:
+        """An SRS of before RFC 8068 for two calls: 415 for one with newer metadata, else a session from end to end."""
+        self.expect_invite()
+        self.steps[-1] = self.steps[-1].replace(
+            "</action>",
+            r'<ereg regexp="rs-metadata\+xml" search_in="body" check_it="false" assign_to="newer"/></action>',
+        )
+        self._variables.append("newer")
+        self.steps.append('<nop next="1" test="newer"/>')
+        self.respond_invite(200, "OK", body).expect("ACK").end()
+        self.steps += ['<nop next="2"/>', '<label id="1"/>']
+        accepted = "Accept: application/sdp, application/rs-metadata, multipart/mixed"
+        self.respond_invite(415, "Unsupported Media Type", headers=(accepted,)).expect("ACK")
+        self.steps += ['<label id="2"/>', "<nop/>"]
+        return self
 
     def reply(self, status: int = 200, reason: str = "OK", body: str = "", headers: tuple[str, ...] = ()) -> Self:
         """A response to the last request inside the dialog."""

@@ -158,3 +158,37 @@ def test_a_session_refresh_of_the_parties_is_nothing_to_tell(world: World) -> No
             ends = [len(sink.packets) for sink in sinks]
             assert until(lambda: all(len(s.packets) > end + 5 for s, end in zip(sinks, ends, strict=True)))
     assert srs.titles() == ["< INVITE", "> 200 INVITE", "< ACK", "< UPDATE", "> 200 UPDATE", "< BYE", "> 200 BYE"]
+
+
+def test_new_codecs_in_the_call_are_offered_to_the_srs_in_the_same_streams(world: World) -> None:
+    more = sdp("sendrecv", 2).replace("RTP/AVP 0", "RTP/AVP 0 8").replace("a=ptime", "a=rtpmap:8 PCMA/8000\na=ptime")
+
+    def change(phone: Scenario) -> None:
+        phone.expect("INFO").respond(200, "OK").request("INVITE", more)
+        phone.expect(100, optional=True).expect(200).request("ACK")
+
+    callee = Scenario("callee").expect_invite().respond_invite(200, "OK", sdp()).expect("ACK").play()
+    callee.expect("INVITE").respond(200, "OK", more).expect("ACK").expect("BYE").respond(200, "OK")
+    with world.sinks() as sinks:
+        ports = (sinks[0].port, sinks[1].port)
+        scenario = Srs().accept(answer(ports)).reinvited(answer(ports, version=2)).end()
+        with world.recorder(scenario) as srs, world.call(srs, steps=change, callee=callee) as call:
+            call.wait_for("START")
+            call.poke()
+            assert until(lambda: srs.titles().count("< ACK") == 2)
+            ends = [len(sink.packets) for sink in sinks]
+            assert until(lambda: all(len(s.packets) > end + 5 for s, end in zip(sinks, ends, strict=True)))
+    first, second = (seen.sdp for seen in srs.requests("INVITE"))
+    assert first is not None
+    assert second is not None
+    assert first.origin is not None
+    assert second.origin is not None
+    assert (first.origin.session_id, int(first.origin.version) + 1) == (
+        second.origin.session_id,
+        int(second.origin.version),
+    )
+    assert [(x.label, x.port, x.formats) for x in first.media] == [
+        (label, line.port, ["0"]) for label, line in zip("12", second.media, strict=True)
+    ]
+    assert [(line.label, line.formats) for line in second.media] == [("1", ["0", "8"]), ("2", ["0", "8"])]
+    assert len(srs.state().streams) == 2

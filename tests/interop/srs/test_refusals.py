@@ -145,12 +145,55 @@ def test_wrong_credentials_are_not_tried_for_ever(world: World) -> None:
     assert len(srs.requests("INVITE")) == 2
 
 
-def test_415_for_the_metadata_is_answered_once_with_the_older_media_type(world: World) -> None:
-    accept = "Accept: application/sdp, application/rs-metadata, multipart/mixed"
-    scenario = Srs().refuse(415, "Unsupported Media Type", (accept,))
-    with world.recorder(scenario, calls=2) as srs, world.call(srs) as call:
+def test_415_for_the_older_media_type_is_answered_with_that(world: World) -> None:
+    with world.sinks() as sinks:
+        scenario = Srs().older_only(answer((sinks[0].port, sinks[1].port)))
+        with world.recorder(scenario, calls=2) as srs, world.call(srs) as call:
+            call.wait_for("START")
+            assert until(lambda: all(len(sink.packets) > 5 for sink in sinks))
+    assert call.names() == ["START", "STOP"]
+    one, other = srs.requests("INVITE")
+    kinds = [[part.media_type for part in parts_of(invite.message)][1] for invite in (one, other)]
+    assert kinds == ["application/rs-metadata+xml", "application/rs-metadata"]
+    assert one.metadata == other.metadata
+    assert srs.requests("UPDATE")[0].message.get("content-type") == "application/rs-metadata"
+
+
+def test_a_415_without_the_older_media_type_is_a_refusal(world: World) -> None:
+    refusing = Srs().refuse(415, "Unsupported Media Type", ("Accept: application/sdp",))
+    with world.recorder(refusing) as srs, world.call(srs) as call:
         assert call.wait_for("FAILED")["status"] == 415
-    first, second = srs.requests("INVITE")
-    kinds = [[part.media_type for part in parts_of(x.message)] for x in (first, second)]
-    assert kinds == [["application/sdp", "application/rs-metadata+xml"], ["application/sdp", "application/rs-metadata"]]
-    assert first.metadata == second.metadata
+    assert len(srs.requests("INVITE")) == 1
+
+
+def test_redirections_are_followed_by_policy(world: World) -> None:
+    with world.sinks() as sinks:
+        scenario = Srs().accept(answer((sinks[0].port, sinks[1].port))).end()
+        with (
+            world.recorder(scenario) as target,
+            world.recorder(
+                Srs().refuse(302, "Moved Temporarily", (f"Contact: <{nobody()}>;q=0.9, <{target.uri}>;q=0.5",))
+            ) as first,
+            world.call(first, target, instance="redirected") as call,
+        ):
+            call.wait_for("START")
+            assert until(lambda: all(len(sink.packets) > 5 for sink in sinks))
+    # No E_SIPREC_FAILOVER: all this is the first SRS's doing; its first Contact is tried before the second.
+    assert [(e["name"], e["server"]) for e in call.events()] == [
+        ("E_SIPREC_START", first.uri),
+        ("E_SIPREC_STOP", first.uri),
+    ]
+    assert first.requests("INVITE")[0].message.call_id != target.requests("INVITE")[0].message.call_id
+
+
+def test_an_srs_that_said_when_to_come_again_is_tried_last_until_then(world: World) -> None:
+    busy = Srs().refuse(503, "Service Unavailable", ("Retry-After: 60 (backup);duration=10",))
+    with world.sinks() as sinks:
+        body = answer((sinks[0].port, sinks[1].port))
+        with world.recorder(busy) as first, world.recorder(Srs().accept(body).end(), calls=2) as second:
+            for names in (["FAILOVER", "START", "STOP"], ["START", "STOP"]):
+                with world.call(first.uri, second.uri) as call:
+                    call.wait_for("START")
+                assert call.names() == names
+            second.sipp.finish()
+    assert len(first.requests("INVITE")) == 1

@@ -36,6 +36,9 @@ end_timeout = 1.0
 [recording.choosy]
 srs = "sip:unset.invalid"
 skip_failover_codes = "^(403|6..)$"
+[recording.redirected]
+srs = "sip:unset.invalid"
+redirect = "any"
 [recording.once]
 srs = "sip:unset.invalid"
 rebuilds = 0
