@@ -470,6 +470,13 @@ class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     retry_after: Annotated[int, Meta(ge=1, le=86400, description="Seconds, for Retry-After.")] = 30
 
 
+class MediaRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Whether a media server gets new calls; a reload that changes the media servers decides anew."""
+
+    name: str
+    draining: bool
+
+
 class ReloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Nothing to be said."""
 

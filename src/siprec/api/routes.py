@@ -239,6 +239,18 @@ async def _set_log_level(api: Api, asked: Asked) -> Answer:
     return await _log_level(api, asked)
 
 
+async def _set_media(api: Api, asked: Asked) -> Answer:
+    body = asked.body
+    assert isinstance(body, model.MediaRequest)
+    member = api.parts.media.pool.named(body.name)
+    if member is None:
+        known = ", ".join(each.name for each in api.parts.media.pool)
+        raise Problem(404, f"no media server {body.name[:64]!r}; known: {known}")
+    member.draining = body.draining
+    logging.getLogger(__name__).warning("media server %s %s", member.name, "drains" if body.draining else "takes calls")
+    return await _media(api, asked)
+
+
 def _drain_state(api: Api) -> model.Drain:
     gate = api.parts.gate
     return model.Drain(draining=gate.draining, calls=len(api.parts.core.calls), refused=gate.refused)
@@ -398,6 +410,15 @@ OPERATIONS: Final = (
     ),
     Operation("GET", "/srs", "read", "Session recording servers and their health.", _srs, model.SrsList),
     Operation("GET", "/media", "read", "Media servers and their load.", _media, model.MediaList),
+    Operation(
+        "PUT",
+        "/media",
+        "control",
+        "Give a media server no new calls, or give it calls again.",
+        _set_media,
+        model.MediaList,
+        body=model.MediaRequest,
+    ),
     Operation(
         "GET",
         "/registrations",

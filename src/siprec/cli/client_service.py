@@ -71,14 +71,24 @@ def drain(
     *,
     off: Annotated[bool, Parameter(name="--off", negative="", help="Take calls again.")] = False,
     retry_after: int = 30,
+    media: str = "",
     api: Url = DEFAULT,
     json: AsJson = False,
 ) -> None:
-    """Refuse new calls with 503; those that exist go on.
+    """Refuse new calls with 503, or give one media server none; those that exist go on.
 
     Args:
         retry_after: Seconds that callers are told to wait.
+        media: Name of a media server: new calls go to others.
     """
+    if media:
+        servers = ApiClient(api).send("PUT", "/media", {"name": media, "draining": not off})["media"]
+        [one] = [each for each in servers if each["name"] == media]
+        if json:
+            dump(one)
+        else:
+            print(f"{media}: {'draining' if one['draining'] else 'taking calls'}, calls: {one['calls']}")
+        return
     found = ApiClient(api).send("PUT", "/drain", {"draining": not off, "retry_after": retry_after})
     if json:
         dump(found)

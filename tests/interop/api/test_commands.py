@@ -113,6 +113,12 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
             assert "draining, calls left: 0" in (await siprec(process, "drain", token=CONTROL)).out
             assert process.gate.draining
             assert "taking calls" in (await siprec(process, "drain", "--off", token=CONTROL)).out
+            assert "embedded: draining" in (await siprec(process, "drain", "--media", "embedded", token=CONTROL)).out
+            assert process.media.current is None
+            assert "draining" in (await siprec(process, "media", token=READ)).out
+            await siprec(process, "drain", "--media", "embedded", "--off", token=CONTROL)
+            assert process.media.current is not None
+            assert "known: embedded" in (await siprec(process, "drain", "--media", "x", token=CONTROL)).err
         gone = await siprec(url, "ls")
         assert (gone.status, gone.out) == (1, "")
         assert url in gone.err

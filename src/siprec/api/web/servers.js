@@ -12,8 +12,8 @@ export async function servers() {
     each.last_failure ? `${clock(each.last_failure)}: ${each.status || ""} ${each.reason}` : "", each.profiles.join(", "),
   ]);
   const relays = media.media.map((each) => el("div", { class: "card" },
-    el("div", { class: "bar" }, el("h3", {}, each.name), state(each.alive ? "up" : "down")),
-    list([["Kind", each.kind], ["Calls", each.calls], ["Round trip", each.round_trip == null ? null : `${(each.round_trip * 1000).toFixed(1)} ms`],
+    el("div", { class: "bar" }, el("h3", {}, each.name), state(each.alive ? (each.draining ? "draining" : "up") : "down")),
+    list([["Kind", each.kind], ["Set", each.set === "default" ? null : each.set], ["Calls", each.calls], ["Round trip", each.round_trip == null ? null : `${(each.round_trip * 1000).toFixed(1)} ms`],
       ["Restarts", each.restarts || null], ["Waiting", each.pending || null], ["Error", each.error ? el("span", { class: "bad" }, each.error) : null]]),
   ));
   const registered = phones.registrations.map((each) => [each.aor, el("span", { class: "mono" }, each.contact), each.expires, each.user_agent]);

@@ -137,13 +137,13 @@ def _srs_line(each: Mapping[str, Any]) -> Line:
 
 
 def _media_line(each: Mapping[str, Any]) -> Line:
-    state = "up" if each["alive"] else "down"
+    state = ("draining" if each["draining"] else "up") if each["alive"] else "down"
     trip = f"  {each['round_trip'] * 1000:.1f} ms" if each["round_trip"] is not None else ""
     restarts = f"  {each['restarts']} restarts" if each["restarts"] else ""
     error = f"  {each['error']}" if each["error"] else ""
     return (
         ("MEDIA  ", "dim"),
-        (f"{state:8}", _COLOUR[state]),
+        (f"{state:8}", _COLOUR.get(state, "")),
         (f"{each['name']}  {each['calls']} calls{trip}{restarts}{error}", ""),
     )
 
