@@ -21,6 +21,8 @@ PAUSED: Final = "E_SIPREC_PAUSED"
 """The SRS confirmed that nothing is streamed any more."""
 RESUMED: Final = "E_SIPREC_RESUMED"
 """The SRS confirmed that streaming goes on."""
+UPDATED: Final = "E_SIPREC_UPDATED"
+"""The SRS took a change of the call: metadata (hold, a party that came or left) or streams. Pauses have their own."""
 UPDATE_FAILED: Final = "E_SIPREC_UPDATE_FAILED"
 """The SRS refused a change; the recording goes on as before it."""
 SRS_DOWN: Final = "E_SIPREC_SRS_DOWN"
@@ -34,7 +36,7 @@ MEDIA_UP: Final = "E_SIPREC_MEDIA_UP"
 """It is back."""
 OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP})
 """Those that belong to no call."""
-EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATE_FAILED}) | OF_SERVERS
+EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED}) | OF_SERVERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,6 +244,7 @@ class RecordingSession:
         offer = self.pending == "offer"
         self.pending = ""
         self.retries = 0
+        news = self.told is not None and self.sent is not None and diff(self.told, self.sent) is not None
         self.told = self.sent
         self.connect_needed |= offer or event.media
         if offer and self.offered_inactive != self.inactive:
@@ -251,6 +252,8 @@ class RecordingSession:
             self.state = State.PAUSED if self.inactive else State.ACTIVE
             if self.inactive:
                 self._notify(out, events.PAUSED)
+        elif news:
+            self._notify(out, events.UPDATED)
         self._pump(out)
 
     def _exchange_failed(self, event: Event, out: list[Action]) -> None:

@@ -125,11 +125,12 @@ def test_changes_during_an_exchange_leave_together() -> None:
     assert [type(a) for a in first] == [Exchange]
     assert session.handle(Event(Kind.CHANGED, changed("b"))) == []
     assert session.handle(Event(Kind.CHANGED, changed("c"))) == []
-    (second,) = session.handle(Event(Kind.EXCHANGED))
+    updated, second = session.handle(Event(Kind.EXCHANGED))
+    assert updated == Notify(events.UPDATED)
     assert isinstance(second, Exchange)
     assert second.document is not None
     assert second.document.sessions[0].sip_session_ids == ("c",)
-    assert session.handle(Event(Kind.EXCHANGED)) == []
+    assert session.handle(Event(Kind.EXCHANGED)) == [Notify(events.UPDATED)]
 
 
 def test_pause_shuts_the_gate_first_and_resume_opens_it_last() -> None:
@@ -205,7 +206,7 @@ def test_new_streams_are_forked_and_offered_again() -> None:
     assert isinstance(offer, Exchange)
     assert offer.offer
     assert offer.document is not None
-    assert session.handle(Event(Kind.EXCHANGED)) == [Connect()]
+    assert session.handle(Event(Kind.EXCHANGED)) == [Notify(events.UPDATED), Connect()]
 
 
 def test_a_refused_document_is_followed_by_a_full_one() -> None:
