@@ -294,6 +294,7 @@ class ResponseContext:
         self._ended = True
         self.core.contexts.discard(self)
         self.core.context_ended(self)
+        self._branches.clear()  # they know us: no cycle is left behind
 
 
 def by_preference(targets: Iterable[Target]) -> list[list[Target]]:

@@ -27,6 +27,10 @@ class Step(NamedTuple):
     actions: tuple[Callable[[Any, Any], None], ...]
 
 
+def _nobody(transaction: ClientTransaction, told: Any) -> None:
+    """Who is told of what happens to a transaction that is over."""
+
+
 class ClientTransaction:
     """One request sent and its responses.
 
@@ -103,6 +107,9 @@ class ClientTransaction:
         self.state = step.state
         for action in step.actions:
             action(self, argument)
+        if self.state == "terminated":
+            # Nothing is told any more; whoever was told knows us, and no cycle is left behind.
+            self.on_response = self.on_failure = _nobody
 
     # -- actions ---------------------------------------------------------------------------------------------------
 

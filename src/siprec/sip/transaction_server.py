@@ -128,8 +128,9 @@ class ServerTransaction:
         self._stop(None)
         self.state = "terminated"
         self._layer.forget_server(self)
-        if self.on_end is not None:
-            self.on_end(reason)
+        told, self.on_end, self.on_cancel, self.on_ack = self.on_end, None, None, None  # no cycle is left behind
+        if told is not None:
+            told(reason)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.method} {self.key[0]} {self.state}>"
