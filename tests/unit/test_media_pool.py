@@ -87,7 +87,7 @@ def test_a_late_answer_to_a_ping_is_none() -> None:
     w.clock.run_for(3)
     answers: list[Result] = []
     w.servers["a"].ping = answers.append  # type: ignore[method-assign, assignment]
-    w.clock.run_for(4)
+    w.clock.run_for(4.5)
     assert w.told == [("a", False)]
     answers[0](None)
     assert w.told == [("a", False)]
@@ -105,7 +105,7 @@ def test_one_that_let_a_call_wait_is_asked_at_once_and_is_the_last_choice_meanwh
     w.clock.run_for(0.1)
     assert a.pings == before + 1
     assert w.pool.pick("", [w.servers["b"]]) is a  # better than none
-    w.clock.run_for(1.6)
+    w.clock.run_for(2.0)
     assert w.told == [("a", False)]
 
 

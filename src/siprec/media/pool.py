@@ -18,14 +18,15 @@ from siprec.sip.clock import Clock, Timer
 log = logging.getLogger(__name__)
 
 DEFAULT_SET: Final = "default"
-PATIENCE: Final = 1.5
+PATIENCE: Final = 2.0
 """Seconds in which a ping has to be answered."""
 
 
 @dataclass(slots=True, eq=False)
 class Member:
     """A media server of the pool. `server` is None while its process does not run; `weight` 0 is for when no other is
-    left. `state`: ``unknown`` (not asked yet), ``up`` or ``down``; `reason` says why it is down."""
+    left. It has `patience` seconds to answer a ping. `state`: ``unknown`` (not asked yet), ``up`` or ``down``; `reason`
+    says why it is down."""
 
     name: str
     kind: str
@@ -33,6 +34,7 @@ class Member:
     set: str = DEFAULT_SET
     weight: int = 1
     draining: bool = False
+    patience: float = PATIENCE
     state: str = "unknown"
     reason: str = ""
     suspect: bool = False
@@ -172,7 +174,7 @@ class MediaPool:
                 self._down(member, error.reason)
             self._plan(member, self.every)
 
-        member.limit = self._clock.call_later(PATIENCE, answered, MediaError("no reply to ping", timeout=True))
+        member.limit = self._clock.call_later(member.patience, answered, MediaError("no reply to ping", timeout=True))
         server.ping(answered)
 
     def _up(self, member: Member) -> None:

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 10.0
+HUNG: Final = 8.0
+"""Seconds after which a child that runs and answers no ping is taken for hung: its end would have been noticed."""
 
 Lost = Callable[[MediaServer, str], None]
 Health = Callable[[str, bool, str], None]
@@ -104,6 +106,7 @@ class MediaSupervisor:
         member = self._member(wanted)
         if member.kind == "embedded":
             self._embedded = member
+            member.patience = HUNG
             member.server = await self._embed()
             self._watch = asyncio.create_task(self._keep())
         self.pool.add(member)

@@ -50,8 +50,7 @@ def test_a_recorded_call_goes_on_through_another_media_server(tmp_path: Path, en
             await until(lambda: "MEDIA_DOWN" in it.names(), "it is down")
             await until(lambda: call.media is not None and call.media.name == "spare", "the call has moved")
             await it.talk(100)
-            assert [event.server for event in it.events if "MEDIA" in event.name] == ["victim"]
-            assert pool.pick() is call.media
+            assert "victim" in [event.server for event in it.events if event.name == "E_SIPREC_MEDIA_DOWN"]
             await it.alice.hang_up()
             await recorded_throughout(it)
             await until(lambda: not it.proxy.recording.counts(), "nothing is left")
