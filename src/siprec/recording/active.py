@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, StatisticsResult, Subscription
 from siprec.proxy.call import StartMode
@@ -315,6 +316,9 @@ class ActiveRecording:
             case Finished():
                 self.around.watch.discard(self)
                 self._finished(self)
+                if isinstance(self._dialog, RsDialog):
+                    self._dialog.disown()
+                self._dialog = None
             case _:
                 pass
 
@@ -404,26 +408,34 @@ class ActiveRecording:
             hold=lost,
             transport_protocol=transport,
         )
+        self._placed = self._moves
+        self._subscribe(media, session, flags)
+
+    def _subscribe(self, media: MediaServer, session: MediaSession, flags: MediaFlags) -> None:
         parties = [self.call.from_tag, self.call.callee_tag]
+        done = partial(self._subscribed, media, session, flags, self._moves)
+        media.subscribe_request(session, parties, done, flags=flags, tag=self._tag)
 
-        moves = self._placed = self._moves
-
-        def forked(result: Subscription | MediaError) -> None:
-            if moves != self._moves:
-                if self.machine.state in (State.ACTIVE, State.PAUSED):
-                    self._fork()
-                    return
-                result = MediaError("the media server is lost")
-            if not isinstance(result, MediaError):
-                self._tag = result.tag
-                if not self._srtp.transport and any(secure.is_dtls(stream.section) for stream in result.streams):
-                    self._srtp.transport = secure.SECURE  # keyed by SDP; DTLS ends at the media server
-                    again = replace(flags, transport_protocol=secure.SECURE)
-                    media.subscribe_request(session, parties, forked, flags=again, tag=result.tag)
-                    return
-            self._forked(result)
-
-        media.subscribe_request(session, parties, forked, flags=flags, tag=self._tag)
+    def _subscribed(
+        self,
+        media: MediaServer,
+        session: MediaSession,
+        flags: MediaFlags,
+        moves: int,
+        result: Subscription | MediaError,
+    ) -> None:
+        if moves != self._moves:
+            if self.machine.state in (State.ACTIVE, State.PAUSED):
+                self._fork()
+                return
+            result = MediaError("the media server is lost")
+        if not isinstance(result, MediaError):
+            self._tag = result.tag
+            if not self._srtp.transport and any(secure.is_dtls(stream.section) for stream in result.streams):
+                self._srtp.transport = secure.SECURE  # keyed by SDP; DTLS ends at the media server
+                self._subscribe(media, session, replace(flags, transport_protocol=secure.SECURE))
+                return
+        self._forked(result)
 
     @property
     def _left(self) -> bool:

@@ -91,6 +91,32 @@ class DialogOwner(Protocol):
         """The dialog is over: by BYE of the SRS (`status` 0), or broken (408, 481)."""
 
 
+class NoOwner:
+    """Who owns a dialog whose recording is over: what still comes is for nobody."""
+
+    def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
+        """See :class:`DialogOwner`."""
+
+    def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
+        """See :class:`DialogOwner`."""
+
+    def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
+        """See :class:`DialogOwner`."""
+        offer.refuse(481)
+
+    def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
+        """See :class:`DialogOwner`."""
+
+    def rs_snapshot(self, dialog: RsPeer) -> None:
+        """See :class:`DialogOwner`."""
+
+    def rs_key_frame(self, dialog: RsPeer) -> None:
+        """See :class:`DialogOwner`."""
+
+    def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
+        """See :class:`DialogOwner`."""
+
+
 class RsPeer(Protocol):
     """A recording session as the recording of a call sees it: a dialog of its own (`RsDialog`), or its part in one that
     is shared (:class:`siprec.recording.trunk.Leg`)."""
@@ -218,6 +244,13 @@ class RsDialog(CallHandler):
             session_expires=profile.session_expires or None,
             resolve=reach.through(self.agent.resolve, check_socket(where) if where else None),
         )
+
+    def disown(self) -> None:
+        """The recording is over: what still comes is for nobody, and no cycle is left behind."""
+        self.owner = NoOwner()
+        if self._call is not None and self._call.state == "ended":
+            self._call.handler = CallHandler()
+            self._call = self._outgoing = None
 
     def cancel(self) -> None:
         """Give the INVITE up; `rs_refused` follows (ERR-07)."""

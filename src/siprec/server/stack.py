@@ -18,7 +18,7 @@ from siprec.sip.transport import Hop
 log = logging.getLogger(__name__)
 
 
-_COLLECTIONS: Final = (2000, 10, 300)
+_COLLECTIONS: Final = (2000, 10, 50)
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
