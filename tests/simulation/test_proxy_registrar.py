@@ -135,7 +135,7 @@ def test_phone_behind_nat_and_phone_on_a_connection_are_reached_where_they_came_
     assert (
         register("<sip:bob@192.168.1.9:5062>", via="SIP/2.0/UDP 192.168.1.9:5062;rport;branch=z9hG4bKnat").status == 200
     )
-    assert w.registrar.snapshot()[0]["flow"] == "udp:10.0.0.2:5060"
+    assert w.registrar.describe(*next(w.registrar.bindings()))["flow"] == "udp:10.0.0.2:5060"
     w.bob.agent.contact = lambda hop: "sip:bob@192.168.1.9:5062"
     call = w.call("sip:bob@example.com")
     w.clock.run_for(1)

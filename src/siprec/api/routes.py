@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from siprec.api.parts import ConfigProblem
 from siprec.api.problem import Problem
 from siprec.api.settings import Role
 from siprec.api.sse import EventStream
+from siprec.proxy.registrar import Binding
 from siprec.recording.active import ActiveRecording
 from siprec.recording.events import EVENTS, SiprecEvent
 
@@ -163,11 +165,22 @@ async def _registrations(api: Api, asked: Asked) -> Answer:
     registrar = api.parts.registrar
     if registrar is None:
         raise Problem(404, "there is no registrar (registrar.enabled = false)")
-    bindings = [msgspec.convert(each, model.Registration) for each in registrar.snapshot()]
+    total = 0
+
+    def counted(each: tuple[str, Binding]) -> bool:
+        nonlocal total
+        total += 1
+        return True
+
     found, after = await look.page(
-        bindings, lambda each: True, lambda each: (0.0, each.aor, each.contact), query.limit, query.after
+        registrar.bindings(),
+        counted,
+        lambda each: (0.0, quote(each[0], safe="@:"), each[1].uri.text),
+        query.limit,
+        query.after,
     )
-    return model.Registrations(registrations=found, total=len(bindings), next=after)
+    listed = [msgspec.convert(registrar.describe(*each), model.Registration) for each in found]
+    return model.Registrations(registrations=listed, total=total, next=after)
 
 
 async def _start(api: Api, asked: Asked) -> Answer:

@@ -86,6 +86,11 @@ def main(directory: Path, since: str, until: str, *, as_json: bool) -> int:
         first = moment(since, now)
         last = moment(until, now) if until else float("inf")
         found = audit(directory, first, last)
+    except (FileNotFoundError, NotADirectoryError):
+        print(
+            f"siprec audit: {directory} is no directory; [proof] of the proxy's configuration names it", file=sys.stderr
+        )
+        return 2
     except (ValueError, OSError) as error:
         print(f"siprec audit: {error}", file=sys.stderr)
         return 2

@@ -132,7 +132,7 @@ class ApiClient:
             response = connection.getresponse()
         except ssl.SSLError as error:
             connection.close()
-            raise ApiError(f"{self.url}: TLS: {error.reason}. SIPREC_API_CA names a file of CAs to trust.") from None
+            raise ApiError(_insecure(self.url, error)) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
             raise ApiError(_unreachable(self.url, error)) from None
@@ -148,6 +148,13 @@ def _text(value: object) -> str:
     return "true" if value is True else str(value)
 
 
+def _insecure(url: str, error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = f"its certificate is not trusted ({error.verify_message})"
+        return f"{url}: {why}. SIPREC_API_CA names a file of CAs to trust."
+    return f"{url}: no TLS is spoken there ({error.reason}). Without: http://"
+
+
 def _unreachable(url: str, error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"{url} does not answer"
@@ -157,7 +164,9 @@ def _unreachable(url: str, error: Exception) -> str:
             '  [api]\n  listen = "127.0.0.1:8060"\n'
             "in its configuration? If it is elsewhere: --api URL, or SIPREC_API=URL."
         )
-    return f"{url}: {error}"
+    if isinstance(error, http.client.RemoteDisconnected | http.client.BadStatusLine | ConnectionResetError):
+        return f"{url}: no answer that could be understood. Is it TLS there? Then https:// is needed."
+    return f"{url}: {getattr(error, 'strerror', None) or error}"
 
 
 def _refusal(url: str, response: http.client.HTTPResponse) -> str:
@@ -166,6 +175,8 @@ def _refusal(url: str, response: http.client.HTTPResponse) -> str:
         detail = str(problem.get("detail") or problem.get("title"))
     except (OSError, ValueError, AttributeError, http.client.HTTPException):
         return f"{url}: {response.status} {response.reason}"
+    if response.status == 403 and "role" in detail:
+        return f"{url}: {detail}; the one in {TOKEN} has less"
     if response.status == 401:
         return f"{url}: {detail}; {TOKEN} in the environment is where it is taken from"
     return detail

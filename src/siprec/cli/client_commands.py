@@ -8,8 +8,11 @@ from typing import Any, Literal
 from cyclopts import App
 
 from siprec.cli.client import DEFAULT, ApiClient, ApiError
-from siprec.cli.commands import All, AsJson, CallName, Name, Url, User, clean, dump, print_table, told
+from siprec.cli.commands import All, AsJson, CallName, Limit, Name, Url, User, clean, dump, print_table, told
 from siprec.cli.show import describe
+
+SHORTEST = 4
+"""Characters of a dialog id or Call-ID that stand for the whole, where only one call begins like that."""
 
 
 def register(app: App) -> None:
@@ -24,11 +27,18 @@ def _length(seconds: float) -> str:
 
 
 @told
-def ls(*, user: User = "", state: str = "", limit: int = 100, api: Url = DEFAULT, json: AsJson = False) -> None:
+def ls(
+    *,
+    user: User = "",
+    state: Literal["", "early", "confirmed"] = "",
+    limit: Limit = 100,
+    api: Url = DEFAULT,
+    json: AsJson = False,
+) -> None:
     """List calls, and what becomes of their recordings.
 
     Args:
-        state: Only calls in this state: early or confirmed.
+        state: Only calls in this state.
         limit: How many calls at the most.
     """
     client = ApiClient(api)
@@ -56,6 +66,8 @@ def ls(*, user: User = "", state: str = "", limit: int = 100, api: Url = DEFAULT
 
 
 def _find(client: ApiClient, name: str) -> dict[str, Any]:
+    if not name:
+        raise ApiError("which call? `siprec ls` lists them")
     if "/" not in name and "?" not in name and "@" not in name:
         try:
             found: dict[str, Any] = client.get(f"/calls/{name}")
@@ -64,10 +76,21 @@ def _find(client: ApiClient, name: str) -> dict[str, Any]:
                 raise
         else:
             return found
-    for call in client.pages("/calls", "calls", 1, call_id=name):
-        detail: dict[str, Any] = client.get(f"/calls/{call['dlg_id']}")
-        return detail
-    raise ApiError(f"no call {name!r}; `siprec ls` lists them")
+    found_ids = [call["dlg_id"] for call in client.pages("/calls", "calls", 10, call_id=name)]
+    if not found_ids and len(name) >= SHORTEST:
+        found_ids = [
+            call["dlg_id"]
+            for call in client.pages("/calls", "calls", 5000)
+            if call["dlg_id"].startswith(name) or call["call_id"].startswith(name)
+        ]
+    if len(found_ids) > 1:
+        raise ApiError(
+            f"{name!r} fits {len(found_ids)} calls: {', '.join(found_ids[:5])}{'...' * (len(found_ids) > 5)}"
+        )
+    if not found_ids:
+        raise ApiError(f"no call {name!r}; `siprec ls` lists them")
+    detail: dict[str, Any] = client.get(f"/calls/{found_ids[0]}")
+    return detail
 
 
 @told
@@ -87,7 +110,12 @@ def _steer(function: str, call: str, user: str, every: bool, api: str, as_json: 
         body["dlg_id"] = _find(client, call)["dlg_id"]
     if not (call or user or every):
         raise ApiError("which call? Give its id (`siprec ls`), --user, or --all")
-    results = client.send("POST", f"/{function}", body)["results"]
+    try:
+        results = client.send("POST", f"/{function}", body)["results"]
+    except ApiError as error:
+        if error.status == 404:
+            raise ApiError(f"{error}; `siprec ls` lists the calls there are", 404) from None
+        raise
     if as_json:
         dump(results)
         return
@@ -203,7 +231,7 @@ def media(*, api: Url = DEFAULT, json: AsJson = False) -> None:
 
 
 @told
-def registrations(*, limit: int = 1000, api: Url = DEFAULT, json: AsJson = False) -> None:
+def registrations(*, limit: Limit = 1000, api: Url = DEFAULT, json: AsJson = False) -> None:
     """List phones that are registered.
 
     Args:

@@ -122,17 +122,27 @@ def trace(
     Also of calls that are over, as long as their messages are kept ([trace] megabytes).
     """
     path = f"/calls/{quote(call, safe='')}/trace"
+    try:
+        _trace(ApiClient(api), path, verbose, pcap, json)
+    except ApiError as error:
+        if error.status == 404 and "such a call" in str(error):
+            lists = "`siprec ls` lists those that go on, and of those that are over"
+            raise ApiError(f"{error}: {lists} the newest are kept ([trace] megabytes)", 404) from None
+        raise
+
+
+def _trace(client: ApiClient, path: str, verbose: bool, pcap: Path | None, json: bool) -> None:
     if pcap is not None:
-        octets = ApiClient(api).octets(path, format="pcap")
+        octets = client.octets(path, format="pcap")
         try:
             with open(os.open(pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(octets)
         except OSError as error:
             raise ApiError(f"{pcap}: {error.strerror}") from None
     elif json:
-        dump(ApiClient(api).get(path))
+        dump(client.get(path))
     else:
-        print(ApiClient(api).octets(path, format="full" if verbose else "text").decode("utf-8", "replace"), end="")
+        print(client.octets(path, format="full" if verbose else "text").decode("utf-8", "replace"), end="")
 
 
 @told

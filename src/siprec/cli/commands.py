@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Annotated, ParamSpec
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +17,8 @@ from siprec.cli.client import ApiError
 
 Url = Annotated[str, Parameter(name="--api", env_var="SIPREC_API", help="Where the API is.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-CallName = Annotated[str, Parameter(help="Dialog id or Call-ID.")]
+CallName = Annotated[str, Parameter(help="Dialog id or Call-ID, or the beginning of one.")]
+Limit = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 User = Annotated[str, Parameter(help="Calls of this user (or user@host).")]
 All = Annotated[bool, Parameter(name="--all", negative="", help="Every call.")]
 Name = Annotated[str, Parameter(name=["--instance", "-i"], help="Recording instance.")]

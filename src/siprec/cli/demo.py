@@ -22,6 +22,7 @@ from siprec.cli.children import Child, ChildError
 from siprec.cli.phone import Phone, PhoneError
 from siprec.logs import setup_logging
 from siprec.server.stack import run, wait_for_signal
+from siprec.server.why import why
 
 HOST: Final = "127.0.0.1"
 DOMAIN: Final = "siprec.demo"
@@ -57,7 +58,7 @@ def main(*, once: bool, seconds: float, directory: Path) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         return run(_demo(console, once=once, seconds=max(2.0, min(seconds, 600.0)), directory=directory.resolve()))
     except (ChildError, PhoneError, OSError) as error:
-        console.print(f"[red]siprec demo:[/red] {error}", highlight=False)
+        console.print(f"[red]siprec demo:[/red] {why(error)}", highlight=False)
         return 1
 
 

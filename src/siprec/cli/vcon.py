@@ -23,6 +23,9 @@ def main(directory: Path, output: Path | None, *, streams: bool) -> int:
             # Like the recording itself: for owner and group only.
             with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
                 file.write(text + "\n")
+    except FileNotFoundError:
+        print(f"siprec vcon: {directory} is no recording: it has no {FILE}", file=sys.stderr)
+        return 1
     except (OSError, ValueError, KeyError, VconError) as error:
         print(f"siprec vcon: {directory}: {error}", file=sys.stderr)
         return 1

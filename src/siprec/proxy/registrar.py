@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from siprec.proxy.flow import flow_of
@@ -99,22 +99,25 @@ class Registrar:
             return [] if key in self._bindings or unescape(uri.user or "") in self._users else None
         return [Target(binding.uri, binding.q, binding.flow) for binding in bindings]
 
-    def snapshot(self) -> list[dict[str, object]]:
-        """All bindings as plain values; `expires` is the seconds left."""
+    def bindings(self) -> Iterator[tuple[str, Binding]]:
+        """All bindings that hold as they were at the first step, with their address of record; lazily, so that a great
+        many can be gone through in pieces."""
         now = self._clock.now()
-        return [
-            {
-                "aor": aor,
-                "contact": binding.uri.text,
-                "q": binding.q,
-                "expires": round(binding.expires - now),
-                "flow": str(binding.flow) if binding.flow is not None else "",
-                "user_agent": binding.user_agent,
-            }
-            for aor, bindings in self._bindings.items()
-            for binding in bindings
-            if binding.expires > now
-        ]
+        for aor, bindings in list(self._bindings.items()):
+            for binding in bindings:
+                if binding.expires > now:
+                    yield aor, binding
+
+    def describe(self, aor: str, binding: Binding) -> dict[str, object]:
+        """A binding as plain values; `expires` is the seconds left."""
+        return {
+            "aor": aor,
+            "contact": binding.uri.text,
+            "q": binding.q,
+            "expires": round(binding.expires - self._clock.now()),
+            "flow": str(binding.flow) if binding.flow is not None else "",
+            "user_agent": binding.user_agent,
+        }
 
     def _key(self, uri: Uri) -> str:
         # All our names mean the same users, so that phones may register at one address and be called at another.

@@ -156,7 +156,14 @@ class _NgStream(asyncio.Protocol):
 
 
 def _listen(family: int, address: tuple[str, int]) -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP sockets on the same port; raises OSError."""
+    """UDP and TCP sockets on the same port; raises OSError that names the address."""
+    try:
+        return _pair(family, address)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}") from None
+
+
+def _pair(family: int, address: tuple[str, int]) -> tuple[socket.socket, socket.socket]:
     for attempt in range(16):
         with contextlib.ExitStack() as opened:
             udp = opened.enter_context(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))

@@ -47,6 +47,7 @@ from siprec.server.notify import Notifier
 from siprec.server.prooflog import ProofLog
 from siprec.server.reload import Reloaded, compare, merged, read
 from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
+from siprec.server.why import why
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
 from siprec.trace.hep import HepSender
@@ -64,7 +65,7 @@ def main(file: Path | None) -> int:
         _warn(config)
         return run(_main(config, script, file))
     except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
-        print(f"siprec serve: {error}", file=sys.stderr)
+        print(f"siprec serve: {why(error)}", file=sys.stderr)
         return 1
 
 

@@ -24,6 +24,7 @@ from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
 from siprec.server.notify import Notifier
 from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
+from siprec.server.why import why
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.transaction import TransactionLayer
@@ -43,7 +44,7 @@ def main(file: Path | None, invite: Sequence[str] = ()) -> int:
         clients = [Uri.parse(text) for text in (*config.recorder.invite, *invite)]
         return run(_main(config, state_directory(file), clients))
     except (ConfigError, OSError, ValueError, SipError) as error:
-        print(f"siprec recorder: {error}", file=sys.stderr)
+        print(f"siprec recorder: {why(error)}", file=sys.stderr)
         return 1
 
 

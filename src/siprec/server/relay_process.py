@@ -17,6 +17,7 @@ from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import port_range
 from siprec.server.notify import Notifier
 from siprec.server.stack import announce, run, wait_for_signal
+from siprec.server.why import why
 
 
 def relay_options(config: Config) -> RelayOptions:
@@ -52,7 +53,7 @@ def main(file: Path | None) -> int:
         setup_logging(config.log.level, config.log.format, config.log.levels)
         return run(_main(relay_options(config)))
     except (ConfigError, OSError, ValueError, ImportError) as error:
-        print(f"siprec relay: {error}", file=sys.stderr)
+        print(f"siprec relay: {why(error)}", file=sys.stderr)
         return 1
 
 

@@ -6,11 +6,12 @@ import http.server
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from siprec.cli.client import ApiClient, ApiError
-from siprec.cli.client_commands import _length
+from siprec.cli.client_commands import _find, _length
 from siprec.cli.commands import clean
 
 
@@ -68,3 +69,32 @@ def test_names_from_the_network_cannot_steer_the_terminal() -> None:
 
 def test_lengths_are_read_like_a_clock() -> None:
     assert [_length(seconds) for seconds in (0, 61, 3600, 90061)] == ["0:00", "1:01", "1:00:00", "25:01:01"]
+
+
+class _Known(ApiClient):
+    """Knows these calls, without a server."""
+
+    calls = ({"dlg_id": "aaaa11", "call_id": "x1@h"}, {"dlg_id": "aaaa22", "call_id": "x2@h"})
+
+    def get(self, path: str, **query: object) -> Any:
+        if path == "/calls":
+            wanted = query.get("call_id")
+            return {"calls": [each for each in self.calls if wanted in (None, each["call_id"])], "next": ""}
+        for each in self.calls:
+            if path == f"/calls/{each['dlg_id']}":
+                return each
+        raise ApiError("no such call", 404)
+
+
+def test_a_call_goes_by_its_ids_or_by_a_beginning_that_is_its_own() -> None:
+    client = _Known()
+    for name in ("aaaa11", "x1@h", "aaaa1"):
+        assert _find(client, name)["dlg_id"] == "aaaa11"
+    for name, said in (
+        ("aaaa", "fits 2 calls: aaaa11, aaaa22"),
+        ("aaa", "no call"),
+        ("bbbb", "no call"),
+        ("", "which"),
+    ):
+        with pytest.raises(ApiError, match=said):
+            _find(client, name)
