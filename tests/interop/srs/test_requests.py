@@ -23,8 +23,8 @@ def responses(srs_messages: list[Seen], method: str) -> list[SipResponse]:
 def test_options_info_message_and_notify_of_the_srs_are_answered_and_what_is_unknown_is_refused(world: World) -> None:
     with world.sinks() as sinks:
         scenario = Srs().accept(answer((sinks[0].port, sinks[1].port)))
-        for method in ("OPTIONS", "INFO", "MESSAGE"):
-            scenario.ask(method, headers=("Event: x",)).expect(200)
+        for method in ("OPTIONS", "INFO", "MESSAGE", "NOTIFY"):
+            scenario.ask(method, headers=("Event: x", "Subscription-State: active")).expect(200)
         scenario.ask("PUBLISH").expect(405)
         scenario.end()
         with world.recorder(scenario) as srs, world.call(srs) as call:
@@ -51,6 +51,43 @@ def test_a_reinvite_of_the_srs_moves_the_copies_and_the_call_does_not_notice(wor
             assert not [p for sink in sinks[:2] for p in sink.packets if p.time > moved + 0.1]
     [(agreed)] = [seen for seen in srs.messages if seen.title == "< 200 INVITE"]
     assert agreed.directions == ["sendonly", "sendonly"]
+
+
+def test_an_update_of_the_srs_moves_one_stream_and_refuses_nothing_else(world: World) -> None:
+    with world.sinks(3) as sinks:
+        scenario = Srs().accept(answer((sinks[0].port, sinks[1].port))).pause(0.3)
+        scenario.ask("UPDATE", answer((sinks[0].port, sinks[2].port), version=2)).expect(200).end()
+        with world.recorder(scenario) as srs, world.call(srs) as call:
+            call.wait_for("START")
+            assert until(lambda: len(sinks[2].packets) > 20)
+            ended = next(seen.time for seen in srs.messages if seen.title == "< 200 UPDATE")
+            assert not [p for p in sinks[1].packets if p.time > ended + 0.1]
+            before = len(sinks[0].packets)
+            assert until(lambda: len(sinks[0].packets) > before + 5)
+    (agreed,) = (seen for seen in srs.messages if seen.title == "< 200 UPDATE")
+    assert agreed.directions == ["sendonly", "sendonly"]
+
+
+def test_an_offerless_reinvite_gets_our_offer_with_all_metadata_and_its_answer_in_the_ack_counts(
+    world: World, schema: object
+) -> None:
+    with world.sinks(4) as sinks:
+        scenario = Srs().accept(answer((sinks[0].port, sinks[1].port))).pause(0.3)
+        scenario.ask("INVITE").expect(100, optional=True).expect(200)
+        scenario.ask("ACK", answer((sinks[2].port, sinks[3].port), version=2)).end()
+        with world.recorder(scenario) as srs, world.call(srs) as call:
+            call.wait_for("START")
+            assert until(lambda: all(len(sink.packets) > 20 for sink in sinks[2:]))
+            moved = [seen.time for seen in srs.messages if seen.title == "> ACK"][-1]
+            assert not [p for sink in sinks[:2] for p in sink.packets if p.time > moved + 0.1]
+    (offer,) = (seen for seen in srs.messages if seen.title == "< 200 INVITE")
+    first = srs.requests("INVITE")[0]
+    assert offer.directions == ["sendonly", "sendonly"]
+    assert offer.sdp is not None
+    assert first.sdp is not None
+    assert [(x.label, x.port) for x in offer.sdp.media] == [(x.label, x.port) for x in first.sdp.media]
+    assert offer.document.mode == "complete"
+    assert call.names() == ["START", "STOP"]
 
 
 def test_the_srs_pauses_by_inactive_and_goes_on(world: World) -> None:
