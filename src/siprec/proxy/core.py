@@ -265,7 +265,9 @@ class ProxyCore:
         if found is None:
             if dlg_id and method != "BYE" and self.dialogs.is_over(base, dlg_id):
                 raise SipError("Call/Transaction Does Not Exist", 481)  # RR-08
-            if self.identity.serves(base.ruri) and not base.ruri.user and not base.has("route"):
+            if not base.has("route") and (
+                (self.identity.serves(base.ruri) and not base.ruri.user) or self._was_ours(base.ruri, source)
+            ):
                 raise SipError("Call/Transaction Does Not Exist", 481)
             if dlg_id is None:
                 if ours and not self.is_trusted(source):
@@ -292,6 +294,13 @@ class ProxyCore:
 
         self.own.ready(dialog, side, base, go_on)
         return True
+
+    def _was_ours(self, uri: Uri, source: Hop) -> bool:
+        """Whether a request that our user agent did not take is for it all the same: for a dialog that it has no more
+        (RFC 3261 12.2.2)."""
+        if self._agent is None or not self.identity.is_us(uri):
+            return False
+        return uri.user is not None and uri.user == Uri.parse(self._agent.contact(source)).user
 
     def _outside(self, context: ResponseContext) -> None:
         """A request outside a dialog: rules, then the script, then what is sensible."""
