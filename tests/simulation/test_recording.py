@@ -13,6 +13,7 @@ from siprec.recorder.metadata import Document, parse
 from siprec.recorder.metadata_state import MetadataState
 from siprec.recording.events import SiprecEvent
 from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE
+from siprec.recording.reach import SrsSettings
 from siprec.recording.settings import RecordingProfile, SettingError
 from siprec.sip.digest import DigestServer
 from siprec.sip.headers import NameAddr
@@ -188,6 +189,25 @@ def test_second_srs_gets_the_call_when_the_first_cannot_be_reached_or_refuses() 
     ]
     assert other.requests[0].call_id != world.srs.requests[0].call_id
     world.end(call)
+    world.assert_clean()
+
+
+def test_each_srs_has_the_outbound_proxy_credentials_and_transport_of_its_table() -> None:
+    servers = {
+        "first.test": SrsSettings(outbound_proxy="sip:10.0.0.2", username="one", password="x"),
+        "10.0.0.3": SrsSettings(transport="tcp"),
+    }
+    world = World(profile={"srs": "sip:srs@first.test, sip:srs@10.0.0.3", "servers": servers})
+    second = Srs(world, "10.0.0.3")
+    world.srs.status = 486
+    call = world.answered_call()
+    refused, taken = world.srs.requests[0], second.requests[0]
+    assert (refused.uri, refused.get("route")) == ("sip:srs@first.test", "<sip:10.0.0.2;lr>")
+    assert (taken.uri, taken.get("route")) == ("sip:srs@10.0.0.3;transport=tcp", None)
+    world.end(call)
+    world.clock.run_for(2)
+    assert {s.transport for s in world.network.trace if "10.0.0.3" in (s.source[0], s.destination[0])} == {"tcp"}
+    assert second.ended_reasons == ["bye"]
     world.assert_clean()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siprec.net.address import ListenAddress, split_host_port
@@ -13,6 +14,8 @@ from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
+    from siprec.recording.reach import SrsSettings
+    from siprec.recording.settings import RecordingProfile
     from siprec.server.config import Config
 
 _LOGGER = re.compile(r"siprec(\.[a-z_]+)*")
@@ -133,6 +136,12 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
 def warnings(config: Config) -> Iterator[tuple[str, str]]:
     """Key and reason of each thing that works, but less safely than it looks."""
     for name, profile in config.recording.items():
+        for where, table in ((f"recording.{name}", profile), *_tables(name, profile)):
+            for key in ("tls_certificate", "tls_key", "tls_ca"):
+                file = getattr(table, key)
+                if file and not Path(file).is_file():
+                    # No recording can be had there, but calls and other SRSs are not concerned.
+                    yield f"{where}.{key}", f"there is no file {file!r}"
         if profile.srtp != "always":
             continue
         for server in profile.targets:
@@ -169,6 +178,11 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
                     f"recorder.listen[{number}]",
                     "recorder.srtp is 'require', but keys that come here come unencrypted: listen on tls: only",
                 )
+
+
+def _tables(name: str, profile: RecordingProfile) -> Iterator[tuple[str, SrsSettings]]:
+    for server, table in profile.servers.items():
+        yield f'recording.{name}.servers."{server}"', table
 
 
 def _loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from siprec.sip.message import SipRequest
+from siprec.sip.multipart import parts_of
 from tests.interop.calls.harness import until
 from tests.interop.calls.scenarios import Scenario, sdp
 from tests.interop.srs.recorder import Srs, answer
@@ -192,3 +193,32 @@ def test_new_codecs_in_the_call_are_offered_to_the_srs_in_the_same_streams(world
     ]
     assert [(line.label, line.formats) for line in second.media] == [("1", ["0", "8"]), ("2", ["0", "8"])]
     assert len(srs.state().streams) == 2
+
+
+def test_a_profile_says_in_what_dress_an_srs_is_called(world: World, schema: object) -> None:
+    callee = Scenario("held callee").expect_invite().respond_invite(200, "OK", sdp()).expect("ACK").play()
+    for version, direction in ((2, "recvonly"), (3, "sendrecv")):
+        callee.expect("INVITE").respond(200, "OK", sdp(direction, version)).expect("ACK")
+    callee.expect("BYE").respond(200, "OK")
+    with world.sinks() as sinks:
+        scenario = Srs().accept(answer((sinks[0].port, sinks[1].port))).updated().updated().end()
+        with (
+            world.recorder(scenario) as srs,
+            world.call(srs, instance="dressed", steps=hold, callee=callee) as call,
+        ):
+            call.wait_for("START")
+            for number in (1, 2):
+                call.poke()
+                assert until(lambda number=number: len(srs.requests("UPDATE")) == number)  # type: ignore[misc]
+    invite, *updates = srs.requests("INVITE") + srs.requests("UPDATE")
+    message = invite.message
+    assert message.get("call-info") == "<urn:x-tenant:7>;purpose=tenant"
+    assert (message.from_.uri_text, message.to.uri_text) == (
+        "sip:tenant7@src.example.com",
+        "sip:archive@srs.example.com",
+    )
+    parts = [(part.media_type, part.disposition) for part in parts_of(message)]
+    assert parts == [("application/sdp", "session"), ("application/rs-metadata", "recording-session")]
+    assert b"Content-Disposition: session;handling=required" in message.body
+    assert {update.message.get("content-type") for update in updates} == {"application/rs-metadata"}
+    assert {update.document.mode for update in updates} == {"complete"}

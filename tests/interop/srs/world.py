@@ -39,6 +39,13 @@ skip_failover_codes = "^(403|6..)$"
 [recording.redirected]
 srs = "sip:unset.invalid"
 redirect = "any"
+[recording.dressed]
+srs = "sip:unset.invalid"
+profile = "legacy-metadata-type"
+updates = "complete"
+headers = "Call-Info: <urn:x-tenant:7>;purpose=tenant\\r\\n"
+from_uri = "sip:tenant7@src.example.com"
+to_uri = "sip:archive@srs.example.com"
 [recording.once]
 srs = "sip:unset.invalid"
 rebuilds = 0

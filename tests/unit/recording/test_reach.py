@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from siprec.net.tls import TlsSettings
 from siprec.recording.reach import Reach, SrsSettings
 from siprec.recording.settings import RecordingProfile, SettingError
 from siprec.server.config import parse
+from siprec.server.config_check import warnings
 from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
 from siprec.sip.transport import Hop
@@ -108,3 +110,15 @@ def test_codes_for_the_whole_module_hold_for_profiles_without_their_own() -> Non
     assert found == {"a": "^6", "b": "408", "c": ""}
     with pytest.raises(ValueError, match="skip_failover_codes"):
         RecordingProfile(srs="sip:a", skip_failover_codes="(")
+
+
+def test_files_that_are_not_there_are_warned_of_by_their_place(tmp_path: Path) -> None:
+    there = tmp_path / "ca.pem"
+    there.write_text("")
+    config = parse(
+        f'[recording.a]\nsrs = "sips:one.test"\ntls_ca = "{there}"\n'
+        f'[recording.a.servers."one.test"]\ntls_certificate = "{tmp_path}/gone.pem"\n'
+    )
+    assert list(warnings(config)) == [
+        ('recording.a.servers."one.test".tls_certificate', f"there is no file '{tmp_path}/gone.pem'")
+    ]
