@@ -28,7 +28,7 @@ def test_a_call_is_watched_and_its_recording_steered(tmp_path: Path) -> None:
         async with recorder(tmp_path) as srs, proxy(tmp_path, srs) as process, phones(process) as (alice, _):
             assert process.api is not None
             async with at_terminal("top", SIPREC_API=process.api.url) as top:
-                await top.sees("calls 0", "no calls", "MEDIA  up", "SRS    unknown", srs)
+                await top.sees("calls 0", "no calls", "MEDIA  up", "SRS    unknown  sip:")
                 await alice.dial("bob")
                 await until(lambda: process.recording.counts().get("active") == 1)
                 [call] = process.core.calls.values()

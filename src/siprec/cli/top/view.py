@@ -123,6 +123,7 @@ _COLOUR: Final = {
     "idle": "dim",
     "up": "good",
     "down": "bad",
+    "draining": "warn",
     "unknown": "dim",
 }
 
@@ -131,7 +132,7 @@ def _srs_line(each: Mapping[str, Any]) -> Line:
     why = f"  {each['status'] or ''} {each['reason']}".rstrip() if each["state"] == "down" else ""
     return (
         ("SRS    ", "dim"),
-        (f"{each['state']:8}", _COLOUR.get(each["state"], "")),
+        (f"{each['state']:9}", _COLOUR.get(each["state"], "")),
         (f"{each['uri']}  {each['active']} active, {each['established']} set up, {each['failed']} failed{why}", ""),
     )
 
@@ -143,7 +144,7 @@ def _media_line(each: Mapping[str, Any]) -> Line:
     error = f"  {each['error']}" if each["error"] else ""
     return (
         ("MEDIA  ", "dim"),
-        (f"{state:8}", _COLOUR.get(state, "")),
+        (f"{state:9}", _COLOUR.get(state, "")),
         (f"{each['name']}  {each['calls']} calls{trip}{restarts}{error}", ""),
     )
 
