@@ -39,7 +39,7 @@ class Relay(MediaServer):
     """A media server on the virtual clock: takes `delay` seconds, puts its own address into what passes.
 
     `log` has ``offer from to via``, ``answer ...``, ``delete ...``; `protocols` the transport protocol each
-    of them was asked for, `fail` names commands it refuses, `silent` those it
+    of them was asked for, `asked` all wishes, `fail` names commands it refuses, `silent` those it
     never answers.
     """
 
@@ -49,6 +49,7 @@ class Relay(MediaServer):
         self.delay = delay
         self.log: list[str] = []
         self.protocols: list[str] = []
+        self.asked: list[MediaFlags] = []
         self.fail: set[str] = set()
         self.silent: set[str] = set()
         self.live: set[str] = set()
@@ -57,6 +58,7 @@ class Relay(MediaServer):
     def _exchange(self, command: str, session: MediaSession, sdp: bytes, done: SdpResult, flags: MediaFlags) -> None:
         self.log.append(f"{command} {session.from_tag} {session.to_tag} {session.via_branch}".strip())
         self.protocols.append(flags.transport_protocol)
+        self.asked.append(flags)
         if command in self.silent:
             return
         self.live.add(session.call_id)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from siprec.proxy.core import ProxyOptions
-from siprec.proxy.routes import RouteRule, Rules
+from siprec.proxy.routes import RouteRule, RuleError, Rules
 from siprec.sip.message import parse_datagram
 from siprec.sip.multipart import Part, build_multipart
 from siprec.sip.useragent import Call, IncomingCall
@@ -60,6 +62,35 @@ def test_the_protocol_of_a_route_is_what_the_callee_is_offered_and_only_the_call
     assert w.relay.protocols == ["RTP/SAVP", "", "RTP/SAVP", "", "", ""]
     call.bye()
     w.finish()
+
+
+def test_what_a_route_asks_of_the_media_server_is_said_with_the_callers_offers() -> None:
+    keys = {
+        "direction": ["internal", "external"],
+        "ICE": "remove",
+        "codec": {"strip": ["G722"]},
+        "flags": ["symmetric"],
+    }
+    w = ProxyWorld(relay=True, rules=Rules([RouteRule(user="bob", media_flags=keys)]))
+    call = w.call("sip:bob@10.0.0.2")
+    w.clock.run_for(1)
+    w.bob.agent.calls()[0].reinvite(ANSWER + b"a=sendonly\r\n")
+    w.clock.run_for(1)
+    assert [line.split()[0] for line in w.relay.log] == ["offer", "answer", "offer", "answer"]
+    first = w.relay.asked[0]
+    assert (first.direction, first.ice, first.flags) == (("internal", "external"), "remove", ("symmetric",))
+    assert first.extra == {"codec": {"strip": ["G722"]}}
+    assert [flags.direction for flags in w.relay.asked[1:]] == [(), (), ()]
+    call.bye()
+    w.finish()
+
+
+@pytest.mark.parametrize(
+    "keys", [{"flags": "symmetric"}, {"ICE": 1}, {"call-id": "x"}, {"codec": {"strip": [1.5]}}, {"x": True}]
+)
+def test_what_ng_cannot_carry_is_refused_with_the_key(keys: dict[str, object]) -> None:
+    with pytest.raises(RuleError, match=rf"media_flags\.{next(iter(keys))}"):
+        RouteRule(user="bob", media_flags=keys)
 
 
 def test_late_offer_is_offered_by_the_callee_and_answered_in_the_ack() -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
 
 from siprec.sdp import MediaDescription, SessionDescription
 
@@ -57,6 +57,63 @@ class MediaFlags:
 
 
 NO_FLAGS = MediaFlags()
+_LISTS: Final = ("flags", "replace", "direction")
+_WORDS: Final = {
+    "transport protocol": "transport_protocol",
+    "media address": "media_address",
+    "address family": "address_family",
+    "ICE": "ice",
+    "label": "label",
+}
+
+
+def flags_from(keys: Mapping[str, object]) -> MediaFlags:
+    """ng keys, as a route has them, as a value.
+
+    Raises:
+        ValueError: a key has a value that ng cannot carry, or not there.
+    """
+    said: dict[str, Any] = {"extra": {}}
+    for key, value in keys.items():
+        if key in _LISTS:
+            if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+                raise ValueError(f"{key}: a list of words is needed")
+            said[key] = tuple(value)
+        elif key in _WORDS:
+            if not isinstance(value, str):
+                raise ValueError(f"{key}: a word is needed")
+            said[_WORDS[key]] = value
+        elif key in ("command", "call-id", "from-tag", "to-tag", "via-branch", "sdp"):
+            raise ValueError(f"{key}: says which call it is, and is not to be set")
+        else:
+            _check(key, value)
+            said["extra"][key] = value
+    return MediaFlags(**said)
+
+
+def merged(first: MediaFlags, then: MediaFlags) -> MediaFlags:
+    """Both wishes as one: lists and further keys add up, words of `then` win."""
+    if then is NO_FLAGS:
+        return first
+    return replace(
+        first,
+        flags=(*first.flags, *(each for each in then.flags if each not in first.flags)),
+        replace=(*first.replace, *(each for each in then.replace if each not in first.replace)),
+        direction=then.direction or first.direction,
+        extra={**first.extra, **then.extra},
+        **{name: getattr(then, name) for name in _WORDS.values() if getattr(then, name)},
+    )
+
+
+def _check(key: str, value: object) -> None:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check(f"{key}.{name}", each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check(key, each)
+    elif isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{key}: {value!r} is neither a word nor a whole number, nor a list or table of them")
 
 
 @dataclass(frozen=True, slots=True)

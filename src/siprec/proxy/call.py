@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from siprec.media.engine import MediaServer, MediaSession
+from siprec.media.engine import NO_FLAGS, MediaFlags, MediaServer, MediaSession
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 
@@ -91,7 +91,7 @@ class Call:
     are set while a media server carries the call, `media_bypassed` when descriptions went past it; `early` is the last
     provisional response with a description, `early_media` whether media can pass since; `talk_began` when the first
     2xx came (monotonic). `transport_protocol` is what the callee is offered, `media_set` where its media
-    server is chosen from (see `RouteRule`).
+    server is chosen from, `media_flags` what it is asked besides (see `RouteRule`).
     `caller_sdp`, `callee_sdp` are what the parties last agreed, as each of them sent it.
     `parties` are the two sides as they are known now (connected identity, transfer), from the answer
     on; `relations` the calls that this one continues; `metadata` belongs to the recording.
@@ -118,6 +118,7 @@ class Call:
         "media",
         "media_bypassed",
         "media_error",
+        "media_flags",
         "media_path",
         "media_session",
         "media_set",
@@ -162,6 +163,7 @@ class Call:
         self.media_use: MediaUse = ""
         self.media_set = ""
         self.transport_protocol: TransportProtocol = ""
+        self.media_flags: MediaFlags = NO_FLAGS
         self.media_error = ""
         self.media_bypassed = False
         self.caller_sdp = b""

@@ -321,6 +321,7 @@ class ProxyCore:
             context.call.media_use = decision.media
             context.call.media_set = decision.media_set
             context.call.transport_protocol = decision.transport_protocol
+            context.call.media_flags = decision.media_flags
         if decision.rule is not None:
             rule = decision.rule.rule
             if rule.reply:

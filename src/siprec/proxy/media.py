@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
+from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession, merged
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage
@@ -74,7 +74,8 @@ def put_sdp(message: SipMessage, sdp: bytes) -> bool:
 class CallMedia:
     """One call at one media server.
 
-    `transport_protocol` is what the callee is offered, "" for what the caller offers.
+    `transport_protocol` is what the callee is offered, "" for what the caller offers; `asked` is said with the caller's
+    offers.
     `on_trouble` hears of each request that failed; where nothing has passed the media server yet, the call goes to the
     one that it names, two times at the most. `on_failure(reason)` is called once, when the call is to do without.
     `carried` is told of servers that the call comes to (1) and leaves (-1). Callbacks may come from
@@ -83,6 +84,7 @@ class CallMedia:
 
     __slots__ = (
         "_answerer",
+        "_asked",
         "_carried",
         "_clock",
         "_in_flight",
@@ -110,6 +112,7 @@ class CallMedia:
         on_failure: Callable[[str], None],
         flags: MediaFlags = NO_FLAGS,
         transport_protocol: str = "",
+        asked: MediaFlags = NO_FLAGS,
         on_trouble: Trouble | None = None,
         carried: Callable[[MediaServer, int], None] | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class CallMedia:
         self._carried = carried or _nobody
         self._spares = MAX_SPARES
         self._transport_protocol = transport_protocol
+        self._asked = asked
         self.server = server
         self.session = session
         self._times = times
@@ -210,9 +214,11 @@ class CallMedia:
         timer = self._clock.call_later(limit, finish, MediaError("no reply in time", timeout=True))
         request = self.server.offer if command == "offer" else self.server.answer
         flags = self.flags
-        if self._transport_protocol and command == "offer" and session.from_tag == self.session.from_tag:
+        if command == "offer" and session.from_tag == self.session.from_tag:
             # The media server remembers it for the callee's offers; said there it would be about the caller.
-            flags = replace(flags, transport_protocol=self._transport_protocol)
+            flags = merged(flags, self._asked)
+            if self._transport_protocol:
+                flags = replace(flags, transport_protocol=self._transport_protocol)
         try:
             request(session, sdp, finish, flags=flags)
         except Exception as error:

@@ -71,7 +71,12 @@ class Negotiation:
         if (
             self._pick is None
             or use == "never"
-            or (use == "recorded" and not call.recordings and not call.transport_protocol)
+            or (
+                use == "recorded"
+                and not call.recordings
+                and not call.transport_protocol
+                and call.media_flags is NO_FLAGS
+            )
         ):
             return None
         key = (call.call_id, call.from_tag)
@@ -94,6 +99,7 @@ class Negotiation:
             lambda reason: self._failed(call, reason),
             flags,
             call.transport_protocol,
+            call.media_flags,
             lambda server, error: self._trouble(call, server, error),
             self._carried,
         )

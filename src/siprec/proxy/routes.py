@@ -1,7 +1,8 @@
 """``[[route]]``: rules that say what becomes of a request outside a dialog.
 
 Rules are tried in order. One that matches and has an action (targets, ``reply``, ``registrar`` or ``relay``) decides;
-one without adds its ``record``, ``media``, ``media_set`` and ``transport_protocol``, and the search goes on.
+one without adds its ``record``, ``media``, ``media_set``, ``media_flags`` and ``transport_protocol``, and the search
+goes on.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from siprec.media.engine import NO_FLAGS, MediaFlags, flags_from
 from siprec.proxy.identity import Networks
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
@@ -75,6 +77,10 @@ class RouteRule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     transport_protocol: TransportProtocol = ""
     """What the called side is offered whatever the caller speaks, e.g. ``RTP/SAVP`` (SRTP) or ``RTP/AVP``; the media
     server brings the two together (with DTLS only RTPEngine does). The call then passes through it, recorded or not."""
+    media_flags: dict[str, Any] = {}
+    """Keys of the ``ng`` protocol for the caller's offers, e.g. ``{ direction = ["internal", "external"],
+    ICE = "remove", codec = { strip = ["G722"], transcode = ["PCMA"] } }``; RTPProxy knows ``direction`` and some
+    ``flags``. The call then passes through the media server, recorded or not."""
     reply: int = 0
     reason: str = ""
     registrar: bool = False
@@ -93,7 +99,7 @@ class RuleError(ValueError):
 class CompiledRule:
     """A rule made ready. Raises RuleError when it makes no sense."""
 
-    __slots__ = ("_targets", "domains", "headers", "methods", "networks", "record", "rule", "user")
+    __slots__ = ("_targets", "domains", "headers", "media_flags", "methods", "networks", "record", "rule", "user")
 
     def __init__(self, rule: RouteRule) -> None:
         self.rule = rule
@@ -106,6 +112,10 @@ class CompiledRule:
         except ValueError as error:
             raise RuleError(f"source: {error}") from None
         self.record = tuple(_listed(rule.record))
+        try:
+            self.media_flags = flags_from(rule.media_flags) if rule.media_flags else NO_FLAGS
+        except ValueError as error:
+            raise RuleError(f"media_flags.{error}") from None
         targets = []
         for target in rule.targets:
             entry = RouteTarget(uri=target) if isinstance(target, str) else target
@@ -160,6 +170,7 @@ class Decision:
     media: MediaUse = ""
     media_set: str = ""
     transport_protocol: TransportProtocol = ""
+    media_flags: MediaFlags = NO_FLAGS
 
 
 class Rules:
@@ -182,6 +193,8 @@ class Rules:
             decision.media = rule.rule.media or decision.media
             decision.media_set = rule.rule.media_set or decision.media_set
             decision.transport_protocol = rule.rule.transport_protocol or decision.transport_protocol
+            if rule.media_flags is not NO_FLAGS:
+                decision.media_flags = rule.media_flags
             if rule.final:
                 decision.rule = rule
                 break

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from siprec import sdp
-from siprec.media.engine import MediaError, MediaSession, MediaStatistics
+from siprec.media.engine import MediaError, MediaSession, MediaStatistics, flags_from
 from tests.interop.media.rig import KINDS, NG, OURS, Endpoint, Rig, drive, ports_of, recorder_answer, target, until
 
 CALL = MediaSession("a-call@example.com", "caller", "callee")
@@ -313,3 +313,26 @@ def test_other_control_sockets_do_the_same(kind: str, transport: str) -> None:
         assert statistics.packets == 10
 
     drive(kind, scenario, transport=transport)
+
+
+def test_rtpengine_transcodes_between_parties_and_for_nobody_else() -> None:
+    async def scenario(rig: Rig) -> None:
+        asked = flags_from({"codec": {"mask": ["PCMU"], "transcode": ["PCMA"]}, "ICE": "remove", "replace": ["origin"]})
+        a, b = rig.endpoint(), rig.endpoint()
+        offered = await rig.offer(MediaSession(CALL.call_id, CALL.from_tag), a.sdp(formats="0 101"), asked)
+        assert "0" not in sdp.parse(offered).media[0].formats
+        answered = await rig.answer(CALL, b.sdp(formats="8 101"))
+        assert sdp.parse(answered).media[0].formats[0] == "0"
+        subscription = await rig.subscribe(CALL, ["caller", "callee"])
+        srs = [rig.endpoint(), rig.endpoint()]
+        await rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
+        for _ in range(20):
+            a.send(target(answered), payload_type=0)
+            b.send(target(offered), payload_type=8)
+            await asyncio.sleep(0.02)
+        await until(lambda: len(a.poll()) >= 15 and len(b.poll()) >= 15, "media both ways")
+        assert {packet[1] & 0x7F for packet in a.received} == {0}
+        assert {packet[1] & 0x7F for packet in b.received} == {8}
+        await until(lambda: all(len(each.poll()) >= 15 for each in srs), "copies")
+
+    drive("rtpengine", scenario)
