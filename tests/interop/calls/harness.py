@@ -30,10 +30,11 @@ def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
 
 
 def media_port(_given: list[int] = []) -> int:  # noqa: B006 -- counts through the whole test run
-    """An even port below the ephemeral ones with some free ports above it, another one at each call."""
+    """An even port of this worker's own with some free ports above it, another one at each call."""
+    first = 25000 + share(600, 5)
     for _ in range(200):
-        start = (_given[-1] if _given else 20000 + share(100, 50)) + 40
-        _given.append(start if start < 29000 else 20000)
+        start = _given[-1] + 40 if _given else first
+        _given.append(start if start < first + 600 else first)
         if all(_free(_given[-1] + offset) for offset in range(4)):
             break
     return _given[-1]

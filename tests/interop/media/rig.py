@@ -281,8 +281,8 @@ def _is_free(low: int) -> bool:
 
 
 def relay_options(**changes: Any) -> RelayOptions:
-    ours = 20000 + share(2000, 5)
-    low = next((low for low in (ours + (free_port() % 32) * 50 for _ in range(200)) if _is_free(low)), ours)
+    ours = 20000 + share(1000, 5)
+    low = next((low for low in (ours + (free_port() % 12) * 50 for _ in range(200)) if _is_free(low)), ours)
     return RelayOptions(
         **{"interfaces": (Interface("127.0.0.1"), Interface("::1")), "ports": (low, low + 399), **changes}
     )

@@ -84,7 +84,7 @@ for name in ("START", "STOP", "FAILED", "FAILOVER", "PAUSED", "RESUMED", "UPDATE
 """
 
 
-_PORTS = 26000 + share(400, 5)
+_PORTS = 28000 + share(400, 5)
 
 
 class World:
