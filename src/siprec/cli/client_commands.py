@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from cyclopts import App
 
@@ -103,6 +103,13 @@ def show(call: CallName, *, api: Url = DEFAULT, json: AsJson = False) -> None:
     print("\n".join(clean(line) for line in describe(found)))
 
 
+_UNDER_WAY: Final = {
+    "siprec_pause_recording": ("paused", "is being paused"),
+    "siprec_resume_recording": ("active", "goes on"),
+    "siprec_stop_recording": ("done", "is being stopped"),
+}
+
+
 def _steer(function: str, call: str, user: str, every: bool, api: str, as_json: bool, **more: object) -> None:
     client = ApiClient(api)
     body: dict[str, object] = {"user": user, **({"all": True} if every else {}), **more}
@@ -121,6 +128,9 @@ def _steer(function: str, call: str, user: str, every: bool, api: str, as_json: 
         return
     for result in results:
         outcome = result["state"] or "done"
+        reached, underway = _UNDER_WAY.get(function, (outcome, outcome))
+        if outcome != reached:  # the SRS is asked first, the answer of the API does not wait for it
+            outcome = underway
         print(f"{clean(result['dlg_id'])} {clean(result['instance'])}: {outcome if result['done'] else 'not possible'}")
 
 
