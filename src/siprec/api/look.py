@@ -114,7 +114,9 @@ class View:
         """A call with its recordings."""
         recorder = self.parts.recorder(call.dlg_id)
         active = list(recorder.recordings.values()) if recorder is not None else []
-        return model.CallDetail(**_call_fields(call), recording=await self.recordings(active, statistics))
+        holds = self.parts.holds.of(call.dlg_id) if self.parts.holds is not None else []
+        found = await self.recordings(active, statistics)
+        return model.CallDetail(**_call_fields(call), recording=found, holds=holds)
 
     async def recordings(self, active: Sequence[ActiveRecording], statistics: bool) -> list[model.Recording]:
         """Recordings, with the media server's counters if `statistics`: one question per call, all at once."""

@@ -109,6 +109,14 @@ class Pause(msgspec.Struct, kw_only=True):
     end: float | None = None
 
 
+class Hold(msgspec.Struct, kw_only=True):
+    """A time in which a party took no media from the other; `end` is null while it lasts."""
+
+    start: float
+    end: float | None = None
+    by: Literal["caller", "callee", "both"]
+
+
 class Fork(msgspec.Struct, kw_only=True):
     """What the media server counts for one stream; null: not counted by this server."""
 
@@ -178,6 +186,7 @@ class CallDetail(Call, kw_only=True):
     """One call, and its recordings in full."""
 
     recording: list[Recording]
+    holds: list[Hold] = []
 
 
 class Calls(msgspec.Struct, kw_only=True):

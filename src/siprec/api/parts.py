@@ -8,6 +8,7 @@ from typing import Protocol
 
 from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
+from siprec.api.holds import HoldJournal
 from siprec.media.engine import MediaServer, Subscription
 from siprec.media.pool import MediaPool
 from siprec.net.transport import SocketTransport
@@ -66,6 +67,7 @@ class Parts:
     calls: CallCounts
     timers: Callable[[], int] = lambda: 0
     tap: Tap | None = None
+    holds: HoldJournal | None = None
     proofs: Callable[[], dict[str, int]] = dict
     reload: Callable[[], Reloaded] | None = None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from siprec.api.counts import CallCounts
 from siprec.api.drain import DrainGate
+from siprec.api.holds import HoldJournal
 from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
 from siprec.logs import setup_logging
@@ -210,9 +211,11 @@ class ProxyProcess:
         # The proofs ask the media server anyway: once is enough.
         proving = config.proof.enabled and file is not None
         ScriptEvents(self.recording, lambda: self.core.script, self._script_failed)
+        self.holds = HoldJournal(self.clock)
         self.calls = CallCounts(config.api.count_packets and not proving)
         if config.api.listen:
             self.core.observers.add(self.calls)
+            self.core.observers.add(self.holds)
         self.proofs = self._prove()
         if self.tap is not None:
             trace = self.tap.media
@@ -289,6 +292,7 @@ class ProxyProcess:
             reload=self._reload_for_api,
             proofs=self._proof_counts,
             tap=self.tap,
+            holds=self.holds,
         )
 
     async def start(self) -> None:

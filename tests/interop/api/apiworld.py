@@ -14,9 +14,9 @@ from typing import Any
 
 from siprec.audio.melody import callee_melody, caller_melody
 from siprec.cli.children import Child
-from siprec.cli.phone import Phone
 from siprec.server.config import parse
 from siprec.server.proxy_process import ProxyProcess
+from tests.interop.engines.world import Caller
 
 HOST = "127.0.0.1"
 DOMAIN = "example.test"
@@ -140,12 +140,12 @@ def client(process: ProxyProcess, token: str = "") -> Client:
 
 
 @asynccontextmanager
-async def phones(process: ProxyProcess, seconds: float = 30.0) -> AsyncIterator[tuple[Phone, Phone]]:
+async def phones(process: ProxyProcess, seconds: float = 30.0) -> AsyncIterator[tuple[Caller, Caller]]:
     """Alice and Bob, registered."""
     address = next(x.address for x in process.transport.listeners if x.address.transport == "udp")
     pair = (
-        Phone("alice", "Alice", DOMAIN, HOST, (address.host, address.port), caller_melody(seconds, 8000)),
-        Phone("bob", "Bob", DOMAIN, HOST, (address.host, address.port), callee_melody(seconds, 8000)),
+        Caller("alice", "Alice", DOMAIN, HOST, (address.host, address.port), caller_melody(seconds, 8000)),
+        Caller("bob", "Bob", DOMAIN, HOST, (address.host, address.port), callee_melody(seconds, 8000)),
     )
     try:
         for phone in pair:

@@ -81,6 +81,9 @@ def test_a_live_call_is_seen_paused_resumed_and_stopped(tmp_path: Path) -> None:
                     await expect(card.get_by_role("img")).to_be_visible()
                     await expect(card.locator(".line .pause")).to_have_count(1)
                     await expect(card.get_by_role("table", name="Streams").get_by_role("row")).to_have_count(3)
+                    await alice.offer_again("sendonly")
+                    await expect(card.locator(".line .hold")).to_have_count(1)
+                    await alice.offer_again("sendrecv")
                     ladder = page.get_by_role("region", name="Ladder")
                     step = ladder.get_by_role("button", name="to SRS").filter(has_text="INVITE").first
                     await step.click()

@@ -140,6 +140,13 @@ function timeline(detail, recording) {
     }
   }
   if (open) session(open.at, now(), open.server);
+  for (const hold of detail.holds) {
+    const part = el("span", { class: "hold", title: `held by ${hold.by}` });
+    part.style.left = place(hold.start);
+    part.style.width = `calc(${place(hold.end ?? now())} - ${place(hold.start)})`;
+    bar.append(part);
+    words.push(`held by ${hold.by} at ${clock(hold.start)}`);
+  }
   for (const pause of recording.pauses) {
     const part = el("span", { class: "pause", title: "paused" });
     part.style.left = place(pause.start);
