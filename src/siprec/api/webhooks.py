@@ -15,6 +15,7 @@ import logging
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -64,6 +65,7 @@ class DeadLetters:
         self._path = path
         self._waiting: deque[Dead] = deque()
         self._wake = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None
         self.written = 0
         self.lost = 0
 
@@ -86,16 +88,24 @@ class DeadLetters:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits; also what is being written is on disk afterwards, whoever began that and was stopped."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), 500))]
             lines = b"".join(map(_line, batch))
-            try:
-                await asyncio.to_thread(self._append, lines)
-                self.written += len(batch)
-            except OSError as error:
-                self.lost += len(batch)
-                log.error("dead letters of webhooks cannot be written: %s", error)
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._append, lines))
+            self._writing.add_done_callback(partial(self._wrote, len(batch)))
+            await asyncio.wait((self._writing,))
+
+    def _wrote(self, count: int, writing: asyncio.Future[None]) -> None:
+        self._writing = None
+        error = None if writing.cancelled() else writing.exception()
+        if error is None and not writing.cancelled():
+            self.written += count
+            return
+        self.lost += count
+        log.error("dead letters of webhooks cannot be written: %s", error or "stopped")
 
     def _append(self, lines: bytes) -> None:
         if self._path.exists() and self._path.stat().st_size > MAX_FILE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,36 @@ def test_letters_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 
     letters = asyncio.run(scenario())
     assert (len(letters), letters.lost) == (5, 3)
+
+
+def test_what_was_being_written_when_the_writer_was_stopped_is_on_disk_after_the_last_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "dead.jsonl"
+    going, go_on = threading.Event(), threading.Event()
+    append = DeadLetters._append
+
+    def slow(self: DeadLetters, lines: bytes) -> None:
+        going.set()
+        assert go_on.wait(30)
+        append(self, lines)
+
+    monkeypatch.setattr(DeadLetters, "_append", slow)
+
+    async def scenario() -> DeadLetters:
+        letters = DeadLetters(path)
+        writer = asyncio.create_task(letters.run())
+        letters.add(Dead("http://x", numbered(), 1, "first"))
+        assert await asyncio.to_thread(going.wait, 30)
+        writer.cancel()
+        await asyncio.wait((writer,))
+        letters.add(Dead("http://x", numbered(), 0, "second"))
+        last = asyncio.create_task(letters.flush())
+        await asyncio.sleep(0)
+        go_on.set()
+        await last
+        return letters
+
+    letters = asyncio.run(scenario())
+    assert [json.loads(line)["error"] for line in path.read_text().splitlines()] == ["first", "second"]
+    assert (letters.written, letters.lost) == (2, 0)
