@@ -107,6 +107,48 @@ def test_calls_of_different_groups_do_not_meet() -> None:
     assert_over(world)
 
 
+def test_a_party_of_two_calls_of_a_group_is_one_participant_with_the_streams_of_both() -> None:
+    world = shared(group="sales")
+    calls = [world.answered_call(), world.answered_call()]
+    (party,) = world.srs.documents[1].findall(f"{Q}participantstreamassoc")[:1]
+    mine = [
+        feed
+        for feed in world.srs.documents[1].iter(f"{Q}participantstreamassoc")
+        if feed.get("participant_id") == party.get("participant_id")
+    ]
+    assert len(mine) == 1
+    assert len(mine[0].findall(f"{Q}send")) == 2  # what it says in either call
+    assert not world.srs.documents[1].findall(f"{Q}participant")  # the SRS knows it
+    world.end(calls[0])
+    world.clock.run_for(2.0)
+    feeds = world.srs.documents[-1].findall(f"{Q}participantstreamassoc")
+    world.end(calls[1])
+    world.clock.run_for(2.0)
+    assert all(len(feed.findall(f"{Q}send")) <= 2 for feed in feeds)
+    assert_over(world)
+
+
+def test_three_hundred_calls_through_one_session_need_no_more_than_those_at_a_time() -> None:
+    world = persistent()
+    live: list[ProxyCall] = []
+    for _ in range(300):
+        live.append(world.answered_call(run=False))
+        world.clock.run_for(0.3)
+        if len(live) > 4:
+            world.end(live.pop(0))
+            world.clock.run_for(0.3)
+        trunk = world.service.trunks.trunks[0]
+        assert len(trunk._agreed) <= 12
+        assert len(trunk.legs) <= 6
+        assert trunk._told is None or len(trunk._told.sessions) <= 6
+    assert len(world.srs.calls) == 1
+    assert max(len(offer.media) for offer in world.srs.offers) <= 12
+    for call in live:
+        world.end(call)
+    world.clock.run_for(3.0)
+    assert_over(world)
+
+
 def test_a_standing_session_is_there_before_any_call_and_stays_after() -> None:
     world = persistent()
     assert world.srs.methods == ["INVITE"]
