@@ -281,7 +281,7 @@ class MediaLine:
         line.table, line.codec_names, line.mux = self.table, list(self.codec_names), self.mux
         line.trusted, line.source, line.rtcp_target = self.trusted, self.source, self.rtcp_target
         line._rtcp_source = self._rtcp_source
-        line.keys = self.keys
+        line.keys, line.fir = self.keys, self.fir
         line.last_media = self.last_media
         if self.pauses and self.pauses[-1].end is None:
             line.pause(wall)
