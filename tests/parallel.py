@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -24,6 +25,29 @@ _unused = count()
 def unused_port() -> int:
     """A port where nobody listens, nor will: below the ephemeral ones and beside those that tests hand out."""
     return 19900 + share(20, 5) + next(_unused) % 20
+
+
+_own = count()
+
+
+def own_port() -> int:
+    """A port of this worker's own, free for UDP and TCP now: below the ephemeral ones, so that nobody gets it by
+    chance between now and its use."""
+    first = 6000 + share(700, 5)
+    for _ in range(700):
+        port = first + next(_own) % 700
+        if all(_is_free(kind, port) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
+            return port
+    raise OSError("no port is free")
+
+
+def _is_free(kind: socket.SocketKind, port: int) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class Machine:

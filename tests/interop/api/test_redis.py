@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,16 +19,11 @@ from siprec.api.settings import RedisConfig
 from siprec.cli.children import end_with_parent
 from siprec.recording.events import PAUSED, START, SiprecEvent
 from tests.interop.api.apiworld import HOST, phones, proxy, recorder, until
+from tests.parallel import own_port
 
 redis = pytest.importorskip("redis.asyncio", reason="redis is missing: pip install -e '.[test]'")
 SERVER = shutil.which("redis-server")
 pytestmark = pytest.mark.skipif(SERVER is None, reason="redis-server is missing: apt-get install redis-server")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
@@ -64,7 +58,7 @@ async def names(client: Any, stream: str = "siprec:events") -> list[str]:
 
 def test_the_events_of_a_call_are_in_the_stream(tmp_path: Path) -> None:
     async def scenario() -> None:
-        port = free_port()
+        port = own_port()
         api = f'[api.redis]\nurl = "redis://{HOST}:{port}/0"\nstream = "calls"\n'
         async with (
             server(tmp_path, port) as client,
@@ -87,7 +81,7 @@ def test_the_events_of_a_call_are_in_the_stream(tmp_path: Path) -> None:
 
 def test_events_wait_for_a_server_that_is_gone_and_the_oldest_are_given_up(tmp_path: Path) -> None:
     async def scenario() -> None:
-        port, hub = free_port(), EventHub()
+        port, hub = own_port(), EventHub()
         stream = RedisStream(RedisConfig(url=f"redis://{HOST}:{port}", queue=3, events=(START,)), hub)
         stream.start()
         try:
@@ -111,7 +105,7 @@ def test_events_wait_for_a_server_that_is_gone_and_the_oldest_are_given_up(tmp_p
 
 def test_what_waits_at_the_end_is_written_and_the_stream_is_trimmed(tmp_path: Path) -> None:
     async def scenario() -> None:
-        port, hub = free_port(), EventHub()
+        port, hub = own_port(), EventHub()
         async with server(tmp_path, port) as client:
             stream = RedisStream(RedisConfig(url=f"redis://{HOST}:{port}", maxlen=100), hub)
             for number in range(1000):

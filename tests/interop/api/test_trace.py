@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -13,17 +12,12 @@ import pytest
 
 from tests.interop.api.apiworld import client, phones, proxy, recorder, until
 from tests.interop.api.test_commands import siprec
+from tests.parallel import own_port
 
 pytestmark = pytest.mark.skipif(
     shutil.which("tshark") is None or shutil.which("sngrep") is None,
     reason="tshark or sngrep is missing: apt-get install tshark sngrep",
 )
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def fields(file: Path, *names: str) -> list[list[str]]:
@@ -38,7 +32,7 @@ async def fields(file: Path, *names: str) -> list[list[str]]:
 
 def test_the_ladder_of_a_call_is_told_drawn_exported_and_sent_to_homer(tmp_path: Path) -> None:
     async def scenario() -> None:
-        port, homer = free_port(), tmp_path / "homer.pcap"
+        port, homer = own_port(), tmp_path / "homer.pcap"
         hep = f'[trace.hep]\ncollector = "127.0.0.1:{port}"\n'
         listener = await asyncio.create_subprocess_exec(
             *("sngrep", "-N", "-q", "-L", f"udp:127.0.0.1:{port}", "-O", str(homer)),

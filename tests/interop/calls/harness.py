@@ -17,16 +17,14 @@ from typing import IO, Any, Self
 
 from siprec.cli.children import end_with_parent
 from tests.interop.calls.scenarios import Scenario
-from tests.parallel import share
+from tests.parallel import own_port, share
 
 HOST = "127.0.0.1"
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
-    """A port that nobody has now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has now, whatever `kind`, nor will have by chance."""
+    return own_port()
 
 
 def media_port(_given: list[int] = []) -> int:  # noqa: B006 -- counts through the whole test run

@@ -35,7 +35,7 @@ from siprec.media.rtpproxy import RtpProxy
 from siprec.relay.child import start_relay
 from siprec.relay.ports import Interface
 from siprec.relay.process import LoopClock, RelayOptions
-from tests.parallel import share
+from tests.parallel import own_port, share
 
 T = TypeVar("T")
 KINDS = ("native", "python", "rtpengine", "rtpproxy")
@@ -46,8 +46,9 @@ PATIENCE = 20.0
 
 
 def free_port(kind: int = socket.SOCK_DGRAM, host: str = "127.0.0.1") -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, kind) as sock:
+    if ":" not in host:
+        return own_port()
+    with socket.socket(socket.AF_INET6, kind) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
 

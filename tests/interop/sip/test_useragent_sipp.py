@@ -19,6 +19,7 @@ from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Call, CallHandler, Endpoint, IncomingCall, UserAgent
+from tests.parallel import own_port
 
 pytestmark = pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is missing: apt-get install sip-tester")
 
@@ -67,7 +68,7 @@ class Phone:
 
     async def start(self) -> None:
         for _ in range(20):
-            port = free_port()
+            port = own_port()
             try:
                 await self.transport.listen([f"udp:127.0.0.1:{port}", f"tcp:127.0.0.1:{port}"])
             except OSError:
@@ -97,12 +98,6 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
             return False
         await asyncio.sleep(0.02)
     return True
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def sipp(directory: Path, *arguments: str) -> asyncio.subprocess.Process:
@@ -137,7 +132,7 @@ def test_sipp_calls_us(transport: str, tmp_path: Path) -> None:
         await phone.start()
         target = f"127.0.0.1:{phone.port}"
         process = await sipp(
-            tmp_path, "-sn", "uac", target, "-p", str(free_port()), "-t", transport, "-m", "50", "-r", "50", "-d", "50"
+            tmp_path, "-sn", "uac", target, "-p", str(own_port()), "-t", transport, "-m", "50", "-r", "50", "-d", "50"
         )
         assert await stop(process) == 0
         assert await until(lambda: all(notes.events == ["bye"] for notes in phone.incoming))
@@ -153,7 +148,7 @@ def test_we_call_sipp(transport: str, tmp_path: Path) -> None:
     async def run() -> None:
         phone = Phone()
         await phone.start()
-        port = free_port()
+        port = own_port()
         process = await sipp(tmp_path, "-sn", "uas", "-p", str(port), "-t", transport, "-m", "30")
         target = Uri.parse(f"sip:service@127.0.0.1:{port}" + (";transport=tcp" if transport == "t1" else ""))
 
