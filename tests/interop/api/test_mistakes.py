@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,10 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_each_mistake_is_told_what_to_do(
     tmp_path: Path, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # The server of this process would log the TLS hello it does not understand into what is looked at here.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
+
     async def scenario() -> None:
         async with (
             proxy(tmp_path, "sip:127.0.0.1:9", api=TOKENS) as process,
