@@ -54,7 +54,7 @@ format: $(VENV)/.test ## Format the code
 
 bench: $(VENV)/.test ## Print the figures: CPU per call, per packet, per message
 	@tools/system-packages test
-	@$(BIN)/python bench/message.py && $(BIN)/python bench/relay.py && $(BIN)/python bench/calls.py && $(BIN)/python bench/listeners.py
+	@$(BIN)/python bench/message.py && $(BIN)/python bench/call_budget.py && $(BIN)/python bench/relay.py && $(BIN)/python bench/calls.py && $(BIN)/python bench/listeners.py
 
 clean: ## Remove what make has made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

@@ -1,0 +1,64 @@
+"""The budget of a call: function calls, objects and bytes, counted, not timed. It only goes down.
+
+``python bench/call_budget.py --functions 40`` says where they go.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
+
+PROXIED = (2150, 2400)
+RECORDED = (5750, 8150)
+SHIPPED = (6800, 9850)
+"""Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""
+INSTANCES, OCTETS = 98, 65_000
+"""What one confirmed recorded call keeps alive: instances of our classes, bytes."""
+
+
+def test_the_reference_call_is_a_whole_recorded_call() -> None:
+    world = ReferenceCall()
+    world.run()
+    assert [line.partition(" ")[2] for line in world.seen if line.startswith("10.0.0.1 ")] == [
+        "SIP/2.0 100 Trying",
+        "SIP/2.0 180 Ringing",
+        "SIP/2.0 200 OK",
+        "SIP/2.0 200 OK",
+    ]
+    assert [line.split()[1] for line in world.seen if line.startswith("10.0.0.2 ")] == ["INVITE", "ACK", "BYE"]
+    assert [line.split()[1] for line in world.seen if line.startswith("10.0.0.50 ")] == [
+        "INVITE",
+        "ACK",
+        "UPDATE",
+        "BYE",
+    ]
+    assert world.commands[:4] == ["offer", "answer", "subscribe request", "subscribe answer"]
+    assert world.commands[-1] == "delete"
+    assert world.events == ["E_SIPREC_START", "E_SIPREC_STOP"]
+    assert len(world.proofs) == 2
+
+
+def test_a_call_leaves_nothing_behind() -> None:
+    world = ReferenceCall()
+    for _ in range(3):
+        world.run()
+    for counts in (world.core.counts(), world.layer.counts(), world.agent.counts(), world.recording.counts()):
+        assert not any(counts.values()), counts
+
+
+@pytest.mark.parametrize(
+    ("recorded", "observed", "budget"), [(False, True, PROXIED), (True, False, RECORDED), (True, True, SHIPPED)]
+)
+def test_a_call_stays_within_its_budget_of_function_calls(
+    recorded: bool, observed: bool, budget: tuple[int, int]
+) -> None:
+    counted = function_calls(recorded=recorded, observed=observed)
+    assert counted.python <= budget[0]
+    assert counted.c <= budget[1]
+
+
+def test_a_confirmed_recorded_call_stays_within_its_budget_of_memory() -> None:
+    alive = alive_per_call()
+    assert alive.instances <= INSTANCES, alive.kinds.most_common()
+    assert alive.octets <= OCTETS
