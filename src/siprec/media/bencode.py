@@ -15,6 +15,11 @@ Encodable: TypeAlias = "str | bytes | int | Sequence[Encodable] | Mapping[str, E
 MAX_SIZE: Final = 256 * 1024
 MAX_DEPTH: Final = 16
 _MAX_DIGITS: Final = 20
+_MAX_KEYS, _MAX_KEY = 512, 32
+_COLON, _DICT, _END, _INTEGER, _LIST = b":deil"
+
+_keys_in: dict[bytes, str] = {}
+_keys_out: dict[object, bytes] = {}
 
 
 class BencodeError(Exception):
@@ -33,28 +38,52 @@ def encode(value: Encodable, *, sort: bool = False) -> bytes:
 
 
 def _encode(value: Encodable, parts: list[bytes], sort: bool, depth: int) -> None:
-    if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
-    if isinstance(value, (bytes, bytearray)):
-        parts.append(b"%d:" % len(value))
-        parts.append(bytes(value))
-    elif isinstance(value, int):
-        parts.append(b"i%de" % value)
-    elif depth >= MAX_DEPTH:
+    # Strings and numbers within a container are written in its loop: a call for each would cost more than the writing.
+    if isinstance(value, str | bytes | bytearray | int):
+        parts += (_scalar(value),)
+        return
+    if depth >= MAX_DEPTH:
         raise BencodeError("nested too deeply")
-    elif isinstance(value, Mapping):
-        parts.append(b"d")
+    if isinstance(value, Mapping):
+        parts += (b"d",)
         for key in sorted(value) if sort else value:
-            _encode(key, parts, sort, depth + 1)
-            _encode(value[key], parts, sort, depth + 1)
-        parts.append(b"e")
+            try:
+                encoded = _keys_out[key]
+            except KeyError:
+                encoded = _key(key)
+            item = value[key]
+            if isinstance(item, str | bytes | int):
+                parts += (encoded, _scalar(item))
+            else:
+                parts += (encoded,)
+                _encode(item, parts, sort, depth + 1)
     elif isinstance(value, Sequence):
-        parts.append(b"l")
+        parts += (b"l",)
         for item in value:
-            _encode(item, parts, sort, depth + 1)
-        parts.append(b"e")
+            if isinstance(item, str | bytes | int):
+                parts += (_scalar(item),)
+            else:
+                _encode(item, parts, sort, depth + 1)
     else:
         raise BencodeError(f"{type(value).__name__} has no encoding")
+    parts += (b"e",)
+
+
+def _scalar(value: str | bytes | bytearray | int) -> bytes:
+    if isinstance(value, int):
+        return b"i%de" % value
+    octets = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value)
+    return b"%d:%b" % (len(octets), octets)
+
+
+def _key(key: object) -> bytes:
+    """A key of a dictionary, which is a string."""
+    if not isinstance(key, str | bytes):
+        raise BencodeError("a key that is not a string")
+    encoded = _scalar(key)
+    if isinstance(key, str) and len(_keys_out) < _MAX_KEYS and len(key) <= _MAX_KEY:
+        _keys_out[key] = encoded
+    return encoded
 
 
 def decode(data: bytes) -> Value:
@@ -77,53 +106,130 @@ def decode_prefix(data: bytes, start: int) -> tuple[Value, int]:
     """The value that begins at `start`, and where it ends; :class:`Incomplete` if more octets are needed."""
     if len(data) - start > MAX_SIZE:
         raise BencodeError(f"more than {MAX_SIZE} octets")
-    return _decode(data, start, 0)
+    try:
+        head = data[start]
+        if head == _DICT:
+            return _dictionary(data, start + 1, 0)
+        if head == _LIST:
+            return _list(data, start + 1, 0)
+        return _atom(data, start)
+    except IndexError:
+        raise Incomplete("ends in the middle of a value") from None
 
 
-def _decode(data: bytes, at: int, depth: int) -> tuple[Value, int]:
-    if depth > MAX_DEPTH:
+# The decoder reads octets by index and makes no function call but one for each container, and for what is rare: a reply
+# of RTPEngine holds a hundred strings and numbers.
+
+
+def _dictionary(data: bytes, at: int, depth: int) -> tuple[dict[str, Value], int]:
+    if depth >= MAX_DEPTH:
         raise BencodeError("nested too deeply")
-    head = data[at : at + 1]
-    if head.isdigit():
-        return _string(data, at)
-    if head == b"i":
-        end = _find(data, b"e", at + 1)
-        text = data[at + 1 : end]
-        if not text.removeprefix(b"-").isdigit():
-            raise BencodeError("not an integer")
-        return int(text), end + 1
-    if head == b"l":
-        items: list[Value] = []
+    found: dict[str, Value] = {}
+    size = len(data)
+    head = data[at]
+    while head != _END:
+        length = head - 48
+        if not 0 <= length <= 9:
+            raise BencodeError("a key that is not a string")
         at += 1
-        while data[at : at + 1] != b"e":
-            item, at = _decode(data, at, depth + 1)
-            items.append(item)
-        return items, at + 1
-    if head == b"d":
-        found: dict[str, Value] = {}
+        head = data[at]
+        first = at
+        while head != _COLON:
+            length = length * 10 + head - 48
+            if not 48 <= head <= 57 or at - first > _MAX_DIGITS:
+                raise BencodeError("not a string length")
+            at += 1
+            head = data[at]
         at += 1
-        while data[at : at + 1] != b"e":
-            if not data[at : at + 1].isdigit() and at < len(data):
-                raise BencodeError("a key that is not a string")
-            key, at = _string(data, at)
-            found[key.decode("utf-8", "surrogateescape")], at = _decode(data, at, depth + 1)
-        return found, at + 1
-    if not head:
-        raise Incomplete("ends in the middle of a value")
-    raise BencodeError(f"no value begins with {head!r}")
+        end = at + length
+        if end > size:
+            raise _too_short(length)
+        octets = data[at:end]
+        try:
+            key = _keys_in[octets]
+        except KeyError:
+            key = _new_key(octets)
+        at = end
+        head = data[at]
+        if 48 <= head <= 57:
+            length = head - 48
+            at += 1
+            head = data[at]
+            first = at
+            while head != _COLON:
+                length = length * 10 + head - 48
+                if not 48 <= head <= 57 or at - first > _MAX_DIGITS:
+                    raise BencodeError("not a string length")
+                at += 1
+                head = data[at]
+            at += 1
+            end = at + length
+            if end > size:
+                raise _too_short(length)
+            found[key] = data[at:end]
+            at = end
+        elif head == _DICT:
+            found[key], at = _dictionary(data, at + 1, depth + 1)
+        elif head == _LIST:
+            found[key], at = _list(data, at + 1, depth + 1)
+        else:
+            found[key], at = _atom(data, at)
+        head = data[at]
+    return found, at + 1
 
 
-def _string(data: bytes, at: int) -> tuple[bytes, int]:
-    colon = _find(data, b":", at)
-    digits = data[at:colon]
-    if not digits.isdigit():
-        raise BencodeError("not a string length")
-    end = colon + 1 + int(digits)
-    if end - at > MAX_SIZE:
-        raise BencodeError(f"a string of more than {MAX_SIZE} octets")
-    if end > len(data):
-        raise Incomplete("ends in the middle of a string")
-    return data[colon + 1 : end], end
+def _list(data: bytes, at: int, depth: int) -> tuple[list[Value], int]:
+    if depth >= MAX_DEPTH:
+        raise BencodeError("nested too deeply")
+    items: list[Value] = []
+    value: Value
+    head = data[at]
+    while head != _END:
+        if head == _DICT:
+            value, at = _dictionary(data, at + 1, depth + 1)
+        elif head == _LIST:
+            value, at = _list(data, at + 1, depth + 1)
+        else:
+            value, at = _atom(data, at)
+        items += (value,)
+        head = data[at]
+    return items, at + 1
+
+
+def _atom(data: bytes, at: int) -> tuple[bytes | int, int]:
+    """A string or an integer."""
+    head = data[at]
+    if 48 <= head <= 57:
+        colon = _find(data, b":", at)
+        digits = data[at:colon]
+        if not digits.isdigit():
+            raise BencodeError("not a string length")
+        length = int(digits)
+        end = colon + 1 + length
+        if end > len(data):
+            raise _too_short(length)
+        return data[colon + 1 : end], end
+    if head != _INTEGER:
+        raise BencodeError(f"no value begins with {data[at : at + 1]!r}")
+    end = _find(data, b"e", at + 1)
+    text = data[at + 1 : end]
+    if not text.removeprefix(b"-").isdigit():
+        raise BencodeError("not an integer")
+    return int(text), end + 1
+
+
+def _too_short(length: int) -> BencodeError:
+    if length > MAX_SIZE:
+        return BencodeError(f"a string of more than {MAX_SIZE} octets")
+    return Incomplete("ends in the middle of a string")
+
+
+def _new_key(octets: bytes) -> str:
+    """Text of a key; those of servers are few and the same in each reply."""
+    key = octets.decode("utf-8", "surrogateescape")
+    if len(_keys_in) < _MAX_KEYS and len(octets) <= _MAX_KEY:
+        _keys_in[octets] = key
+    return key
 
 
 def _find(data: bytes, mark: bytes, at: int) -> int:
