@@ -249,9 +249,9 @@ def _put(request: SipRequest, key: str, realm: str, value: AuthValue) -> None:
     line = (key, f"{header_name(key)}: {value}")
     for i, (k, text) in enumerate(request.lines):
         if k == key and AuthValue.parse(text.partition(":")[2]).get("realm") == realm:
-            request.lines[i] = line
+            request.write_line(*line, at=i)
             return
-    request.lines.append(line)
+    request.write_line(*line)
 
 
 # -- server ------------------------------------------------------------------------------------------------------------

@@ -134,8 +134,8 @@ def _prefix_key(prefix: str) -> str:
 
 
 class HeaderLines:
-    """Header lines, and changing them. `_cache` holds typed views by key, `_index` the last line of each
-    header; whoever changes a header drops them."""
+    """Header lines, and changing them. `_cache` holds typed views by key, `_index` the first line of each header. A
+    change drops both."""
 
     __slots__ = ("_cache", "_index", "lines")
 
@@ -148,23 +148,34 @@ class HeaderLines:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
+    def _first(self, name: str) -> str | None:
+        """The first line of a header, or None."""
+        index = self._index
+        if index is None:
+            index = self._index = dict(reversed(self.lines))
+        if name in index:
+            return index[name]
+        key = _keys[name] if name in _keys else header_key(name)
+        return index[key] if key != name and key in index else None
+
     def get(self, name: str) -> str | None:
         """The first field value of a header (unfolded, stripped), or None. `name` in any case, compact or long."""
-        key = header_key(name)
-        for k, line in self.lines:
-            if k == key:
-                return field_value(line)
-        return None
+        line = self._first(name)
+        return field_value(line) if line is not None else None
 
     def get_all(self, name: str) -> list[str]:
         """All field values of a header, one per header line."""
+        if self._first(name) is None:
+            return []
         key = header_key(name)
         return [field_value(line) for k, line in self.lines if k == key]
 
     def values(self, name: str) -> list[str]:
         """All elements of a comma-separated header, over all its lines, in order."""
-        key = header_key(name)
         result: list[str] = []
+        if self._first(name) is None:
+            return result
+        key = header_key(name)
         for k, line in self.lines:
             if k == key:
                 value = field_value(line)
@@ -176,8 +187,7 @@ class HeaderLines:
 
     def has(self, name: str) -> bool:
         """Whether the header occurs."""
-        key = header_key(name)
-        return any(k == key for k, _ in self.lines)
+        return self._first(name) is not None
 
     def tokens(self, name: str) -> set[str]:
         """The elements of a list header such as Supported, Require or Allow, in lower case."""
@@ -185,46 +195,56 @@ class HeaderLines:
 
     def _required(self, key: str) -> str:
         """The value of a header that must occur exactly once."""
-        index = self._index
-        if index is None:
-            index = self._index = dict(self.lines)
-        found = index.get(key)
+        found = self._first(key)
         if found is None:
             raise SipError(f"{header_name(key)} is missing")
-        if len(index) != len(self.lines):
-            # Some header occurs twice: this one does if its first line is not its last.
+        index = self._index
+        if index is None or len(index) != len(self.lines):
+            # Some header occurs twice: perhaps this one.
             for k, line in self.lines:
-                if k == key:
-                    if line is not found:
-                        raise SipError(f"{header_name(key)} occurs twice")
-                    break
+                if k == key and line is not found:
+                    raise SipError(f"{header_name(key)} occurs twice")
         return field_value(found)
 
     # -- changing --------------------------------------------------------------------------------------------------
 
+    def _changed(self, key: str) -> None:
+        """Forget what was derived from a header."""
+        self._index = None
+        cache = self._cache
+        if key in cache:
+            del cache[key]
+
+    def write_line(self, key: str, line: str, *, at: int | None = None) -> None:
+        """Put a whole header line, whose canonical key is `key`, in the place of line number `at`, else at the end."""
+        self._changed(key)
+        if at is None:
+            self.lines.append((key, line))
+        else:
+            self.lines[at] = (key, line)
+
     def add(self, name: str, value: str) -> None:
         """Append a header at the end."""
         key = header_key(name)
-        self._cache.pop(key, None)
-        self._index = None
+        self._changed(key)
         self.lines.append((key, f"{name if not name.islower() else header_name(key)}: {value}"))
 
     def set(self, name: str, value: str) -> None:
         """Replace all occurrences of a header by one, in the place of the first; append it if there was none."""
         key = header_key(name)
-        self._cache.pop(key, None)
-        self._index = None
         line = (key, f"{header_name(key)}: {value}")
         lines = self.lines
+        if self._first(key) is None:
+            self._changed(key)
+            lines.append(line)
+            return
+        self._changed(key)
         position = count = 0
         for i, (k, _) in enumerate(lines):
             if k == key:
                 if not count:
                     position = i
                 count += 1
-        if not count:
-            lines.append(line)
-            return
         lines[position] = line
         if count > 1:
             lines[position + 1 :] = [item for item in lines[position + 1 :] if item[0] != key]
@@ -232,8 +252,7 @@ class HeaderLines:
     def prepend(self, name: str, value: str) -> None:
         """Insert a header above the first of its kind, or on top of all headers."""
         key = header_key(name)
-        self._cache.pop(key, None)
-        self._index = None
+        self._changed(key)
         line = (key, f"{header_name(key)}: {value}")
         for i, (k, _) in enumerate(self.lines):
             if k == key:
@@ -243,9 +262,10 @@ class HeaderLines:
 
     def remove(self, name: str) -> int:
         """Remove all occurrences; returns how many there were."""
+        if self._first(name) is None:
+            return 0
         key = header_key(name)
-        self._cache.pop(key, None)
-        self._index = None
+        self._changed(key)
         kept = [item for item in self.lines if item[0] != key]
         removed = len(self.lines) - len(kept)
         self.lines = kept
@@ -254,8 +274,7 @@ class HeaderLines:
     def remove_first_value(self, name: str) -> str | None:
         """Remove the topmost value of a list header (Via, Route); returns it, or None."""
         key = header_key(name)
-        self._cache.pop(key, None)
-        self._index = None
+        self._changed(key)
         i = 0
         while i < len(self.lines):
             k, line = self.lines[i]
@@ -274,8 +293,7 @@ class HeaderLines:
     def replace_first_value(self, name: str, value: str) -> None:
         """Replace the topmost value of a list header; the other values stay. Adds the header if there is none."""
         key = header_key(name)
-        self._cache.pop(key, None)
-        self._index = None
+        self._changed(key)
         for i, (k, line) in enumerate(self.lines):
             if k == key:
                 rest = split_commas(field_value(line))[1:]

@@ -241,7 +241,9 @@ class Call:
             "ACK", headers=headers, body=body, content_type=content_type if body else "", cseq=invite.cseq.number
         )
         # RFC 3261 13.2.2.4: the same credentials as the INVITE.
-        ack.lines += [item for item in invite.lines if item[0] in ("authorization", "proxy-authorization")]
+        for key, line in invite.lines:
+            if key in ("authorization", "proxy-authorization"):
+                ack.write_line(key, line)
         self.agent.identify(ack)
         return ack
 
