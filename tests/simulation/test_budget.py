@@ -9,9 +9,9 @@ import pytest
 
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
 
-PROXIED = (2150, 2400)
-RECORDED = (5750, 8150)
-SHIPPED = (6800, 9850)
+PROXIED = (2000, 2250)
+RECORDED = (5050, 6500)
+SHIPPED = (5750, 7300)
 """Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""
 INSTANCES, OCTETS = 98, 65_000
 """What one confirmed recorded call keeps alive: instances of our classes, bytes."""
