@@ -191,6 +191,7 @@ def test_what_is_kept_is_bounded_and_sent_in_order_with_what_comes_meanwhile(kin
         it.port_r.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         it.recorder.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         it.copies.keep(10.0)
+        began = time.monotonic()
         big = [rtp(n, payload=bytes(50_000)) for n in range(60)]  # three MB, of which two are kept
         for packet in big:
             it.send(packet)
@@ -198,6 +199,7 @@ def test_what_is_kept_is_bounded_and_sent_in_order_with_what_comes_meanwhile(kin
         kept = (2 << 20) // len(big[0])
         assert it.copies.waiting == kept
         assert it.copies.dropped == {"preroll": 60 - kept}
+        assert began <= it.copies.dropped_at <= time.monotonic()
         it.copies.clear()
         early = [rtp(n) for n in range(100, 150)]
         for packet in early:
@@ -227,6 +229,39 @@ def test_what_is_kept_is_bounded_and_sent_in_order_with_what_comes_meanwhile(kin
         assert (heir.waiting, it.copies.waiting) == (1, 0)
         heir.direct(it.port_r)
         assert received(it.recorder) == [rtp(153)]
+
+
+@both
+@pytest.mark.parametrize("first", [0, 65533], ids=["plain", "numbers wrap"])
+def test_withheld_packets_are_counted_and_leave_no_gap_in_the_numbers(kind: str, first: int) -> None:
+    with world(kind) as it:
+        numbers = [(first + number) & 0xFFFF for number in range(12)]
+        it.copies.withhold()
+        for number in numbers[:2]:
+            it.send(rtp(number))
+        it.settle()
+        it.copies.direct(it.port_r)  # who has received nothing yet misses nothing
+        for number in numbers[2:5]:
+            it.send(rtp(number))
+        it.settle()
+        it.copies.withhold()
+        it.copies.withhold()
+        for number in numbers[5:8]:
+            it.send(rtp(number))
+        it.settle()
+        it.copies.keep(10.0)
+        for number in numbers[8:10]:
+            it.send(rtp(number))
+        it.settle()
+        it.copies.direct(it.port_r)
+        for number in numbers[10:]:
+            it.send(rtp(number))
+        it.settle()
+        got = received(it.recorder)
+        assert [packet[4:] for packet in got] == [rtp(n)[4:] for n in (*numbers[2:5], *numbers[8:])]
+        assert [int.from_bytes(packet[2:4]) for packet in got] == numbers[2:9]
+        assert (it.copies.packets, it.copies.withheld, it.copies.shift, it.copies.dropped) == (7, 5, 3, {})
+        assert it.from_a.packets == 12
 
 
 @both

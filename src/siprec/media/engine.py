@@ -177,7 +177,12 @@ class StreamStatistics:
 class ForkStatistics:
     """Counters of one stream of a subscription: what went to the recorder. None: not counted by this server.
 
-    `lost_reported` and `jitter_reported` are from the recorder's last receiver report, `last_report` when it came.
+    `lost_reported` and `jitter_reported` are from the recorder's receiver reports, `last_report` is when its last RTCP
+    came.
+    `withheld` packets came during a pause or on a stream that was inactive, `refused` while the recorder refused it;
+    `before`: while there were no copies yet. `reports` tell of packets that the recorder received; the last came
+    `report_age` seconds ago, they come every `report_interval` seconds (0: not known), and at the last one `behind` of
+    the packets sent had not been seen yet.
     """
 
     tag: str
@@ -193,6 +198,14 @@ class ForkStatistics:
     jitter_reported: int | None = None
     last_report: float = 0.0
     endpoint: tuple[str, int] | None = None
+    withheld: int = 0
+    refused: int = 0
+    before: int = 0
+    waiting: int = 0
+    reports: int = 0
+    report_age: float = 0.0
+    report_interval: float = 0.0
+    behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,14 @@ def _read_fork(tag: str, media: dict[str, Value], sources: list[str]) -> ForkSta
         jitter_reported=integer(ours.get("jitter reported")) if "jitter reported" in ours else None,
         last_report=float(integer(ours.get("last report"))),
         endpoint=_endpoint(rtp),
+        withheld=integer(ours.get("withheld")),
+        refused=integer(ours.get("refused")),
+        before=integer(ours.get("before")),
+        waiting=integer(ours.get("waiting")),
+        reports=integer(ours.get("reports")),
+        report_age=integer(ours.get("report age")) / 1000,
+        report_interval=integer(ours.get("report interval")) / 1000,
+        behind=integer(ours.get("behind")),
     )
 
 

@@ -111,6 +111,11 @@ class Flow:
         """SSRC (-1: none yet) and timestamp of the newest RTP packet, and when it came (monotonic seconds)."""
         return self.ssrc, self.timestamp, self.last
 
+    def attach(self, sinks: tuple[Sink, ...]) -> int:
+        """Make `sinks` the forks; returns how many packets had come before."""
+        self.forks = sinks
+        return self.packets
+
     def pair(self, peer: Flow | None) -> None:
         """What comes here goes to `peer`'s party."""
         self.peer = peer
@@ -235,6 +240,20 @@ class Sink(Protocol):
     def dropped(self) -> dict[str, int]: ...
 
     @property
+    def withheld(self) -> int:
+        """Packets that came while the stream was withheld."""
+
+    @property
+    def shift(self) -> int:
+        """By how much sequence numbers are lower than those that came (modulo 65536): nothing is missing, to the
+        recorder, of what was withheld after its first packet."""
+
+    @property
+    def dropped_at(self) -> float:
+        """When the newest packet had come that was kept and then dropped as too old or too much (monotonic; -inf: none
+        was)."""
+
+    @property
     def send(self) -> Callable[[memoryview], object]:
         """Takes one packet, at once. May raise OSError, which then goes to :meth:`failed`."""
 
@@ -247,12 +266,18 @@ class Sink(Protocol):
     def off(self) -> None:
         """Neither keep nor send; what is kept stays."""
 
+    def withhold(self) -> None:
+        """Neither keep nor send, and count what comes; what is kept is forgotten."""
+
+    def renumber(self, wanted: bool, /) -> None:
+        """Whether sequence numbers close the gap that withheld packets leave; somebody else may do it. Default: yes."""
+
     def clear(self) -> None:
         """Forget what is kept."""
 
-    def inherit(self, other: Any, since: float, /) -> None:
+    def inherit(self, other: Any, since: float, /) -> int:
         """Begin with what `other`, of the same loop and source, has kept from before we did; but not with what came
-        before `since` (monotonic). It has kept what we have."""
+        before `since` (monotonic). It has kept what we have. Returns how many packets that are."""
 
     def drain(self, sock: socket.socket, count: int, /) -> int:
         """Send up to `count` of the packets kept, oldest first; how many are left."""

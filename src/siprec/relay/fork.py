@@ -37,14 +37,21 @@ class Fork:
     """One stream of a subscription: copies of what `source` receives, sent from `pair`."""
 
     __slots__ = (
+        "_blocks",
         "_clock",
+        "_first_block",
+        "_lost",
+        "_refused",
         "_rtcp_at",
         "_rtcp_dropped",
         "_seconds",
+        "_settled",
         "_timer",
         "answered",
         "attached",
+        "before",
         "begun",
+        "behind",
         "clock_rate",
         "cname",
         "copies",
@@ -56,8 +63,8 @@ class Fork:
         "key_frame",
         "keys",
         "label",
+        "last_block",
         "last_report",
-        "lost_reported",
         "muxed",
         "pair",
         "paused",
@@ -68,6 +75,7 @@ class Fork:
         "sealed",
         "section",
         "security",
+        "short",
         "source",
         "ssrc",
         "unexpected",
@@ -98,7 +106,17 @@ class Fork:
         self.muxed = False
         self.rtcp_received = 0
         self.unexpected = 0
-        self.lost_reported: int | None = None
+        self._lost: dict[int, int] = {}
+        self._blocks = 0
+        self._first_block = self.last_block = 0.0
+        self.behind = 0
+        """Packets that the recorder had not seen yet, of those sent, at its last report."""
+        self._settled = 0
+        self._refused = 0
+        self.before = 0
+        """Packets that had come before the copies began and are not among them."""
+        self.short = 0
+        """Those of them that were wanted: the pre-roll was too short. An upper bound."""
         self.jitter_reported: int | None = None
         self.last_report = 0.0
         self.key_frame: Callable[[bytes], None] | None = None
@@ -126,9 +144,36 @@ class Fork:
     def dropped(self) -> dict[str, int]:
         """What did not go out, by reason."""
         found = self.copies.dropped
+        if self.short:
+            found = {**found, "preroll": found.get("preroll", 0) + self.short}
         if self.exit is not None and self.exit.lost:
             found = {**found, "srtp": self.exit.lost}
         return {**found, **self._rtcp_dropped} if self._rtcp_dropped else found
+
+    @property
+    def withheld(self) -> int:
+        """Packets that came while a pause or an inactive stream kept them back."""
+        return self.copies.withheld - self.refused
+
+    @property
+    def refused(self) -> int:
+        """Packets that came while the recorder refused the stream (port 0)."""
+        return self._refused + (self.copies.withheld - self._settled if self.rejected else 0)
+
+    @property
+    def lost_reported(self) -> int | None:
+        """Packets lost by the recorder's reports, over all sources there were; None: it has not reported on them."""
+        return sum(self._lost.values()) if self._lost else None
+
+    @property
+    def reports(self) -> int:
+        """Reports of the recorder on what it was sent."""
+        return self._blocks
+
+    @property
+    def report_interval(self) -> float:
+        """Seconds between two such reports, on average; 0: not known."""
+        return (self.last_block - self._first_block) / (self._blocks - 1) if self._blocks > 1 else 0.0
 
     @property
     def flowing(self) -> bool:
@@ -139,7 +184,9 @@ class Fork:
     def inherit(self, kept: Sink, since: float) -> None:
         """Begin with what was kept before there was a subscription, but for what came before `since` (monotonic)."""
         if self.flowing and not self.answered:
-            self.copies.inherit(kept, since)
+            self.before -= self.copies.inherit(kept, since)
+            if kept.dropped_at >= since:
+                self.short = min(self.before, kept.dropped.get("preroll", 0))
 
     @property
     def _out(self) -> socket:
@@ -162,10 +209,18 @@ class Fork:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._account()
         self.answered = self.begun = self.rejected = self.gated = False
         self.remote_rtcp = None
         self._seconds = HOLD
         self.settle()
+
+    def _account(self) -> None:
+        """Put down what was withheld so far to the state that ends now."""
+        withheld = self.copies.withheld
+        if self.rejected:
+            self._refused += withheld - self._settled
+        self._settled = withheld
 
     def answer(self, remote: Address, remote_rtcp: Address, *, rejected: bool, gated: bool) -> None:
         """The recorder said where it receives (`remote`), that it refuses the stream, or that it wants no media now.
@@ -180,6 +235,7 @@ class Fork:
             self.remote = remote or self.remote
             self.remote_rtcp = remote_rtcp
         self.answered = True
+        self._account()
         self.rejected = rejected
         self.gated = gated or remote is None
         if not (self.rejected or self.gated):
@@ -196,9 +252,10 @@ class Fork:
         """Bring what happens to packets in line with the state, at once."""
         copies = self.copies
         if not self.flowing:
-            self._attach(False)
-            copies.off()
-            copies.clear()  # CTL-07: nothing that came before the pause is sent after it
+            copies.withhold()  # CTL-07: nothing that came before the pause is sent after it
+            self._attach(True)
+            if self.exit is not None:
+                self.exit.drain()
         elif not self.answered or self.gated or copies.waiting:
             copies.keep(self._seconds)
             self._attach(True)
@@ -207,6 +264,8 @@ class Fork:
         else:
             copies.direct(self._out)
             self._attach(True)
+        if self.exit is not None and self.flowing:
+            self.exit.shift = copies.shift  # nothing of what comes now has passed it yet
 
     def close(self) -> None:
         """Stop, with an RTCP BYE to the recorder (MEDIA-13)."""
@@ -225,7 +284,8 @@ class Fork:
         if attach != self.attached:
             self.attached = attach
             others = tuple(sink for sink in self.source.forks if sink is not self.copies)
-            self.source.forks = (*others, self.copies) if attach else others
+            before = self.source.attach((*others, self.copies) if attach else others)
+            self.before = before if attach else self.before
 
     def _drain(self) -> None:
         self._timer = None
@@ -296,9 +356,22 @@ class Fork:
         if self.key_frame is not None:
             self.key_frame(packet)
         for block in blocks:
-            if block.ssrc == self.source.ssrc:
-                self.lost_reported = block.lost
-                self.jitter_reported = block.jitter
+            if block.ssrc == self.source.ssrc or block.ssrc in self.source.ssrcs:
+                self._confirmed(block)
+
+    def _confirmed(self, block: rtcp.ReportBlock) -> None:
+        """What the recorder says of what it was sent."""
+        now = self._clock.now()
+        if not self._blocks:
+            self._first_block = now
+        self._blocks += 1
+        self.last_block = now
+        self._lost[block.ssrc] = block.lost
+        if block.ssrc == self.source.ssrc:
+            self.jitter_reported = block.jitter
+            sent = self.source.next_seq - 1 - self.copies.shift - self.copies.waiting
+            behind = (sent - block.highest) & 0xFFFF
+            self.behind = behind if behind < 0x8000 else 0
 
     def rtp_arrived(self, _now: float) -> None:
         """A recorder sends nothing here but RTCP, if that is multiplexed; what else comes is taken off and counted."""

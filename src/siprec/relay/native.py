@@ -143,6 +143,11 @@ class NativeFlow(Flow):
         self._loop.place(self)
         self.channel.set_forks(() if self.in_python else value)  # type: ignore[arg-type]  # all native then
 
+    def attach(self, sinks: tuple[Sink, ...]) -> int:
+        self._forks = sinks
+        self._loop.place(self)
+        return self.channel.set_forks(() if self.in_python else sinks)  # type: ignore[arg-type]  # all native then
+
     @property
     def dropped(self) -> dict[str, int]:  # type: ignore[override]
         found = self.channel.dropped

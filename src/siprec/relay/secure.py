@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from siprec import sdp_crypto, srtp
+from siprec.relay.copies import renumbered
 from siprec.relay.flow import Sink
 from siprec.relay.loop import PacketLoop
 from siprec.sdp import MediaDescription
@@ -95,25 +96,33 @@ class Exit:
         for end in (self.inner, self._outer):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE)
+        self.shift = 0
+        """By how much sequence numbers are lowered: an encrypted packet can only be renumbered in here."""
+        copies.renumber(False)
         self.lost = 0
         """Packets that could not be decrypted or encrypted."""
         self.lost_octets = 0
-        packets.add(self._outer, self.flush)
+        packets.add(self._outer, self._arrived)
 
-    def flush(self, _now: float = 0.0) -> None:
-        """Send what waits."""
+    def _arrived(self, _now: float) -> None:
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits; false: not all of it yet."""
         security = self._security
         for _ in range(_BATCH):
             try:
                 packet = self._outer.recv(65536)
             except OSError:
-                return
+                return True
             size = len(packet)
             clear: bytes | None = packet
             if security.secure:
                 if security.keys != self._decryptor.cryptos:
                     self._decryptor.rekey(*security.keys)
                 clear = self._decryptor.rtp(packet)
+            if clear is not None and self.shift:
+                clear = bytes(renumbered(clear, self.shift))
             secured = self.encryptor.rtp(clear) if clear is not None and self.encryptor is not None else clear
             if secured is None:
                 self.lost += 1
@@ -123,6 +132,12 @@ class Exit:
                 self._out.send(secured)
             except OSError as error:
                 self._copies.failed(error.errno or 0, size)
+        return False
+
+    def drain(self) -> None:
+        """Send all that waits."""
+        while not self.flush():
+            pass
 
     def close(self) -> None:
         """Send what waits, and close."""

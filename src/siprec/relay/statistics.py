@@ -100,22 +100,27 @@ def _endpoint(address: Address) -> Reply:
 
 def _subscription(call: Call, subscription: Subscription, offset: float) -> Reply:
     sources = dict.fromkeys(fork.from_tag for fork in subscription.forks)
+    now = call.plane.clock.now()
     return {
         "tag": subscription.tag,
         "label": subscription.label,
         "created": int(subscription.created),
         "subscriptions": [{"tag": tag, "type": "pub/sub"} for tag in sources],
-        "medias": [_fork(number, fork) for number, fork in enumerate(subscription.forks, 1)],
+        "medias": [_fork(number, fork, now) for number, fork in enumerate(subscription.forks, 1)],
     }
 
 
-def _fork(number: int, fork: Fork) -> Reply:
+def _fork(number: int, fork: Fork, now: float) -> Reply:
     counters: Reply = {
         "from-tag": fork.from_tag,
         "source index": fork.index + 1,
         "packets": fork.packets,
         "bytes": fork.octets,
         "waiting": fork.copies.waiting,
+        "withheld": fork.withheld,
+        "refused": fork.refused,
+        "before": fork.before,
+        "reports": fork.reports,
         "paused": int(fork.paused or fork.gated or fork.rejected),
         "rtcp received": fork.rtcp_received,
         "unexpected": fork.unexpected,
@@ -124,6 +129,9 @@ def _fork(number: int, fork: Fork) -> Reply:
     }
     if fork.lost_reported is not None:
         counters["lost reported"] = fork.lost_reported
+        counters["behind"] = fork.behind
+        counters["report age"] = round((now - fork.last_block) * 1000)
+        counters["report interval"] = round(fork.report_interval * 1000)
     if fork.jitter_reported is not None:
         counters["jitter reported"] = fork.jitter_reported
     return {

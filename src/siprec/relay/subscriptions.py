@@ -18,6 +18,8 @@ from siprec.sdp import MediaDescription, SessionDescription
 
 MAX_SUBSCRIPTIONS: Final = 32
 """Recorders of one call."""
+HEAD_START: Final = 0.5
+"""Seconds of pre-roll that need not be there: as long as a request may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,8 @@ def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes)
         now = call.plane.clock.now()
         age = preroll if wishes.preroll is None else wishes.preroll
         fork.inherit(stream.keeper.copies, now - age)
+    elif wishes.preroll is not None and wishes.preroll > HEAD_START:
+        fork.short = fork.before  # nothing was kept of what is wanted
     if stream.kind == "video":
         fork.key_frame = lambda packet: None if not keyframe.wanted(packet) else _ask(call, fork)
     watch(fork, packets)

@@ -134,6 +134,11 @@ class Endpoint:
         return ("\r\n".join(lines) + "\r\n").encode()
 
 
+def renumbered(packets: list[bytes], by: int) -> list[bytes]:
+    """The packets with sequence numbers that are lower by `by`: so many were withheld before them."""
+    return [packet[:2] + ((int.from_bytes(packet[2:4]) - by) & 0xFFFF).to_bytes(2) + packet[4:] for packet in packets]
+
+
 def target(body: bytes, index: int = 0) -> tuple[str, int]:
     """Where `body` says m-line `index` receives."""
     media = sdp.parse(body).media[index]

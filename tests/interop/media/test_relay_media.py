@@ -13,14 +13,14 @@ import time
 import pytest
 
 from siprec import sdp
-from siprec.media.engine import MediaSession
+from siprec.media.engine import MediaFlags, MediaSession
 from siprec.media.rtpengine import RtpEngine
 from siprec.relay import rtcp
 from siprec.relay.child import RelayFailed, start_relay
 from siprec.relay.process import RelayOptions
 from siprec.relay.server import Timeouts
 from tests.interop.media.localrelay import CALL, each, local
-from tests.interop.media.rig import Endpoint, recorder_answer, relay_options, running, until
+from tests.interop.media.rig import Endpoint, recorder_answer, relay_options, renumbered, running, until
 
 
 @each
@@ -41,6 +41,91 @@ def test_nothing_said_before_or_during_a_pause_is_sent_after_it(kind: str) -> No
             after = await it.talk(10)
             await until(lambda: len(srs[0].poll()) >= 10, "copies after the pause")
             assert srs[0].received == after
+
+    asyncio.run(scenario())
+
+
+@each
+def test_a_pause_leaves_no_gap_in_the_numbers_and_is_counted_as_withheld(kind: str) -> None:
+    async def scenario() -> None:
+        async with local(kind) as it:
+            await it.establish()
+            subscription, srs = await it.subscribed()
+            before = await it.talk(10)
+            await it.rig.pause(CALL, subscription.tag)
+            await it.talk(7)
+            await it.rig.resume(CALL, subscription.tag)
+            between = await it.talk(10)
+            await it.rig.accept(CALL, subscription.tag, recorder_answer(subscription, [None, srs[1]]))
+            await it.talk(5)
+            await it.rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
+            after = await it.talk(10)
+            await until(lambda: len(srs[0].poll()) >= 30, "copies")
+            assert srs[0].received == [*before, *renumbered(between, 7), *renumbered(after, 12)]
+            counted = await it.rig.query(CALL)
+            fork = counted.forks[0]
+            assert (fork.packets, fork.withheld, fork.refused, fork.before, fork.waiting) == (30, 7, 5, 0, 0)
+            caller = next(s for s in counted.streams if s.tag == "caller")
+            assert caller.packets == 42  # each packet is accounted for
+
+    asyncio.run(scenario())
+
+
+@each
+def test_what_came_before_the_copies_began_is_told_and_whether_it_was_wanted(kind: str) -> None:
+    async def scenario() -> None:
+        async with local(kind) as it:
+            await it.establish(flags=("pre-roll",))
+            await it.talk(4)
+            it.later(8)
+            await it.talk(6)
+            early = await it.rig.subscribe(CALL, ["caller"], flags=MediaFlags(preroll=2.0))
+            whole = await it.rig.subscribe(CALL, ["caller"], flags=MediaFlags(preroll=9.5))
+            it.later(8)
+            await it.talk(1)  # nothing is kept any longer for who comes now
+            late = await it.rig.subscribe(CALL, ["caller"], flags=MediaFlags(preroll=17.0))
+            forks = {fork.tag: fork for fork in (await it.rig.query(CALL)).forks}
+            assert (forks[early.tag].before, dict(forks[early.tag].dropped)) == (4, {})
+            assert (forks[whole.tag].before, dict(forks[whole.tag].dropped)) == (0, {})
+            assert forks[late.tag].before == 11
+            assert forks[late.tag].dropped == {"preroll": 11}
+
+    asyncio.run(scenario())
+
+
+@each
+def test_only_a_report_on_what_was_sent_says_that_it_arrived(kind: str) -> None:
+    async def scenario() -> None:
+        async with local(kind) as it:
+            await it.establish()
+            subscription, srs = await it.subscribed()
+            await it.talk(10)
+            await until(lambda: len(srs[0].poll()) == 10, "copies")
+            there = ("127.0.0.1", subscription.streams[0].section.port + 1)
+            fork = it.relay.calls[CALL.call_id].subscriptions[subscription.tag].forks[0]
+
+            async def report(*blocks: tuple[int, int, int]) -> None:
+                """Blocks: SSRC, lost, highest."""
+                octets = b"".join(
+                    s.to_bytes(4) + lost.to_bytes(4) + high.to_bytes(4) + bytes(12) for s, lost, high in blocks
+                )
+                head = bytes((0x80 | len(blocks), 201)) + (1 + len(octets) // 4).to_bytes(2) + (7).to_bytes(4)
+                known = fork.rtcp_received
+                srs[0].rtcp.sendto(head + octets, there)
+                await until(lambda: fork.rtcp_received == known + 1, "the report is read")
+
+            await report()
+            await report((0x999, 3, 5))
+            heard = (await it.rig.query(CALL)).forks[0]
+            assert (heard.rtcp_received, heard.reports, heard.lost_reported) == (2, 0, None)
+            await report((0xA, 0, 0x10000 + it.a.seq - 4))
+            it.later(3)
+            await report((0xA, 1, 0x10000 + it.a.seq - 2))
+            it.later(2)
+            heard = (await it.rig.query(CALL)).forks[0]
+            assert (heard.reports, heard.lost_reported, heard.behind) == (2, 1, 2)
+            assert 2.0 <= heard.report_age < 2.9
+            assert 3.0 <= heard.report_interval < 3.9
 
     asyncio.run(scenario())
 

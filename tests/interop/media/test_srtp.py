@@ -10,7 +10,7 @@ import pytest
 from siprec import sdp, sdp_crypto, srtp
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, Subscription
 from siprec.sdp_crypto import Crypto, Suite
-from tests.interop.media.rig import NG, OURS, Endpoint, Rig, drive, recorder_answer, target, until
+from tests.interop.media.rig import NG, OURS, Endpoint, Rig, drive, recorder_answer, renumbered, target, until
 
 CALL = MediaSession("a-call@example.com", "caller", "callee")
 ALONE = MediaSession("a-call@example.com", "caller")
@@ -220,6 +220,30 @@ def test_who_is_recorded_from_the_middle_of_a_long_call_is_understood(kind: str)
         srs = Srs(rig, subscription)
         await rig.accept(CALL, subscription.tag, srs.answer)
         await has(srs, 0, await talk(a, to_a, 30, b, key_a))
+
+    drive(kind, scenario)
+
+
+@ours
+@pytest.mark.parametrize("secured", [True, False], ids=["SRTP call", "plain call"])
+def test_a_pause_leaves_no_gap_in_the_numbers_of_an_encrypted_copy(kind: str, secured: bool) -> None:
+    async def scenario(rig: Rig) -> None:
+        if secured:
+            line_a, line_b = sdp_crypto.generate(2), sdp_crypto.generate(2)
+            a, b, to_a, _ = await secure_call(rig, line_a, line_b)
+            key_a: srtp.Encryptor | None = srtp.Encryptor(line_a)
+        else:
+            a, b, to_a, _ = await plain_call(rig)
+            key_a = None
+        subscription = await rig.subscribe(CALL, ["caller", "callee"], flags=SAVP)
+        srs = Srs(rig, subscription)
+        await rig.accept(CALL, subscription.tag, srs.answer)
+        before = await talk(a, to_a, 10, b, key_a)
+        await has(srs, 0, before)
+        await rig.pause(CALL, subscription.tag)
+        await talk(a, to_a, 7, b, key_a)
+        await rig.resume(CALL, subscription.tag)
+        await has(srs, 0, before + renumbered(await talk(a, to_a, 10, b, key_a), 7))
 
     drive(kind, scenario)
 

@@ -370,9 +370,10 @@ static PyObject *channel_set_forks(PyObject *self, PyObject *given)
     Py_ssize_t count_before = channel->fork_count;
     channel->forks = forks;
     channel->fork_count = count;
+    uint64_t packets = channel->packets;
     loop_unlock(channel->loop);
     release(NULL, before, count_before);
-    Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(packets);
 }
 
 static PyObject *channel_admit_python(PyObject *self, PyObject *args)

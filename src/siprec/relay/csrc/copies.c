@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #define PREROLL_OCTETS (2u << 20) /* as siprec.relay.copies */
 
@@ -49,9 +50,27 @@ static Kept *insert(Copies *copies, Kept *after, const uint8_t *packet, size_t s
     return kept;
 }
 
+/* As it came, but numbered as if the packets withheld before it had never been. */
+static ssize_t send_renumbered(int fd, const uint8_t *packet, size_t size, uint16_t by)
+{
+    uint16_t seq = (uint16_t)((packet[2] << 8 | packet[3]) - by);
+    uint8_t head[4] = {packet[0], packet[1], (uint8_t)(seq >> 8), (uint8_t)seq};
+    struct iovec parts[2] = {{head, sizeof head}, {(void *)(packet + sizeof head), size - sizeof head}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static ssize_t send_to(Copies *copies, const uint8_t *packet, size_t size)
+{
+    uint16_t by = copies->renumbers ? copies->shift : 0;
+    if (by != 0 && size > 4)
+        return send_renumbered(copies->fd, packet, size, by);
+    return send(copies->fd, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 static void send_one(Copies *copies, const uint8_t *packet, size_t size)
 {
-    if (copies->fd >= 0 && send(copies->fd, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+    if (copies->fd >= 0 && send_to(copies, packet, size) >= 0) {
         copies->packets++;
         copies->octets += (int64_t)size;
         return;
@@ -66,9 +85,13 @@ void copies_put(Copies *copies, const uint8_t *packet, size_t size, double now)
     } else if (copies->mode == COPIES_KEEP && insert(copies, copies->last, packet, size, now) != NULL) {
         while (copies->first != NULL &&
                (copies->waiting_octets > PREROLL_OCTETS || copies->first->at < now - copies->seconds)) {
+            copies->dropped_at = copies->first->at;
             drop_first(copies);
             copies->drops.count[REASON_PREROLL]++;
         }
+    } else if (copies->mode == COPIES_WITHHOLD) {
+        copies->withheld++;
+        copies->shift += copies->packets > 0; /* who has received nothing yet misses nothing */
     }
 }
 
@@ -96,6 +119,8 @@ static PyObject *copies_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     copies->loop = (Loop *)Py_NewRef(loop);
     copies->fd = -1;
     copies->seconds = seconds;
+    copies->dropped_at = -INFINITY;
+    copies->renumbers = true;
     return (PyObject *)copies;
 }
 
@@ -165,6 +190,29 @@ static PyObject *copies_off(PyObject *self, PyObject *Py_UNUSED(none))
     Py_RETURN_NONE;
 }
 
+static PyObject *copies_withhold(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    Copies *copies = (Copies *)self;
+    loop_lock(copies->loop);
+    copies->mode = COPIES_WITHHOLD;
+    copies->fd = -1;
+    clear(copies);
+    loop_unlock(copies->loop);
+    Py_RETURN_NONE;
+}
+
+static PyObject *copies_renumber(PyObject *self, PyObject *given)
+{
+    Copies *copies = (Copies *)self;
+    int renumber = PyObject_IsTrue(given);
+    if (renumber < 0)
+        return NULL;
+    loop_lock(copies->loop);
+    copies->renumbers = renumber != 0;
+    loop_unlock(copies->loop);
+    Py_RETURN_NONE;
+}
+
 static PyObject *copies_clear(PyObject *self, PyObject *Py_UNUSED(none))
 {
     Copies *copies = (Copies *)self;
@@ -189,15 +237,17 @@ static PyObject *copies_inherit(PyObject *self, PyObject *args)
     /* Both may have been kept since we began, by the thread: the last of theirs are ours already. */
     uint64_t older = from->waiting > copies->waiting ? from->waiting - copies->waiting : 0;
     Kept *after = NULL;
+    unsigned long long count = 0;
     for (Kept *kept = from->first; kept != NULL && older > 0; kept = kept->next, older--)
         if (kept->at >= since) {
             Kept *copy = insert(copies, after, kept->data, kept->size, kept->at);
             if (copy == NULL)
                 break;
             after = copy;
+            count++;
         }
     loop_unlock(copies->loop);
-    Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(count);
 }
 
 static PyObject *copies_send(PyObject *self, PyObject *given)
@@ -233,7 +283,9 @@ static PyObject *copies_get(PyObject *self, void *which)
     Copies *copies = (Copies *)self;
     loop_lock(copies->loop);
     int64_t packets = copies->packets, octets = copies->octets;
-    uint64_t waiting = copies->waiting;
+    uint64_t waiting = copies->waiting, withheld = copies->withheld;
+    double dropped_at = copies->dropped_at;
+    unsigned shift = copies->shift;
     Drops drops = copies->drops;
     loop_unlock(copies->loop);
     switch ((intptr_t)which) {
@@ -243,6 +295,12 @@ static PyObject *copies_get(PyObject *self, void *which)
         return PyLong_FromLongLong(octets);
     case 2:
         return PyLong_FromUnsignedLongLong(waiting);
+    case 4:
+        return PyLong_FromUnsignedLongLong(withheld);
+    case 6:
+        return PyLong_FromUnsignedLong(shift);
+    case 5:
+        return PyFloat_FromDouble(dropped_at);
     default:
         return drops_to_python(&drops);
     }
@@ -253,6 +311,8 @@ static PyMethodDef copies_methods[] = {
     {"drain", copies_drain, METH_VARARGS, NULL},
     {"direct", copies_direct, METH_O, NULL},
     {"off", copies_off, METH_NOARGS, NULL},
+    {"withhold", copies_withhold, METH_NOARGS, NULL},
+    {"renumber", copies_renumber, METH_O, NULL},
     {"clear", copies_clear, METH_NOARGS, NULL},
     {"inherit", copies_inherit, METH_VARARGS, NULL},
     {"send", copies_send, METH_O, NULL},
@@ -265,6 +325,9 @@ static PyGetSetDef copies_getset[] = {
     {"octets", copies_get, NULL, NULL, (void *)1},
     {"waiting", copies_get, NULL, NULL, (void *)2},
     {"dropped", copies_get, NULL, NULL, (void *)3},
+    {"withheld", copies_get, NULL, NULL, (void *)4},
+    {"dropped_at", copies_get, NULL, NULL, (void *)5},
+    {"shift", copies_get, NULL, NULL, (void *)6},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -75,7 +75,7 @@ typedef struct {
 } Loop;
 
 /* Copies of a stream to one recorder (siprec.relay.copies.Copies). */
-typedef enum { COPIES_OFF, COPIES_KEEP, COPIES_DIRECT } CopiesMode;
+typedef enum { COPIES_OFF, COPIES_KEEP, COPIES_DIRECT, COPIES_WITHHOLD } CopiesMode;
 
 typedef struct Kept {
     struct Kept *next;
@@ -95,6 +95,10 @@ typedef struct {
     uint64_t waiting_octets;
     int64_t packets;
     int64_t octets;
+    uint64_t withheld;
+    uint16_t shift; /* by so much the sequence numbers of what is sent are lower, if `renumbers` */
+    bool renumbers;
+    double dropped_at; /* when the newest of those that were too many had arrived */
     Drops drops;
 } Copies;
 
