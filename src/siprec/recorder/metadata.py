@@ -1,8 +1,8 @@
 """Recording metadata (RFC 7865) as read by the SRS.
 
-Reading is hardened (SEC-15): the text is decoded here, a DOCTYPE is refused before any XML parser sees it, size, depth
-and element count are limited. It is tolerant by default: what a schema would refuse but a reader can understand becomes
-a finding; `strict` turns those findings into a refusal.
+Octets become a tree in :mod:`siprec.recorder.metadata_text`, drafts become RFC 7865 in
+:mod:`siprec.recorder.metadata_drafts`. Reading is tolerant by default: what a schema would refuse but a reader can
+understand becomes a finding; `strict` turns those findings into a refusal.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ from xml.sax.saxutils import escape
 from lxml import etree
 
 from siprec.recorder.errors import MetadataError
+from siprec.recorder.metadata_drafts import LEGACY_NAMESPACE, NAMESPACE, normalise
+from siprec.recorder.metadata_text import MAX_DEPTH, MAX_ELEMENTS, MAX_SIZE, tag, tree
 
-NAMESPACE = "urn:ietf:params:xml:ns:recording:1"
-LEGACY_NAMESPACE = "urn:ietf:params:xml:ns:recording"
-MAX_SIZE = 512 * 1024
-MAX_DEPTH = 32
-MAX_ELEMENTS = 10_000
-_ENCODINGS = {
-    "utf-8",
-    "utf8",
-    "us-ascii",
-    "ascii",
-    "iso-8859-1",
-    "latin1",
-    "windows-1252",
-    "utf-16",
-    "utf-16le",
-    "utf-16be",
-}
-_DECLARATION = re.compile(r"^\s*<\?xml\s[^>]*?\?>")
+__all__ = [
+    "LEGACY_NAMESPACE",
+    "MAX_DEPTH",
+    "MAX_ELEMENTS",
+    "MAX_SIZE",
+    "NAMESPACE",
+    "Document",
+    "Extension",
+    "Id",
+    "Item",
+    "Name",
+    "Reason",
+    "SnapshotRequest",
+    "Time",
+    "identifier",
+    "parse",
+    "parse_time",
+    "snapshot_request",
+]
+
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)([Tt ])(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?\s*(Z|z|[+-]\d\d:?\d\d)?")
 _ORDER = (
     "datamode", "group", "session", "participant", "stream", "sessionrecordingassoc", "participantsessionassoc",
@@ -53,6 +57,8 @@ _CHILDREN: dict[str, tuple[str, ...]] = {
     "participantstreamassoc": ("send", "recv", "associate-time", "disassociate-time"),
 }
 _REPEATED = {"sipSessionID", "reason", "nameID", "param", "send", "recv"}
+_UUID = re.compile(r"(?:urn:uuid:)?\{?([0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})\}?")
+_MAX_FINDINGS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Id:
     @property
     def uuid(self) -> str | None:
         """The UUID in its usual form, None for an id that is not 16 octets (ID-06)."""
-        return self.key if self.key != self.text or _is_uuid(self.key) else None
+        return self.key if _is_uuid(self.key) else None
 
 
 def _is_uuid(text: str) -> bool:
@@ -78,6 +84,9 @@ def _is_uuid(text: str) -> bool:
 def identifier(text: str) -> tuple[Id, str | None]:
     """An id as written, and what is wrong with it (None: nothing)."""
     text = "".join(text.split())
+    found = _UUID.fullmatch(text)
+    if found is not None:
+        return Id(found[1].lower(), text), "schema: a UUID in its text form, not in base64"
     try:
         octets = base64.b64decode(text, validate=True)
         problem = None
@@ -156,10 +165,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A foreign element: ``{namespace}name`` and its whole text (XML-07)."""
+    """A foreign element: ``{namespace}name``, its whole text (XML-07), its attributes and the elements in it."""
 
     name: str
     text: str
+    attributes: tuple[tuple[str, str], ...] = ()
+    children: tuple[Extension, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +189,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A ``recording`` document: `mode`, and its children in document order."""
+    """A ``recording`` document: `mode`, and its children in document order.
+
+    `findings` is what was odd about it, `errors` what was damaged and may therefore be missing.
+    """
 
     mode: Literal["complete", "partial"]
     items: tuple[Item, ...]
     extensions: tuple[Extension, ...]
     findings: tuple[str, ...]
+    errors: tuple[str, ...] = ()
 
     def of(self, kind: str) -> list[Item]:
         """The children of one kind, in order."""
@@ -198,87 +213,45 @@ class SnapshotRequest:
     findings: tuple[str, ...] = ()
 
 
-def _decode(data: bytes, charset: str | None) -> str:
-    """Text of a document: the MIME charset wins over the declaration (XML-01)."""
-    encoding = (charset or "").strip("\"' ").lower()
-    if not encoding:
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            encoding = "utf-16"
-        else:
-            found = re.match(rb"(?:\xef\xbb\xbf)?\s*<\?xml\s[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)", data[:200])
-            encoding = found[1].decode().lower() if found else "utf-8"
-    if encoding not in _ENCODINGS:
-        raise MetadataError(f"metadata in an encoding that is not read: {encoding[:40]}")
-    try:
-        return data.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise MetadataError(f"metadata is not {encoding}") from error
-
-
 def parse(data: bytes, *, charset: str | None = None, strict: bool = False) -> Document | SnapshotRequest:
-    """Read a document; raises :class:`MetadataError` for what cannot be used.
+    """Read a document; raises :class:`MetadataError` for what cannot be used at all.
 
-    `strict` also refuses what breaks the schema (findings that begin with ``schema:``).
+    `strict` also refuses what is damaged and what breaks the schema (findings that begin with ``schema:``).
     """
-    if len(data) > MAX_SIZE:
-        raise MetadataError(f"metadata of more than {MAX_SIZE} octets")
-    text = _decode(data, charset)
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise MetadataError("metadata with a DTD")
-    body = _DECLARATION.sub("", text, count=1).lstrip().encode("utf-8", "surrogatepass")
-    parser = etree.XMLParser(
-        encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False,
-        huge_tree=False, remove_comments=True, remove_pis=True,
-    )  # fmt: skip
-    try:
-        root = etree.fromstring(body, parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise MetadataError(f"metadata is not well-formed: {str(error)[:120]}") from error
-    _limit(root)
     reader = _Reader()
+    root, errors = tree(data, charset)
+    reader.errors += errors
+    if not tag(root)[0]:
+        reader.errors.append("the elements have no namespace")
+    normalise(root, reader.note)
     result = reader.read(root)
     if strict:
+        if reader.errors:
+            raise MetadataError(f"metadata is damaged: {reader.errors[0]}")
         broken = [f for f in result.findings if f.startswith("schema:")]
         if broken:
             raise MetadataError(f"metadata breaks the schema: {broken[0][8:]}")
     return result
 
 
-def _limit(root: etree._Element) -> None:
-    depth = count = 0
-    for event, _ in etree.iterwalk(root, events=("start", "end")):
-        if event == "start":
-            depth += 1
-            count += 1
-            if depth > MAX_DEPTH or count > MAX_ELEMENTS:
-                raise MetadataError("metadata is nested too deeply or has too many elements")
-        else:
-            depth -= 1
-
-
 class _Reader:
     def __init__(self) -> None:
         self.findings: list[str] = []
-        self.namespace = NAMESPACE
+        self.errors: list[str] = []
 
     def note(self, where: str, problem: str | None) -> None:
-        if problem is not None and len(self.findings) < 200:
+        if problem is not None and len(self.findings) < _MAX_FINDINGS:
             schema = problem.startswith("schema: ")
             text = f"{where}: {problem.removeprefix('schema: ')}"
             self.findings.append(f"schema: {text}" if schema else text)
 
     def read(self, root: etree._Element) -> Document | SnapshotRequest:
-        name = etree.QName(root)
-        if name.namespace == LEGACY_NAMESPACE:
-            self.namespace = LEGACY_NAMESPACE
-            self.note("recording", "schema: legacy namespace without version")
-        elif name.namespace != NAMESPACE:
-            raise MetadataError(f"not recording metadata: namespace {str(name.namespace)[:80]}")
-        if name.localname == "requestsnapshot":
+        name = self._local(root)
+        if name == "requestsnapshot":
             reasons = [child for child in root if self._local(child) == "requestreason"]
             return SnapshotRequest(_text(reasons[0]) if reasons else "", tuple(self.findings))
-        if name.localname != "recording":
-            raise MetadataError(f"not recording metadata: root {name.localname[:80]}")
+        if name != "recording":
+            raise MetadataError(f"not recording metadata: root {str(root.tag)[:80]}")
         mode: Literal["complete", "partial"] = "complete"
         items: list[Item] = []
         extensions: list[Extension] = []
@@ -288,30 +261,28 @@ class _Reader:
             if local is None:
                 extensions.append(_extension(child))
                 continue
-            if local == "dataMode":
-                self.note("recording", "schema: dataMode instead of datamode")
-                local = "datamode"
             if local not in _ORDER:
                 self.note("recording", f"schema: unknown element {local}")
+                extensions.append(_extension(child))
                 continue
             if _ORDER.index(local) < place or extensions:
                 self.note("recording", f"schema: {local} out of order")
             place = max(place, _ORDER.index(local))
             if local == "datamode":
                 value = _text(child)
-                if value not in ("complete", "partial"):
-                    raise MetadataError(f"datamode is {value[:40]!r}")
-                mode = "partial" if value == "partial" else "complete"
+                mode = "partial" if value.lower() == "partial" else "complete"
+                if value != mode:
+                    self.errors.append(f"datamode is {value[:40]!r}, taken as {mode}")
             else:
                 item = self._item(local, child)
                 if item is not None:
                     items.append(item)
-        return Document(mode, tuple(items), tuple(extensions), tuple(self.findings))
+        return Document(mode, tuple(items), tuple(extensions), tuple(self.findings), tuple(self.errors))
 
     def _local(self, element: etree._Element) -> str | None:
         """Local name of an element of ours, None for a foreign one."""
-        name = etree.QName(element)
-        return name.localname if name.namespace == self.namespace else None
+        namespace, local = tag(element)
+        return local if namespace == NAMESPACE else None
 
     def _item(self, kind: str, element: etree._Element) -> Item | None:
         ids: dict[str, Id] = {}
@@ -337,11 +308,9 @@ class _Reader:
             if local is None:
                 extensions.append(_extension(child))
                 continue
-            if kind == "session" and local in ("end-time", "stopTime"):
-                self.note(kind, f"schema: {local} instead of stop-time")
-                local = "stop-time"
             if local not in order:
                 self.note(kind, f"schema: unknown element {local}")
+                extensions.append(_extension(child))
                 continue
             if order.index(local) < place or extensions:
                 self.note(kind, f"schema: {local} out of order")
@@ -408,7 +377,10 @@ def _text(element: etree._Element) -> str:
 
 
 def _extension(element: etree._Element) -> Extension:
-    return Extension(str(element.tag)[:200], _text(element)[:4000])
+    attributes = tuple((str(key)[:200], str(value)[:1000]) for key, value in element.attrib.items())
+    return Extension(
+        str(element.tag)[:200], _text(element)[:4000], attributes, tuple(_extension(child) for child in element)
+    )
 
 
 def snapshot_request(reason: str = "", lang: str = "en") -> bytes:

@@ -15,27 +15,39 @@ _REMEMBERED = 1000
 
 
 def part(state: MetadataState, session: Id | None) -> MetadataState:
-    """The part about `session`: its participants, streams, associations and group. None: all of it, nobody being named.
+    """The part about `session`: its participants, streams, associations and group. None: all of it if there is no
+    session, else the streams of no session and who feeds them.
 
     The elements are the same objects.
     """
-    if session is None or session not in state.sessions:
-        return state if session is None else MetadataState()
     out = MetadataState()
+    if session is None:
+        if not state.sessions:
+            return state
+        out.streams = {id_: stream for id_, stream in state.streams.items() if stream.session is None}
+        _contributors(state, out, set())
+        return out
+    if session not in state.sessions:
+        return out
     found = out.sessions[session] = state.sessions[session]
     if found.group is not None and found.group in state.groups:
         out.groups[found.group] = state.groups[found.group]
     out.streams = {id_: stream for id_, stream in state.streams.items() if stream.session == session}
     out.memberships = {key: each for key, each in state.memberships.items() if key[1] == session}
+    _contributors(state, out, {participant for participant, _ in out.memberships})
+    out.complete_seen = state.complete_seen
+    out.extensions = state.extensions
+    return out
+
+
+def _contributors(state: MetadataState, out: MetadataState, members: set[Id]) -> None:
+    """The participants `members`, and those who feed or hear the streams of `out`."""
     streams = {id_.key for id_ in out.streams}
-    members = {participant for participant, _ in out.memberships}
     for id_, contribution in state.contributions.items():
         if id_ in members or any(streams & {*sent, *heard} for _, sent, heard in contribution.history):
             out.contributions[id_] = contribution
             members.add(id_)
     out.participants = {id_: who for id_, who in state.participants.items() if id_ in members}
-    out.complete_seen = state.complete_seen
-    return out
 
 
 def keys(state: MetadataState, session: Id | None) -> set[str]:

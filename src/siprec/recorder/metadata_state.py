@@ -118,6 +118,8 @@ class MetadataState:
         self.streams: dict[Id, Stream] = {}
         self.memberships: dict[tuple[Id, Id], Membership] = {}
         self.contributions: dict[Id, Contribution] = {}
+        self.extensions: tuple[Extension, ...] = ()
+        """Foreign elements of the document itself."""
         self.gone: dict[Id, Element] = {}
         """What has been forgotten lately (:mod:`siprec.recorder.metadata_parts`)."""
         self.complete_seen = False
@@ -138,6 +140,8 @@ class MetadataState:
         elif not self.complete_seen:
             self.wants_snapshot = True
             findings.append("partial update before any snapshot")
+        if document.extensions or document.mode == "complete":
+            self.extensions = document.extensions
         items = self._unambiguous(document, findings)
         if document.mode == "complete":
             self._retire(items, now)

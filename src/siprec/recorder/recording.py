@@ -8,6 +8,7 @@ makes one as well.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _JSON_INTERVAL = 5.0
 _MAX_DOCUMENTS = 10_000
+_MAX_PROBLEMS = 100
 
 
 class Recording:
@@ -43,6 +45,12 @@ class Recording:
         self.end_reason: str | None = None
         self.progress = "recording"
         self.documents: list[dict[str, Any]] = []
+        self.problems: list[str] = []
+        """What could not be read of the metadata, and the like; the audio is not concerned."""
+        self.nameable = True
+        """Whether it takes the name of a session that the metadata tell later."""
+        self.lasting = False
+        """Its session was over when it began: it ends with its streams."""
         self.lines: list[MediaLine] = []
         """Every stream there ever was, by number."""
         self.over_since: float | None = None
@@ -148,11 +156,13 @@ class Recording:
         finally:
             self._written += 1
 
-    def document(self, data: bytes, entry: dict[str, Any]) -> None:
+    def document(self, data: bytes, entry: dict[str, Any], errors: Sequence[str] = ()) -> None:
         """Keep a metadata document: its octets as a file, if that is wanted, and what there is to say about it in the
-        JSON."""
+        JSON. `errors` is what could not be read of it."""
         if len(self.documents) >= _MAX_DOCUMENTS:
             return
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems += [f"metadata document {len(self.documents) + 1}: {error}" for error in errors]
         if "documents" not in self.rs.recorder.settings.keep:
             self.documents.append({"file": None, **entry})
             return

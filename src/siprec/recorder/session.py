@@ -17,6 +17,7 @@ from typing import Any
 
 from siprec import __version__, sdp
 from siprec.recorder import summary
+from siprec.recorder.assignment import match_by_order, session_of
 from siprec.recorder.errors import MetadataError, OfferError, RecorderError, RecorderFull
 from siprec.recorder.files import Format
 from siprec.recorder.library import RecorderLibrary, RecordingResult
@@ -132,6 +133,10 @@ class RecordingSession:
         self._heard = self._clock.now()
         self._timer: Timer | None = None
         self._sessions_seen = False
+        self._recorded: set[Id] = set()
+        """Communication sessions that have, or had, a recording."""
+        self._left: dict[int, float] = {}
+        """Since when (monotonic) lines that belonged to a recording belong to none."""
         self._snapshot_asked: float | None = None
         self._snapshots_asked = 0
         self._key_frames: set[int] = set()
@@ -348,6 +353,7 @@ class RecordingSession:
             if not self.closing:
                 line.pause(wall)
             owner.leave(line)
+        self._left.pop(index, None)
         self._heard = max(self._heard, line.last_media or 0.0)
         self.recorder.poller.remove_reader(line.pair.rtp.fileno())
         self.recorder.poller.remove_reader(line.pair.rtcp.fileno())
@@ -373,6 +379,8 @@ class RecordingSession:
         settings = self.recorder.settings
         try:
             document = parse(data, charset=charset, strict=settings.strict_metadata)
+            if settings.reject_bad_metadata and isinstance(document, Document) and document.errors:
+                raise MetadataError(f"metadata is damaged: {document.errors[0]}")
         except MetadataError as error:
             if settings.reject_bad_metadata:
                 raise
@@ -390,17 +398,19 @@ class RecordingSession:
         if document is not None:
             if document.mode == "complete":
                 self._snapshot_asked = None
+            errors = list(document.errors)
             findings = [*document.findings, *self.state.apply(document, wall=wall, labels=self._labels)]
+            findings += match_by_order(self.state, document, sorted(self._lines), self._labels)
             entry["mode"] = document.mode
         else:
-            findings = [problem or "unreadable"]
-        entry["findings"] = findings
+            errors, findings = [problem or "unreadable"], []
+        entry["findings"] = [*errors, *findings]
         self._assign(places, wall)
         for unused in places:
             unused.rmdir()
         if data is not None:
             for recording in self._concerned(document):
-                recording.document(data, entry)
+                recording.document(data, entry, errors)
 
     def _concerned(self, document: Document | None) -> list[Recording]:
         """Whose documents these are: nobody else is to be read about in the directory of a recording."""
@@ -435,14 +445,17 @@ class RecordingSession:
         self._sessions_seen = self._sessions_seen or bool(self.state.sessions)
         live = [s.id for s in self.state.sessions.values() if s.live]
         described = {s.line: s for s in self.state.streams.values() if s.current and s.line is not None}
-        named = any(stream.session is not None for stream in described.values())
+        sessions = {index: session_of(self.state, stream) for index, stream in described.items()}
+        named = any(session is not None for session in sessions.values())
+        known = {recording.session for recording in self.recordings if recording.lasting}
+        over = {id_ for id_ in self._recorded if id_ not in live} - known
         for index, line in sorted(self._lines.items()):
             stream = described.get(index)
             owner = self._owners.get(index)
-            session = stream.session if stream is not None else None
+            session = sessions.get(index)
             if session is None and len(live) == 1 and (stream is None or not named):
                 session = live[0]
-            if session is not None and not self.state.sessions[session].live:
+            if session in over:
                 # It is over: what is under way still belongs to it, nothing new does.
                 if owner is None or owner.session != session:
                     self._move(index, line, None, wall)
@@ -456,14 +469,16 @@ class RecordingSession:
                 self._move(index, line, None, wall)
         for stream in self.state.streams.values():
             found = self._lines.get(stream.line) if stream.line is not None and stream.current else None
-            if found is not None and (found.label == stream.label or not found.label):
+            if found is not None and (found.label == stream.label or stream.label not in self._labels):
                 found.stream_ids.pop(stream.id, None)
                 found.stream_ids[stream.id] = None
         for recording in self.recordings:
-            over = recording.session is not None and recording.session not in live
+            # A session that was over before anything was recorded lasts as long as its streams do.
+            recording.lasting = recording.lasting and recording.session not in live
+            ended = recording.session is not None and recording.session not in live and not recording.lasting
             # Lines may also go without a word; in an RS of its own a session may be on hold that way.
-            recording.patience = LINGER if over else VACANT
-            if not over and (recording.live or self.begun == 1):
+            recording.patience = LINGER if ended or not recording.nameable else VACANT
+            if not ended and (recording.live or (self.begun == 1 and recording.nameable)):
                 recording.over_since = None
             elif recording.over_since is None:
                 recording.over_since = self._clock.now()
@@ -476,8 +491,9 @@ class RecordingSession:
         found = next((r for r in self.recordings if r.session == session and r.result is None), None)
         if found is not None:
             return found
-        if owner is not None and owner.session is None:
+        if owner is not None and owner.session is None and owner.nameable and session is not None:
             owner.session = session  # now it has a name
+            self._recorded.add(session)
             return owner
         try:
             directory = places.pop() if places else self.recorder.library.new_directory(wall)
@@ -485,6 +501,9 @@ class RecordingSession:
             log.error("Call-ID %s: %s", self.call_id, error.reason)
             return None
         recording = Recording(self, session, directory, self._start(wall))
+        if session is not None:
+            self._recorded.add(session)
+            recording.lasting = not self.state.sessions[session].live
         self.recordings.append(recording)
         self.begun += 1
         return recording
@@ -498,6 +517,7 @@ class RecordingSession:
             fresh = self._lines[index] = line.successor(wall)
             owner.leave(line)
             del self._owners[index]
+            self._left[index] = self._clock.now()
             line = fresh
             self.recorder.poller.remove_reader(line.pair.rtp.fileno())
             self.recorder.poller.remove_reader(line.pair.rtcp.fileno())
@@ -505,16 +525,30 @@ class RecordingSession:
         if recording is not None:
             recording.add(line)
             self._owners[index] = recording
+            self._left.pop(index, None)
+
+    def _unowned(self, index: int, line: MediaLine, now: float) -> None:
+        """A line that belongs to no communication session. Media that arrive shortly after one ended were sent before.
+        All others are recorded under no name: whatever is accepted is recorded."""
+        until = self._left.get(index, float("-inf")) + LINGER
+        if line.receiving and line.last_media is not None and line.last_media > until:
+            recording = self._recording_of(None, None, [], self._clock.wall())
+            if recording is not None:
+                recording.nameable = False
+                self._move(index, line, recording, self._clock.wall())
+                recording.configure()
+                return
+        part = line.take(now - HOLD)
+        self.discarded += sum(len(s.items) for s in part.sources) + len(part.raw) if part is not None else 0
 
     # ------------------------------------------------------------------------------------------------------------ work
 
     def _tick(self) -> None:
         self._timer = self._clock.call_later(TICK, self._tick)
         now = self._clock.now()
-        for index, line in self._lines.items():
+        for index, line in list(self._lines.items()):
             if index not in self._owners:
-                part = line.take(now - HOLD)
-                self.discarded += sum(len(s.items) for s in part.sources) + len(part.raw) if part is not None else 0
+                self._unowned(index, line, now)
             if now >= line.reporter.due:
                 line.report(now)
         for recording in list(self.recordings):

@@ -78,7 +78,8 @@ def build(recording: Recording) -> dict[str, Any]:
             for g in state.groups.values()
         ],
         "metadata": recording.documents,
-        "errors": [*pipeline.errors],
+        "errors": [*pipeline.errors, *recording.problems],
+        **_rest(state.extensions),
     }
     _forget(document, session.recorder.settings.keep)
     return document
@@ -92,7 +93,8 @@ def _forget(document: dict[str, Any], keep: frozenset[Kept]) -> None:
         for participant in document["participants"]:
             participant["names"] = []
     if "extensions" not in keep:
-        for kind in ("participants", "communication_sessions", "groups"):
+        document.pop("extensions", None)
+        for kind in ("participants", "communication_sessions", "groups", "streams"):
             for element in document[kind]:
                 element.pop("extensions", None)
     if "digits" not in keep:
@@ -128,8 +130,17 @@ def _id(name: str, id_: Id) -> dict[str, Any]:
 
 
 def _rest(extensions: Iterable[Extension]) -> dict[str, Any]:
-    found = [{"element": e.name, "text": e.text} for e in extensions]
+    found = [_extension(e) for e in extensions]
     return {"extensions": found} if found else {}
+
+
+def _extension(extension: Extension) -> dict[str, Any]:
+    out: dict[str, Any] = {"element": extension.name, "text": extension.text}
+    if extension.attributes:
+        out["attributes"] = dict(extension.attributes)
+    if extension.children:
+        out["children"] = [_extension(child) for child in extension.children]
+    return out
 
 
 def _participant(participant: Participant) -> dict[str, Any]:
@@ -191,6 +202,7 @@ def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict
         "rtcp_received": line.rtcp_received,
         "rtcp_sent": line.reporter.sent,
         "rtcp_bye": [f"{ssrc:08x}" for ssrc in line.byes],
+        **_rest(e for i in ids if i in state.streams for e in state.streams[i].extensions),
     }
     if work is not None:
         out.update(_work(work, recording.pipeline, offset))

@@ -141,11 +141,8 @@ def test_calls_join_and_leave_a_recording_session_and_each_is_recorded_by_itself
 def test_streams_of_a_persistent_session_wait_for_a_call_and_are_given_to_it_by_metadata_alone(bench: Open) -> None:
     b = bench()
     b.offer(b.audio("1"), b.audio("2"), metadata=document(mode="complete"))
-    assert not list(b.library.directories())
-    b.play(*streams(sound(9, 1), 9))  # nobody's: not kept
     b.wait(3)
-    assert not b.session.recordings
-    assert b.session.discarded == 100
+    assert not list(b.library.directories())
     first, second = sound(1, 3), sound(2, 3)
     for name, pair in (("anna", first), ("carl", second)):
         b.session.metadata(document(session(name, ("1", "2"))))
@@ -157,6 +154,27 @@ def test_streams_of_a_persistent_session_wait_for_a_call_and_are_given_to_it_by_
     b.finish()
     assert_is(of(b, "anna"), first, [second])
     assert_is(of(b, "carl"), second, [first])
+
+
+def test_media_that_no_session_claims_are_a_recording_without_a_name(bench: Open) -> None:
+    b = bench()
+    nobody, first, second = sound(3, 3), sound(1, 3), sound(2, 3)
+    b.offer(b.audio("1"), b.audio("2"), metadata=document(mode="complete"))
+    b.play(*streams(nobody, 9))
+    b.session.metadata(document(session("anna", ("1", "2"))))
+    b.play(*streams(first, 1))
+    b.session.metadata(document(session("anna", stop=True)))
+    b.wait(1)
+    b.play(*streams(sound(4, 0.5), 1))  # still on its way when the call was over
+    b.wait(3)
+    assert not b.session.recordings or [r.session for r in b.session.recordings] == [None]
+    b.play(*streams(second, 2))
+    b.finish()
+    assert_is(of(b, "anna"), first, [nobody, second])
+    unnamed = [r for r in b.library if not r.summary["communication_sessions"]]
+    assert [r.state for r in unnamed] == ["complete", "complete"]
+    assert_is(unnamed[-1], nobody, [first])
+    assert_is(unnamed[0], second, [first])
 
 
 def test_a_transfer_to_another_session_on_the_same_streams_divides_the_recording(bench: Open) -> None:

@@ -1,0 +1,50 @@
+"""Which communication session a stream belongs to. Pure functions of the metadata.
+
+RFC 7865 8.3 lets a stream name its session, and deployed recording clients leave it out: then its parties tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from siprec.recorder.metadata import Document, Id
+from siprec.recorder.metadata_state import MetadataState, Stream
+
+
+def session_of(state: MetadataState, stream: Stream) -> Id | None:
+    """The session of `stream`: the one it names, else the only live one that those who send or hear it take part in."""
+    if stream.session is not None:
+        return stream.session
+    for parties in (state.senders(stream.id), state.receivers(stream.id)):
+        members = {party.id for party in parties}
+        found = {
+            session
+            for (participant, session), membership in state.memberships.items()
+            if participant in members and membership.present and state.sessions[session].live
+        }
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def match_by_order(
+    state: MetadataState, document: Document, lines: Iterable[int], labels: Collection[str]
+) -> list[str]:
+    """Give the streams that `document` describes without a usable label to the m-lines `lines` that have no stream, in
+    their order, if there are as many of both. Returns findings.
+
+    `labels` are those of the SDP. Labels that fit come first: where one of them does, the rest are really elsewhere.
+    """
+    described = [item.ids["stream_id"] for item in document.of("stream")]
+    loose = [
+        stream
+        for stream in (state.streams[id_] for id_ in described if id_ in state.streams)
+        if stream.line is None and stream.current and (stream.label is None or stream.label not in labels)
+    ]
+    taken = {stream.line for stream in state.streams.values() if stream.current and stream.line is not None}
+    free = [index for index in lines if index not in taken]
+    if not loose or len(loose) != len(free) or taken:
+        return []
+    for stream, index in zip(loose, free, strict=True):
+        stream.line = index
+    return ["labels of streams are in no SDP: streams and media lines are matched in their order"]
