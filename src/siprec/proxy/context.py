@@ -33,7 +33,8 @@ _MAX_TARGETS: Final = 64
 class ResponseContext:
     """One request on its way. `base` is the request to be forwarded, Routes of ours removed; `loop` the loop part.
 
-    `call` is set for an INVITE outside a dialog, `dialog` and `side` for requests within one. `reply_hook(response)` is
+    `call` is set for an INVITE outside a dialog, `dialog` and `side` for requests within one. Of other dialogs `dlg_id`
+    is the id, and `subscribed` whether we know them. `reply_hook(response)` is
     asked before a response is forwarded or a final one chosen (reply route of a script); `on_final(status)` is called
     once, when the final response has been sent.
     """
@@ -54,6 +55,7 @@ class ResponseContext:
         "cancelled",
         "core",
         "dialog",
+        "dlg_id",
         "final",
         "invite",
         "key",
@@ -61,6 +63,7 @@ class ResponseContext:
         "on_final",
         "reply_hook",
         "side",
+        "subscribed",
         "transaction",
     )
 
@@ -76,6 +79,8 @@ class ResponseContext:
         self.caller_flow: Hop | None = None
         self.dialog: ProxiedDialog | None = None
         self.side: Side = "caller"
+        self.dlg_id = ""
+        self.subscribed = False
         self.final = 0
         self.cancelled = False
         self.reply_hook: Callable[[SipResponse], None] | None = None

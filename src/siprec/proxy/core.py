@@ -16,7 +16,7 @@ from siprec.proxy.authentication import ProxyAuthentication
 from siprec.proxy.branch import Branch
 from siprec.proxy.call import Call, CallObserver, Observers, Recorder
 from siprec.proxy.context import ResponseContext, by_preference
-from siprec.proxy.dialogs import OTHER, DialogTable, ProxiedDialog, Side
+from siprec.proxy.dialogs import OTHER, DialogTable, EndedDialog, ProxiedDialog, Side
 from siprec.proxy.flow import flow_of
 from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
 from siprec.proxy.identity import Identity, Networks
@@ -25,10 +25,12 @@ from siprec.proxy.media import MediaTimes
 from siprec.proxy.negotiation import Negotiation, PickMedia
 from siprec.proxy.ownrequests import OwnRequests
 from siprec.proxy.parties import PartyWatch
+from siprec.proxy.peers import Peers
 from siprec.proxy.recordroute import Cookies
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.relocation import Relocation
 from siprec.proxy.routes import Rules, Target
+from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
@@ -122,6 +124,7 @@ class ProxyCore:
         self.contexts: set[ResponseContext] = set()
         self.calls: dict[str, Call] = {}
         self.dialogs = DialogTable(clock, self._dialog_ended, idle=options.dialog_idle, max_age=options.dialog_max_age)
+        self.subscriptions = Subscriptions(clock, identity)
         self.parties = PartyWatch(clock, self.observers)
         self.transfers = Transfers(clock, self.dialogs)
         self.own = OwnRequests(self)
@@ -259,26 +262,14 @@ class ProxyCore:
     def _in_dialog(self, context: ResponseContext, ours: bool, cookie: str) -> bool:
         """A request with a To tag; false when nothing says that it belongs to a dialog through here."""
         base, source = context.base, context.transaction.source
-        method = base.method
         dlg_id = self.cookies.check(cookie, context.call_id) if cookie else None
         found = self.dialogs.find(base, dlg_id or "")
         if found is None:
-            if dlg_id and method != "BYE" and self.dialogs.is_over(base, dlg_id):
-                raise SipError("Call/Transaction Does Not Exist", 481)  # RR-08
-            if not base.has("route") and (
-                (self.identity.serves(base.ruri) and not base.ruri.user) or self._was_ours(base.ruri, source)
-            ):
-                raise SipError("Call/Transaction Does Not Exist", 481)
-            if dlg_id is None:
-                if ours and not self.is_trusted(source):
-                    raise SipError("Not one of our dialogs", 403)
-                return False
-            context.start([[Target(base.ruri)]])  # ours, from before a restart, or a dialog without INVITE
-            return True
+            return self._in_other_dialog(context, ours, dlg_id)
         dialog, side = found
-        self._aim_at_peer(base, dialog, side)
+        self._aim_at_peer(base, source, side, dialog.peers, dialog)
         context.dialog, context.side = dialog, side
-        self.dialogs.request(dialog, side, base, _sender(context.transaction.request, source))
+        self._sent(dialog, side, base, context.transaction.request, source)
         flow = dialog.flow.get(OTHER[side])
         target = Target(base.ruri, flow=flow if not base.has("route") else None)
 
@@ -295,6 +286,45 @@ class ProxyCore:
         self.own.ready(dialog, side, base, go_on)
         return True
 
+    def _in_other_dialog(self, context: ResponseContext, ours: bool, dlg_id: str | None) -> bool:
+        """A request with a To tag that belongs to no call that is followed."""
+        base, source = context.base, context.transaction.source
+        over = self.dialogs.find_over(base, dlg_id or "")
+        if over is not None:
+            dialog, side = over
+            # BYEs cross. What came of a REFER goes on after the call (RFC 5057 4.1).
+            if not dialog.forgotten and base.method not in ("BYE", "NOTIFY"):
+                raise SipError("Call/Transaction Does Not Exist", 481)  # RR-08
+            self._aim_at_peer(base, source, side, dialog.peers, dialog)
+            context.dlg_id = dialog.dlg_id
+            flow = dialog.flow.get(OTHER[side])
+        elif dlg_id is not None and (subscribed := self.subscriptions.find(base, dlg_id)) is not None:
+            known, end, side = subscribed
+            self._aim_at_peer(base, source, side, end.peers)
+            self.subscriptions.request(known, end, side, context.transaction.request, source)
+            context.dlg_id, context.side, context.subscribed = dlg_id, side, True
+            flow = end.flow.get(OTHER[side])
+        elif (dlg_id is not None and self.cookies.is_issued(dlg_id)) or self.dialogs.knows(context.call_id):
+            raise SipError("Call/Transaction Does Not Exist", 481)
+        else:
+            if not base.has("route") and (
+                (self.identity.serves(base.ruri) and not base.ruri.user) or self._was_ours(base.ruri, source)
+            ):
+                raise SipError("Call/Transaction Does Not Exist", 481)
+            if dlg_id is None:
+                if ours and not self.is_trusted(source):
+                    raise SipError("Not one of our dialogs", 403)
+                return False
+            context.dlg_id = dlg_id  # from before a restart
+            flow = None
+        context.start([[Target(base.ruri, flow=flow if not base.has("route") else None)]])
+        return True
+
+    def _sent(self, dialog: ProxiedDialog, side: Side, base: SipRequest, received: SipRequest, source: Hop) -> None:
+        """A request of `side` within a dialog goes on."""
+        self.dialogs.request(dialog, side, base, _sender(received, source))
+        dialog.peers[side].sent(received, dialog.contact.get(side, ""))
+
     def _was_ours(self, uri: Uri, source: Hop) -> bool:
         """Whether a request that our user agent did not take is for it all the same: for a dialog that it has no more
         (RFC 3261 12.2.2)."""
@@ -306,6 +336,8 @@ class ProxyCore:
         """A request outside a dialog: rules, then the script, then what is sensible."""
         request, source = context.base, context.transaction.source
         uri = request.ruri
+        if request.has("route") and not self.is_trusted(source):
+            raise SipError("Relaying denied", 403)  # rules, script and registrar are not asked: nobody relays by Route
         if self.identity.is_us(uri) and uri.user is None and request.method == "OPTIONS" and not request.has("route"):
             context.transaction.respond(
                 request.response(200, to_tag=self.to_tag(context), headers=[("Allow", ALLOW), ("Accept", "*/*")])
@@ -393,7 +425,12 @@ class ProxyCore:
             call = context.call
             if call is None and context.dialog is not None:
                 call = context.dialog.call
-            cookie = self.cookies.make(call.dlg_id if call is not None else "0", context.call_id)
+            dlg_id = call.dlg_id if call is not None else context.dlg_id
+            if not dlg_id:
+                dlg_id = context.dlg_id = self.cookies.new_id()
+                context.subscribed = True
+                self.subscriptions.begin(dlg_id, context.transaction.request, context.transaction.source)
+            cookie = self.cookies.make(dlg_id, context.call_id)
             transport = self.layer.transport
             recordroute.insert(
                 request, transport, self.identity, context.transaction.source, transport.route(hop, 0), cookie
@@ -423,6 +460,8 @@ class ProxyCore:
                     self.own.settled(dialog, context.side, request.cseq.number)
             elif request.method == "REFER":
                 self.transfers.referred(dialog, context.side, request)
+        elif context.subscribed and 200 <= status < 300 and branch.transaction is not None:
+            self.subscriptions.response(context.dlg_id, context.side, request, response, branch.transaction.hop.host)
 
     def _answered(self, call: Call, response: SipResponse, branch: Branch) -> None:
         call.to_tag = response.to.tag
@@ -467,7 +506,7 @@ class ProxyCore:
 
     def _new_call(self, context: ResponseContext) -> Call:
         transaction = context.transaction
-        call = Call(secrets.token_hex(8), transaction.request, str(transaction.source), self.clock.wall())
+        call = Call(self.cookies.new_id(), transaction.request, str(transaction.source), self.clock.wall())
         call.recorder = self.recorder
         call.settings = self.settings() if self.settings is not None else None
         call.relations = self.transfers.relations(transaction.request)
@@ -524,10 +563,20 @@ class ProxyCore:
         _, cookie = preprocess(base, self.identity)
         dlg_id = self.cookies.check(cookie, request.call_id) if cookie else None
         found = self.dialogs.find(base, dlg_id or "")
-        if found is None and dlg_id is None and not self.is_trusted(source):
-            return
-        if found is not None:
-            self._aim_at_peer(base, *found)
+        if found is None:
+            over = self.dialogs.find_over(base, dlg_id or "")
+            if over is not None:  # the 2xx came again and the call is over
+                ended, side = over
+                self._aim_at_peer(base, source, side, ended.peers, ended)
+                count_hop(base)
+                flow = ended.flow.get(OTHER[side]) if not base.has("route") else None
+                self._stateless(base, aim(base, Target(base.ruri)), loop, flow)
+                return
+            before = dlg_id is not None and not self.cookies.is_issued(dlg_id)  # a restart
+            if not before and (dlg_id is not None or not self.is_trusted(source)):
+                return
+        else:
+            self._aim_at_peer(base, source, found[1], found[0].peers, found[0])
         if self.identity.is_us(base.ruri) and not base.ruri.user and not base.has("route"):
             return  # for ourselves, and nobody is waiting for it
         count_hop(base)
@@ -535,7 +584,7 @@ class ProxyCore:
             self._stateless(base, aim(base, Target(base.ruri)), loop)
             return
         dialog, side = found
-        self.dialogs.request(dialog, side, base, _sender(request, source))
+        self._sent(dialog, side, base, request, source)
         flow = dialog.flow.get(OTHER[side]) if not base.has("route") else None
         next_hop = aim(base, Target(base.ruri))
 
@@ -547,12 +596,40 @@ class ProxyCore:
 
         self.media.ack_out(dialog, side, base, send)
 
-    def _aim_at_peer(self, base: SipRequest, dialog: ProxiedDialog, side: Side) -> None:
-        """A party that ignores Contact and Record-Route (SIPp's built-in scenarios do) sends to us what is for its
-        peer: the dialog says where that is."""
-        contact = dialog.contact.get(OTHER[side], "")
-        if contact and not base.has("route") and self.identity.serves(base.ruri):
+    def _aim_at_peer(
+        self,
+        base: SipRequest,
+        source: Hop,
+        side: Side,
+        peers: Peers,
+        dialog: ProxiedDialog | EndedDialog | None = None,
+    ) -> None:
+        """See to it that a request of `side` goes to its peer in the dialog.
+
+        A party that ignores Contact and Record-Route (SIPp's built-in scenarios do) sends to us what is for its peer:
+        the dialog says where that is. The same is done when a Request-URI is nothing that the peer has signalled, but
+        the sender's address is one that the sender has signalled. Trusted sources may relay anywhere.
+
+        Raises:
+            SipError: 403, Request-URI or Route lead out of the dialog; 400, malformed.
+        """
+        other = OTHER[side]
+        trusted = self.is_trusted(source)
+        if base.has("route") and not trusted and not peers[other].is_on_route(base, self.identity):
+            raise SipError("Route leads out of the dialog", 403)
+        if peers[other].is_target(base):
+            return
+        if dialog is not None and any(
+            each[other].is_target(base) for each in self.dialogs.siblings(_dlg_id(dialog), dialog.callee_tag)
+        ):
+            return
+        contact = (dialog.contact.get(other) if dialog is not None else "") or peers[other].last
+        flow = dialog.flow.get(side) if dialog is not None else None
+        known = peers[side].has_signalled(source.host) or (flow is not None and flow.host == source.host)
+        if contact and (known or self.identity.serves(base.ruri)):
             base.uri = contact
+        elif not trusted:
+            raise SipError("Request-URI leads out of the dialog", 403)
 
     def _stateless(self, request: SipRequest, next_hop: Uri, loop: str, flow: Hop | None = None) -> None:
         branch = f"{self.layer.new_branch()}-{loop}"
@@ -568,6 +645,10 @@ class ProxyCore:
             )
         else:
             self.resolve(next_hop, found)
+
+
+def _dlg_id(dialog: ProxiedDialog | EndedDialog) -> str:
+    return dialog.dlg_id if isinstance(dialog, EndedDialog) else dialog.call.dlg_id
 
 
 def _phrase(error: SipError) -> str:

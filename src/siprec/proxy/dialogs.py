@@ -16,6 +16,7 @@ from siprec.proxy.indication import Told
 from siprec.proxy.media import sdp_of
 from siprec.proxy.ownrequests import Lane
 from siprec.proxy.parties import Party
+from siprec.proxy.peers import Peers, contact_of
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
@@ -27,7 +28,12 @@ log = logging.getLogger(__name__)
 Side = Literal["caller", "callee"]
 OTHER: Final[dict[Side, Side]] = {"caller": "callee", "callee": "caller"}
 _SWEEP: Final = 30.0
-_REMEMBER: Final = 64.0
+#: Seconds that a dialog is remembered after its end (64*T1 and as much again for what crossed).
+REMEMBER: Final = 64.0
+#: The same for one that we stopped following while its parties may still talk, and how many of those are kept.
+REMEMBER_FORGOTTEN: Final = 43200.0
+MAX_FORGOTTEN: Final = 20_000
+_FORGOTTEN: Final = frozenset({"expired", "idle", "too old"})
 # DLG-03: what ends a dialog as the answer to a BYE; anything else (401, 503...) leaves it.
 _BYE_ENDS: Final = frozenset({408, 481})
 
@@ -71,6 +77,7 @@ class ProxiedDialog:
     unsettled: set[tuple[Side, int]] = field(default_factory=set)
     """INVITEs that are not acknowledged and UPDATEs that are not answered: who sent them, CSeq number."""
     refresher: Side | None = None
+    peers: Peers = field(default_factory=Peers)
     unnamed: SipRequest | None = None
     """A re-INVITE with a late offer, whose ACK will tell where its sender's media come from."""
 
@@ -105,6 +112,22 @@ class ProxiedDialog:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class EndedDialog:
+    """What is remembered of a dialog that is over, or (`forgotten`) that we follow no longer: requests that crossed its
+    end still reach their peer, and nothing else does. `until` is monotonic."""
+
+    dlg_id: str
+    call_id: str
+    caller_tag: str
+    callee_tag: str
+    peers: Peers
+    contact: dict[Side, str]
+    flow: dict[Side, Hop]
+    forgotten: bool
+    until: float
+
+
 DialogEnded = Callable[[ProxiedDialog, str, "SipMessage | None", str], None]
 
 
@@ -120,7 +143,10 @@ class DialogTable:
         self._dialogs: dict[tuple[str, str], ProxiedDialog] = {}
         self._by_tags: dict[tuple[str, str, str], ProxiedDialog] = {}
         self._of_call: dict[str, list[ProxiedDialog]] = {}
-        self._over: dict[tuple[str, str], float] = {}
+        self._over: dict[str, dict[str, EndedDialog]] = {}
+        self._over_by_tags: dict[tuple[str, str, str], EndedDialog] = {}
+        self._forgotten = 0
+        self._call_ids: dict[str, int] = {}
         self._sweep: Timer | None = None
 
     def __len__(self) -> int:
@@ -168,9 +194,35 @@ class DialogTable:
         dialog = self._by_tags.get((call_id, remote_tag, local_tag))
         return (dialog, "callee") if dialog is not None else None
 
+    def find_over(self, message: SipMessage, dlg_id: str = "") -> tuple[EndedDialog, Side] | None:
+        """Like `find`, for a dialog that was ended not long ago (RR-08)."""
+        from_tag, to_tag = message.from_.tag, message.to.tag
+        if dlg_id:
+            of_call = self._over.get(dlg_id, {})
+            over = of_call.get(to_tag)
+            if over is not None and over.caller_tag == from_tag:
+                return over, "caller"
+            over = of_call.get(from_tag)
+            return (over, "callee") if over is not None and over.caller_tag == to_tag else None
+        call_id = message.call_id
+        over = self._over_by_tags.get((call_id, from_tag, to_tag))
+        if over is not None:
+            return over, "caller"
+        over = self._over_by_tags.get((call_id, to_tag, from_tag))
+        return (over, "callee") if over is not None else None
+
     def is_over(self, message: SipMessage, dlg_id: str) -> bool:
         """Whether the dialog was ended not long ago (RR-08)."""
-        return (dlg_id, message.to.tag) in self._over or (dlg_id, message.from_.tag) in self._over
+        return self.find_over(message, dlg_id) is not None
+
+    def knows(self, call_id: str) -> bool:
+        """Whether a dialog with this Call-ID is, or was not long ago."""
+        return call_id in self._call_ids
+
+    def siblings(self, dlg_id: str, callee_tag: str) -> list[Peers]:
+        """The peers of the other dialogs of a call, live and over: a fork that was answered twice, early dialogs."""
+        found = [each.peers for each in self._of_call.get(dlg_id, ()) if each.callee_tag != callee_tag]
+        return found + [each.peers for tag, each in self._over.get(dlg_id, {}).items() if tag != callee_tag]
 
     # -- what passes -----------------------------------------------------------------------------------------------
 
@@ -211,14 +263,19 @@ class DialogTable:
             dialog = ProxiedDialog(call, tag, created_wall=self._clock.wall(), seen=now)
             dialog.cseq["caller"] = request.cseq.number
             dialog.unsettled.add(("caller", request.cseq.number))
-            dialog.contact["caller"] = _contact(request)
+            dialog.contact["caller"] = contact_of(request)
+            dialog.peers.caller.contact(dialog.contact["caller"])
+            dialog.peers.caller.route(request.values("record-route"))
             offer = sdp_of(request)
             if offer:
                 dialog.open = Exchange("caller", offer, "INVITE", request.cseq.number)
             self._dialogs[key] = dialog
             self._of_call.setdefault(call.dlg_id, []).append(dialog)
             self._by_tags.setdefault((call.call_id, call.from_tag, tag), dialog)
-            self._over.pop(key, None)
+            self._call_ids[call.call_id] = self._call_ids.get(call.call_id, 0) + 1
+            over = self._over.get(call.dlg_id, {}).get(tag)
+            if over is not None:
+                self._drop_over(over)
             self._arm()
         return dialog
 
@@ -272,7 +329,7 @@ class DialogTable:
             return
         # DLG-05: both sides' targets, now that the request was accepted.
         for each, message in ((side, request), (OTHER[side], response)):
-            contact = _contact(message)
+            contact = contact_of(message)
             if contact:
                 dialog.contact[each] = contact
         interval = 0
@@ -309,12 +366,44 @@ class DialogTable:
         siblings.remove(dialog)
         if not siblings:
             self._of_call.pop(dialog.call.dlg_id, None)
-        confirmed = dialog.state == "confirmed"
         dialog.state = "terminated"
         dialog.ended_wall = self._clock.wall()
-        if confirmed:
-            self._over[key] = self._clock.now() + _REMEMBER
+        self._remember(dialog, reason)
         self._ended(dialog, reason, message, side)
+
+    def _remember(self, dialog: ProxiedDialog, reason: str) -> None:
+        call = dialog.call
+        forgotten = reason in _FORGOTTEN and self._forgotten < MAX_FORGOTTEN
+        until = self._clock.now() + (REMEMBER_FORGOTTEN if forgotten else REMEMBER)
+        over = EndedDialog(
+            call.dlg_id,
+            call.call_id,
+            call.from_tag,
+            dialog.callee_tag,
+            dialog.peers,
+            dialog.contact,
+            dialog.flow,
+            forgotten,
+            until,
+        )
+        self._over.setdefault(call.dlg_id, {})[dialog.callee_tag] = over
+        self._over_by_tags[call.call_id, call.from_tag, dialog.callee_tag] = over
+        self._forgotten += forgotten
+
+    def _drop_over(self, over: EndedDialog) -> None:
+        of_call = self._over[over.dlg_id]
+        del of_call[over.callee_tag]
+        if not of_call:
+            del self._over[over.dlg_id]
+        tags = (over.call_id, over.caller_tag, over.callee_tag)
+        if self._over_by_tags.get(tags) is over:
+            del self._over_by_tags[tags]
+        self._forgotten -= over.forgotten
+        left = self._call_ids[over.call_id] - 1
+        if left:
+            self._call_ids[over.call_id] = left
+        else:
+            del self._call_ids[over.call_id]
 
     def end_early(self, call: Call, keep: str = "") -> None:
         """The INVITE transaction of a call is over: what is still early goes, but for the dialog with tag `keep`."""
@@ -334,8 +423,8 @@ class DialogTable:
         """Free what is dead. One timer for all: thousands of dialogs cost a look each half minute."""
         self._sweep = None
         now = self._clock.now()
-        for key in [key for key, until in self._over.items() if until <= now]:
-            del self._over[key]
+        for over in [each for of_call in self._over.values() for each in of_call.values() if each.until <= now]:
+            self._drop_over(over)
         for dialog in list(self._dialogs.values()):
             reason = self._dead(dialog, now)
             if reason:
@@ -353,11 +442,3 @@ class DialogTable:
             return "idle"
         age = self._clock.wall() - dialog.created_wall
         return "too old" if self._max_age and age >= self._max_age else ""
-
-
-def _contact(message: SipMessage) -> str:
-    try:
-        contact = message.contact
-    except SipError:
-        return ""
-    return contact.uri_text if contact is not None else ""

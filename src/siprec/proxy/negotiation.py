@@ -14,6 +14,7 @@ from siprec.proxy.call import Call
 from siprec.proxy.dialogs import OTHER, ProxiedDialog, Side
 from siprec.proxy.indication import RECORD_AWARE, State, Told, essence, preference
 from siprec.proxy.media import CallMedia, MediaTimes, put_sdp, sdp_of
+from siprec.proxy.peers import REFRESHING, above_ours
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
 
@@ -293,6 +294,8 @@ class Negotiation:
             if dialog is not None and "caller" not in dialog.flow and context.caller_flow is not None:
                 dialog.flow["caller"] = context.caller_flow
             if dialog is not None:
+                self._learn(dialog, context, branch, transaction, response)
+            if dialog is not None:
                 if branch.told is not None and "callee" not in dialog.told:
                     dialog.told["callee"] = branch.told.copy()
                 if RECORD_AWARE in request.tokens("supported"):
@@ -301,6 +304,9 @@ class Negotiation:
                     dialog.aware.add("callee")
             if dialog is not None and response.status >= 200 and branch.target.flow is not None:
                 dialog.flow["callee"] = branch.target.flow
+        elif dialog is not None and request.method in REFRESHING:
+            other = OTHER[side]
+            dialog.peers[other].answered(response, transaction.hop.host, dialog.contact.get(other, ""))
         if dialog is None or request.method not in _OFFERS:
             go_on()
             return
@@ -324,6 +330,27 @@ class Negotiation:
         via_branch = branch.via_branch if initial and kind == "answer" else ""
         offerer, answerer = (mine, theirs) if kind == "answer" else (theirs, mine)
         self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish, dialog, side)
+
+    def _learn(
+        self,
+        dialog: ProxiedDialog,
+        context: ResponseContext,
+        branch: Branch,
+        transaction: ClientTransaction,
+        response: SipResponse,
+    ) -> None:
+        """Where the parties of a new dialog can be reached."""
+        peers, received = dialog.peers, context.transaction
+        if not peers.caller.hosts:
+            peers.caller.host(received.source.host)
+            if not peers.caller.last:  # no Contact: where it came from, named as it names itself
+                peers.caller.contact(received.request.from_.uri_text)
+                dialog.flow.setdefault("caller", received.source)
+        peers.callee.answered(response, transaction.hop.host)
+        peers.callee.route(above_ours(response, self._core.identity))
+        if response.status >= 200 and not peers.callee.last:
+            peers.callee.contact(transaction.request.uri)
+            dialog.flow.setdefault("callee", transaction.hop)
 
     @staticmethod
     def progress(call: Call, response: SipResponse) -> None:

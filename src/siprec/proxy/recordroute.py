@@ -24,6 +24,15 @@ class Cookies:
 
     def __init__(self, secret: bytes = b"") -> None:
         self._key = blake2b(secret or secrets.token_bytes(32), digest_size=32).digest()
+        self._process = secrets.token_hex(4)
+
+    def new_id(self) -> str:
+        """A dlg_id that nobody has had."""
+        return f"{self._process}{secrets.token_hex(6)}"
+
+    def is_issued(self, dlg_id: str) -> bool:
+        """Whether this process made the id, and not one before it with the same secret."""
+        return dlg_id.startswith(self._process)
 
     def make(self, dlg_id: str, call_id: str) -> str:
         """The cookie of a dialog."""

@@ -1,0 +1,165 @@
+"""Where requests within a dialog may go: what each side has signalled of itself (RFC 3261 12.2, 16.4, 19.1.4).
+
+A cookie in Record-Route and the right tags prove that a request belongs to a dialog. They say nothing about its
+Request-URI and its Route: whoever may use them freely may send anything anywhere. So the target of a request is a
+Contact of the peer, and its Route values are those that the peer's side has record-routed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from siprec.proxy.recordroute import cookie_of
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.uri import Uri
+
+if TYPE_CHECKING:
+    from siprec.proxy.call import Leg
+    from siprec.proxy.identity import Identity
+
+#: Contacts kept of each side besides its remote target, and addresses.
+CONTACTS: Final = 4
+HOSTS: Final = 4
+#: Record-Route values kept of each side.
+ROUTES: Final = 64
+#: Methods whose Contact, in request and response, is a target (RFC 3261 12.2.1.1, RFC 3311, RFC 6665).
+REFRESHING: Final = frozenset({"INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER"})
+
+
+class Peer:
+    """One side of a dialog: its Contacts, oldest first; the Record-Route values between us and it; the numeric
+    addresses that it first sent from or answered at."""
+
+    __slots__ = ("contacts", "hosts", "routes")
+
+    def __init__(self) -> None:
+        self.contacts: tuple[str, ...] = ()
+        self.hosts: tuple[str, ...] = ()
+        self.routes: tuple[str, ...] = ()
+
+    # -- what is signalled -------------------------------------------------------------------------------------------
+
+    def sent(self, request: SipRequest, target: str = "") -> None:
+        """A request of this side within the dialog goes on; `target` is the Contact that must not be forgotten."""
+        if request.method in REFRESHING:
+            self.contact(contact_of(request), target)
+
+    def answered(self, response: SipResponse, host: str, target: str = "") -> None:
+        """This side answered at `host` with a 1xx or 2xx to a request that refreshes targets."""
+        self.host(host)
+        self.contact(contact_of(response), target)
+
+    def contact(self, uri: str, target: str = "") -> None:
+        """One more Contact."""
+        known = self.contacts
+        if not uri or (known and known[-1] == uri):
+            return
+        kept = [each for each in known if each != uri]
+        while len(kept) >= CONTACTS:
+            kept.remove(next(each for each in kept if each != target))
+        self.contacts = (*kept, uri)
+
+    def host(self, host: str) -> None:
+        """One more numeric address."""
+        if host and host not in self.hosts:
+            self.hosts = (*self.hosts[1 - HOSTS :], host)
+
+    def route(self, values: list[str]) -> None:
+        """The Record-Route values on this side of ours, as they stand in the message."""
+        if values:
+            known = self.routes
+            new = tuple(value for value in map(_uri_text, values) if value and value not in known)
+            self.routes = (*known, *new)[:ROUTES]
+
+    # -- what may be asked -------------------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> str:
+        """The newest Contact, or an empty string."""
+        return self.contacts[-1] if self.contacts else ""
+
+    def has_signalled(self, host: str) -> bool:
+        """Whether `host` is an address that this side has signalled: it sent or answered there when the dialog was
+        made, or its Contact says so."""
+        return host in self.hosts or any(uri is not None and uri.host == host for uri in map(_parsed, self.contacts))
+
+    def is_target(self, request: SipRequest) -> bool:
+        """Whether the Request-URI is one of this side's Contacts, or of its route set (a strict router).
+
+        Raises:
+            SipError: malformed Request-URI.
+        """
+        if request.uri in self.contacts:
+            return True
+        uri = request.ruri
+        return any(_equivalent(uri, text) for text in (*self.contacts, *self.routes))
+
+    def is_on_route(self, request: SipRequest, identity: Identity) -> bool:
+        """Whether all Route values are in this side's route set, or our own (a spiral: they are checked again).
+
+        Raises:
+            SipError: a malformed Route value.
+        """
+        known = self.routes
+        for value in request.routes:
+            uri = value.uri
+            if not (value.uri_text in known or identity.is_us(uri) or any(_equivalent(uri, text) for text in known)):
+                return False
+        return True
+
+
+class Peers:
+    """Both sides of one dialog."""
+
+    __slots__ = ("callee", "caller")
+
+    def __init__(self) -> None:
+        self.caller = Peer()
+        self.callee = Peer()
+
+    def __getitem__(self, side: Leg) -> Peer:
+        return self.caller if side == "caller" else self.callee
+
+
+def above_ours(response: SipResponse, identity: Identity) -> list[str]:
+    """The Record-Route values of a response above our topmost: those between us and who answered."""
+    found = []
+    for value in response.values("record-route") if response.has("record-route") else ():
+        try:
+            uri = NameAddr.parse(value).uri
+        except SipError:
+            continue
+        if cookie_of(uri) and identity.is_us(uri):
+            break
+        found.append(value)
+    return found
+
+
+def contact_of(message: SipMessage) -> str:
+    """The URI of the first Contact, or an empty string."""
+    try:
+        contact = message.contact
+    except SipError:
+        return ""
+    return contact.uri_text if contact is not None else ""
+
+
+def _uri_text(value: str) -> str:
+    try:
+        return NameAddr.parse(value).uri_text
+    except SipError:
+        return ""
+
+
+def _parsed(text: str) -> Uri | None:
+    try:
+        return Uri.parse(text)
+    except SipError:
+        return None
+
+
+def _equivalent(uri: Uri, text: str) -> bool:
+    other = _parsed(text)
+    return other is not None and uri.equivalent(other)
