@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
+from siprec import logs
 from tests.parallel import Machine
 
 
@@ -21,3 +23,16 @@ def machine(_machine: Machine) -> Iterator[Machine]:
     """The machine, shared with the tests of other workers (``with machine.alone()``)."""
     with _machine.shared():
         yield _machine
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_as_before() -> Iterator[None]:
+    """A test that sets up logging, or runs a command that does, leaves the others theirs."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    chosen = logs.levels()
+    yield
+    if (root.level, root.handlers) != (level, handlers) or logs.levels() != chosen:
+        logs.setup_logging()
+        root.handlers[:] = handlers
+        root.setLevel(level)

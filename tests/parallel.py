@@ -31,11 +31,14 @@ _own = count()
 
 
 def own_port() -> int:
-    """A port of this worker's own, free for UDP and TCP now: below the ephemeral ones, so that nobody gets it by
-    chance between now and its use."""
-    first = 6000 + share(700, 5)
-    for _ in range(700):
-        port = first + next(_own) % 700
+    """A port of this worker's own, free for UDP and TCP now.
+
+    It lies below the ephemeral ones, so that nobody gets it by chance between now and its use, and below 8888, where
+    each SIPp opens its control port (8888 to 8948, the first that is free).
+    """
+    first = 6000 + share(570, 5)
+    for _ in range(570):
+        port = first + next(_own) % 570
         if all(_is_free(kind, port) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
             return port
     raise OSError("no port is free")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lxml import etree
@@ -44,9 +43,9 @@ from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Call, CallHandler, Endpoint, IncomingCall, Reply, UserAgent, session_description
+from tests.paths import SCHEMA
 from tests.simulation.network import Node, SimulatedNetwork, VirtualClock
 
-SCHEMA_FILE = Path(__file__).parents[3] / "shared" / "spec" / "recording-local.xsd"
 Q = f"{{{NAMESPACE}}}"
 
 PARTY_SDP = (
@@ -381,7 +380,7 @@ class World:
         self.server_events: list[SiprecEvent] = []
         self.service.events.subscribe(self._told)
         self.calls = 0
-        self._schema: Any = etree.XMLSchema(etree.parse(str(SCHEMA_FILE))) if SCHEMA_FILE.exists() else None
+        self._schema: Any = etree.XMLSchema(etree.parse(str(SCHEMA)))
 
     def agent(self, node: Node, on_invite: Callable[[IncomingCall], None] | None) -> tuple[UserAgent, TransactionLayer]:
         endpoint = Endpoint()
@@ -405,8 +404,7 @@ class World:
         return endpoint.agent, layer
 
     def check_schema(self, root: Any) -> None:
-        if self._schema is not None:
-            self._schema.assertValid(root)
+        self._schema.assertValid(root)
 
     def answered_call(self, record: bool = True, run: bool = True) -> ProxyCall:
         """A call that is answered now, recorded as the default profile says."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import random
-from pathlib import Path
 
 import pytest
 
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import IncomingCall
+from tests.paths import DATA
 from tests.simulation.phones import ANSWER, SDP, TwoPhones
-
-VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
@@ -77,10 +75,9 @@ def test_damaged_copies_of_every_message_harm_nothing(seed: int, caplog: pytest.
     w.finish()
 
 
-@pytest.mark.skipif(not VECTORS.is_dir(), reason="the torture test vectors are not beside the repository")
 @pytest.mark.parametrize("name", ["rfc4475", "rfc5118"])
 def test_torture_messages_harm_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    files = sorted(path for path in (VECTORS / name).rglob("*") if path.suffix in (".dat", ".sip", ".bin", ".txt"))
+    files = sorted(path for path in (DATA / name).rglob("*") if path.suffix in (".dat", ".sip", ".bin", ".txt"))
     assert files
     with caplog.at_level(logging.WARNING, "siprec"):
         for path in files:

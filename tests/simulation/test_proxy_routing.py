@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,8 @@ from siprec.sip.digest import Credentials, CredentialStore
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
+from tests.paths import DATA
 from tests.simulation.proxyworld import PROXY, ProxyWorld, raw_request
-
-VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 
 
 class Stranger:
@@ -316,17 +314,14 @@ def test_session_timer_is_asked_for_if_configured() -> None:
 
 
 def load(name: str) -> list[dict[str, Any]]:
-    index = VECTORS / name / "index.json"
-    if not index.exists():
-        return []
-    return [{**case, "path": VECTORS / name / case["file"]} for case in json.loads(index.read_text())["messages"]]
+    index = DATA / name / "index.json"
+    return [{**case, "path": DATA / name / case["file"]} for case in json.loads(index.read_text())["messages"]]
 
 
 TORTURE = [case for case in load("rfc4475") + load("rfc5118") if case["kind"] == "request"]
 
 
-@pytest.mark.skipif(not TORTURE, reason="the test vectors are not next to the repository (../shared/vectors)")
-@pytest.mark.parametrize("case", TORTURE or [{"name": "none"}], ids=[case["name"] for case in TORTURE] or ["none"])
+@pytest.mark.parametrize("case", TORTURE, ids=[case["name"] for case in TORTURE])
 def test_torture_request_is_forwarded_or_refused_as_the_index_says(case: dict[str, Any]) -> None:
     w = ProxyWorld()
     s = Stranger(w)

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ import pytest
 import siprec
 from siprec import logs
 from siprec.server.config import ConfigError, parse
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    logs.setup_logging()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def lines(out: io.StringIO) -> list[dict[str, object]]:

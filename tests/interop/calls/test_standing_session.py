@@ -20,10 +20,10 @@ from tests.interop.calls import scenarios
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
 from tests.interop.calls.rig import RECORDER_PORTS, RELAY_PORTS
 from tests.interop.calls.wire import FRAME, RATE, write_rtp_pcap
+from tests.paths import SCHEMA
 
 SECONDS = 4.0
 USERS = ("anna", "berta", "carla")
-SCHEMA = Path(__file__).parents[4] / "shared" / "spec" / "recording-local.xsd"
 pytestmark = [
     pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is missing: apt-get install sip-tester"),
     pytest.mark.skipif(os.geteuid() != 0, reason="SIPp sends RTP through raw sockets: run as root"),
@@ -102,7 +102,7 @@ def test_three_calls_overlap_in_one_standing_session_and_each_is_recorded_for_it
     assert times[1][0] < times[0][1]  # they did overlap
     assert times[2][0] < times[1][1]
     packets = int(SECONDS * RATE) // FRAME
-    schema = etree.XMLSchema(etree.parse(str(SCHEMA))) if SCHEMA.exists() else None
+    schema = etree.XMLSchema(etree.parse(str(SCHEMA)))
     heard = set()
     for directory, summary in found:
         assert len(summary["communication_sessions"]) == 1
@@ -125,6 +125,5 @@ def test_three_calls_overlap_in_one_standing_session_and_each_is_recorded_for_it
         assert not [finding for entry in summary["metadata"] for finding in entry["findings"]], summary["metadata"]
         for entry in summary["metadata"]:
             document = etree.parse(str(directory / entry["file"]))
-            if schema is not None:
-                schema.assertValid(document)
+            schema.assertValid(document)
     assert heard == set(USERS)

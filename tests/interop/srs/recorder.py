@@ -26,7 +26,6 @@ from tests.interop.calls.harness import HOST, Sipp
 from tests.interop.calls.scenarios import Scenario
 from tests.parallel import unused_port
 
-SCHEMA = Path(__file__).parents[4] / "shared" / "spec" / "recording-local.xsd"
 _REMEMBERED = (("via", "Via"), ("from", "From"), ("to", "To"))
 _CONTACT = "Contact: <sip:srs@[local_ip]:[local_port];transport=[transport]>;+sip.srs"
 _TAG = ";tag=[pid]Srs[call_number]"

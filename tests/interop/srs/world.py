@@ -21,8 +21,9 @@ from tests.interop.calls import scenarios
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
 from tests.interop.calls.scenarios import Scenario
 from tests.interop.calls.wire import RATE, write_rtp_pcap
-from tests.interop.srs.recorder import SCHEMA, Recorder, Sink, Srs, check
+from tests.interop.srs.recorder import Recorder, Sink, Srs, check
 from tests.parallel import share
+from tests.paths import SCHEMA
 
 PROFILES = """
 [recording.default]
@@ -93,7 +94,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.events_file = directory / "events.jsonl"
-        self.schema = etree.XMLSchema(etree.parse(str(SCHEMA))) if SCHEMA.exists() else None
+        self.schema = etree.XMLSchema(etree.parse(str(SCHEMA)))
         self._stack = ExitStack()
         self._number = 0
         self.audio = directory / "caller.pcap", directory / "callee.pcap"

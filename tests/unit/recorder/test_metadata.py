@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +22,8 @@ from siprec.recorder.metadata import (
     parse_time,
     snapshot_request,
 )
+from tests.paths import DATA
 
-VECTORS = Path(__file__).parents[4] / "shared" / "vectors"
 HEAD = f'<?xml version="1.0" encoding="UTF-8"?>\n<recording xmlns="{NAMESPACE}">'
 
 
@@ -39,9 +38,7 @@ def read(body: str, **options: Any) -> Document:
 
 
 def index(folder: str) -> list[dict[str, Any]]:
-    path = VECTORS / folder / "index.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: the shared vectors are not part of the repository")
+    path = DATA / folder / "index.json"
     found: list[dict[str, Any]] = json.loads(path.read_text())["documents"]
     return found
 
@@ -64,12 +61,12 @@ def verdict(data: bytes) -> str:
 
 def test_every_shared_document_is_judged_as_its_index_says() -> None:
     for entry in index("metadata"):
-        assert verdict((VECTORS / "metadata" / entry["file"]).read_bytes()) == entry["reader"], entry["file"]
+        assert verdict((DATA / "metadata" / entry["file"]).read_bytes()) == entry["reader"], entry["file"]
 
 
 def test_every_example_of_the_rfcs_is_read_without_a_schema_finding() -> None:
     for entry in index("rfc7865"):
-        document = parse((VECTORS / "rfc7865" / entry["file"]).read_bytes(), strict=True)
+        document = parse((DATA / "rfc7865" / entry["file"]).read_bytes(), strict=True)
         if entry["root"] == "requestsnapshot":
             assert isinstance(document, SnapshotRequest)
             continue
@@ -182,6 +179,6 @@ def test_a_snapshot_request_can_be_read_and_is_valid() -> None:
     assert parse(data, strict=True) == SnapshotRequest("lost <state> & more")
     assert etree.fromstring(data).tag == f"{{{NAMESPACE}}}requestsnapshot"
     assert parse(snapshot_request()) == SnapshotRequest("")
-    schema = VECTORS.parent / "spec" / "recording-local.xsd"
+    schema = DATA.parent / "spec" / "recording-local.xsd"
     if schema.exists():
         etree.XMLSchema(etree.parse(str(schema))).assertValid(etree.fromstring(data))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,8 +32,8 @@ from siprec.recording.metadata import (
     rfc3339,
     write,
 )
+from tests.paths import SCHEMA
 
-SCHEMA_FILE = Path(__file__).parents[4] / "shared" / "spec" / "recording-local.xsd"
 Q = f"{{{NAMESPACE}}}"
 G, S, A, B, SA, SB = (base64.b64encode(uuid.UUID(int=n << 64 | n).bytes).decode() for n in range(1, 7))
 T0 = 1772442898.0
@@ -42,9 +41,7 @@ T0 = 1772442898.0
 
 @pytest.fixture(scope="module")
 def schema() -> Any:
-    if not SCHEMA_FILE.exists():
-        pytest.skip(f"schema not found: {SCHEMA_FILE}")
-    return etree.XMLSchema(etree.parse(str(SCHEMA_FILE)))
+    return etree.XMLSchema(etree.parse(str(SCHEMA)))
 
 
 def parse(xml: bytes) -> Any:
@@ -241,8 +238,6 @@ def legal(text: str) -> str:
 @settings(deadline=None, max_examples=150)
 @given(name=EVIL, aor=EVIL, extra=EVIL)
 def test_whatever_a_peer_calls_itself_the_document_is_valid_and_says_so(name: str, aor: str, extra: str) -> None:
-    if not SCHEMA_FILE.exists():
-        pytest.skip(f"schema not found: {SCHEMA_FILE}")
     document = Recording(
         sessions=(Session(S, (extra,), (Reason(486, extra, name),)),),
         participants=(
@@ -267,7 +262,7 @@ _cached: list[Any] = []
 
 def _schema() -> Any:
     if not _cached:
-        _cached.append(etree.XMLSchema(etree.parse(str(SCHEMA_FILE))))
+        _cached.append(etree.XMLSchema(etree.parse(str(SCHEMA))))
     return _cached[0]
 
 

@@ -20,24 +20,21 @@ from siprec.sip.validate import (
     check_response,
     unsupported_options,
 )
+from tests.paths import DATA
 
-VECTORS = Path(__file__).parents[4] / "shared" / "vectors"
 # What an element owes beyond the syntax (method, extension, body type, dialog) is decided elsewhere.
 NOT_SYNTAX = {404, 405, 406, 415, 420, 481, 501}
 
 
 def load(name: str) -> list[dict[str, Any]]:
-    index = VECTORS / name / "index.json"
-    if not index.exists():
-        return []
+    index = DATA / name / "index.json"
     messages = json.loads(index.read_text())["messages"]
     for message in messages:
-        message["path"] = VECTORS / name / message["file"]
+        message["path"] = DATA / name / message["file"]
     return list(messages)
 
 
 CASES = load("rfc4475") + load("rfc5118")
-pytestmark = pytest.mark.skipif(not CASES, reason="the test vectors are not next to the repository (../shared/vectors)")
 each = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 
 
