@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from siprec.proxy.authentication import Authentication
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.registrar import Registrar
 from siprec.sip.digest import Credentials, CredentialStore, authorize
@@ -158,7 +159,8 @@ def test_phone_behind_nat_and_phone_on_a_connection_are_reached_where_they_came_
 
 def test_users_must_authenticate_as_themselves() -> None:
     w = ProxyWorld()
-    w.core.registrar = Registrar(w.clock, w.identity, users={"bob": "secret", "eve": "evil"}, realm="example.com")
+    users = Authentication(w.clock, "example.com", {"bob": "secret", "eve": "evil"})
+    w.core.registrar = Registrar(w.clock, w.identity, authentication=users)
     register = Registering(w)
 
     def attempt(user: str, password: str) -> int:

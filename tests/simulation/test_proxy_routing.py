@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from siprec.proxy.authentication import ProxyAuthentication
+from siprec.proxy.authentication import Authentication
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.sip.digest import Credentials, CredentialStore
@@ -109,8 +109,8 @@ def test_a_cancel_that_cancels_nothing_here_is_passed_on_without_state() -> None
 
 
 def test_strangers_with_a_password_may_relay_and_it_goes_no_further() -> None:
-    w = ProxyWorld(options=ProxyOptions(trusted=[]))
-    w.core.authentication = ProxyAuthentication(w.clock, "example.com", {"alice": "secret"})
+    w = ProxyWorld(options=ProxyOptions(trusted=[], relay_authenticated=True))
+    w.core.authentication = Authentication(w.clock, "example.com", {"alice": "secret"})
     for password, events in (("wrong", ["created", "ended 407"] * 2), ("secret", ["created", "ended 407"])):
         w.journal.events.clear()
         w.network.trace.clear()

@@ -869,7 +869,9 @@ def test_requests_of_the_script_go_inside_the_dialog() -> None:
 
 
 def test_the_legacy_media_type_and_credentials_by_profile() -> None:
-    world = World(profile={"profile": "legacy-metadata-type", "username": "src", "password": "pw"})
+    world = World(
+        profile={"profile": "legacy-metadata-type", "username": "src", "password": "pw", "realm": "recorders"}
+    )
     server = DigestServer(world.clock, "recorders")
 
     def invited(call: IncomingCall) -> None:

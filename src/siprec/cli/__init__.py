@@ -167,9 +167,11 @@ def config_check(file: Path) -> int:
     except (ConfigError, ScriptError) as error:
         print(error, file=sys.stderr)
         return 1
-    for key, reason in warnings(config):
+    found = list(warnings(config, file))
+    for key, reason in found:
         print(f"{file}: warning: {key}: {reason}", file=sys.stderr)
-    print(f"{file}: fine")
+    warned = f"can be used, with {len(found)} warning{'s' * (len(found) > 1)}"
+    print(f"{file}: {warned if found else 'fine'}")
     return 0
 
 

@@ -1,44 +1,104 @@
-"""Proxy authentication (RFC 3261 22.3; REQ-07): who is not trusted by address may be so by password."""
+"""Authentication of requests (RFC 3261 22; REQ-07): for the registrar, rules, routing scripts and the default route."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from siprec.sip.clock import Clock
 from siprec.sip.digest import AuthValue, DigestServer
 from siprec.sip.errors import SipError
+from siprec.sip.lines import field_value
 from siprec.sip.message import SipRequest
 
 log = logging.getLogger(__name__)
 
-_HEADER = "proxy-authorization"
+Users = Mapping[str, "str | Mapping[str, str]"]
+"""User name to password, or to ``H(user:realm:password)`` in hex by algorithm."""
+_HEADERS: Final = ("authorization", "proxy-authorization")
 
 
-class ProxyAuthentication:
-    """Challenges with 407. `users` are names and passwords, or hashes (:mod:`siprec.sip.digest`)."""
+class Authenticated(NamedTuple):
+    """Who sent a request, and what that was checked against (`users` None: the usual table)."""
 
-    def __init__(self, clock: Clock, realm: str, users: Mapping[str, str | Mapping[str, str]]) -> None:
-        self._users = dict(users)
-        self._digest = DigestServer(clock, realm, proxy=True)
+    user: str
+    realm: str
+    users: Users | None
+    algorithms: tuple[str, ...]
 
-    def check(self, request: SipRequest) -> str:
-        """The authenticated user; the credentials for this realm are taken off, others stay (22.3). Never to be asked
-        about ACK and CANCEL.
+
+class Authentication:
+    """Digest authentication in one realm against one table of users.
+
+    `algorithms` and `legacy_agents` are as in :class:`siprec.sip.digest.DigestServer`. Without users, nobody can be
+    authenticated.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        realm: str,
+        users: Users | None = None,
+        *,
+        algorithms: Iterable[str] = ("MD5",),
+        legacy_agents: Iterable[str] = (),
+    ) -> None:
+        self.users: Users = dict(users or {})
+        self._digest = DigestServer(clock, realm, algorithms=algorithms, legacy_agents=legacy_agents)
+
+    @property
+    def realm(self) -> str:
+        """The realm of the challenges."""
+        return self._digest.realm
+
+    def reconfigure(self, users: Users, algorithms: Iterable[str], legacy_agents: Iterable[str]) -> None:
+        """Go on with other users and algorithms; the realm stays. Raises ValueError like `DigestServer`."""
+        self._digest.configure(algorithms, legacy_agents)
+        self.users = dict(users)
+
+    def check(
+        self,
+        request: SipRequest,
+        *,
+        proxy: bool | None = None,
+        realm: str = "",
+        users: Users | None = None,
+        algorithms: Sequence[str] = (),
+        again: bool = False,
+    ) -> str:
+        """The authenticated user of a request as it was received; never to be asked about ACK and CANCEL.
+
+        Args:
+            proxy: challenge with 407; else with 401. None: 401 for REGISTER, 407 for the others.
+            realm, users, algorithms: for this request instead of the usual ones.
+            again: this request was authenticated before, so its nonce count has been used.
 
         Raises:
-            SipError: 407 with its challenges.
+            SipError: 401 or 407 with its challenges.
         """
-        result = self._digest.verify(request, self._users.get)
-        if not result.ok:
-            if result.outcome == "denied":
-                log.warning(
-                    "%s of %r refused: %s, Call-ID %s", request.method, result.username, result.reason, request.call_id
-                )
-            challenge = self._digest.challenge(stale=result.outcome == "stale")
+        if proxy is None:
+            proxy = request.method != "REGISTER"
+        lookup: Callable[[str], str | Mapping[str, str] | None] = (self.users if users is None else users).get
+        digest = self._digest
+        result = digest.verify(request, lookup, realm=realm, algorithms=algorithms, proxy=proxy, again=again)
+        if result.ok:
+            return result.username
+        if result.outcome == "denied":
+            log.warning(
+                "%s of %r refused: %s, Call-ID %s", request.method, result.username, result.reason, request.call_id
+            )
+        stale = result.outcome == "stale"
+        challenge = digest.challenge(request, stale=stale, realm=realm, algorithms=algorithms, proxy=proxy)
+        if proxy:
             raise SipError("Proxy Authentication Required", 407, tuple(challenge))
-        others = [text for text in request.get_all(_HEADER) if AuthValue.parse(text).get("realm") != self._digest.realm]
-        request.remove(_HEADER)
-        for text in others:
-            request.add("Proxy-Authorization", text)
-        return result.username
+        raise SipError("Unauthorized", 401, tuple(challenge))
+
+
+def strip_credentials(request: SipRequest, realm: str) -> None:
+    """Take the credentials for `realm` off a request that is to be forwarded; others stay (RFC 3261 22.3)."""
+    for key in _HEADERS:
+        lines = [item for item in request.lines if item[0] == key]
+        if lines:
+            request.remove(key)
+            request.lines += [item for item in lines if AuthValue.parse(field_value(item[1])).get("realm") != realm]

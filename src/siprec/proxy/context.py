@@ -20,6 +20,7 @@ from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
+    from siprec.proxy.authentication import Authenticated
     from siprec.proxy.call import Call
     from siprec.proxy.core import ProxyCore
     from siprec.proxy.dialogs import ProxiedDialog, Side
@@ -36,7 +37,7 @@ class ResponseContext:
     `call` is set for an INVITE outside a dialog, `dialog` and `side` for requests within one. Of other dialogs `dlg_id`
     is the id, and `subscribed` whether we know them. `reply_hook(response)` is
     asked before a response is forwarded or a final one chosen (reply route of a script); `on_final(status)` is called
-    once, when the final response has been sent.
+    once, when the final response has been sent. `authenticated` is who sent it, once that was asked (`Authenticated`).
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class ResponseContext:
         "_results",
         "_seen",
         "_starting",
+        "authenticated",
         "base",
         "call",
         "call_id",
@@ -75,6 +77,7 @@ class ResponseContext:
         self.key = ""
         self.invite = base.method == "INVITE"
         self.call_id = base.call_id
+        self.authenticated: Authenticated | None = None
         self.call: Call | None = None
         self.caller_flow: Hop | None = None
         self.dialog: ProxiedDialog | None = None

@@ -6,13 +6,13 @@ import logging
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from siprec.media.engine import NO_FLAGS, MediaFlags
 from siprec.proxy import recordroute, sessiontimer
-from siprec.proxy.authentication import ProxyAuthentication
+from siprec.proxy.authentication import Authenticated, Authentication, Users, strip_credentials
 from siprec.proxy.branch import Branch
 from siprec.proxy.call import Call, CallObserver, Observers, Recorder
 from siprec.proxy.context import ResponseContext, by_preference
@@ -29,7 +29,7 @@ from siprec.proxy.peers import Peers
 from siprec.proxy.recordroute import Cookies
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.relocation import Relocation
-from siprec.proxy.routes import Rules, Target
+from siprec.proxy.routes import Authenticate, Rules, Target
 from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
@@ -53,13 +53,15 @@ ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, UPDATE, PRACK, INFO, MESSA
 class ProxyOptions:
     """Choices of a deployment; times in seconds.
 
-    `trusted` networks may be relayed to foreign domains, everybody with `allow_relay`. `silence_timeout`: how long a
+    `trusted` networks may be relayed to foreign domains, everybody with `allow_relay`, and users with a password with
+    `relay_authenticated`. `silence_timeout`: how long a
     next hop may say nothing at all while another one waits. `session_expires`: session timer to ask for (RFC 4028; 0:
     only observe). `recurse`: follow 3xx for own domains. `cookie_secret` signs Record-Route (random when empty).
     """
 
     trusted: Collection[str] = ("127.0.0.0/8", "::1/128")
     allow_relay: bool = False
+    relay_authenticated: bool = False
     timer_c: float = 185.0
     silence_timeout: float = 4.0
     recurse: bool = False
@@ -84,7 +86,7 @@ class ProxyCore:
 
     Arguments: `resolve` finds next hops (RFC 3263); `pick_media` the media server of a call; `observers` hear of calls;
     `recorder` is what scripts' ``siprec_*`` calls go to; `settings` makes the recording settings holder of a request
-    (``request.siprec``); `authentication` asks strangers who want to go to foreign domains for a password.
+    (``request.siprec``); `authentication` knows the users that rules and scripts may demand.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class ProxyCore:
         observers: Iterable[CallObserver] = (),
         recorder: Recorder | None = None,
         settings: Callable[[], object] | None = None,
-        authentication: ProxyAuthentication | None = None,
+        authentication: Authentication | None = None,
         options: ProxyOptions | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -347,7 +349,7 @@ class ProxyCore:
             context.call = self._new_call(context)
         elif self.script is not None:
             context.watch()
-        decision = self.rules.decide(request, source)
+        decision = self.rules.decide(request, source, self._asker(context))
         if context.call is not None:
             context.call.recordings += decision.record
             context.call.media_use = decision.media
@@ -369,6 +371,12 @@ class ProxyCore:
         else:
             self.default_route(context)
 
+    def _asker(self, context: ResponseContext) -> Authenticate | None:
+        """What finds out for the rules who sent a request, where one of them wants to know."""
+        if not self.rules.authenticate:
+            return None
+        return lambda algorithms: self.authenticate(context, algorithms=algorithms)
+
     def default_route(self, context: ResponseContext) -> None:
         """What becomes of a request that no rule and no script has decided about.
 
@@ -380,10 +388,44 @@ class ProxyCore:
             self.to_registered(context)
             return
         if not self.is_trusted(source):
-            if self.authentication is None:
+            if not self.options.relay_authenticated:
                 raise SipError("Relaying denied", 403)
-            self.authentication.check(request)  # REQ-07
+            self.authenticate(context)  # REQ-07
         self.start(context, [[Target(request.ruri)]])
+
+    def authenticate(
+        self,
+        context: ResponseContext,
+        *,
+        proxy: bool | None = None,
+        realm: str = "",
+        users: Users | None = None,
+        algorithms: Sequence[str] = (),
+    ) -> str:
+        """The user that sent a request (see `Authentication.check`); asked once, however often this is called. Its
+        credentials for the realm are not forwarded.
+
+        Raises:
+            SipError: 401 or 407 with challenges, 403 when there are no users.
+        """
+        authentication = self.authentication
+        if authentication is None or not (authentication.users if users is None else users):
+            raise SipError("Forbidden", 403)
+        realm = realm or authentication.realm
+        before = context.authenticated
+        if before is not None and before[1:] == (realm, users, tuple(algorithms)):
+            return before.user
+        user = authentication.check(
+            context.transaction.request,
+            proxy=proxy,
+            realm=realm,
+            users=users,
+            algorithms=algorithms,
+            again=before is not None and before.realm == realm,
+        )
+        context.authenticated = Authenticated(user, realm, users, tuple(algorithms))
+        strip_credentials(context.base, realm)
+        return user
 
     def to_registered(self, context: ResponseContext) -> None:
         """REGISTER to the registrar, anything else to the contacts of the Request-URI (REQ-11).
@@ -395,7 +437,9 @@ class ProxyCore:
         if registrar is None:
             raise SipError("Not Found", 404)
         if context.base.method == "REGISTER":
-            registrar.register(context.transaction)
+            known = context.authenticated
+            same = known is not None and known.users is None and registrar.authentication is self.authentication
+            registrar.register(context.transaction, known.user if known is not None and same else "")
             return
         targets = registrar.lookup(context.base.ruri)
         if targets is None:

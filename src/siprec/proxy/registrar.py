@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from siprec.proxy.authentication import Authentication
 from siprec.proxy.flow import flow_of
 from siprec.proxy.identity import Identity
 from siprec.proxy.routes import Target
 from siprec.sip.clock import Clock, Timer
-from siprec.sip.digest import DigestServer
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
 from siprec.sip.transaction import ServerTransaction
@@ -41,8 +41,8 @@ class Binding:
 class Registrar:
     """Location service of our domains. Times in seconds.
 
-    `users` (name -> password) turn on digest authentication in `realm` (empty: the first domain, or ``siprec``); their
-    names are also the only ones that may register. `changed(aor, bindings)` is told of every change.
+    With users in `authentication` everybody is asked for a password, and only those users may register, each as
+    themselves; without, anyone may. `changed(aor, bindings)` is told of every change.
     """
 
     def __init__(
@@ -54,8 +54,7 @@ class Registrar:
         max_expires: int = 7200,
         default_expires: int = 3600,
         max_contacts: int = 10,
-        realm: str = "",
-        users: Mapping[str, str] | None = None,
+        authentication: Authentication | None = None,
         max_users: int = 100_000,
         changed: Callable[[str, list[Binding]], None] | None = None,
     ) -> None:
@@ -66,26 +65,17 @@ class Registrar:
         self._default = default_expires
         self._max_contacts = max_contacts
         self._max_users = max_users
-        self._users = dict(users or {})
-        self._realm = realm or next(iter(sorted(identity.domains)), "siprec")
-        self._digest = DigestServer(clock, self._realm) if self._users else None
+        self.authentication = authentication or Authentication(clock, "siprec")
         self._changed = changed
         self._bindings: dict[str, list[Binding]] = {}
         self._sweep: Timer | None = None
 
-    def reconfigure(
-        self, *, min_expires: int, max_expires: int, default_expires: int, max_contacts: int, users: Mapping[str, str]
-    ) -> None:
-        """Go on with other limits and users; bindings of users who are no more end when they expire."""
+    def reconfigure(self, *, min_expires: int, max_expires: int, default_expires: int, max_contacts: int) -> None:
+        """Go on with other limits; bindings of users who are no more end when they expire."""
         self._min = min_expires
         self._max = max_expires
         self._default = default_expires
         self._max_contacts = max_contacts
-        self._users = dict(users)
-        if not self._users:
-            self._digest = None
-        elif self._digest is None:
-            self._digest = DigestServer(self._clock, self._realm)
 
     def __len__(self) -> int:
         return sum(len(bindings) for bindings in self._bindings.values())
@@ -96,7 +86,7 @@ class Registrar:
         now = self._clock.now()
         bindings = [binding for binding in self._bindings.get(key, ()) if binding.expires > now]
         if not bindings:
-            return [] if key in self._bindings or unescape(uri.user or "") in self._users else None
+            return [] if key in self._bindings or unescape(uri.user or "") in self.authentication.users else None
         return [Target(binding.uri, binding.q, binding.flow) for binding in bindings]
 
     def bindings(self) -> Iterator[tuple[str, Binding]]:
@@ -126,12 +116,12 @@ class Registrar:
 
     # -- REGISTER ------------------------------------------------------------------------------------------------------
 
-    def register(self, transaction: ServerTransaction) -> None:
-        """Answer a REGISTER."""
+    def register(self, transaction: ServerTransaction, username: str = "") -> None:
+        """Answer a REGISTER. `username`: who it was found to come from before; empty: not asked yet."""
         request = transaction.request
         tag = secrets.token_hex(5)
         try:
-            headers = self._register(request, transaction.source)
+            headers = self._register(request, transaction.source, username)
             status, reason = 200, ""
         except SipError as error:
             status, reason, headers = error.status, error.reason, list(error.headers)
@@ -139,13 +129,14 @@ class Registrar:
                 reason = "".join(c for c in reason if c.isprintable())[:80]
         transaction.respond(request.response(status, reason, to_tag=tag, headers=headers))
 
-    def _register(self, request: SipRequest, source: Hop) -> list[tuple[str, str]]:
+    def _register(self, request: SipRequest, source: Hop, username: str) -> list[tuple[str, str]]:
         check_for_endpoint(request)
         unsupported = request.values("require")
         if unsupported:
             raise SipError("Bad Extension", 420, (("Unsupported", ", ".join(unsupported)),))
         aor = request.to.uri
-        username = self._authenticate(request)
+        if not username and self.authentication.users:
+            username = self.authentication.check(request, proxy=False)
         if not self._identity.serves(aor):
             raise SipError("Not Found", 404)
         user = unescape(aor.user or "")
@@ -168,18 +159,6 @@ class Registrar:
             ("Contact", f"<{binding.uri.text}>;expires={max(1, round(binding.expires - now))}" + _q(binding.q))
             for binding in old
         ]
-
-    def _authenticate(self, request: SipRequest) -> str:
-        """The authenticated user, empty when nobody needs to be."""
-        if self._digest is None:
-            return ""
-        result = self._digest.verify(request, self._users.get)
-        if result.ok:
-            return result.username
-        if result.outcome == "denied":
-            log.warning("REGISTER of %r refused: %s, Call-ID %s", result.username, result.reason, request.call_id)
-        challenge = self._digest.challenge(stale=result.outcome == "stale")
-        raise SipError("Unauthorized", 401, tuple(challenge))
 
     def _removed(self, request: SipRequest, old: list[Binding]) -> list[Binding]:
         if self._wanted(request) != 0:

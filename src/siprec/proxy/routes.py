@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import msgspec
 
 from siprec.media.engine import NO_FLAGS, MediaFlags, flags_from
 from siprec.proxy.identity import Networks
+from siprec.sip.digest import check_algorithms
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop
@@ -61,7 +62,12 @@ class RouteRule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Regular expression that the whole user part of the Request-URI must match (escapes resolved)."""
     domain: str | list[str] = []
     source: str | list[str] = []
-    """Addresses or networks (CIDR) the request comes from."""
+    """Addresses or networks (CIDR) the request comes from. Over UDP an address can be forged: see docs/routing.md."""
+    authenticated: bool = False
+    """Only for requests with the name and password of one of ``registrar.users``. A request that everything else fits
+    is asked for them: 401 for REGISTER, 407 for the others."""
+    algorithms: list[str] = []
+    """Digest algorithms to ask for instead of ``registrar.algorithms``, in order of preference."""
     header: dict[str, str] = {}
     """Header name -> regular expression searched for in each of its values."""
     targets: list[str | RouteTarget] = []
@@ -90,6 +96,10 @@ class RouteRule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         CompiledRule(self)
+
+
+Authenticate = Callable[[Sequence[str]], object]
+"""Finds out who sent the request in hand, by one of these digest algorithms (none: the usual ones); raises SipError."""
 
 
 class RuleError(ValueError):
@@ -129,6 +139,13 @@ class CompiledRule:
                 raise RuleError("targets: weight and priority must not be negative")
             targets.append((uri, entry))
         self._targets = tuple(targets)
+        if rule.algorithms:
+            try:
+                check_algorithms(rule.algorithms)
+            except ValueError as error:
+                raise RuleError(str(error)) from None
+        if rule.algorithms and not rule.authenticated:
+            raise RuleError("algorithms: only with authenticated = true")
         actions = bool(rule.targets) + bool(rule.reply) + rule.registrar + rule.relay
         if actions > 1:
             raise RuleError("only one of targets, reply, registrar and relay can be given")
@@ -141,8 +158,13 @@ class CompiledRule:
         rule = self.rule
         return bool(rule.targets or rule.reply or rule.registrar or rule.relay)
 
+    @property
+    def guarded(self) -> bool:
+        """Whether it says whom it is for."""
+        return self.networks is not None or self.rule.authenticated
+
     def matches(self, request: SipRequest, source: Hop) -> bool:
-        """Whether the rule applies. Raises SipError for a malformed Request-URI."""
+        """Whether the rule applies, whoever sent it. Raises SipError for a malformed Request-URI."""
         if self.methods and request.method not in self.methods:
             return False
         uri = request.ruri
@@ -182,13 +204,28 @@ class Rules:
 
     def __init__(self, rules: Iterable[RouteRule] = ()) -> None:
         self._rules = [CompiledRule(rule) for rule in rules]
+        self.authenticate = any(rule.rule.authenticated for rule in self._rules)
+        """Whether one of them wants a password."""
 
-    def decide(self, request: SipRequest, source: Hop) -> Decision:
-        """Find the rule for a request. Raises SipError for a malformed Request-URI."""
+    def decide(
+        self, request: SipRequest, source: Hop, authenticate: Authenticate | None = None, *, guarded: bool = False
+    ) -> Decision:
+        """Find the rule for a request. `authenticate` is asked where a rule wants a password; without it none is right.
+        `guarded`: only rules that say by `source` or `authenticated` for whom they are may decide.
+
+        Raises:
+            SipError: malformed Request-URI; 401 or 407, who sent it has to say who they are.
+        """
         decision = Decision()
         for rule in self._rules:
             if not rule.matches(request, source):
                 continue
+            if guarded and not rule.guarded:
+                continue
+            if rule.rule.authenticated:
+                if authenticate is None:
+                    raise SipError("Forbidden", 403)
+                authenticate(rule.rule.algorithms)
             decision.record += [name for name in rule.record if name not in decision.record]
             decision.media = rule.rule.media or decision.media
             decision.media_set = rule.rule.media_set or decision.media_set

@@ -47,6 +47,7 @@ class Admission:
         names: its verified TLS certificate has one of these names, compared as a whole (no wildcards, RFC 5922 7.2).
         users: names and passwords, or hashes (:mod:`siprec.sip.digest`): it knows one of them.
         realm: of the digest challenge.
+        algorithms, legacy_agents: as in :class:`siprec.sip.digest.DigestServer`.
         certificate: the verified certificate of who sent a request; empty without one.
 
     Raises:
@@ -61,12 +62,14 @@ class Admission:
         names: Iterable[str] = (),
         users: Mapping[str, str | Mapping[str, str]] | None = None,
         realm: str = "siprec",
+        algorithms: Iterable[str] = ("MD5",),
+        legacy_agents: Iterable[str] = (),
         certificate: Certificate = lambda hop: {},
     ) -> None:
         self._networks = [ipaddress.ip_network(text, strict=False) for text in networks]
         self._names = {name.lower() for name in names}
         self._users = dict(users or {})
-        self._digest = DigestServer(clock, realm)
+        self._digest = DigestServer(clock, realm, algorithms=algorithms, legacy_agents=legacy_agents)
         self._certificate = certificate
 
     def check(self, request: SipRequest, source: Hop) -> None:
@@ -84,7 +87,7 @@ class Admission:
         if self._users:
             result = self._digest.verify(request, self._users.get)
             if not result.ok:
-                challenge = self._digest.challenge(stale=result.outcome == "stale")
+                challenge = self._digest.challenge(request, stale=result.outcome == "stale")
                 raise SipError(f"user {result.username!r}: {result.reason or result.outcome}", 401, tuple(challenge))
 
     def _from_known_network(self, host: str) -> bool:

@@ -28,6 +28,7 @@ class SrsSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     username: str = ""
     password: str = ""
     realm: str = ""
+    allow_no_qop: bool = False
     tls_certificate: str = ""
     tls_key: str = ""
     tls_key_password: str = ""

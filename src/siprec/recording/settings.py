@@ -208,6 +208,12 @@ class SiprecVariable:
         setattr(self["default"], name, value)
 
 
+def _credentials(who: RecordingProfile | SrsSettings, server: str) -> Credentials:
+    """Of an SRS; those for any realm have an empty one."""
+    realm = "" if who.realm == "*" else who.realm or Uri.parse(server).host
+    return Credentials(who.username, who.password, realm, who.allow_no_qop)
+
+
 class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``[recording.NAME]``: one way to record calls. Times are in seconds.
 
@@ -276,7 +282,10 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     username: str = ""
     password: str = ""
     realm: str = ""
-    """Digest credentials (401, 407); an empty realm stands for any."""
+    """Digest credentials (401, 407). `realm` is what the SRS calls itself in its challenge; empty: the host of its URI;
+    ``*``: any, so that whoever answers 401 is given a hash of the password."""
+    allow_no_qop: bool = False
+    """Answer challenges without ``qop`` (RFC 2069), which are weaker: servers from before RFC 3261."""
     tls_certificate: str = ""
     tls_key: str = ""
     tls_key_password: str = ""
@@ -375,7 +384,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             own.transport or self.transport,
             own.outbound_proxy or self.outbound_proxy,
             own.socket,
-            Credentials(who.username, who.password, realm=who.realm) if who.username else None,
+            _credentials(who, server) if who.username else None,
             tls_of(shown.tls_certificate, shown.tls_key, shown.tls_key_password, own.tls_ca or self.tls_ca, policy),
             own.tls_server_name or self.tls_server_name,
         )

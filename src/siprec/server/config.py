@@ -18,6 +18,8 @@ from siprec.proxy.routes import RouteRule
 from siprec.recording.requested import RequestSettings
 from siprec.recording.settings import RecordingProfile
 from siprec.server.config_check import problems
+from siprec.sip.digest import check_algorithms
+from siprec.sip.users import User, parse_htdigest
 
 _T = TypeVar("_T")
 
@@ -139,8 +141,22 @@ class RegistrarConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     default_expires: int = 3600
     max_contacts: int = 10
     realm: str = ""
-    users: dict[str, str] = {}
-    """User name -> password; empty: anyone may register."""
+    """Named in challenges, and part of each HA1. Empty: the first of ``sip.domains`` by the
+    alphabet, else ``siprec``."""
+    users: dict[str, User] = {}
+    """User name -> password, or a table with ``ha1``: who may register, and whom rules (``authenticated``) and scripts
+    (``request.authenticate()``) know. Without any, here and in `users_file`, anyone may register."""
+    users_file: str = ""
+    """File with more users, relative to this one: ``.toml`` with the same entries as `users`, else lines
+    ``USER:REALM:HA1`` as htdigest writes them. Read again at each reload."""
+    algorithms: tuple[str, ...] = ("MD5",)
+    """Digest algorithms to ask for, in order of preference: ``["SHA-256", "MD5"]`` where all phones can cope with two
+    challenges (RFC 8760 2.4)."""
+    legacy_agents: tuple[str, ...] = ()
+    """Regular expressions searched for in User-Agent, without regard to case: what matches is asked for MD5 only."""
+
+    def __post_init__(self) -> None:
+        check_algorithms(self.algorithms, self.legacy_agents)
 
 
 class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -164,9 +180,13 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     """Addresses or networks of the recording clients; none: any. Whoever else calls gets a 403."""
     client_names: tuple[str, ...] = ()
     """Names of the recording clients in their TLS certificates (RFC 5922: SIP URI, DNS name, or common name)."""
-    users: dict[str, str] = {}
-    """Names and passwords of the recording clients (digest; SHA-256 or MD5); none: they are not asked."""
+    users: dict[str, User] = {}
+    """Names and passwords of the recording clients, or tables with ``ha1``; none: they are not asked."""
     realm: str = "siprec"
+    algorithms: tuple[str, ...] = ("MD5",)
+    """As in ``[registrar]``."""
+    legacy_agents: tuple[str, ...] = ()
+    """As in ``[registrar]``."""
     tls_certificate: str = ""
     tls_key: str = ""
     tls_ca: str = ""
@@ -187,6 +207,9 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     as they came, names and addresses of the parties, extension elements, DTMF digits. Without ``names`` or
     ``extensions`` there can be no ``documents``, which have them."""
     api: RecorderApiConfig = RecorderApiConfig()
+
+    def __post_init__(self) -> None:
+        check_algorithms(self.algorithms, self.legacy_agents)
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -270,12 +293,18 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
         media = self.media
         return self.media_server or [MediaServerConfig(address=media.server, prompt=media.prompt, name=_short(media))]
 
+    @property
+    def realm(self) -> str:
+        """The realm of our challenges."""
+        return self.registrar.realm or min(self.sip.domains, default="siprec").lower()
+
 
 def _short(media: MediaConfig) -> str:
     """What a single server is called: its address without protocol and transport."""
     return media.server.split(":", 2)[-1]
 
 
+_USER: Final[Any] = User
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
 _CHOICE: Final = re.compile(r"Invalid enum value (.*)$")
 _STEP: Final = re.compile(r"(?:\[(?:\d+|\.\.\.)\]|([^.\[]+))\.?")
@@ -322,11 +351,44 @@ def parse(text: str, name: str = "siprec.toml") -> Config:
         # One by one, so that an error names the profile.
         for profile, values in profiles.items():
             _convert(values, RecordingProfile, name, f"recording.{profile}")
-    config = _convert(data, Config, name, "")
+    for section in ("registrar", "recorder"):
+        table = data.get(section)
+        users = table.get("users") if isinstance(table, dict) else None
+        if isinstance(users, dict):
+            for user, entry in users.items():
+                _convert(entry, _USER, name, f"{section}.users.{user}")
+    config = _with_users_file(_convert(data, Config, name, ""), name)
     found = [f"{name}: {key}: {reason}" for key, reason in problems(config)]
     if found:
         raise ConfigError("\n".join(found))
     return config
+
+
+def _with_users_file(config: Config, name: str) -> Config:
+    """`config` with the users of ``registrar.users_file`` among ``registrar.users``."""
+    registrar = config.registrar
+    if not registrar.users_file:
+        return config
+    path = Path(name).parent / registrar.users_file
+    key = f"{name}: registrar.users_file"
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            data = _environment(tomllib.loads(text), str(path), "")
+            users = {user: _convert(entry, _USER, str(path), user) for user, entry in data.items()}
+        else:
+            users = parse_htdigest(text, config.realm)
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}") from None
+    except ValueError as error:  # of TOML and of UTF-8, too
+        raise ConfigError(f"{key}: {path}: {error}") from None
+    if not users:
+        raise ConfigError(f"{key}: {path}: no user of realm {config.realm!r} in it")
+    twice = sorted(users.keys() & registrar.users.keys())
+    if twice:
+        raise ConfigError(f"{key}: {path}: {twice[0]!r} is in registrar.users, too")
+    users |= registrar.users
+    return msgspec.structs.replace(config, registrar=msgspec.structs.replace(registrar, users=users))
 
 
 def _convert(value: Any, kind: type[_T], name: str, place: str) -> _T:

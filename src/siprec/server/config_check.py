@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siprec.net.address import ListenAddress, split_host_port
+from siprec.net.address import ListenAddress, is_loopback, split_host_port
 from siprec.relay.ports import parse_interface
+from siprec.server.config_exposure import exposures
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from siprec.recording.reach import SrsSettings
     from siprec.recording.settings import RecordingProfile
     from siprec.server.config import Config
+
+log = logging.getLogger(__name__)
 
 _LOGGER = re.compile(r"siprec(\.[a-z_]+)*")
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
@@ -69,6 +73,12 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "recorder.keep", f"without {lost[0]!r} there can be no 'documents': they have them"
     if config.recorder.client_names and not config.recorder.tls_verify_clients:
         yield "recorder.client_names", "needs recorder.tls_verify_clients: only a verified certificate has a name"
+    for where, users in (("registrar", config.registrar.users), ("recorder", config.recorder.users)):
+        for user, secret in users.items():
+            if not secret:
+                yield f"{where}.users.{user}", "an empty password would let anyone in"
+            if not user or any(ord(c) < 32 for c in user):
+                yield f"{where}.users", f"{user!r} is no user name"
     for number, text in enumerate(config.sip.trusted):
         try:
             ipaddress.ip_network(text, strict=False)
@@ -102,6 +112,8 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         for name in [rule.record] if isinstance(rule.record, str) else rule.record:
             if name and name not in config.recording:
                 yield f"route[{number}].record", f"there is no [recording.{name}]"
+        if rule.authenticated and not config.registrar.users:
+            yield f"route[{number}].authenticated", "there are no users: [registrar] users or users_file"
         if rule.registrar and not config.registrar.enabled:
             yield f"route[{number}].registrar", "the registrar is turned off"
         for method in [rule.method] if isinstance(rule.method, str) else rule.method:
@@ -133,8 +145,10 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "proof.keep_days", "must lie in 0..36500"
 
 
-def warnings(config: Config) -> Iterator[tuple[str, str]]:
-    """Key and reason of each thing that works, but less safely than it looks."""
+def warnings(config: Config, file: Path | None = None) -> Iterator[tuple[str, str]]:
+    """Key and reason of each thing that works, but less safely than it looks. `file` is what was read, for names that
+    are relative to it."""
+    yield from exposures(config, file)
     for name, profile in config.recording.items():
         for where, table in ((f"recording.{name}", profile), *_tables(name, profile)):
             for key in ("tls_certificate", "tls_key", "tls_ca"):
@@ -149,13 +163,13 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
             target = reach.outbound_proxy or server
             uri = Uri.parse(target)
             transport = uri.transport or ("" if reach.outbound_proxy else reach.transport)
-            if uri.scheme != "sips" and transport != "tls" and not _loopback(uri.host):
+            if uri.scheme != "sips" and transport != "tls" and not is_loopback(uri.host):
                 yield f"recording.{name}.srtp", _UNENCRYPTED.format(target)
     for key, addresses in (("sip.listen", config.sip.listen), ("recorder.listen", config.recorder.listen)):
         listening = [ListenAddress.parse(text) for text in addresses]
         for number, each in enumerate(listening):
             streams = {other.host for other in listening if other.transport != "udp"}
-            if each.transport == "udp" and each.host not in streams and not _loopback(each.host):
+            if each.transport == "udp" and each.host not in streams and not is_loopback(each.host):
                 yield (
                     f"{key}[{number}]",
                     f"nothing listens on tcp:{each.host}, where requests come that are too large for UDP "
@@ -168,28 +182,28 @@ def warnings(config: Config) -> Iterator[tuple[str, str]]:
             continue
         for target in (entry if isinstance(entry, str) else entry.uri for entry in rule.targets):
             uri = Uri.parse(target)
-            if uri.scheme != "sips" and uri.transport != "tls" and not _loopback(uri.host):
+            if uri.scheme != "sips" and uri.transport != "tls" and not is_loopback(uri.host):
                 yield f"route[{number}].transport_protocol", _UNENCRYPTED.format(target)
     if config.recorder.srtp == "require":
         for number, text in enumerate(config.recorder.listen):
             wanted = ListenAddress.parse(text)
-            if wanted.transport != "tls" and not _loopback(wanted.host):
+            if wanted.transport != "tls" and not is_loopback(wanted.host):
                 yield (
                     f"recorder.listen[{number}]",
                     "recorder.srtp is 'require', but keys that come here come unencrypted: listen on tls: only",
                 )
 
 
+def log_warnings(config: Config, file: Path | None, *, only: str = "", but: str = "") -> None:
+    """The warnings as log lines of a process: `only` those of keys that begin so, or all `but` those."""
+    for key, reason in warnings(config, file):
+        if key.startswith(only) and not (but and key.startswith(but)):
+            log.warning("%s: %s", key, reason)
+
+
 def _tables(name: str, profile: RecordingProfile) -> Iterator[tuple[str, SrsSettings]]:
     for server, table in profile.servers.items():
         yield f'recording.{name}.servers."{server}"', table
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _media_servers(config: Config) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from siprec.proxy import routes
 from siprec.recording import reach, requested
 from siprec.recording import settings as recording
 from siprec.server import config
+from siprec.sip import users
 
 _CHOICES: Final = re.compile(r"Literal\[(.*)\]")
 TABLES: Final = (
@@ -28,6 +29,7 @@ TABLES: Final = (
     ("one of `targets` as a table", routes, "RouteTarget"),
     ("[srs_requests]", requested, "RequestSettings"),
     ("[registrar]", config, "RegistrarConfig"),
+    ("one of `users` as a table", users, "UserSecret"),
     ("[recorder]", config, "RecorderConfig"),
     ("[recorder.api]", api, "RecorderApiConfig"),
     ("[api]", api, "ApiConfig"),

@@ -25,6 +25,7 @@ from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
+from siprec.proxy.authentication import Authentication
 from siprec.proxy.core import ProxyCore, ProxyOptions
 from siprec.proxy.hangup import HangUp
 from siprec.proxy.identity import Identity
@@ -41,7 +42,7 @@ from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
 from siprec.relay.child import RelayFailed
 from siprec.server.config import Config, ConfigError
-from siprec.server.config_check import warnings
+from siprec.server.config_check import log_warnings
 from siprec.server.media import MediaSupervisor
 from siprec.server.mediacare import MediaCare
 from siprec.server.notify import Notifier
@@ -51,6 +52,7 @@ from siprec.server.stack import Signals, announce, contact_uri, run, state_direc
 from siprec.server.why import why
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.useragent import UserAgent
+from siprec.sip.users import secrets_of
 from siprec.trace.hep import HepSender
 from siprec.trace.ring import TraceRing
 from siprec.trace.tap import Tap
@@ -63,16 +65,11 @@ def main(file: Path | None) -> int:
     try:
         config, script = read(file)
         setup_logging(config.log.level, config.log.format, config.log.levels)
-        _warn(config)
+        log_warnings(config, file, but="recorder.")
         return run(_main(config, script, file))
     except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
         print(f"siprec serve: {why(error)}", file=sys.stderr)
         return 1
-
-
-def _warn(config: Config) -> None:
-    for key, reason in warnings(config):
-        log.warning("%s: %s", key, reason)
 
 
 async def _main(config: Config, script: Script | None, file: Path | None) -> int:
@@ -158,6 +155,13 @@ class ProxyProcess:
         self.events = EventDispatcher()
         self.events.subscribe(_log_event)
         registrar = config.registrar
+        self.authentication = Authentication(
+            self.clock,
+            config.realm,
+            secrets_of(registrar.users),
+            algorithms=registrar.algorithms,
+            legacy_agents=registrar.legacy_agents,
+        )
         self.registrar = (
             Registrar(
                 self.clock,
@@ -166,8 +170,7 @@ class ProxyProcess:
                 max_expires=registrar.max_expires,
                 default_expires=registrar.default_expires,
                 max_contacts=registrar.max_contacts,
-                realm=registrar.realm,
-                users=registrar.users,
+                authentication=self.authentication,
             )
             if registrar.enabled
             else None
@@ -181,6 +184,7 @@ class ProxyProcess:
             script=script,
             pick_media=lambda call: self.media.pool.pick(call.media_set),
             settings=SiprecVariable,
+            authentication=self.authentication,
             options=_options(config, secret),
         )
         self.core.media.on_trouble = self.media.trouble
@@ -359,7 +363,7 @@ class ProxyProcess:
             log.error("the configuration stays as it is: %s", error)
             raise error if isinstance(error, ConfigError | ScriptError) else ConfigError(str(error)) from None
         log.info("configuration read again: %s", result)
-        _warn(new)
+        log_warnings(new, self.file, but="recorder.")
         return result
 
     def _proof_counts(self) -> dict[str, int]:
@@ -389,14 +393,14 @@ class ProxyProcess:
         if new.media_server != self.config.media_server:
             self.media.apply(new)
         self.identity.set_domains(new.sip.domains)
+        limits = new.registrar
+        self.authentication.reconfigure(secrets_of(limits.users), limits.algorithms, limits.legacy_agents)
         if self.registrar is not None:
-            limits = new.registrar
             self.registrar.reconfigure(
                 min_expires=limits.min_expires,
                 max_expires=limits.max_expires,
                 default_expires=limits.default_expires,
                 max_contacts=limits.max_contacts,
-                users=limits.users,
             )
         if self.api is not None:
             self.api.set_tokens(new.api.tokens)

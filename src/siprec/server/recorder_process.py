@@ -21,7 +21,7 @@ from siprec.recorder.ports import PortPool
 from siprec.recorder.server import ACCEPT, EXTENSION, RecorderServer
 from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.server.config import Config, ConfigError, load
-from siprec.server.config_check import port_range
+from siprec.server.config_check import log_warnings, port_range
 from siprec.server.notify import Notifier
 from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
 from siprec.server.why import why
@@ -31,6 +31,7 @@ from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Endpoint, UserAgent
+from siprec.sip.users import secrets_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def main(file: Path | None, invite: Sequence[str] = ()) -> int:
     try:
         config = load(file)
         setup_logging(config.log.level, config.log.format, config.log.levels)
+        log_warnings(config, file, only="recorder.")
         clients = [Uri.parse(text) for text in (*config.recorder.invite, *invite)]
         return run(_main(config, state_directory(file), clients))
     except (ConfigError, OSError, ValueError, SipError) as error:
@@ -86,8 +88,10 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         clock,
         networks=settings.clients,
         names=settings.client_names,
-        users=settings.users,
+        users=secrets_of(settings.users),
         realm=settings.realm,
+        algorithms=settings.algorithms,
+        legacy_agents=settings.legacy_agents,
         certificate=lambda hop: _certificate(transport, hop),
     )
     server = RecorderServer(recorder, strict=settings.strict, admission=admission)

@@ -1,7 +1,8 @@
 """Digest authentication, both sides (RFC 3261 22, RFC 7616, RFC 8760): UAC-12 and REQ-07.
 
-The client answers the topmost challenge it supports of each realm. The server keeps no nonces: a nonce carries its time
-and an HMAC; what is kept, bounded, is which nonce counts were seen, so that a recorded request cannot be played again.
+The client answers the strongest challenge it supports of each realm. The server always asks for ``qop=auth``. It keeps
+no nonces: a nonce carries its time and an HMAC; what is kept, bounded, is which nonce counts were seen, so that a
+recorded request cannot be played again.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
+import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -29,6 +31,9 @@ ALGORITHMS: Final = frozenset(
     for session in ("", "-SESS")
 )
 """Supported algorithm names, upper case."""
+_STRENGTH: Final = {"MD5": 0, "SHA-256": 1, "SHA-512-256": 2}
+_LEGACY: Final = ("MD5",)
+_MAX_AGENT: Final = 256
 _BARE: Final = frozenset({"algorithm", "nc", "stale"})
 _CHALLENGES: Final = {"www-authenticate": "authorization", "proxy-authenticate": "proxy-authorization"}
 _MAX_COUNTERS: Final = 1024
@@ -119,11 +124,13 @@ def _hash(algorithm: str, octets: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user's name and password; an empty `realm` fits every realm."""
+    """A user's name and password; an empty `realm` fits every realm. Challenges without ``qop`` (RFC 2069) are answered
+    only with `allow_no_qop`: they have neither a client nonce nor a nonce count."""
 
     username: str
     password: str = field(repr=False)
     realm: str = ""
+    allow_no_qop: bool = False
 
 
 class CredentialStore:
@@ -168,7 +175,8 @@ def authorize(request: SipRequest, response: SipResponse, store: CredentialStore
     """Put the answers to a 401 or 407 into a request that is to be sent again (UAC-12).
 
     `request` is changed in place: it is the caller's copy, with CSeq + 1 and a body that stays (``auth-int`` covers
-    it). Answers already in it for other realms are computed anew with the next nonce count.
+    it). Of several challenges of a realm the one with the strongest algorithm is answered, of equal ones the topmost.
+    Answers already in it for other realms are computed anew with the next nonce count.
 
     Returns False when sending again makes no sense: no credentials for any challenge, no supported algorithm, or the
     credentials were refused (same realm answered before and no ``stale=true``).
@@ -177,8 +185,13 @@ def authorize(request: SipRequest, response: SipResponse, store: CredentialStore
     for key, target in _CHALLENGES.items():
         for value in response.get_all(key):
             challenge = AuthValue.parse(value)
-            if _supported(challenge):
-                challenges.setdefault((target, challenge.get("realm")), challenge)
+            credentials = store.find(challenge.get("realm"))
+            if credentials is None or not _supported(challenge, credentials):
+                continue
+            place = (target, challenge.get("realm"))
+            known = challenges.get(place)
+            if known is None or _strength(challenge) > _strength(known):
+                challenges[place] = challenge
     answered = {
         (key, value.get("realm")): value
         for key in _CHALLENGES.values()
@@ -187,9 +200,6 @@ def authorize(request: SipRequest, response: SipResponse, store: CredentialStore
     }
     fresh: dict[tuple[str, str], AuthValue] = {}
     for place, challenge in challenges.items():
-        credentials = store.find(place[1])
-        if credentials is None:
-            continue
         if place in answered and challenge.get("stale").lower() != "true":
             return False
         fresh[place] = challenge
@@ -197,19 +207,42 @@ def authorize(request: SipRequest, response: SipResponse, store: CredentialStore
         return False
     for place, basis in {**answered, **fresh}.items():
         credentials = store.find(place[1])
-        if credentials is not None and _supported(basis):
+        if credentials is not None and _supported(basis, credentials):
             _put(request, place[0], place[1], _answer(request, basis, credentials, store))
     return True
 
 
-def _supported(challenge: AuthValue) -> bool:
+def unanswered(response: SipResponse, store: CredentialStore) -> str:
+    """Why the credentials at hand answer no challenge of a 401 or 407, for the log; empty where one can be answered."""
+    reasons = []
+    for key in _CHALLENGES:
+        for value in response.get_all(key):
+            challenge = AuthValue.parse(value)
+            credentials = store.find(challenge.get("realm"))
+            if credentials is None:
+                reasons.append(f"no credentials for realm {challenge.get('realm')!r}")
+            elif _supported(challenge, credentials):
+                return ""
+            elif not challenge.qop and challenge.is_digest and challenge.algorithm in ALGORITHMS:
+                reasons.append(f"realm {challenge.get('realm')!r} offers no qop, and allow_no_qop is not set")
+            else:
+                reasons.append(f"realm {challenge.get('realm')!r} offers nothing that is supported")
+    return "; ".join(dict.fromkeys(reasons)) or "no challenge in it"
+
+
+def _supported(challenge: AuthValue, credentials: Credentials) -> bool:
+    qop = challenge.qop
     return (
         challenge.is_digest
         and challenge.algorithm in ALGORITHMS
         and bool(challenge.get("nonce"))
         and "realm" in challenge.params
-        and (not challenge.qop or not {"auth", "auth-int"}.isdisjoint(challenge.qop))
+        and (not {"auth", "auth-int"}.isdisjoint(qop) if qop else credentials.allow_no_qop)
     )
+
+
+def _strength(challenge: AuthValue) -> int:
+    return _STRENGTH[challenge.algorithm.removesuffix("-SESS")]
 
 
 def _answer(request: SipRequest, basis: AuthValue, credentials: Credentials, store: CredentialStore) -> AuthValue:
@@ -275,12 +308,32 @@ class Verification:
         return self.outcome == "ok"
 
 
+def check_algorithms(algorithms: Sequence[str], legacy_agents: Sequence[str] = ()) -> None:
+    """Raises ValueError: no algorithm, one that is not supported, or a malformed expression; the text begins with the
+    key."""
+    if not algorithms:
+        raise ValueError("algorithms: at least one is needed")
+    for name in algorithms:
+        if name.upper() not in ALGORITHMS:
+            raise ValueError(f"algorithms: unsupported {name!r}; supported: {', '.join(sorted(ALGORITHMS))}")
+    for text in legacy_agents:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"legacy_agents: {text!r}: {error}") from None
+
+
 class DigestServer:
-    """Challenges and checks for one realm. ACK and CANCEL must never be challenged (RFC 3261 22.1): callers see to it.
+    """Challenges with ``qop=auth``, and checks. ACK and CANCEL must never be challenged (RFC 3261 22.1): callers see to
+    it.
 
     `secret` signs the nonces (random when empty: nonces then end with the process), `lifetime` is a nonce's life in
-    seconds, `algorithms` in order of preference, `proxy` chooses 407's headers instead of 401's, `max_nonces` bounds
-    the memory of used nonces.
+    seconds, `algorithms` in order of preference, `legacy_agents` are regular expressions, searched for in User-Agent
+    without regard to case: what matches gets MD5 only. `proxy` chooses 407's headers instead of 401's, `max_nonces`
+    bounds the memory of used nonces. Methods take other `realm`, `algorithms` and `proxy` for one request.
+
+    Raises:
+        ValueError: from the constructor: an algorithm that is not supported, or a malformed expression.
     """
 
     def __init__(
@@ -290,8 +343,8 @@ class DigestServer:
         *,
         secret: bytes = b"",
         lifetime: float = 300.0,
-        algorithms: Iterable[str] = ("SHA-256", "MD5"),
-        qop: Iterable[str] = ("auth",),
+        algorithms: Iterable[str] = ("MD5",),
+        legacy_agents: Iterable[str] = (),
         proxy: bool = False,
         max_nonces: int = 10_000,
     ) -> None:
@@ -300,93 +353,125 @@ class DigestServer:
         self._clock = clock
         self._secret = secret or secrets.token_bytes(32)
         self._lifetime = lifetime
-        self._algorithms = tuple(algorithms)
-        for algorithm in self._algorithms:
-            if algorithm.upper() not in ALGORITHMS:
-                raise ValueError(f"unsupported digest algorithm {algorithm!r}")
-        self._qop = tuple(qop)
+        self.configure(algorithms, legacy_agents)
         self._numbers = itertools.count(secrets.randbits(32))
         self._max_nonces = max_nonces
         self._used: OrderedDict[str, tuple[int, int, float]] = OrderedDict()  # highest nc, bits below it, nonce's time
         self._forgotten = -1.0  # nonces made up to this time may have been used and forgotten
 
-    def challenge(self, *, stale: bool = False) -> list[tuple[str, str]]:
-        """The headers of a 401 or 407: one challenge per algorithm, the preferred one on top (RFC 8760 2.4)."""
-        name = "Proxy-Authenticate" if self.proxy else "WWW-Authenticate"
-        nonce = self._nonce()
+    def configure(self, algorithms: Iterable[str], legacy_agents: Iterable[str] = ()) -> None:
+        """Go on with other algorithms and legacy agents. Raises ValueError as the constructor does."""
+        wanted, agents = tuple(algorithms), tuple(legacy_agents)
+        check_algorithms(wanted, agents)
+        self._algorithms = wanted
+        self._legacy = [re.compile(text, re.IGNORECASE) for text in agents]
+
+    def challenge(
+        self,
+        request: SipMessage | None = None,
+        *,
+        stale: bool = False,
+        realm: str = "",
+        algorithms: Sequence[str] = (),
+        proxy: bool | None = None,
+    ) -> list[tuple[str, str]]:
+        """The headers of a 401 or 407 to `request`: one challenge per algorithm, the preferred one on top (RFC 8760
+        2.4)."""
+        name = "Proxy-Authenticate" if (self.proxy if proxy is None else proxy) else "WWW-Authenticate"
+        realm = realm or self.realm
+        nonce = self._nonce(realm)
         result = []
-        for algorithm in self._algorithms:
-            params = {"realm": self.realm, "nonce": nonce, "algorithm": algorithm}
-            if self._qop:
-                params["qop"] = ",".join(self._qop)
+        for algorithm in self._offered(request, algorithms):
+            params = {"realm": realm, "nonce": nonce, "algorithm": algorithm, "qop": "auth"}
             if stale:
                 params["stale"] = "true"
             result.append((name, str(AuthValue("Digest", params))))
         return result
 
-    def verify(self, request: SipRequest, lookup: Lookup) -> Verification:
-        """Check the request's credentials for this realm. Never raises."""
-        value = self._credentials(request)
+    def verify(
+        self,
+        request: SipRequest,
+        lookup: Lookup,
+        *,
+        realm: str = "",
+        algorithms: Sequence[str] = (),
+        proxy: bool | None = None,
+        again: bool = False,
+    ) -> Verification:
+        """Check the request's credentials for the realm. Never raises. `again`: the same request was found right
+        before, so its nonce count has been noted."""
+        realm = realm or self.realm
+        value = self._credentials(request, realm, self._offered(request, algorithms), proxy)
         if value is None:
             return Verification("absent")
-        username = value.get("username")
+        username, nonce, nc = value.get("username"), value.get("nonce"), value.get("nc")
         if not _same_uri(value.get("uri"), request.uri):
             return Verification("denied", username, "digest URI differs from the Request-URI")
-        qop, nc = value.get("qop").lower(), value.get("nc")
-        if qop not in ("", *self._qop) or (qop and not _is_count(nc)):
-            return Verification("denied", username, "malformed qop or nc")
+        if value.get("qop").lower() != "auth" or not _is_count(nc):
+            return Verification("denied", username, "no qop=auth with a nonce count, which the challenge asks for")
         known = lookup(username)
-        ha1 = self._ha1(value.algorithm, username, known)
+        ha1 = self._ha1(value.algorithm, username, realm, known)
         expected = digest_response(
             value.algorithm,
             ha1,
             request.method,
             value.get("uri"),
-            value.get("nonce"),
-            qop=qop,
+            nonce,
+            qop="auth",
             nc=nc,
             cnonce=value.get("cnonce"),
-            body=request.body,
         )
         # Unknown users take the same way as wrong passwords, so that time tells nothing.
         right = hmac.compare_digest(expected.encode(), encode(value.get("response").lower()))
         if not right or known is None:
             return Verification("denied", username, "wrong user or password")
-        made = self._nonce_time(value.get("nonce"))
+        made = self._nonce_time(nonce, realm)
         if made is None or not -1.0 <= self._clock.wall() - made <= self._lifetime or made <= self._forgotten:
             return Verification("stale", username, "nonce too old")
-        if not self._first_use(value.get("nonce"), made, int(nc, 16) if qop else 1):
+        if not again and not self._first_use(nonce, made, int(nc, 16)):
             return Verification("stale", username, "nonce count used before")
         return Verification("ok", username)
 
-    def _credentials(self, request: SipMessage) -> AuthValue | None:
-        for text in request.get_all("proxy-authorization" if self.proxy else "authorization"):
+    def _offered(self, request: SipMessage | None, algorithms: Sequence[str]) -> Sequence[str]:
+        if self._legacy and request is not None:
+            agent = (request.get("user-agent") or "")[:_MAX_AGENT]
+            if any(pattern.search(agent) for pattern in self._legacy):
+                return _LEGACY
+        return algorithms or self._algorithms
+
+    def _credentials(
+        self, request: SipMessage, realm: str, algorithms: Sequence[str], proxy: bool | None
+    ) -> AuthValue | None:
+        asked = self.proxy if proxy is None else proxy
+        for text in request.get_all("proxy-authorization" if asked else "authorization"):
             value = AuthValue.parse(text)
             if (
                 value.is_digest
-                and value.get("realm") == self.realm
-                and any(value.algorithm == algorithm.upper() for algorithm in self._algorithms)
+                and value.get("realm") == realm
+                and any(value.algorithm == algorithm.upper() for algorithm in algorithms)
             ):
                 return value
         return None
 
-    def _ha1(self, algorithm: str, username: str, known: str | Mapping[str, str] | None) -> str:
+    def _ha1(self, algorithm: str, username: str, realm: str, known: str | Mapping[str, str] | None) -> str:
         if known is None or isinstance(known, str):
-            return hash_password(algorithm, username, self.realm, known or "")
+            return hash_password(algorithm, username, realm, known or "")
         hashed = {name.upper(): value for name, value in known.items()}
-        return hashed.get(algorithm) or hashed.get(algorithm.removesuffix("-SESS"), "").lower()
+        found = hashed.get(algorithm) or hashed.get(algorithm.removesuffix("-SESS"))
+        # Without a hash for this algorithm nothing fits: an empty one could be used by anybody.
+        return found.lower() if found else secrets.token_hex(32)
 
-    def _nonce(self) -> str:
+    def _nonce(self, realm: str) -> str:
         stem = f"{int(self._clock.wall() * 1000):x}-{next(self._numbers):x}"
-        return f"{stem}-{self._sign(stem)}"
+        return f"{stem}-{self._sign(stem, realm)}"
 
-    def _sign(self, stem: str) -> str:
-        return hmac.new(self._secret, encode(f"{self.realm}\0{stem}"), hashlib.sha256).hexdigest()[:32]
+    def _sign(self, stem: str, realm: str) -> str:
+        return hmac.new(self._secret, encode(f"{realm}\0{stem}"), hashlib.sha256).hexdigest()[:32]
 
-    def _nonce_time(self, nonce: str) -> float | None:
+    def _nonce_time(self, nonce: str, realm: str) -> float | None:
         """When a nonce of ours was made; None for anybody else's."""
         stem, _, signature = nonce.rpartition("-")
-        if not hmac.compare_digest(encode(self._sign(stem)), encode(signature)):
+        if not hmac.compare_digest(encode(self._sign(stem, realm)), encode(signature)):
             return None
         return int(stem.partition("-")[0], 16) / 1000
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from siprec.sip.digest import CredentialStore, authorize
+from siprec.sip.digest import CredentialStore, authorize, unanswered
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
 from siprec.sip.message import SipRequest, SipResponse
@@ -23,6 +24,8 @@ Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
 
 Result = SipResponse | str
 """A final response, or why there is none: ``timeout``, ``transport: ...``, ``resolve: ...``, ``cancelled``..."""
+
+log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS: Final = 16
 
@@ -200,7 +203,11 @@ class Exchange:
             return False
         request = self.request.copy()
         if status in (401, 407):
-            if self._credentials is None or not authorize(request, response, self._credentials):
+            if self._credentials is None:
+                return False
+            if not authorize(request, response, self._credentials):
+                why = unanswered(response, self._credentials) or "the credentials were refused"
+                log.warning("%s to %s: %d, %s, Call-ID %s", request.method, request.uri, status, why, request.call_id)
                 return False
         elif status == 422:
             asked, least = session_expires(request), min_se(response)

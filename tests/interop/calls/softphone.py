@@ -18,9 +18,17 @@ needed = pytest.mark.skipif(
 )
 
 
-def phone(proxy: int, directory: Path, user: str, signal: Floats, *commands: str, encryption: str = "") -> Process:
+def phone(
+    proxy: int,
+    directory: Path,
+    user: str,
+    signal: Floats,
+    *commands: str,
+    encryption: str = "",
+    password: str = "",
+) -> Process:
     """A phone with an account at our proxy (its UDP port), that says `signal` and answers by itself. `encryption`:
-    ``srtp`` offers it, ``srtp-mand`` demands it."""
+    ``srtp`` offers it, ``srtp-mand`` demands it. `password`: of the account."""
     directory.mkdir()
     soundfile.write(directory / "says.wav", signal, RATE, subtype="PCM_16")
     # baresip wants UDP and TCP, and TLS on the next port: not among the ephemeral ones, which come and go
@@ -47,6 +55,7 @@ rtp_ports {port}-{port + 20}
 call_local_timeout 60
 """)
     media = f";mediaenc={encryption}" if encryption else ""
+    media += f";auth_pass={password}" if password else ""
     (directory / "accounts").write_text(
         f"<sip:{user}@{HOST}:{proxy}>;regint=120;audio_codecs=PCMU;answermode=auto;sipnat=;pubint=0{media}\n"
     )

@@ -54,6 +54,7 @@ rebuilds = 0
 srs = "sip:unset.invalid"
 username = "siprec"
 password = "open sesame"
+realm = "srs"
 [recording.legacy]
 srs = "sip:unset.invalid"
 profile = "legacy-metadata-type"

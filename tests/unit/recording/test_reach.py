@@ -22,8 +22,22 @@ ONE, TWO, OTHER = "sips:one.test:5061", "sip:[2001:db8::2];transport=tls", "sip:
 
 def test_a_profile_without_tables_reaches_all_alike() -> None:
     assert RecordingProfile(srs=ONE).reach(ONE) == Reach()
-    profile = RecordingProfile(srs=[ONE, TWO], transport="tcp", outbound_proxy="sip:edge.test", username="u")
-    assert profile.reach(ONE) == profile.reach(OTHER) == Reach("tcp", "sip:edge.test", "", Credentials("u", ""))
+    profile = RecordingProfile(srs=[ONE, TWO], transport="tcp", outbound_proxy="sip:edge.test", username="u", realm="r")
+    assert profile.reach(ONE) == profile.reach(OTHER) == Reach("tcp", "sip:edge.test", "", Credentials("u", "", "r"))
+
+
+def test_credentials_without_a_realm_are_for_the_host_of_the_srs_and_for_any_only_when_said() -> None:
+    profile = RecordingProfile(
+        srs=[ONE, TWO, OTHER],
+        username="u",
+        allow_no_qop=True,
+        servers={"192.0.2.3": SrsSettings(username="v", realm="*"), "[2001:db8::2]": SrsSettings(username="w")},
+    )
+    assert [profile.reach(each).credentials for each in (ONE, TWO, OTHER)] == [
+        Credentials("u", "", "one.test", allow_no_qop=True),
+        Credentials("w", "", "2001:db8::2"),
+        Credentials("v", "", ""),
+    ]
 
 
 def test_a_table_says_what_differs_and_the_profile_the_rest() -> None:
@@ -45,11 +59,12 @@ def test_a_table_says_what_differs_and_the_profile_the_rest() -> None:
     one, two, other = (profile.reach(server) for server in (ONE, TWO, OTHER))
     # The certificate and the credentials go as a whole: no key of another certificate, no password of another user.
     assert one.tls == TlsSettings("own.pem", "", "", "ca.pem", verify_name=False)
-    assert one.credentials == Credentials("one", "")
+    assert one.credentials == Credentials("one", "", "one.test")
     assert one.socket == "tls:192.0.2.9:5061"
     assert two.tls == TlsSettings("client.pem", "client.key", "", "two.pem")
     assert (two.server_name, two.route) == ("two.test", "sips:edge.test;lr")
-    assert two.credentials == other.credentials == Credentials("all", "secret")
+    assert two.credentials == Credentials("all", "secret", "2001:db8::2")
+    assert other.credentials == Credentials("all", "secret", "192.0.2.3")
     assert (other.server_name, other.outbound_proxy, other.socket) == ("", "", "")
     # Another port: the table for the host.
     assert profile.reach("sips:one.test:6061").tls == TlsSettings(

@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 
 from siprec.cli import config_check
+from siprec.proxy.authentication import Authentication
+from siprec.proxy.core import ProxyOptions
+from siprec.proxy.routes import Rules
 from siprec.server.config import Config, ConfigError, load, parse
 from siprec.server.config_check import warnings
 from siprec.server.config_reference import reference
+from siprec.sip.digest import Credentials, CredentialStore
+from siprec.sip.transport import Hop
+from siprec.sip.users import secrets_of
+from tests.simulation.proxyworld import ProxyWorld
 
 
 @pytest.mark.parametrize(
@@ -63,12 +70,41 @@ def test_no_file_means_the_defaults_and_a_missing_one_is_an_error(tmp_path: Path
         load(tmp_path / "siprec.toml")
 
 
-def test_the_configuration_of_the_readme_is_fine() -> None:
-    readme = Path(__file__).parents[3] / "README.md"
-    text = readme.read_text().split("```toml\n", 1)[1].split("```", 1)[0]
-    config = parse(text)
+def readme(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The configuration that the README shows."""
+    monkeypatch.setenv("ALICE_PASSWORD", "of alice")
+    monkeypatch.setenv("BOB_PASSWORD", "of bob")
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    return text.split("```toml\n", 1)[1].split("```", 1)[0]
+
+
+def test_the_configuration_of_the_readme_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(readme(monkeypatch))
     assert [rule.record for rule in config.route] == ["default", "default"]
-    assert config.recording["default"].targets == ("sip:192.0.2.11:5090", "sip:srs2.example.com")
+    assert config.recording["default"].targets == ("sip:192.0.2.11:5090;transport=tcp", "sip:srs2.example.com")
+    assert list(warnings(config)) == []
+
+
+def test_the_configuration_of_the_readme_lets_only_users_call_by_the_carrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(readme(monkeypatch))
+    w = ProxyWorld(rules=Rules(config.route), options=ProxyOptions(trusted=config.sip.trusted))
+    w.core.authentication = Authentication(w.clock, config.realm, secrets_of(config.registrar.users))
+    w.hosts["gw1.carrier.example"] = [Hop("udp", "10.0.0.2", 5060)]
+    w.call("sip:alice@example.com")
+    w.clock.run_for(1)
+    assert w.journal.events.pop() == "ended 404", "no such phone: names are not for the carrier"
+    for uri in ("sip:+4930123456@example.com", "sip:+4930123456@carrier.example", "sip:0049@10.0.0.2"):
+        for known in (None, CredentialStore([Credentials("alice", "guess")]), CredentialStore([Credentials("x", "")])):
+            w.call(uri, credentials=known)
+            w.clock.run_for(1)
+            assert w.journal.events.pop() == "ended 407"
+    assert w.sent("INVITE", "10.0.0.2") == []
+    w.call("sip:+4930123456@carrier.example", credentials=CredentialStore([Credentials("alice", "of alice")]))
+    w.clock.run_for(1)
+    assert w.journal.events[-1] == "answered"
+    assert b"Proxy-Authorization" not in w.sent("INVITE", "10.0.0.2")[0].data
+    w.alice.agent.calls()[0].bye()
+    w.finish()
 
 
 def test_the_reference_page_is_what_the_types_say() -> None:
@@ -100,7 +136,8 @@ def test_the_reference_page_is_what_the_types_say() -> None:
 def test_keys_in_sdp_that_anybody_can_read_are_warned_of(text: str, key: str) -> None:
     if "tls:" in text:
         text += '\ntls_certificate = "a.pem"'
-    assert [found for found, _ in warnings(parse(text))] == [key] * bool(key)
+    found = [where for where, reason in warnings(parse(text)) if "unencrypted" in reason or "RTPProxy" in reason]
+    assert found == [key] * bool(key)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +151,7 @@ def test_keys_in_sdp_that_anybody_can_read_are_warned_of(text: str, key: str) ->
     ],
 )
 def test_udp_without_tcp_is_warned_of(listen: str, keys: list[str]) -> None:  # TRN-01
-    assert [key for key, _ in warnings(parse(f"[sip]\nlisten = [{listen}]"))] == keys
+    assert [key for key, _ in warnings(parse(f"[sip]\nlisten = [{listen}]\n[registrar]\nenabled = false"))] == keys
 
 
 def test_the_check_of_a_configuration_tells_its_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,5 +159,5 @@ def test_the_check_of_a_configuration_tells_its_warnings(tmp_path: Path, capsys:
     file.write_text('[recording.a]\nsrs = "sip:192.0.2.1"\nsrtp = "always"\n')
     assert config_check(file) == 0
     said = capsys.readouterr()
-    assert said.out.endswith("siprec.toml: fine\n")
+    assert said.out.endswith("siprec.toml: can be used, with 1 warning\n")
     assert "warning: recording.a.srtp: the keys are in the SDP, which goes to sip:192.0.2.1 unencrypted" in said.err

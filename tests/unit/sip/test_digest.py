@@ -15,6 +15,7 @@ from siprec.sip.digest import (
     authorize,
     digest_response,
     hash_password,
+    unanswered,
 )
 from siprec.sip.message import SipRequest, SipResponse
 
@@ -86,21 +87,29 @@ def test_example_of_rfc_2069_without_qop() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["MD5", "SHA-256", "SHA-512-256", "MD5-sess", "SHA-256-sess", "SHA-512-256-sess"])
-@pytest.mark.parametrize("qop", [("auth",), ("auth-int",), ("auth", "auth-int"), ()])
 @pytest.mark.parametrize("proxy", [True, False])
-def test_client_and_server_agree(algorithm: str, qop: tuple[str, ...], proxy: bool) -> None:
-    server = DigestServer(Time(), 'my "realm"', algorithms=[algorithm], qop=qop, proxy=proxy)
+def test_client_and_server_agree(algorithm: str, proxy: bool) -> None:
+    server = DigestServer(Time(), 'my "realm"', algorithms=[algorithm], proxy=proxy)
     request = register(b"body")
     assert server.verify(request, users).outcome == "absent"
     assert authorize(request, unauthorized(server), store())
     assert request.has("proxy-authorization") is proxy
-    tampered = request.copy()
-    tampered.body = b"other"
-    assert server.verify(tampered, users).ok is (qop != ("auth-int",))
-    fresh = register(b"body")
-    assert authorize(fresh, unauthorized(server), store())
-    result = server.verify(fresh, users)
+    result = server.verify(request, users)
     assert (result.ok, result.username) == (True, "bob")
+
+
+@pytest.mark.parametrize("algorithm", ["MD5", "SHA-256-sess"])
+def test_integrity_of_the_body_is_protected_where_only_that_is_offered(algorithm: str) -> None:
+    response = SipResponse(401)
+    response.add("WWW-Authenticate", f'Digest realm="r", nonce="1", algorithm={algorithm}, qop="auth-int"')
+    request = register(b"body")
+    assert authorize(request, response, store())
+    answer = AuthValue.parse(request.get("authorization") or "")
+    ha1 = hash_password(algorithm, "bob", "r", "zanzibar")
+    assert answer.qop == ["auth-int"]
+    assert answer.get("response") == digest_response(
+        algorithm, ha1, "REGISTER", "sip:example.com", "1", qop="auth-int", nc="00000001", cnonce="c1", body=b"body"
+    )
 
 
 def test_wrong_password_unknown_user_and_other_uri_are_denied() -> None:
@@ -126,6 +135,20 @@ def test_hashed_passwords_serve_and_missing_hash_denies() -> None:
     assert authorize(request, unauthorized(server), store())
     assert server.verify(request, lambda _: {"MD5": hashed["sha-256"]}).outcome == "denied"
     assert server.verify(request, lambda _: hashed).ok
+
+
+@pytest.mark.parametrize("known", [{}, {"SHA-256": "0" * 64}, {"MD5": ""}])
+def test_a_user_without_a_hash_for_the_algorithm_is_not_let_in_by_an_empty_one(known: dict[str, str]) -> None:
+    server = DigestServer(Time(), "r", algorithms=["MD5"])
+    challenge = AuthValue.parse(dict(server.challenge())["WWW-Authenticate"])
+    params = {"username": "bob", "realm": "r", "nonce": challenge.get("nonce"), "uri": "sip:example.com"}
+    params |= {"qop": "auth", "nc": "00000001", "cnonce": "c", "algorithm": "MD5"}
+    params["response"] = digest_response(
+        "MD5", "", "REGISTER", "sip:example.com", params["nonce"], qop="auth", nc="00000001", cnonce="c"
+    )
+    request = register()
+    request.add("Authorization", str(AuthValue("Digest", params)))
+    assert server.verify(request, lambda _: known).outcome == "denied"
 
 
 def test_nonce_ages_and_the_stale_challenge_is_answered_once_more() -> None:
@@ -180,27 +203,66 @@ def test_memory_of_used_nonces_is_bounded_and_forgets_safely() -> None:
     assert {server.verify(request, users).outcome for request in requests} == {"stale"}
 
 
-def test_nonce_without_qop_serves_once() -> None:
-    server = DigestServer(Time(), "r", qop=())
+def test_credentials_without_qop_are_refused_since_every_challenge_asks_for_it() -> None:
+    server = DigestServer(Time(), "r", algorithms=["SHA-256", "MD5"])
+    challenges = [AuthValue.parse(value) for _, value in server.challenge()]
+    assert [(each.algorithm, each.qop) for each in challenges] == [("SHA-256", ["auth"]), ("MD5", ["auth"])]
+    nonce = challenges[0].get("nonce")
+    ha1 = hash_password("MD5", "bob", "r", "zanzibar")
+    params = {"username": "bob", "realm": "r", "nonce": nonce, "uri": "sip:example.com"}
+    params["response"] = digest_response("MD5", ha1, "REGISTER", "sip:example.com", nonce)
     request = register()
-    assert authorize(request, unauthorized(server), store())
-    assert [server.verify(request, users).outcome for _ in range(2)] == ["ok", "stale"]
+    request.add("Authorization", str(AuthValue("Digest", params)))
+    result = server.verify(request, users)
+    assert (result.outcome, result.reason[:11]) == ("denied", "no qop=auth")
 
 
-def test_topmost_supported_challenge_of_each_realm_is_answered() -> None:
+def test_legacy_agents_are_offered_and_may_use_md5_only() -> None:
+    server = DigestServer(Time(), "r", algorithms=["SHA-256"], legacy_agents=["^baresip v1"])
+
+    def asked(agent: str) -> list[str]:
+        request = register()
+        request.add("User-Agent", agent)
+        return [AuthValue.parse(value).algorithm for _, value in server.challenge(request)]
+
+    assert asked("Baresip v1.0.0 (x86_64/linux)") == ["MD5"]
+    assert asked("baresip v3.1") == asked("x baresip v1") == ["SHA-256"]
+    assert asked(" " * 300 + "x") == ["SHA-256"]
+    old = SipResponse(401)
+    request = register()
+    request.add("User-Agent", "baresip v1.0.0")
+    for name, value in server.challenge(request):
+        old.add(name, value)
+    assert authorize(request, old, store())
+    assert server.verify(request, users).ok
+    # Who does not look like one has no use for MD5.
+    modern = register()
+    assert authorize(modern, old, store())
+    assert server.verify(modern, users).outcome == "absent"
+
+
+def test_what_cannot_be_used_is_named_at_once() -> None:
+    with pytest.raises(ValueError, match="legacy_agents"):
+        DigestServer(Time(), "r", legacy_agents=["("])
+    with pytest.raises(ValueError, match="at least one"):
+        DigestServer(Time(), "r", algorithms=[])
+
+
+def test_strongest_challenge_of_each_realm_is_answered() -> None:
     response = SipResponse(401)
     for value in (
         'Basic realm="a"',
-        'Digest realm="a", nonce="0", algorithm=SHA3-512',
+        'Digest realm="a", nonce="0", algorithm=SHA3-512, qop="auth"',
+        'Digest realm="a", nonce="2", qop="auth"',
         'Digest realm="a",nonce="1",algorithm=sha-256,qop="auth-int , auth",opaque="x,\\"y"',
-        'Digest realm="a", nonce="2"',
+        'Digest realm="a",nonce="6",algorithm=SHA-256-sess,qop="auth"',
         'Digest realm="b", nonce="3", qop="token"',
-        'Digest realm="c", nonce="4"',
+        'Digest realm="c", nonce="4", qop="auth"',
     ):
         response.add("WWW-Authenticate", value)
     response.add("Proxy-Authenticate", 'DIGEST realm="a", nonce="5"')
     request = register()
-    keys = CredentialStore([Credentials("x", "p", "b"), Credentials("bob", "zanzibar", "a")])
+    keys = CredentialStore([Credentials("x", "p", "b"), Credentials("bob", "zanzibar", "a", allow_no_qop=True)])
     assert authorize(request, response, keys)
     (answer,) = map(AuthValue.parse, request.get_all("authorization"))
     assert (answer.get("nonce"), answer.get("algorithm"), answer.qop, answer.get("opaque")) == (
@@ -214,6 +276,24 @@ def test_topmost_supported_challenge_of_each_realm_is_answered() -> None:
     (proxy,) = map(AuthValue.parse, request.get_all("proxy-authorization"))
     assert (proxy.get("nonce"), proxy.qop, proxy.get("algorithm")) == ("5", [], "")
     assert not authorize(register(), response, CredentialStore([Credentials("x", "p", "nowhere")]))
+
+
+def test_a_challenge_without_qop_is_answered_only_where_that_is_allowed() -> None:
+    response = SipResponse(401)
+    response.add("WWW-Authenticate", 'Digest realm="a", nonce="1"')
+    assert not authorize(register(), response, CredentialStore([Credentials("bob", "zanzibar")]))
+    old = CredentialStore([Credentials("bob", "zanzibar", allow_no_qop=True)])
+    assert authorize(register(), response, old)
+    assert unanswered(response, CredentialStore([Credentials("bob", "zanzibar")])) == (
+        "realm 'a' offers no qop, and allow_no_qop is not set"
+    )
+    assert unanswered(response, CredentialStore([Credentials("bob", "x", "b")])) == "no credentials for realm 'a'"
+    assert unanswered(response, old) == ""
+    # One with qop beside it is taken, weaker or not.
+    response.add("WWW-Authenticate", 'Digest realm="a", nonce="2", qop="auth"')
+    request = register()
+    assert authorize(request, response, CredentialStore([Credentials("bob", "zanzibar")]))
+    assert AuthValue.parse(request.get("authorization") or "").get("nonce") == "2"
 
 
 def test_second_challenger_leaves_the_first_answer_valid() -> None:
