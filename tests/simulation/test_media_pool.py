@@ -161,15 +161,22 @@ def test_a_call_waits_for_a_server_that_comes_up_again() -> None:
     pool.end(call)
 
 
-def test_without_any_other_server_the_call_does_without_in_the_end() -> None:
+def test_without_any_other_server_the_call_stays_where_its_media_may_still_flow() -> None:
     pool = Pool()
     call = pool.established()
     pool.servers.remove(pool.second)
     pool.lose()
     pool.w.clock.run_for(20)
-    assert "media failed" in pool.w.journal.events
+    assert "media failed" not in pool.w.journal.events
     assert offered(pool.w.bob) == []
-    assert pool.w.journal.calls[0].state == "confirmed"
+    proxied = pool.w.journal.calls[0]
+    assert proxied.state == "confirmed"
+    # The server is back and has forgotten the call: it goes through it again.
+    pool.servers.append(pool.second)
+    pool.w.core.relocation.move(proxied, "it has forgotten the call", dead=True)
+    pool.w.clock.run_for(2)
+    assert len(offered(pool.w.bob)) == len(offered(pool.w.alice)) == 1
+    assert pool.moved == [proxied]
     pool.end(call)
 
 
@@ -181,7 +188,9 @@ def test_a_party_that_refuses_to_be_told_keeps_its_call() -> None:
     )
     pool.lose()
     pool.w.clock.run_for(30)
-    assert len(offered(pool.w.bob)) == 1
+    # By UPDATE, then by INVITE.
+    assert [request.method for request in pool.w.bob.diary.requests][:2] == ["UPDATE", "INVITE"]
+    assert len(offered(pool.w.bob)) == 2
     assert len(offered(pool.w.alice)) == 1
     assert pool.w.journal.calls[0].state == "confirmed"
     pool.end(call)
@@ -206,15 +215,19 @@ def test_an_exchange_of_the_parties_is_waited_for() -> None:
     pool.end(call)
 
 
-def test_a_call_that_is_not_answered_yet_does_without() -> None:
+def test_a_call_that_is_not_answered_yet_is_moved_when_it_is() -> None:
     pool = Pool()
     answer_later(pool, 3)
     call = pool.w.call()
     pool.w.clock.run_for(1)
     pool.lose()
     pool.w.clock.run_for(4)
-    assert pool.w.journal.calls[0].state == "confirmed"
-    assert pool.w.journal.events.count("media failed") == 1
+    proxied = pool.w.journal.calls[0]
+    assert proxied.state == "confirmed"
+    assert "media failed" not in pool.w.journal.events
+    assert b"c=IN IP4 198.51.100.1" in offered(pool.w.bob)[-1]
+    assert b"c=IN IP4 198.51.100.2" in offered(pool.w.alice)[-1]
+    assert pool.moved == [proxied]
     pool.end(call)
 
 

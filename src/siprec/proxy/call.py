@@ -181,6 +181,11 @@ class Call:
         return self.to_tag or (self.early.to.tag if self.early is not None else "")
 
     @property
+    def media_awaited(self) -> bool:
+        """Whether the call is without a media server now, but is going to have one."""
+        return self.media_path is not None and self.media_path.state == "active" and self.media_path.lost != ""
+
+    @property
     def offer_sdp(self) -> bytes:
         """What the caller sent (the offer, unless it came late)."""
         return self.caller_sdp

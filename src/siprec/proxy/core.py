@@ -534,8 +534,8 @@ class ProxyCore:
         elif dialog is not None:
             if context.base.method == "BYE":
                 self.dialogs.bye_answered(dialog, context.transaction.request, context.side, response.status)
-            elif dialog.open is not None and dialog.open.number == context.base.cseq.number:
-                dialog.open = None  # OA-05
+            elif (offer := self.dialogs.refused(dialog, context.side, context.base)) is not None:
+                self.media.rolled_back(dialog, offer)
             self.own.settled(dialog, context.side, context.base.cseq.number)
 
     def context_ended(self, context: ResponseContext) -> None:
@@ -573,6 +573,7 @@ class ProxyCore:
             self.parties.taken(left[0])
             self._bind_media(call)
             self.observers.tell("call_media_changed", call, "callee")
+            self.media.settle(left[0])
             return
         self.end_call(call, reason, message, side)
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Side = Literal["caller", "callee"]
 OTHER: Final[dict[Side, Side]] = {"caller": "callee", "callee": "caller"}
+SIDES: Final[tuple[Side, Side]] = ("caller", "callee")
 _SWEEP: Final = 30.0
 #: Seconds that a dialog is remembered after its end (64*T1 and as much again for what crossed).
 REMEMBER: Final = 64.0
@@ -46,6 +47,8 @@ class Exchange:
     sdp: bytes
     method: str
     number: int
+    told: Told | None = None
+    """What the other side had been told before; it counts again when the offer is refused."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,11 @@ class ProxiedDialog:
     peers: Peers = field(default_factory=Peers)
     unnamed: SipRequest | None = None
     """A re-INVITE with a late offer, whose ACK will tell where its sender's media come from."""
+
+    @property
+    def relaying(self) -> list[Side]:
+        """The parties that send to the media server, as far as they were told."""
+        return [side for side in SIDES if (told := self.told.get(side)) is not None and told.next_relayed]
 
     @property
     def caller_tag(self) -> str:
@@ -250,6 +258,24 @@ class DialogTable:
         dialog.open = None
         dialog.sdp[exchange.offerer] = exchange.sdp
         dialog.sdp[side] = sdp
+
+    def acknowledged(self, dialog: ProxiedDialog, side: Side, number: int) -> bool:
+        """The ACK of `side` for its INVITE has no description: what that INVITE offered was answered in a response
+        before, or never will be. Returns whether an offer was open."""
+        exchange = dialog.open
+        if exchange is None or exchange.offerer != side or (exchange.method, exchange.number) != ("INVITE", number):
+            return False
+        dialog.open = None
+        dialog.sdp.setdefault(side, exchange.sdp)
+        return True
+
+    def refused(self, dialog: ProxiedDialog, side: Side, request: SipRequest) -> Exchange | None:
+        """A request of `side` was refused; the offer in it, which leaves the session as it was (OA-05)."""
+        exchange = dialog.open
+        if exchange is None or exchange.offerer != side or exchange.number != request.cseq.number:
+            return None
+        dialog.open = None
+        return exchange
 
     def early(self, call: Call, response: SipResponse, request: SipRequest) -> ProxiedDialog | None:
         """The dialog that a response to an initial INVITE belongs to, made when it is new (DLG-01)."""

@@ -109,27 +109,37 @@ def essence(octets: bytes) -> tuple[bytes, ...]:
     return tuple(line for line in octets.splitlines() if not line.startswith(skipped))
 
 
+def whereabouts(octets: bytes) -> tuple[bytes, ...]:
+    """Where a description says that media are received."""
+    return tuple(line for line in octets.splitlines() if line.startswith((b"m=", b"c=", b"a=candidate:", b"a=rtcp:")))
+
+
 class Told:
     """What one party of a dialog was told last, and by how much our versions are ahead of its peer's.
 
     Once a description of our own went to a party, the numbers of its peer no longer fit: they are raised by as much.
+    `relayed`: the party sends to the media server; else it was told the peer's own description.
     """
 
-    __slots__ = ("ahead", "sdp", "source")
+    __slots__ = ("ahead", "next_relayed", "relayed", "sdp", "source")
 
     def __init__(self, octets: bytes = b"") -> None:
         self.sdp = octets
         self.source = octets
         self.ahead = 0
+        self.relayed = self.next_relayed = False
 
     def copy(self) -> Told:
         """Another one that was told the same: an INVITE that forked further on."""
         other = Told(self.sdp)
         other.source, other.ahead = self.source, self.ahead
+        other.relayed = other.next_relayed = self.relayed
         return other
 
-    def passing(self, octets: bytes, state: State) -> bytes:
-        """A description of the peer on its way to this party: as it is to be sent."""
+    def passing(self, octets: bytes, state: State, *, relayed: bool = True) -> bytes:
+        """A description of the peer on its way to this party: as it is to be sent. `relayed`: it comes from the media
+        server."""
+        self.relayed = self.next_relayed = relayed
         result = version(marked(octets, state), self.ahead)
         if self.sdp and result != self.sdp and origin_of(result) == origin_of(self.sdp) and octets == self.source:
             # The peer has nothing new, but we have: without a new version nobody would look (RFC 3264 8).
@@ -147,6 +157,7 @@ class Told:
 
     def accepted(self, octets: bytes) -> None:
         """The party has taken a description of our own."""
+        self.relayed = self.next_relayed
         self.sdp = octets
         self.ahead += 1
 

@@ -14,6 +14,7 @@ from typing import Final
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession, merged
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
+from siprec.sip.headers import ParameterValue
 from siprec.sip.message import SipMessage
 from siprec.sip.multipart import SDP_TYPE, Part, find_part, replace_part
 
@@ -26,6 +27,7 @@ Trouble = Callable[[MediaServer, MediaError], "MediaServer | None"]
 """Hears that a media server did not do what a call asked; says which one to ask instead, if any."""
 MAX_SPARES: Final = 2
 
+_SDP: Final = ParameterValue(SDP_TYPE, {})
 _Key = tuple[str, MediaSession]
 
 
@@ -39,13 +41,18 @@ class MediaTimes:
 
 
 def sdp_part(message: SipMessage) -> Part | None:
-    """The session description of a message, alone or in a multipart (OA-06); None also when the body is broken."""
-    if not message.body:
+    """The session description of a message, alone or in a multipart (OA-06), or as the whole body under a wrong type or
+    none; None also when the body is broken."""
+    body = message.body
+    if not body:
         return None
     try:
-        return find_part(message, SDP_TYPE)
+        part = find_part(message, SDP_TYPE)
     except SipError:
-        return None
+        part = None
+    if part is None and body.startswith(b"v=0") and "early" not in (message.get("content-disposition") or "").lower():
+        return Part(_SDP, [], body, end=len(body))
+    return part
 
 
 def sdp_of(message: SipMessage) -> bytes:
@@ -78,6 +85,9 @@ class CallMedia:
     offers.
     `on_trouble` hears of each request that failed; where nothing has passed the media server yet, the call goes to the
     one that it names, two times at the most. `on_failure(reason)` is called once, when the call is to do without.
+    `lost` says why the server is not asked any more, although the call did not give it up yet: an answer did not pass,
+    or the server is lost (`gone`: with all its media). Then descriptions go on as they came, until :meth:`move` or
+    :meth:`fail`. `on_unanswered` hears of offers within a call that failed; true: the call is going to be moved.
     `carried` is told of servers that the call comes to (1) and leaves (-1). Callbacks may come from
     inside `offer` and `answer` when nothing has to be asked: a description that came before gets the answer it got.
     """
@@ -87,16 +97,22 @@ class CallMedia:
         "_asked",
         "_carried",
         "_clock",
+        "_held",
         "_in_flight",
         "_last",
+        "_moving",
         "_on_failure",
         "_on_trouble",
+        "_on_unanswered",
+        "_passed",
         "_reoffer",
         "_spares",
         "_times",
         "_transport_protocol",
         "answered",
         "flags",
+        "gone",
+        "lost",
         "requests",
         "server",
         "session",
@@ -115,8 +131,14 @@ class CallMedia:
         asked: MediaFlags = NO_FLAGS,
         on_trouble: Trouble | None = None,
         carried: Callable[[MediaServer, int], None] | None = None,
+        on_unanswered: Callable[[MediaError], bool] | None = None,
     ) -> None:
         self._clock = clock
+        self._on_unanswered = on_unanswered
+        # Something of the server's went to a party; the server may have something of the call.
+        self._passed, self._held = False, True
+        self._moving = False
+        self.lost, self.gone = "", False
         self._on_trouble = on_trouble
         self._carried = carried or _nobody
         self._spares = MAX_SPARES
@@ -178,7 +200,7 @@ class CallMedia:
         self._request(key, sdp, done)
 
     def _request(self, key: _Key, sdp: bytes, done: Passed) -> None:
-        if self.state != "active":
+        if self.state != "active" or self.lost:
             done(None)
             return
         waiting = self._in_flight.get((key, sdp))
@@ -200,12 +222,13 @@ class CallMedia:
                 return
             waiting = self._in_flight.pop((key, sdp))
             if isinstance(result, MediaError):
-                self.fail(f"{command}: {result}")
-            if self.state != "active" or isinstance(result, MediaError):
+                self._refused(command, result)
+            if self.state != "active" or self.lost or isinstance(result, MediaError):
                 for each in waiting:
                     each(None)
                 return
             self._last[key] = (sdp, result)
+            self._passed = True
             self.answered = self.answered or command == "answer"
             for each in waiting:
                 each(result)
@@ -225,6 +248,19 @@ class CallMedia:
             log.exception("media server %s, Call-ID %s", self.server.name, session.call_id)
             self._clock.call_later(0, finish, MediaError(f"internal error: {error}"))
 
+    def _refused(self, command: str, error: MediaError) -> None:
+        """A request failed. Where the parties were told something of the server's already, the call is not given up at
+        once: it may be moved (:mod:`siprec.proxy.relocation`)."""
+        reason = f"{command}: {error}"
+        if self.state != "active" or self.lost:
+            return
+        if self._moving or not self._passed:
+            self.fail(reason)
+        elif command == "answer" or (self._on_unanswered is not None and self._on_unanswered(error)):
+            self.lost = self.lost or reason
+        else:
+            self.fail(reason)
+
     def _elsewhere(self, error: MediaError) -> bool:
         """Tell of the trouble; ask another media server, if there is one and nothing went through this one so far."""
         if self.state != "active" or self._on_trouble is None:
@@ -235,6 +271,7 @@ class CallMedia:
         self._spares -= 1
         self._delete()
         self._go_to(other)
+        self._held = True
         asked, self._in_flight = self._in_flight, {}
         for (key, sdp), waiting in asked.items():
             for done in waiting:
@@ -259,7 +296,10 @@ class CallMedia:
         answered it, the answer for who made it. Not called when that fails: then the call does without."""
         if server is not self.server:
             self._delete()
+            self._passed = False
         self._go_to(server)
+        self._held = self._moving = True
+        self.lost = ""
         self._last.clear()
         self._reoffer = self._answerer = None
         self.answered = False
@@ -267,7 +307,14 @@ class CallMedia:
 
         def offered(first: bytes | None) -> None:
             if first is not None:
-                self.answer(session, answer, lambda second: done(first, second) if second is not None else None)
+                self.answer(session, answer, lambda second: answered(first, second))
+            else:
+                self._moving = False
+
+        def answered(first: bytes, second: bytes | None) -> None:
+            self._moving = False
+            if second is not None:
+                done(first, second)
 
         self.offer(session, offer, offered)
 
@@ -278,24 +325,29 @@ class CallMedia:
         self.state = "failed"
         self._carried(self.server, -1)
         self._last.clear()
-        if not self.answered:
+        if not self._passed:
             # Nothing runs through it; an offer that it took after all must not hold ports.
             self._delete()
         self._on_failure(reason)
+
+    def unused(self) -> None:
+        """The call does without the media server, and no party sends there any more."""
+        if self.state == "failed" and self._held:
+            self._delete()
 
     def end(self) -> None:
         """The call is over: everything of it goes, on every path. Twice is once."""
         if self.state == "ended":
             return
-        deleted = self.state == "failed" and not self.answered
         if self.state == "active":
             self._carried(self.server, -1)
         self.state = "ended"
         self._last.clear()
-        if not deleted:
+        if self._held:
             self._delete()
 
     def _delete(self) -> None:
+        self._held = False
         try:
             self.server.delete(self.session)
         except Exception:

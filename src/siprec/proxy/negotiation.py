@@ -6,15 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
 from siprec.proxy import sessiontimer
 from siprec.proxy.call import Call
-from siprec.proxy.dialogs import OTHER, ProxiedDialog, Side
-from siprec.proxy.indication import RECORD_AWARE, State, Told, essence, preference
+from siprec.proxy.dialogs import OTHER, Exchange, ProxiedDialog, Side
+from siprec.proxy.indication import RECORD_AWARE, State, Told, essence, preference, whereabouts
 from siprec.proxy.media import CallMedia, MediaTimes, put_sdp, sdp_of
 from siprec.proxy.peers import REFRESHING, above_ours
+from siprec.sdp_answer import fitted
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PickMedia = Callable[[Call], "MediaServer | None"]
-_OFFERS = frozenset({"INVITE", "UPDATE", "PRACK"})
+_OFFERS: Final = frozenset({"INVITE", "UPDATE", "PRACK"})
+MAX_AHEAD: Final = 8
+"""Descriptions of our own to one party at the most, where its peer answers each of them from elsewhere."""
 
 
 class Negotiation:
@@ -54,6 +57,8 @@ class Negotiation:
         self.flags = flags
         self.on_trouble: Callable[[Call, MediaServer, MediaError], MediaServer | None] | None = None
         """Hears of each request of a call that failed; says which other media server a new call may go to."""
+        self.on_unanswered: Callable[[Call, MediaServer, MediaError], bool] = lambda call, server, error: False
+        """Hears of offers in mid-call that failed; true: the call is to be moved to another media server."""
         self.load: Counter[MediaServer] = Counter()
         """Calls by the media server that carries them."""
         self._busy: dict[tuple[str, str], Call] = {}
@@ -103,6 +108,7 @@ class Negotiation:
             call.media_flags,
             lambda server, error: self._trouble(call, server, error),
             self._carried,
+            lambda error: self.on_unanswered(call, call.media_path.server, error) if call.media_path else False,
         )
         call.media_path = path
         call.media = server
@@ -132,6 +138,8 @@ class Negotiation:
         self._core.counters["media_failures"] += 1
         log.warning("media server is out: %s, Call-ID %s", reason, call.call_id)
         self._core.observers.tell("call_media_failed", call, reason)
+        for dialog in self._core.dialogs.of(call):
+            self.settle(dialog)
 
     def release(self, call: Call) -> None:
         """The call is over (or never was): its media goes."""
@@ -175,8 +183,10 @@ class Negotiation:
                 branch.told = Told()
                 result = branch.told.passing(result, self._state(call))
             if result is not None and not put_sdp(request, result):
+                branch.told = None
                 path.fail("the description cannot be put in place")
-            passed(503 if path.state == "failed" and self.on_failure == "reject" else 0)
+            without = path.state == "failed" or bool(path.lost)
+            passed(503 if without and self.on_failure == "reject" else 0)
 
         path.offer(session, sdp, offered)
 
@@ -185,8 +195,12 @@ class Negotiation:
         sdp = sdp_of(ack)
         if sdp:
             self._in_dialog(dialog, side, ack, sdp, go_on)
-        else:
-            go_on()
+            return
+        # RFC 3261 13.2.1: a 2xx without a description, after one in an unreliable response, which was the answer.
+        unanswered = self._core.dialogs.acknowledged(dialog, side, ack.cseq.number)
+        go_on()
+        if unanswered:
+            self.settle(dialog)
 
     def _in_dialog(
         self, dialog: ProxiedDialog, side: Side, request: SipRequest, sdp: bytes, go_on: Callable[[], None]
@@ -195,6 +209,8 @@ class Negotiation:
         kind = self._core.dialogs.offered(dialog, side, request, sdp)
         completed = kind == "answer" and was_open
         call = dialog.call
+        if kind == "answer":
+            sdp = self._fitted(dialog, OTHER[side], sdp)
         if completed:
             self.take(dialog)
 
@@ -231,9 +247,15 @@ class Negotiation:
         receiver: Side,
     ) -> None:
         path = self._path(call)
+        before = dialog.told.get(receiver)
+        if kind == "offer" and dialog.open is not None and before is not None:
+            dialog.open.told = before.copy()
         if path is None or path.state != "active":
             call.media_bypassed = True
+            self._around(dialog, receiver, message, sdp)
             go_on()
+            if kind == "answer":
+                self.settle(dialog)
             return
         if kind == "answer":
             self._prefer(dialog)
@@ -242,15 +264,78 @@ class Negotiation:
             if result is not None:
                 told = dialog.told.setdefault(receiver, Told())
                 result = told.passing(result, self._state(call) if receiver in dialog.aware else "")
-            if result is not None and not put_sdp(message, result):
-                path.fail("the description cannot be put in place")
+                if not put_sdp(message, result):
+                    path.lost = path.lost or "the description cannot be put in place"
+                    result = None
+            if result is None:
+                self._around(dialog, receiver, message, sdp_of(message))
             go_on()
+            if kind == "answer":
+                self.settle(dialog)
 
         session = MediaSession(call.call_id, offerer, answerer, via_branch)
         if kind == "offer":
             path.offer(session, sdp, passed)
         else:
             path.answer(session, sdp, passed)
+
+    def _around(self, dialog: ProxiedDialog, receiver: Side, message: SipMessage, sdp: bytes) -> None:
+        """A description goes on as it came, but for its version where descriptions of ours went before."""
+        if dialog.call.media_path is None:
+            return
+        told = dialog.told.setdefault(receiver, Told())
+        if not sdp:
+            told.relayed = told.next_relayed = False
+            return
+        result = told.passing(sdp, "", relayed=False)
+        if result != sdp:
+            put_sdp(message, result)
+
+    def _fitted(self, dialog: ProxiedDialog, offerer: Side, answer: bytes) -> bytes:
+        """The answer to what `offerer` offered, mended where it does not fit; what was agreed says the same."""
+        if dialog.call.media_path is None:
+            return answer
+        result = fitted(dialog.sdp.get(offerer, b""), answer)
+        if result is not answer:
+            self._core.counters["answers_mended"] += 1
+            log.info("the %s's answer does not fit the offer: mended, Call-ID %s", OTHER[offerer], dialog.call.call_id)
+            if dialog.sdp.get(OTHER[offerer]) == answer:
+                dialog.sdp[OTHER[offerer]] = result
+        return result
+
+    def settle(self, dialog: ProxiedDialog) -> None:
+        """See to it that the parties were told the same: either both send to the media server, or each to the other.
+
+        An answer that did not pass the media server leaves one party with its addresses and the other with those of its
+        peer. Then the call is moved, to another media server or anew to this one; where that cannot be, the offer is
+        taken back: its receiver gets what the offerer said, by a re-INVITE. So do both when the server is gone."""
+        path, core = dialog.call.media_path, self._core
+        if path is None or dialog.state == "terminated" or path.state == "ended":
+            return
+        sides = dialog.relaying
+        if path.state == "active":
+            if len(sides) == 1:
+                core.relocation.move(dialog.call, path.lost or "the parties were told different things")
+            elif path.lost and not core.relocation.moves(dialog.call):
+                path.fail(path.lost)
+        elif len(sides) == 1 or path.gone:
+            said = {side: dialog.sdp.get(OTHER[side], b"") for side in sides}
+            if said and all(said.values()):
+                core.own.relocated(dialog, said, relayed=False)
+        if path.state == "failed" and not any(told.relayed for told in dialog.told.values()):
+            path.unused()
+
+    def rolled_back(self, dialog: ProxiedDialog, offer: Exchange) -> None:
+        """An offer within the dialog was refused: the session stays as it was (RFC 3264 8), at the media server too."""
+        call, side, other = dialog.call, offer.offerer, OTHER[offer.offerer]
+        path, before, theirs = call.media_path, dialog.sdp.get(side, b""), dialog.sdp.get(other, b"")
+        if offer.told is not None:
+            dialog.told[other] = offer.told
+        if path is None or path.state != "active" or path.lost or not before or not theirs:
+            return
+        if essence(before) != essence(offer.sdp):
+            session = MediaSession(call.call_id, dialog.tag(side), dialog.tag(other))
+            path.offer(session, before, lambda result: path.answer(session, theirs, lambda result: None))
 
     def _changed(self, dialog: ProxiedDialog, who: Side) -> None:
         """An exchange within a dialog, begun by `who`, is complete and forwarded."""
@@ -314,6 +399,8 @@ class Negotiation:
             sessiontimer.confirm(request, response, core.options.session_expires)
         sdp = sdp_of(response)
         kind, complete = core.dialogs.response(dialog, side, request, response, sdp)
+        if kind == "answer":
+            sdp = self._fitted(dialog, side, sdp)
         if kind:
             self.take(dialog)
         call = dialog.call
@@ -323,6 +410,8 @@ class Negotiation:
             if complete and not initial:
                 self._changed(dialog, side)
 
+        if not sdp and response.status < 300 and b"v=0" in response.body and dialog.open is not None:
+            self._around(dialog, side, response, b"")  # an answer that only the parties can read
         if not sdp or not kind or (initial and call.state == "confirmed" and dialog.callee_tag != call.to_tag):
             finish()  # of two that answered, the second does not take the media away from the first
             return
@@ -363,10 +452,18 @@ class Negotiation:
         server has to hear it."""
         call, other = dialog.call, OTHER[side]
         path, before, offer = call.media_path, dialog.sdp.get(other, b""), dialog.sdp.get(side, b"")
-        if path is None or path.state != "active" or not offer or essence(answer) == essence(before):
+        answer = fitted(offer, answer)
+        if path is None or not offer or essence(answer) == essence(before):
             return
         dialog.sdp[other] = answer
         self.take(dialog)
+        if path.state != "active" or path.lost:
+            told = dialog.told.get(side)
+            elsewhere = whereabouts(answer) != whereabouts(before)
+            if told is not None and path.state == "failed" and elsewhere and told.ahead < MAX_AHEAD:
+                # It receives elsewhere now, and its peer sends there by itself.
+                self._core.own.relocated(dialog, {side: answer}, relayed=False)
+            return
         session = MediaSession(call.call_id, dialog.tag(side), dialog.tag(other))
 
         def answered(result: bytes | None) -> None:

@@ -56,6 +56,8 @@ class Lane:
     steps: list[tuple[int, int]] = field(default_factory=list)
     busy: bool = False
     waiting: bool = False
+    by_invite: bool = False
+    """The peer refuses UPDATE, whatever its Allow says."""
     tries: int = 0
     given_up: bool = False
     held: list[Callable[[], None]] = field(default_factory=list)
@@ -142,10 +144,12 @@ class OwnRequests:
                 for side in _SIDES:
                     self._try(dialog, side)
 
-    def relocated(self, dialog: ProxiedDialog, told: dict[Side, bytes]) -> None:
-        """The media of the dialog go through another server: each party has to be told, by a new description."""
+    def relocated(self, dialog: ProxiedDialog, told: dict[Side, bytes], *, relayed: bool = True) -> None:
+        """The media of the dialog go through another server, or through none any more (not `relayed`): the parties in
+        `told` have to hear it, by a new description."""
         for side, octets in told.items():
-            dialog.told.setdefault(side, Told(octets)).source = octets
+            said = dialog.told.setdefault(side, Told(dialog.sdp.get(_other(side), b"")))
+            said.source, said.next_relayed = octets, relayed
             dialog.relocated.add(side)
             lane = dialog.lanes.get(_other(side))
             if lane is not None:
@@ -175,20 +179,21 @@ class OwnRequests:
             or (receiver not in dialog.aware and not moved)
             or told is None
             or path is None
-            or path.state != "active"
+            or (not moved and (path.state != "active" or path.lost != ""))
             or (lane is not None and lane.given_up)
             or not dialog.contact.get("caller")
             or not dialog.contact.get("callee")
             or dialog.cseq.get(side, 0) > _LARGEST - 1000
         ):
             return b""
-        state = indicator.state(call) if indicator is not None and receiver in dialog.aware else ""
+        indicated = indicator is not None and receiver in dialog.aware and told.next_relayed
+        state = indicator.state(call) if indicator is not None and indicated else ""
         if moved and told.source == told.sdp:
             dialog.relocated.discard(receiver)  # an offer or answer of its own came first
         return told.own(state)
 
     def _start(self, dialog: ProxiedDialog, side: Side, lane: Lane) -> None:
-        request = self.request_as(dialog, side)
+        request = self.request_as(dialog, side, "INVITE" if lane.by_invite else "")
         next_hop = aim(request, Target(NameAddr("", request.uri).uri))
         lane.busy = True
 
@@ -272,11 +277,16 @@ class OwnRequests:
                 self._done(dialog, side, lane, False)
                 return
             log.info("the %s: %s, Call-ID %s", _other(side), response.start_line, call.call_id)
-            self._done(dialog, side, lane, True, response.status)
+            moved = _other(side) in dialog.relocated
+            if moved and request.method == "UPDATE" and response.status not in (408, 481, 491):
+                lane.by_invite = True
+                self._done(dialog, side, lane, False)
+                return
+            self._done(dialog, side, lane, True, response.status, _seconds(response))
 
         def failed(transaction: ClientTransaction, reason: str) -> None:
             if lane.busy and transaction is sent:
-                self._done(dialog, side, lane, True)
+                self._done(dialog, side, lane, True, 408)
 
         sent = core.layer.send_request(request, hop, on_response=answered, on_failure=failed)
         if request.method == "INVITE":
@@ -302,6 +312,7 @@ class OwnRequests:
         if value is not None and dialog.session_interval:
             dialog.expires = core.clock.now() + dialog.session_interval
         dialog.seen = core.clock.now()
+        core.media.settle(dialog)
         answer = sdp_of(response)
         if answer and call.state == "confirmed":
             core.media.again(dialog, side, answer)
@@ -309,7 +320,9 @@ class OwnRequests:
             if wanted and core.indicator is not None:
                 core.indicator.preference(call, receiver, wanted)
 
-    def _done(self, dialog: ProxiedDialog, side: Side, lane: Lane, failed: bool, status: int = 0) -> None:
+    def _done(
+        self, dialog: ProxiedDialog, side: Side, lane: Lane, failed: bool, status: int = 0, wait: float = 0.0
+    ) -> None:
         lane.busy = False
         if lane.patience is not None:
             lane.patience.cancel()
@@ -320,19 +333,30 @@ class OwnRequests:
             self.changed(dialog.call)  # what changed meanwhile
             return
         lane.tries += 1
-        if status != 491 or lane.tries >= MAX_TRIES:
+        # What only tells of the recording is not worth a second try, but for glare.
+        moved = _other(side) in dialog.relocated
+        again = status == 491 or (moved and (status == 408 or status >= 500))
+        if not again or lane.tries >= MAX_TRIES:
             lane.given_up = True  # the party does not want to be told like this
             return
         # RFC 3261 14.1: who made the Call-ID waits longer.
         low, high = (2.1, 4.0) if side == "caller" else (0.0, 2.0)
+        if status != 491:
+            low = high = max(wait, 1.0)
         lane.waiting = True
 
-        def again() -> None:
+        def retry() -> None:
             lane.waiting = False
             if dialog.state == "confirmed":
                 self._try(dialog, side)
 
-        self._core.clock.call_later(self._core.random.uniform(low, high), again)
+        self._core.clock.call_later(self._core.random.uniform(low, high), retry)
+
+
+def _seconds(response: SipResponse) -> float:
+    """What ``Retry-After`` asks for, ten seconds at the most (RFC 3261 14.2)."""
+    words = (response.get("retry-after") or "").replace(";", " ").replace("(", " ").split()
+    return min(float(words[0]), 10.0) if words and words[0].isdecimal() and len(words[0]) < 6 else 0.0
 
 
 def _other(side: Side) -> Side:

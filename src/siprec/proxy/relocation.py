@@ -1,7 +1,9 @@
-"""Calls whose media server is lost go on through another one, where the operator wants that (``media.on_lost``).
+"""Calls go on through another media server when theirs is lost, or anew through the same one.
 
-Both parties are told by an offer of our own (re-INVITE or UPDATE): B2BUA behaviour, as all own requests (CS-09). What
-they agreed before is offered and answered at the other server first, so that each can be told at once where to send.
+Both parties are told by an offer of our own (re-INVITE or UPDATE): B2BUA behaviour, as all own requests (CS-09), so the
+operator decides (``media.on_lost``), but for one case: where an answer did not pass the media server, the parties were
+told different things already. What they agreed before is offered and answered at the other server first, so that each
+can be told at once where to send.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from siprec.media.engine import MediaSession
+from siprec.media.engine import MediaServer, MediaSession
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Call
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 15.0
-"""Seconds in which another media server has to be there, and an exchange of the parties to be through."""
+"""Seconds in which a media server has to be there, and an exchange of the parties to be through."""
 _AGAIN: Final = 0.25
 
 
@@ -31,32 +33,49 @@ class Relocation:
         self._core = core
         self._moving: set[CallMedia] = set()
 
-    def move(self, call: Call, reason: str) -> None:
-        """Take the call to another media server, as soon as there is one and its dialog is at rest; `reason` says what
-        befell the one it has. A call that is not answered yet does without."""
-        path = call.media_path
-        if path is not None and path.state == "active" and path not in self._moving:
-            self._moving.add(path)
-            self._try(call, path, reason, self._core.clock.now() + PATIENCE)
+    def moves(self, call: Call) -> bool:
+        """Whether the call is about to be moved."""
+        return call.media_path in self._moving
 
-    def _try(self, call: Call, path: CallMedia, reason: str, deadline: float) -> None:
+    def move(self, call: Call, reason: str, *, dead: bool = False) -> None:
+        """Take the call to a media server, as soon as there is one and its dialog is at rest; one that is not answered
+        yet waits for that. `reason` says what befell the server it has; `dead`: its media are gone for certain. Then,
+        where no server turns up, the parties are told each other's addresses; else the call stays where it is."""
+        path = call.media_path
+        if path is None or path.state != "active":
+            return
+        path.lost = path.lost or reason
+        path.gone |= dead
+        if path not in self._moving:
+            self._moving.add(path)
+            self._try(call, path, None)
+
+    def _try(self, call: Call, path: CallMedia, deadline: float | None) -> None:
+        clock = self._core.clock
         if path.state != "active" or call.state == "terminated":
             self._moving.discard(path)
             return
-        clock = self._core.clock
-        found = [d for d in self._core.dialogs.of(call) if d.callee_tag == call.to_tag and d.state == "confirmed"]
-        known = found and call.caller_sdp and call.callee_sdp
-        if call.state != "confirmed" or not known or clock.now() > deadline:
-            self._moving.discard(path)
-            path.fail(reason)
+        if call.state == "early":
+            clock.call_later(_AGAIN, self._try, call, path, None)
             return
-        dialog = found[0]
+        limit = clock.now() + PATIENCE if deadline is None else deadline
+        dialog = next(
+            (d for d in self._core.dialogs.of(call) if d.callee_tag == call.to_tag and d.state == "confirmed"), None
+        )
         server = self._core.media.choose(call)
-        if server is None or path.busy or dialog.open is not None or dialog.unsettled:
-            clock.call_later(_AGAIN, self._try, call, path, reason, deadline)
-            return
-        self._moving.discard(path)
-        log.warning("the media go from %s to %s: %s, Call-ID %s", path.server.name, server.name, reason, call.call_id)
+        if dialog is None or clock.now() > limit:
+            self._give_up(call, path, dialog)
+        elif server is None or path.busy or dialog.open is not None or dialog.unsettled:
+            clock.call_later(_AGAIN, self._try, call, path, limit)
+        elif not call.caller_sdp or not call.callee_sdp:
+            self._give_up(call, path, dialog)  # nobody knows what they agreed
+        else:
+            self._moving.discard(path)
+            self._go(call, path, dialog, server)
+
+    def _go(self, call: Call, path: CallMedia, dialog: ProxiedDialog, server: MediaServer) -> None:
+        why = path.lost
+        log.warning("the media go from %s to %s: %s, Call-ID %s", path.server.name, server.name, why, call.call_id)
         session = MediaSession(call.call_id, call.from_tag, call.to_tag)
         path.move(
             server,
@@ -66,12 +85,22 @@ class Relocation:
             lambda offer, answer: self._moved(call, path, dialog, session, offer, answer),
         )
 
+    def _give_up(self, call: Call, path: CallMedia, dialog: ProxiedDialog | None) -> None:
+        self._moving.discard(path)
+        reason = path.lost
+        if dialog is None or path.gone or len(dialog.relaying) == 1:
+            path.fail(reason)
+        else:
+            log.warning("no other media server: the call stays, %s, Call-ID %s", reason, call.call_id)
+            path.lost = ""
+
     def _moved(
         self, call: Call, path: CallMedia, dialog: ProxiedDialog, session: MediaSession, offer: bytes, answer: bytes
     ) -> None:
         if call.state != "confirmed":
             return
         core = self._core
+        path.gone = False
         call.media, call.media_session = path.server, session
         core.counters["media_moved"] += 1
         core.own.relocated(dialog, {"callee": offer, "caller": answer})

@@ -233,11 +233,11 @@ class ActiveRecording:
     def media_moved(self) -> None:
         """Another media server carries the call: copies begin there anew, for the same streams."""
         self._moves += 1
-        if self.machine.state in (State.ACTIVE, State.PAUSED):
-            self._tag = ""
+        self._tag = ""
+        if self.machine.state in (State.ACTIVE, State.PAUSED, State.INVITING):
             self.changed(media=True)
-        elif self.machine.state in (State.FORKING, State.INVITING):
-            self.media_lost("the media server is lost")
+        elif self.machine.state is State.FORKING:
+            self._fork()
 
     def send(
         self,
@@ -428,6 +428,8 @@ class ActiveRecording:
             if self.machine.state in (State.ACTIVE, State.PAUSED):
                 self._fork()
                 return
+            if self.machine.state is State.FORKING:
+                return  # the other one was asked at once
             result = MediaError("the media server is lost")
         if not isinstance(result, MediaError):
             self._tag = result.tag

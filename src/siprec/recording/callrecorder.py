@@ -89,7 +89,7 @@ class CallRecorder:
         now = self.service.around.clock.now()
         if self.answered:
             recording.begin(self._since_answer() if promised else now)
-        elif self.call.early_media and start == "early":
+        elif self.call.early_media and start == "early" and not self.call.media_awaited:
             # What rang before anybody wanted it is not in it.
             self._begin_early(now)
         self.service.indications.changed(self.call)

@@ -128,7 +128,9 @@ class RecordingService(CallObserver):
             self.requested.created(call)
 
     def call_early_media(self, call: Call) -> None:
-        """Early media pass: begin what is to begin with them (R3)."""
+        """Early media pass: begin what is to begin with them (R3), where they pass the media server."""
+        if call.media_awaited:
+            return
         recorder = self._recorders.get(call.dlg_id)
         for name in list(call.recordings):
             profile = self.profiles.get(name)
@@ -149,15 +151,21 @@ class RecordingService(CallObserver):
             if recorder is None or name not in recorder.recordings:
                 self._record(call, name, promised=True)
         # Also without a recording: one may be wanted in mid-call.
+        self._begin(call)
+
+    def _begin(self, call: Call) -> None:
+        """Begin what waits for the answer; where the media server is lost, when the call has another one."""
         recorder = self._recorders.get(call.dlg_id)
-        if recorder is not None:
+        if recorder is not None and call.state == "confirmed" and not call.media_awaited:
             recorder.begin()
 
     def call_media_changed(self, call: Call, who: str = "") -> None:
         """A re-INVITE or UPDATE of the call was completed."""
         recorder = self._recorders.get(call.dlg_id)
-        if recorder is not None:
+        if recorder is not None and recorder.answered:
             recorder.media_changed()
+        else:
+            self._begin(call)
 
     def party_identified(self, call: Call, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
         """A party of the call turned out to be `address` (connected identity, RFC 4916); `message` is what it sent."""
@@ -204,6 +212,7 @@ class RecordingService(CallObserver):
         if recorder is not None:
             for recording in list(recorder.recordings.values()):
                 recording.media_lost(f"media server: {reason}")
+            self._begin(call)
 
     def call_media_moved(self, call: Call) -> None:
         """Another media server has the call: it is asked for copies, and the SRSs are told where they come from."""
@@ -211,6 +220,7 @@ class RecordingService(CallObserver):
         if recorder is not None:
             for recording in list(recorder.recordings.values()):
                 recording.media_moved()
+            self._begin(call)
             self.indications.moved(call)
 
     def call_ended(self, call: Call) -> None:
@@ -342,8 +352,8 @@ class RecordingService(CallObserver):
             return self._refused(call, instance, f"no relay media: the call's media pass no media server: {why}")
         if recorder is None:
             recorder = self._recorders[call.dlg_id] = CallRecorder(self, call)
-            if call.state == "confirmed" and call.answer_wall is not None:
-                recorder.begin()
+            if call.answer_wall is not None:
+                self._begin(call)
         given = settings if isinstance(settings, RecordingSettings) else settings_of(call, instance)
         mode: StartMode = "early" if (start or profile.start) == "early" else "answer"
         why = recorder.engage(instance, profile, given, mode, promised=promised)
