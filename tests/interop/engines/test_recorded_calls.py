@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from siprec.cli.phone_media import PhoneMedia
 from tests.interop.engines.world import ENGINES, Camera, World, check_audio, until, world
 
 
@@ -138,5 +141,65 @@ def test_parties_on_ipv6_are_recorded_where_the_media_server_can(tmp_path: Path,
             await it.talk(80)
             await it.alice.hang_up()
             check_audio(it, *await over(it, 0))
+
+    asyncio.run(scenario())
+
+
+def _surplus(octets: bytes) -> bytes:
+    return octets + b"m=video 0 RTP/AVP 96\r\n"
+
+
+def _reordered(octets: bytes) -> bytes:
+    at = octets.index(b"m=audio")
+    return octets[:at] + b"m=video 0 RTP/AVP 96\r\n" + octets[at:]
+
+
+def _without_connection(octets: bytes) -> bytes:
+    return b"".join(line for line in octets.splitlines(keepends=True) if not line.startswith(b"c="))
+
+
+def _with_a_stray_line(octets: bytes) -> bytes:
+    return octets.replace(b"t=0 0\r\n", b"t=0 0\r\nstray\r\n")
+
+
+def _spoilt(offer: Callable[[PhoneMedia], bytes], spoil: Callable[[bytes], bytes], media: PhoneMedia) -> bytes:
+    return spoil(offer(media))
+
+
+ANSWERS = {
+    "fewer lines": (True, lambda octets: octets),
+    "more lines": (False, _surplus),
+    "another order": (True, _reordered),
+    "no address": (False, _without_connection),
+    "a stray line": (False, _with_a_stray_line),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_that_does_not_fit_the_offer_is_mended(tmp_path: Path, engine: str) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, engine) as it:
+            camera = Camera("127.0.0.1", 0xA11CE)
+            plain = it.bob._offer
+            try:
+                for number, (video, spoilt) in enumerate(ANSWERS.values()):
+                    it.alice.camera = camera if video else None
+                    it.bob._offer = partial(_spoilt, plain, spoilt)  # type: ignore[method-assign]
+                    await it.alice.dial("bob")
+                    await until(lambda: it.proxy.recording.counts().get("active") == 1, "it is recorded")
+                    await it.talk(25)
+                    # And in mid-call.
+                    await it.alice.offer_again("sendrecv")
+                    await it.talk(15)
+                    await it.alice.hang_up()
+                    await until(lambda: not it.proxy.core.calls, "the call is over")
+                    await until(lambda: not it.proxy.recording.counts(), "its recording too")
+                    assert it.proxy.core.counters["answers_mended"] == 2 * (number + 1)
+                    for phone in (it.alice, it.bob):
+                        phone.forget()
+            finally:
+                camera.stop()
+            assert not {"FAILED", "UPDATE_FAILED"} & set(it.names())
+            assert it.names().count("START") == len(ANSWERS)
 
     asyncio.run(scenario())

@@ -113,6 +113,15 @@ class Caller(Phone):
         assert result.status == 200, result.status
         self._connect(body_sdp(result))
 
+    def forget(self) -> None:
+        """Be ready for another call."""
+        if self.media is not None:
+            self.media.close()
+        self.media = self.call = None
+        self.direction, self.version = "sendrecv", 1
+        loop = asyncio.get_running_loop()
+        self.answered_, self.ended_ = loop.create_future(), loop.create_future()
+
     async def move(self) -> None:
         """Media on another port from now on; the signal begins anew there."""
         assert self.media is not None
