@@ -87,12 +87,12 @@ class Branch:
             return
         self._request = request
         flow = self.target.flow
-        if flow is not None and not self.target.route:
+        if flow is not None and (self.target.only_flow or not self.target.route):
             # A connection may be gone by now; then the URI is all there is.
-            self._fallback = next_hop if flow.connection else None
+            self._fallback = next_hop if flow.connection and not self.target.only_flow else None
             self._found([flow])
         else:
-            context.core.resolve(next_hop, self._found)
+            context.core.resolve_contact(next_hop, self.target.given_by, self._found)
 
     def _found(self, result: list[Hop] | SipError) -> None:
         if self.done:
@@ -117,6 +117,9 @@ class Branch:
         """Send to the next hop in the list."""
         context = self._context
         if self.done or self._request is None:
+            return
+        if not context.may_send():
+            self.finish(503, None)
             return
         hop = self._hops.pop(0)
         request = self._request.copy() if self._hops or self._fallback is not None else self._request
@@ -216,7 +219,7 @@ class Branch:
                 self._send()  # FWD-10
                 return
             if fallback is not None and reason != "timeout":
-                context.core.resolve(fallback, self._found_again)
+                context.core.resolve_contact(fallback, self.target.given_by, self._found_again)
                 return
         self.finish(408 if reason == "timeout" else 503, None)
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ELSEWHERE: Final = ("Reason", 'SIP;cause=200;text="Call completed elsewhere"')
-_MAX_TARGETS: Final = 64
 
 
 class ResponseContext:
@@ -48,6 +47,7 @@ class ResponseContext:
         "_groups",
         "_results",
         "_seen",
+        "_sent",
         "_starting",
         "authenticated",
         "base",
@@ -93,6 +93,7 @@ class ResponseContext:
         self._results: list[FinalResult] = []
         self._seen: set[str] = set()
         self._count = 0
+        self._sent = 0
         self._breadth = 0
         self._ended = False
         self._starting = False
@@ -124,7 +125,7 @@ class ResponseContext:
         for group in groups:
             kept = []
             for target in group:
-                if target.uri.text not in self._seen and len(self._seen) < _MAX_TARGETS:
+                if target.uri.text not in self._seen and len(self._seen) < self.core.options.max_branches:
                     self._seen.add(target.uri.text)
                     kept.append(target)
             if kept:
@@ -133,6 +134,14 @@ class ResponseContext:
             self._groups.extendleft(reversed(new))
         else:
             self._groups.extend(new)
+
+    def may_send(self) -> bool:
+        """Whether one more attempt may be made, parallel and serial ones counted together."""
+        self._sent += 1
+        limit = self.core.options.max_branches
+        if self._sent == limit + 1:
+            self.core.limit_reached("max_branches", f"{limit} branches", self.base, self.transaction.source)
+        return self._sent <= limit
 
     @property
     def has_more(self) -> bool:
@@ -215,7 +224,7 @@ class ResponseContext:
         """A branch has its final result."""
         if 200 <= result.status < 300:
             return
-        if 300 <= result.status < 400 and result.response is not None and self._recurse(result.response):
+        if 300 <= result.status < 400 and result.response is not None and self._recurse(branch, result.response):
             self._check_done()
             return
         self._results.append(result)
@@ -225,12 +234,13 @@ class ResponseContext:
                 other.cancel()
         self._check_done()
 
-    def _recurse(self, response: SipResponse) -> bool:
+    def _recurse(self, branch: Branch, response: SipResponse) -> bool:
         """RSP-10: 3xx for a domain of ours, if wanted."""
         if not self.core.recurse or self.cancelled or self.final or self.dialog is not None:
             return False
         if not self.core.identity.serves(self.transaction.request.ruri):
             return False
+        answered_by = branch.transaction.hop if branch.transaction is not None else None
         secure = self.base.ruri.scheme == "sips"
         found: list[Target] = []
         for value in response.values("contact"):
@@ -239,6 +249,9 @@ class ResponseContext:
                 uri: Uri = contact.uri
             except SipError:
                 continue
+            own = self.core.identity.serves(uri)
+            if not own and (answered_by is None or not self.core.is_trusted(answered_by)):
+                continue  # a phone does not send strangers' calls anywhere
             if uri.is_sip and (uri.scheme == "sips" or not secure):
                 found.append(Target(uri, contact.q))
         before = len(self._groups)

@@ -15,6 +15,7 @@ from siprec.proxy import recordroute, sessiontimer
 from siprec.proxy.authentication import Authenticated, Authentication, Users, strip_credentials
 from siprec.proxy.branch import Branch
 from siprec.proxy.call import Call, CallObserver, Observers, Recorder
+from siprec.proxy.contacts import may_reach, place
 from siprec.proxy.context import ResponseContext, by_preference
 from siprec.proxy.dialogs import OTHER, DialogTable, EndedDialog, ProxiedDialog, Side
 from siprec.proxy.flow import flow_of
@@ -25,11 +26,12 @@ from siprec.proxy.media import MediaTimes
 from siprec.proxy.negotiation import Negotiation, PickMedia
 from siprec.proxy.ownrequests import OwnRequests
 from siprec.proxy.parties import PartyWatch
+from siprec.proxy.passes import Passes
 from siprec.proxy.peers import Peers
 from siprec.proxy.recordroute import Cookies
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.relocation import Relocation
-from siprec.proxy.routes import Authenticate, Rules, Target
+from siprec.proxy.routes import TRUSTED, Authenticate, Rules, Target
 from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
@@ -56,7 +58,8 @@ class ProxyOptions:
     `trusted` networks may be relayed to foreign domains, everybody with `allow_relay`, and users with a password with
     `relay_authenticated`. `silence_timeout`: how long a
     next hop may say nothing at all while another one waits. `session_expires`: session timer to ask for (RFC 4028; 0:
-    only observe). `recurse`: follow 3xx for own domains. `cookie_secret` signs Record-Route (random when empty).
+    only observe). `recurse`: follow 3xx for own domains. `max_branches` of one request, parallel and serial
+    together; `max_passes` of one Call-ID within 32 s. `cookie_secret` signs Record-Route (random when empty).
     """
 
     trusted: Collection[str] = ("127.0.0.0/8", "::1/128")
@@ -68,6 +71,8 @@ class ProxyOptions:
     session_expires: int = 0
     dialog_idle: float = 43200.0
     dialog_max_age: float = 0.0
+    max_branches: int = 60
+    max_passes: int = 10
     cookie_secret: bytes = b""
     media_use: Literal["recorded", "always", "never"] = "recorded"
     on_media_failure: Literal["pass", "reject"] = "pass"
@@ -131,6 +136,10 @@ class ProxyCore:
         self.transfers = Transfers(clock, self.dialogs)
         self.own = OwnRequests(self)
         self.relocation = Relocation(self)
+        self.passes = Passes(clock)
+        self.on_limit: Callable[[str, str, SipRequest, Hop], None] | None = None
+        """Told of limits that a request has reached: ``max_branches`` or ``max_passes``, what happened, the request and
+        its source."""
         self.cookies = Cookies(options.cookie_secret)
         self.media = Negotiation(
             self,
@@ -179,6 +188,31 @@ class ProxyCore:
         self.media.use = options.media_use
         self.media.on_failure = options.on_media_failure
         self.media.times = options.media_times
+
+    def limit_reached(self, limit: str, text: str, request: SipRequest, source: Hop) -> None:
+        """A request, or its Call-ID, has reached a limit."""
+        self.counters[limit] += 1
+        log.warning("%s: %s of %s from %s, Call-ID %s", limit, text, request.method, source, request.call_id)
+        if self.on_limit is not None:
+            self.on_limit(limit, text, request, source)
+
+    def resolve_contact(self, uri: Uri, given_by: str, done: Callable[[list[Hop] | SipError], None]) -> None:
+        """Like `resolve`, for a Contact that somebody gave us: what leads back to us, or where its giver could not go
+        itself, is left out."""
+        if not given_by:
+            self.resolve(uri, done)
+            return
+
+        def found(result: list[Hop] | SipError) -> None:
+            if not isinstance(result, SipError):
+                allowed = [hop for hop in result if may_reach(hop, given_by, self.identity)]
+                if len(allowed) < len(result):
+                    self.counters["contacts_refused"] += 1
+                    log.info("%s leads to %s: refused, given by %s", uri, result[0], given_by)
+                result = allowed or SipError("Loop Detected" if result else "no hop", 482)
+            done(result)
+
+        self.resolve(uri, found)
 
     def is_trusted(self, source: Hop) -> bool:
         """Whether requests from there may go anywhere."""
@@ -273,7 +307,8 @@ class ProxyCore:
         context.dialog, context.side = dialog, side
         self._sent(dialog, side, base, context.transaction.request, source)
         flow = dialog.flow.get(OTHER[side])
-        target = Target(base.ruri, flow=flow if not base.has("route") else None)
+        given_by = dialog.peers[OTHER[side]].given_by
+        target = _peer(base, flow, given_by)
 
         def go_on() -> None:
             try:
@@ -299,13 +334,13 @@ class ProxyCore:
                 raise SipError("Call/Transaction Does Not Exist", 481)  # RR-08
             self._aim_at_peer(base, source, side, dialog.peers, dialog)
             context.dlg_id = dialog.dlg_id
-            flow = dialog.flow.get(OTHER[side])
+            flow, given_by = dialog.flow.get(OTHER[side]), dialog.peers[OTHER[side]].given_by
         elif dlg_id is not None and (subscribed := self.subscriptions.find(base, dlg_id)) is not None:
             known, end, side = subscribed
             self._aim_at_peer(base, source, side, end.peers)
             self.subscriptions.request(known, end, side, context.transaction.request, source)
             context.dlg_id, context.side, context.subscribed = dlg_id, side, True
-            flow = end.flow.get(OTHER[side])
+            flow, given_by = end.flow.get(OTHER[side]), end.peers[OTHER[side]].given_by
         elif (dlg_id is not None and self.cookies.is_issued(dlg_id)) or self.dialogs.knows(context.call_id):
             raise SipError("Call/Transaction Does Not Exist", 481)
         else:
@@ -318,8 +353,10 @@ class ProxyCore:
                     raise SipError("Not one of our dialogs", 403)
                 return False
             context.dlg_id = dlg_id  # from before a restart
-            flow = None
-        context.start([[Target(base.ruri, flow=flow if not base.has("route") else None)]])
+            self._count_pass(context)
+            # Nobody knows any more whose dialog it is: the sender goes nowhere that it could not go itself.
+            flow, given_by = None, "" if self.is_trusted(source) else source.host
+        context.start([[_peer(base, flow, given_by)]])
         return True
 
     def _sent(self, dialog: ProxiedDialog, side: Side, base: SipRequest, received: SipRequest, source: Hop) -> None:
@@ -437,9 +474,10 @@ class ProxyCore:
         if registrar is None:
             raise SipError("Not Found", 404)
         if context.base.method == "REGISTER":
-            known = context.authenticated
+            known, source = context.authenticated, context.transaction.source
             same = known is not None and known.users is None and registrar.authentication is self.authentication
-            registrar.register(context.transaction, known.user if known is not None and same else "")
+            username = known.user if known is not None and same else ""
+            registrar.register(context.transaction, username, trusted=self.is_trusted(source))
             return
         targets = registrar.lookup(context.base.ruri)
         if targets is None:
@@ -454,12 +492,22 @@ class ProxyCore:
         Raises:
             SipError: see :meth:`ResponseContext.start`.
         """
+        self._count_pass(context)
         call = context.call
         if call is not None:
             seconds = self.options.session_expires
             if seconds:
                 sessiontimer.ask(context.base, seconds)  # TMR-01 to TMR-03
         context.start(groups)
+
+    def _count_pass(self, context: ResponseContext) -> None:
+        """Raises SipError: 482, the Call-ID has passed too often."""
+        passes, limit = self.passes.count(context.base), self.options.max_passes
+        if passes > limit:
+            if passes == limit + 1:
+                request, source = context.base, context.transaction.source
+                self.limit_reached("max_passes", f"more than {limit} passes", request, source)
+            raise SipError("Loop Detected", 482)
 
     # -- for the contexts ----------------------------------------------------------------------------------------------
 
@@ -473,7 +521,9 @@ class ProxyCore:
             if not dlg_id:
                 dlg_id = context.dlg_id = self.cookies.new_id()
                 context.subscribed = True
-                self.subscriptions.begin(dlg_id, context.transaction.request, context.transaction.source)
+                source = context.transaction.source
+                given_by = "" if self.is_trusted(source) else source.host
+                self.subscriptions.begin(dlg_id, context.transaction.request, source, given_by)
             cookie = self.cookies.make(dlg_id, context.call_id)
             transport = self.layer.transport
             recordroute.insert(
@@ -505,7 +555,8 @@ class ProxyCore:
             elif request.method == "REFER":
                 self.transfers.referred(dialog, context.side, request)
         elif context.subscribed and 200 <= status < 300 and branch.transaction is not None:
-            self.subscriptions.response(context.dlg_id, context.side, request, response, branch.transaction.hop.host)
+            host = branch.transaction.hop.host
+            self.subscriptions.response(context.dlg_id, context.side, request, response, host, branch.target)
 
     def _answered(self, call: Call, response: SipResponse, branch: Branch) -> None:
         call.to_tag = response.to.tag
@@ -614,8 +665,8 @@ class ProxyCore:
                 ended, side = over
                 self._aim_at_peer(base, source, side, ended.peers, ended)
                 count_hop(base)
-                flow = ended.flow.get(OTHER[side]) if not base.has("route") else None
-                self._stateless(base, aim(base, Target(base.ruri)), loop, flow)
+                target = _peer(base, ended.flow.get(OTHER[side]), ended.peers[OTHER[side]].given_by)
+                self._stateless(base, aim(base, target), loop, target)
                 return
             before = dlg_id is not None and not self.cookies.is_issued(dlg_id)  # a restart
             if not before and (dlg_id is not None or not self.is_trusted(source)):
@@ -630,12 +681,12 @@ class ProxyCore:
             return
         dialog, side = found
         self._sent(dialog, side, base, request, source)
-        flow = dialog.flow.get(OTHER[side]) if not base.has("route") else None
-        next_hop = aim(base, Target(base.ruri))
+        target = _peer(base, dialog.flow.get(OTHER[side]), dialog.peers[OTHER[side]].given_by)
+        next_hop = aim(base, target)
 
         def send() -> None:
             self.own.outgoing(dialog, side, base)
-            self._stateless(base, next_hop, loop, flow)
+            self._stateless(base, next_hop, loop, target)
             self.parties.acknowledged(dialog, side, request)
             self.own.settled(dialog, side, request.cseq.number)
 
@@ -676,20 +727,31 @@ class ProxyCore:
         elif not trusted:
             raise SipError("Request-URI leads out of the dialog", 403)
 
-    def _stateless(self, request: SipRequest, next_hop: Uri, loop: str, flow: Hop | None = None) -> None:
+    def _stateless(self, request: SipRequest, next_hop: Uri, loop: str, target: Target | None = None) -> None:
         branch = f"{self.layer.new_branch()}-{loop}"
 
         def found(result: list[Hop] | SipError) -> None:
             if not isinstance(result, SipError) and result:
                 self.layer.send_stateless(request, result[0], add_via=branch)
 
-        if flow is not None:
+        def by_name(reason: str = "") -> None:
+            self.resolve_contact(next_hop, target.given_by if target is not None else "", found)
+
+        if target is not None and target.flow is not None:
             # As in `Branch`: a connection may be gone.
-            self.layer.send_stateless(
-                request.copy(), flow, add_via=branch, failed=lambda reason: self.resolve(next_hop, found)
-            )
+            failed = None if target.only_flow else by_name
+            self.layer.send_stateless(request.copy(), target.flow, add_via=branch, failed=failed)
         else:
-            self.resolve(next_hop, found)
+            by_name()
+
+
+def _peer(base: SipRequest, flow: Hop | None, given_by: str) -> Target:
+    """The target of a request within a dialog: its Route, else the way to the peer whose Contact `given_by` gave us."""
+    if base.has("route"):
+        return Target(base.ruri)
+    stranger = flow is not None and given_by not in ("", TRUSTED)
+    inside = stranger and place(base.ruri, Hop("", given_by, 0)) == "inside"
+    return Target(base.ruri, flow=flow, given_by=given_by, only_flow=inside)
 
 
 def _dlg_id(dialog: ProxiedDialog | EndedDialog) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from siprec.proxy.contacts import numeric, scope
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
@@ -12,8 +13,9 @@ def flow_of(request: SipRequest, contact: NameAddr | None, source: Hop) -> Hop |
     """The way to who sent `request`, when `contact` does not lead there; None when the Contact has to do.
 
     A phone that does not know its outside address writes the inside one into both Via and Contact. A Contact that
-    differs from Via names somebody else (a registration for another phone), and with more than one Via the source is
-    not the phone.
+    differs from Via names somebody else (a registration for another phone), unless that is nowhere to be reached from
+    here: ``.invalid`` (RFC 7118), or a private network while the source is outside of it. With more than one Via the
+    source is not the phone.
     """
     if contact is None:
         return None
@@ -23,6 +25,11 @@ def flow_of(request: SipRequest, contact: NameAddr | None, source: Hop) -> Hop |
         via, uri = request.top_via, contact.uri
     except SipError:
         return None
-    if not uri.is_sip or uri.host != via.host.lower():
+    if not uri.is_sip:
         return None
+    if uri.host.endswith(".invalid"):
+        return source
+    if uri.host != via.host.lower():
+        host, outside = numeric(uri.host), numeric(source.host)
+        return source if host and outside and scope(host) < scope(outside) else None
     return source if source.reliable or uri.host != source.host else None

@@ -111,7 +111,8 @@ class _Ending:
         if flow is not None:
             found([flow])
         else:
-            core.resolve(next_hop, found)
+            given_by = dialog.peers["callee" if side == "caller" else "caller"].given_by
+            core.resolve_contact(next_hop, given_by if not request.has("route") else "", found)
 
     def _through(self, side: Side) -> None:
         self._open.discard(side)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from siprec.proxy.contacts import numeric
+from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 
 _MAX_CACHED = 4096
@@ -48,6 +50,9 @@ class Identity:
         self._addresses: set[tuple[str, int]] = set()
         self._hosts: set[str] = set()
         self._udp: set[tuple[str, int]] = set()
+        self._sockets: set[tuple[str, str, int]] = set()
+        self._everywhere: set[tuple[str, int]] = set()
+        self._is_local: Callable[[str], bool] = lambda host: False
         self.domains: set[str] = set()
         for transport, host, port in addresses:
             self.add(transport, host, port)
@@ -64,8 +69,30 @@ class Identity:
             self.add(transport, "localhost", port)
         self._addresses.add((host, port))
         self._hosts.add(host)
+        self._sockets.add((transport, numeric(host) or host, port))
         if transport == "udp":
             self._udp.add((host, port))
+
+    def listens_everywhere(self, transport: str, port: int, is_local: Callable[[str], bool]) -> None:
+        """A socket takes what comes to any address of this host; `is_local` says whether a numeric one is."""
+        self._everywhere.add((transport, port))
+        self._is_local = is_local
+
+    def leads_here(self, hop: Hop) -> bool:
+        """Whether what is sent there comes to one of our sockets."""
+        host = numeric(hop.host) or hop.host.lower()
+        if (hop.transport, host, hop.port) in self._sockets:
+            return True
+        return (hop.transport, hop.port) in self._everywhere and self._is_local(host)
+
+    def is_own_contact(self, uri: Uri) -> bool:
+        """Whether a Contact leads to one of our sockets, by address, port and transport, or is one of our domains."""
+        if not uri.is_sip:
+            return False
+        host = (uri.params.get("maddr") or uri.host).strip("[]")
+        transport = "tls" if uri.scheme == "sips" else uri.transport or "udp"
+        port = uri.port if uri.port is not None else 5061 if transport == "tls" else 5060
+        return self.leads_here(Hop(transport, host, port)) or (uri.port is None and host in self.domains)
 
     def is_address(self, host: str, port: int) -> bool:
         """Whether this is where we listen: sent-by of a Via of ours (LOOP-03)."""

@@ -387,7 +387,7 @@ class Negotiation:
                     dialog.aware.add("caller")
                 if RECORD_AWARE in response.tokens("supported"):
                     dialog.aware.add("callee")
-            if dialog is not None and response.status >= 200 and branch.target.flow is not None:
+            if dialog is not None and branch.target.flow is not None:
                 dialog.flow["callee"] = branch.target.flow
         elif dialog is not None and request.method in REFRESHING:
             other = OTHER[side]
@@ -432,6 +432,8 @@ class Negotiation:
         peers, received = dialog.peers, context.transaction
         if not peers.caller.hosts:
             peers.caller.host(received.source.host)
+            peers.caller.given_by = "" if self._core.is_trusted(received.source) else received.source.host
+            peers.callee.given_by = branch.target.given_by
             if not peers.caller.last:  # no Contact: where it came from, named as it names itself
                 peers.caller.contact(received.request.from_.uri_text)
                 dialog.flow.setdefault("caller", received.source)

@@ -30,12 +30,13 @@ REFRESHING: Final = frozenset({"INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER
 
 class Peer:
     """One side of a dialog: its Contacts, oldest first; the Record-Route values between us and it; the numeric
-    addresses that it first sent from or answered at."""
+    addresses that it first sent from or answered at; `given_by` of its Contacts, as in `Target`."""
 
-    __slots__ = ("contacts", "hosts", "routes")
+    __slots__ = ("contacts", "given_by", "hosts", "routes")
 
     def __init__(self) -> None:
         self.contacts: tuple[str, ...] = ()
+        self.given_by = ""
         self.hosts: tuple[str, ...] = ()
         self.routes: tuple[str, ...] = ()
 

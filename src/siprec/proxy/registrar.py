@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from siprec.proxy.authentication import Authentication
+from siprec.proxy.contacts import first_hop, is_public_name, paths, place
 from siprec.proxy.flow import flow_of
 from siprec.proxy.identity import Identity
-from siprec.proxy.routes import Target
+from siprec.proxy.routes import TRUSTED, Target
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
@@ -26,8 +28,8 @@ _SWEEP = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One contact of an address of record. `expires` is monotonic; `flow` set when the phone is reached only the way
-    it came."""
+    """One contact of an address of record. `expires` is monotonic; `flow` set when the phone is reached the way it came
+    (`only_flow`: in no other way); `path` the Path values; `given_by` the address of a stranger, as in `Target`."""
 
     uri: Uri
     q: float
@@ -36,13 +38,17 @@ class Binding:
     cseq: int
     flow: Hop | None
     user_agent: str = ""
+    path: tuple[str, ...] = ()
+    given_by: str = ""
+    only_flow: bool = False
 
 
 class Registrar:
     """Location service of our domains. Times in seconds.
 
     With users in `authentication` everybody is asked for a password, and only those users may register, each as
-    themselves; without, anyone may. `changed(aor, bindings)` is told of every change.
+    themselves; without, anyone may. `allow_foreign_contacts`: strangers may register Contacts at other public hosts
+    than the one they register from. `changed(aor, bindings)` is told of every change.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Registrar:
         max_contacts: int = 10,
         authentication: Authentication | None = None,
         max_users: int = 100_000,
+        allow_foreign_contacts: bool = False,
         changed: Callable[[str, list[Binding]], None] | None = None,
     ) -> None:
         self._clock = clock
@@ -65,17 +72,27 @@ class Registrar:
         self._default = default_expires
         self._max_contacts = max_contacts
         self._max_users = max_users
+        self._allow_foreign = allow_foreign_contacts
         self.authentication = authentication or Authentication(clock, "siprec")
         self._changed = changed
         self._bindings: dict[str, list[Binding]] = {}
         self._sweep: Timer | None = None
 
-    def reconfigure(self, *, min_expires: int, max_expires: int, default_expires: int, max_contacts: int) -> None:
+    def reconfigure(
+        self,
+        *,
+        min_expires: int,
+        max_expires: int,
+        default_expires: int,
+        max_contacts: int,
+        allow_foreign_contacts: bool = False,
+    ) -> None:
         """Go on with other limits; bindings of users who are no more end when they expire."""
         self._min = min_expires
         self._max = max_expires
         self._default = default_expires
         self._max_contacts = max_contacts
+        self._allow_foreign = allow_foreign_contacts
 
     def __len__(self) -> int:
         return sum(len(bindings) for bindings in self._bindings.values())
@@ -87,7 +104,7 @@ class Registrar:
         bindings = [binding for binding in self._bindings.get(key, ()) if binding.expires > now]
         if not bindings:
             return [] if key in self._bindings or unescape(uri.user or "") in self.authentication.users else None
-        return [Target(binding.uri, binding.q, binding.flow) for binding in bindings]
+        return [Target(each.uri, each.q, each.flow, each.path, each.given_by, each.only_flow) for each in bindings]
 
     def bindings(self) -> Iterator[tuple[str, Binding]]:
         """All bindings that hold as they were at the first step, with their address of record; lazily, so that a great
@@ -116,12 +133,13 @@ class Registrar:
 
     # -- REGISTER ------------------------------------------------------------------------------------------------------
 
-    def register(self, transaction: ServerTransaction, username: str = "") -> None:
-        """Answer a REGISTER. `username`: who it was found to come from before; empty: not asked yet."""
+    def register(self, transaction: ServerTransaction, username: str = "", *, trusted: bool = False) -> None:
+        """Answer a REGISTER. `username`: who it was found to come from before; empty: not asked yet. `trusted` sources
+        may register Contacts of others."""
         request = transaction.request
         tag = secrets.token_hex(5)
         try:
-            headers = self._register(request, transaction.source, username)
+            headers = self._register(request, transaction.source, username, trusted)
             status, reason = 200, ""
         except SipError as error:
             status, reason, headers = error.status, error.reason, list(error.headers)
@@ -129,9 +147,9 @@ class Registrar:
                 reason = "".join(c for c in reason if c.isprintable())[:80]
         transaction.respond(request.response(status, reason, to_tag=tag, headers=headers))
 
-    def _register(self, request: SipRequest, source: Hop, username: str) -> list[tuple[str, str]]:
+    def _register(self, request: SipRequest, source: Hop, username: str, trusted: bool) -> list[tuple[str, str]]:
         check_for_endpoint(request)
-        unsupported = request.values("require")
+        unsupported = [tag for tag in request.values("require") if tag.lower() != "path"]
         if unsupported:
             raise SipError("Bad Extension", 420, (("Unsupported", ", ".join(unsupported)),))
         aor = request.to.uri
@@ -147,7 +165,7 @@ class Registrar:
         old = [binding for binding in self._bindings.get(key, ()) if binding.expires > now]
         values = request.values("contact")
         if values:
-            new = self._removed(request, old) if values == ["*"] else self._merged(request, source, old, now)
+            new = self._removed(request, old) if values == ["*"] else self._merged(request, source, old, now, trusted)
             if key not in self._bindings and len(self._bindings) >= self._max_users:
                 raise SipError("Too many users", 503)
             self._bindings[key] = new
@@ -155,7 +173,8 @@ class Registrar:
             if self._changed is not None:
                 self._changed(aor.aor, new)
             old = new
-        return [
+        path = [("Path", value) for value in request.values("path")] if request.has("path") else []
+        return path + [
             ("Contact", f"<{binding.uri.text}>;expires={max(1, round(binding.expires - now))}" + _q(binding.q))
             for binding in old
         ]
@@ -178,8 +197,9 @@ class Registrar:
         if binding.call_id == request.call_id and request.cseq.number <= binding.cseq:
             raise SipError("Request out of order", 500)
 
-    def _merged(self, request: SipRequest, source: Hop, old: list[Binding], now: float) -> list[Binding]:
+    def _merged(self, request: SipRequest, source: Hop, old: list[Binding], now: float, trusted: bool) -> list[Binding]:
         result = list(old)
+        path = paths(request, self._identity)
         default = self._wanted(request)
         for contact in request.contacts:
             uri = contact.uri
@@ -194,13 +214,37 @@ class Registrar:
                 self._check_order(request, known)
                 result.remove(known)
             if seconds:
-                flow = flow_of(request, contact, source)
+                flow, only_flow = self._way(request, contact, source, path, trusted)
                 expires = now + min(seconds, self._max)
                 agent = (request.get("user-agent") or "")[:80]
-                result.append(Binding(uri, contact.q, expires, request.call_id, request.cseq.number, flow, agent))
+                number, given_by = request.cseq.number, TRUSTED if trusted else source.host
+                result.append(
+                    Binding(uri, contact.q, expires, request.call_id, number, flow, agent, path, given_by, only_flow)
+                )
         if len(result) > self._max_contacts:
             raise SipError("Too many contacts", 403)
         return result
+
+    def _way(
+        self, request: SipRequest, contact: NameAddr, source: Hop, path: tuple[str, ...], trusted: bool
+    ) -> tuple[Hop | None, bool]:
+        """The flow to a Contact, and whether that is the only way.
+
+        Raises:
+            SipError: 403, it leads back to us, or a stranger's Contact to somebody else.
+        """
+        if self._identity.is_own_contact(contact.uri):
+            raise SipError("Contact leads back to this proxy", 403)
+        if trusted:
+            return (None if path else flow_of(request, contact, source)), False
+        where = place(first_hop(path, contact.uri), source)
+        if where == "source":
+            return (source if source.reliable else None), False
+        if where == "inside" and not (self._allow_foreign and not path and is_public_name(contact.uri)):
+            return source, True
+        if path or not self._allow_foreign:
+            raise SipError("Path is not where the REGISTER comes from" if path else "Contact at another host", 403)
+        return None, False
 
     def _arm(self) -> None:
         if self._sweep is None and self._bindings:

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -27,18 +27,24 @@ MediaUse = Literal["", "recorded", "always", "never"]
 TransportProtocol = Literal["", "RTP/AVP", "RTP/AVPF", "RTP/SAVP", "RTP/SAVPF", "UDP/TLS/RTP/SAVP", "UDP/TLS/RTP/SAVPF"]
 
 
+TRUSTED: Final = "trusted"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a request may go: the Request-URI to give it; `q` its preference (FWD-11).
 
     `flow` is the way to it if known (a registered phone), else it is found by RFC 3263. `route` are Route values to
-    put on top (outbound proxy, Path).
+    put on top (outbound proxy, Path). `given_by` says whose Contact it is: the address of a stranger, or `TRUSTED`
+    (empty: the operator has set it); with `only_flow` there is no other way than the flow.
     """
 
     uri: Uri
     q: float = 1.0
     flow: Hop | None = None
     route: tuple[str, ...] = ()
+    given_by: str = ""
+    only_flow: bool = False
 
 
 class RouteTarget(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

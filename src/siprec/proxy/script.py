@@ -19,6 +19,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -232,7 +233,7 @@ class Request:
             return
         self.handled = True
         if self._target is not None:
-            target = Target(self.message.ruri, flow=self._target.flow)
+            target = replace(self._target, uri=self.message.ruri)
             self._run(lambda: self._context.start([[target]]))
         else:
             self._run(lambda: self._core.default_route(self._context))

@@ -21,6 +21,7 @@ from siprec.sip.uri import parse_params
 if TYPE_CHECKING:
     from siprec.proxy.call import Leg
     from siprec.proxy.identity import Identity
+    from siprec.proxy.routes import Target
 
 #: Seconds: before an answer and after the end; for an answer that says nothing; at the most.
 REMEMBER: Final = 64.0
@@ -51,6 +52,7 @@ class Subscription:
     contact: str
     route: list[str]
     host: str
+    given_by: str
     flow: Hop | None
     until: float
     ends: dict[str, End] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class Subscription:
             found.peers.caller.contact(self.contact)
             found.peers.caller.route(self.route)
             found.peers.caller.host(self.host)
+            found.peers.caller.given_by = self.given_by
             if self.flow is not None:
                 found.flow["caller"] = self.flow
         return found
@@ -81,8 +84,8 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._known) + len(self._pending)
 
-    def begin(self, dlg_id: str, request: SipRequest, source: Hop) -> None:
-        """A request outside a dialog goes on with this id in its Record-Route."""
+    def begin(self, dlg_id: str, request: SipRequest, source: Hop, given_by: str) -> None:
+        """A request outside a dialog goes on with this id in its Record-Route; `given_by` as in `Target`."""
         if len(self._pending) >= MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         self._pending[dlg_id] = Subscription(
@@ -92,6 +95,7 @@ class Subscriptions:
             contact_of(request) or request.from_.uri_text,
             request.values("record-route"),
             source.host,
+            given_by,
             _flow(request, source),
             self._clock.now() + REMEMBER,
         )
@@ -121,6 +125,7 @@ class Subscriptions:
         end.peers[side].sent(request)
         if side == "callee" and not end.peers.callee.hosts:  # a NOTIFY that makes the dialog
             end.peers.callee.host(source.host)
+            end.peers.callee.given_by = source.host
             end.peers.callee.route(request.values("record-route"))
         flow = _flow(request, source)
         if flow is not None:
@@ -132,8 +137,10 @@ class Subscriptions:
             else:
                 self._prolong(known, parse_params(rest).get("expires"))
 
-    def response(self, dlg_id: str, side: Leg, request: SipRequest, response: SipResponse, host: str) -> None:
-        """A 2xx to a request of `side` is being forwarded; `host` is where it came from."""
+    def response(
+        self, dlg_id: str, side: Leg, request: SipRequest, response: SipResponse, host: str, target: Target
+    ) -> None:
+        """A 2xx to a request of `side` is being forwarded; it came from `host`, to which `target` had led."""
         known = self._known.get(dlg_id) or self._pending.get(dlg_id)
         tag = response.to.tag if side == "caller" else response.from_.tag
         if known is None or not tag:
@@ -143,6 +150,9 @@ class Subscriptions:
             return
         end.peers["callee" if side == "caller" else "caller"].answered(response, host)
         if side == "caller":
+            end.peers.callee.given_by = end.peers.callee.given_by or target.given_by
+            if target.flow is not None:
+                end.flow.setdefault("callee", target.flow)
             end.peers.callee.route(above_ours(response, self._identity))
             if not end.peers.callee.last:
                 end.peers.callee.contact(request.uri)

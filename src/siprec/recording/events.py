@@ -34,9 +34,11 @@ MEDIA_DOWN: Final = "E_SIPREC_MEDIA_DOWN"
 call."""
 MEDIA_UP: Final = "E_SIPREC_MEDIA_UP"
 """It is back."""
+LOOP: Final = "E_SIPREC_LOOP"
+"""A Call-ID passed more often than `sip.max_passes`: a loop, or an attack. `dlg_callid` and `reason` are set."""
 OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP})
 """Those that belong to no call."""
-EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED}) | OF_SERVERS
+EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED, LOOP}) | OF_SERVERS
 
 
 @dataclass(frozen=True, slots=True)

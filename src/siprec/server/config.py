@@ -50,6 +50,11 @@ class SipConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Session timer asked for on proxied calls in seconds (RFC 4028); 0: only observe."""
     dialog_idle: float = 43200.0
     """Seconds after which a call without any message or session timer is forgotten."""
+    max_branches: int = 60
+    """How often one request may be sent on, to several targets and hops, at once and one after the other together."""
+    max_passes: int = 10
+    """How often one Call-ID may pass outside of a dialog within 32 seconds; then 482 (a loop) and
+    ``E_SIPREC_LOOP``."""
 
 
 class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -154,6 +159,9 @@ class RegistrarConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     challenges (RFC 8760 2.4)."""
     legacy_agents: tuple[str, ...] = ()
     """Regular expressions searched for in User-Agent, without regard to case: what matches is asked for MD5 only."""
+    allow_foreign_contacts: bool = False
+    """Take Contacts at other public hosts than the one that registers, without Path and from sources that are not
+    ``trusted``: whoever registers then chooses who gets the calls."""
 
     def __post_init__(self) -> None:
         check_algorithms(self.algorithms, self.legacy_agents)

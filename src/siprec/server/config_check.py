@@ -84,6 +84,9 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             ipaddress.ip_network(text, strict=False)
         except ValueError as error:
             yield f"sip.trusted[{number}]", str(error)
+    for key, count in (("sip.max_branches", config.sip.max_branches), ("sip.max_passes", config.sip.max_passes)):
+        if not 1 <= count <= 1000:
+            yield key, "must lie in 1..1000"
     for number, text in enumerate(config.relay.interfaces):
         try:
             parse_interface(text)

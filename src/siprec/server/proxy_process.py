@@ -20,7 +20,7 @@ from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
 from siprec.logs import setup_logging
 from siprec.media.engine import MediaFlags
-from siprec.net.address import is_wildcard, local_addresses, split_host_port
+from siprec.net.address import is_local_address, is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
@@ -34,7 +34,7 @@ from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
-from siprec.recording.events import MEDIA_DOWN, MEDIA_UP, EventDispatcher, SiprecEvent
+from siprec.recording.events import LOOP, MEDIA_DOWN, MEDIA_UP, EventDispatcher, SiprecEvent
 from siprec.recording.proof import ProofCollector
 from siprec.recording.requested import is_request
 from siprec.recording.scripting import ScriptEvents
@@ -50,7 +50,9 @@ from siprec.server.prooflog import ProofLog
 from siprec.server.reload import Reloaded, compare, merged, read
 from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
 from siprec.server.why import why
+from siprec.sip.message import SipRequest
 from siprec.sip.transaction import TransactionLayer
+from siprec.sip.transport import Hop
 from siprec.sip.useragent import UserAgent
 from siprec.sip.users import secrets_of
 from siprec.trace.hep import HepSender
@@ -171,6 +173,7 @@ class ProxyProcess:
                 default_expires=registrar.default_expires,
                 max_contacts=registrar.max_contacts,
                 authentication=self.authentication,
+                allow_foreign_contacts=registrar.allow_foreign_contacts,
             )
             if registrar.enabled
             else None
@@ -187,6 +190,7 @@ class ProxyProcess:
             authentication=self.authentication,
             options=_options(config, secret),
         )
+        self.core.on_limit = self._limit_reached
         self.core.media.on_trouble = self.media.trouble
         self.media.carry(self.core.media.load)
         self.care = MediaCare(self.core, config.media.on_lost)
@@ -312,6 +316,8 @@ class ProxyProcess:
             hosts = local_addresses(address.family) if is_wildcard(address.host) else [address.host]
             for host in hosts:
                 self.identity.add(address.transport, host, address.port)
+            if is_wildcard(address.host):
+                self.identity.listens_everywhere(address.transport, address.port, is_local_address)
             name, port = listener.advertise
             if name:
                 self.identity.add(address.transport, name, port or address.port)
@@ -401,6 +407,7 @@ class ProxyProcess:
                 max_expires=limits.max_expires,
                 default_expires=limits.default_expires,
                 max_contacts=limits.max_contacts,
+                allow_foreign_contacts=limits.allow_foreign_contacts,
             )
         if self.api is not None:
             self.api.set_tokens(new.api.tokens)
@@ -411,6 +418,11 @@ class ProxyProcess:
 
     def _script_failed(self, error: Exception) -> None:
         self.core.counters["script_errors"] += 1
+
+    def _limit_reached(self, limit: str, text: str, request: SipRequest, source: Hop) -> None:
+        if limit == "max_passes":
+            reason = f"{text} of {request.method} from {source}"
+            self.events.emit(SiprecEvent(LOOP, "", request.call_id, "", "", "", "", self.clock.wall(), reason))
 
     def _media_health(self, name: str, up: bool, reason: str) -> None:
         event = MEDIA_UP if up else MEDIA_DOWN
@@ -437,6 +449,8 @@ def _options(config: Config, secret: bytes = b"") -> ProxyOptions:
         trusted=config.sip.trusted,
         session_expires=config.sip.session_expires,
         dialog_idle=config.sip.dialog_idle,
+        max_branches=config.sip.max_branches,
+        max_passes=config.sip.max_passes,
         media_use=config.media.use,
         on_media_failure=config.media.on_failure,
         cookie_secret=secret,

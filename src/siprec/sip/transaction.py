@@ -102,7 +102,8 @@ def _response_hop(via: Via, source: Hop) -> Hop | None:
         return None
     if address.is_multicast or address.is_unspecified or host == "255.255.255.255":
         return None
-    return replace(source, host=host, port=port)
+    # Any other address belongs to somebody who has asked for nothing: maddr is for multicast.
+    return source if port == source.port else replace(source, port=port)
 
 
 class TransactionLayer:

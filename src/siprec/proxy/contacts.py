@@ -1,0 +1,109 @@
+"""Contacts that strangers give us: what may be registered, and how it is reached.
+
+A registrar that believes every Contact sends packets to anybody, and to itself. So the Contact of a stranger is reached
+where it was registered from: at its own host only when that is the source, else over the flow or the received address
+(RFC 3581, RFC 5626). A third public host needs Path (RFC 3327), a trusted source, or ``allow_foreign_contacts``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal
+
+from siprec.sip.errors import SipError
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipRequest
+from siprec.sip.transport import Hop
+from siprec.sip.uri import Uri
+
+if TYPE_CHECKING:
+    from siprec.proxy.identity import Identity
+
+Place = Literal["source", "inside", "foreign"]
+#: Not reachable from elsewhere: RFC 1918, 6598, 3927, 4193, 4291, loopback, unspecified.
+_INSIDE: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "::/128",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+_LOOPBACK: Final = tuple(ipaddress.ip_network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "::/128", "::1/128"))
+
+
+@lru_cache(maxsize=4096)
+def numeric(host: str) -> str:
+    """A numeric address in its usual spelling, IPv4 for mapped IPv6; an empty string for a name."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+@lru_cache(maxsize=4096)
+def scope(host: str) -> int:
+    """How far a numeric address is known: 0 this host, 1 a private network, 2 everywhere."""
+    address = ipaddress.ip_address(host)
+    if any(address.version == network.version and address in network for network in _LOOPBACK):
+        return 0
+    return 1 if any(address.version == network.version and address in network for network in _INSIDE) else 2
+
+
+def place(uri: Uri, source: Hop) -> Place:
+    """Where a Contact or Path of who sent from `source` leads: to the `source` itself, ``inside`` (a private network, a
+    name, ``.invalid``: nowhere that can be told from here), or to a ``foreign`` public address."""
+    host = numeric(uri.params.get("maddr") or uri.host)
+    if not host:
+        return "inside"
+    if host == numeric(source.host):
+        return "source"
+    return "foreign" if scope(host) == 2 else "inside"
+
+
+def is_public_name(uri: Uri) -> bool:
+    """Whether a Contact has a host name that DNS may know."""
+    host = uri.params.get("maddr") or uri.host
+    return not numeric(host) and "." in host and not host.endswith((".invalid", ".local", ".localhost"))
+
+
+def may_reach(hop: Hop, given_by: str, identity: Identity) -> bool:
+    """Whether a hop that a stranger's Contact resolved to may be used: never ourselves, and nothing that the stranger
+    at `given_by` could not reach itself."""
+    if identity.leads_here(hop):
+        return False
+    host, stranger = numeric(hop.host), numeric(given_by)
+    return not host or not stranger or host == stranger or scope(host) >= scope(stranger)
+
+
+def paths(request: SipRequest, identity: Identity) -> tuple[str, ...]:
+    """The Path values of a REGISTER, topmost first (RFC 3327).
+
+    Raises:
+        SipError: 400, malformed; 403, one of them is ours.
+    """
+    values = request.values("path") if request.has("path") else []
+    for value in values:
+        uri = NameAddr.parse(value).uri
+        if not uri.is_sip:
+            raise SipError("Path is no SIP URI")
+        if identity.is_us(uri):
+            raise SipError("Path leads back to this proxy", 403)
+    return tuple(values)
+
+
+def first_hop(values: tuple[str, ...], uri: Uri) -> Uri:
+    """Where a request to a Contact goes first: the topmost Path, else the Contact."""
+    return NameAddr.parse(values[0]).uri if values else uri

@@ -1,0 +1,48 @@
+"""How often one Call-ID passes: a loop that loop detection cannot see is ended after some rounds.
+
+Loop detection (RFC 3261 16.3, RFC 5393) compares what routing looks at. Whoever changes that on the way, another proxy
+or an attacker's, makes a request come back as a new one each time, and where it forks, more of them each time.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from siprec.sip.clock import Clock
+from siprec.sip.message import SipRequest
+
+WINDOW: Final = 32.0
+MAX_KNOWN: Final = 100_000
+
+
+class Passes:
+    """Counts for `WINDOW` seconds from the first pass. Memory is bounded: the oldest counts go first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counts: dict[str, list[float]] = {}  # key -> [passes, end of the window], in the order of their ends
+
+    def count(self, request: SipRequest) -> int:
+        """One more pass; how many there were in the window, this one included.
+
+        INVITEs are counted by Call-ID. Other requests outside dialogs may share one (a conversation of MESSAGEs, RFC
+        3428 4): there it is the same CSeq number that comes back.
+        """
+        key = request.call_id
+        if request.method != "INVITE" or request.to.tag:
+            key = f"{key}\0{request.method} {request.cseq.number}"
+        now = self._clock.now()
+        counts = self._counts
+        while counts:
+            oldest = next(iter(counts))
+            if counts[oldest][1] > now and len(counts) < MAX_KNOWN:
+                break
+            del counts[oldest]
+        entry = counts.get(key)
+        if entry is None:
+            entry = counts[key] = [0.0, now + WINDOW]
+        entry[0] += 1
+        return int(entry[0])
+
+    def __len__(self) -> int:
+        return len(self._counts)
