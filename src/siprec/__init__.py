@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Call as Call
+    from siprec.proxy.script import NotAuthenticated as NotAuthenticated
     from siprec.proxy.script import Reply as Reply
     from siprec.proxy.script import Request as Request
     from siprec.recording.scripting import RecordingEvent as RecordingEvent
 
 __version__ = "0.1.0"
-__all__ = ["Call", "RecordingEvent", "Reply", "Request", "__version__"]
+__all__ = ["Call", "NotAuthenticated", "RecordingEvent", "Reply", "Request", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -23,7 +24,7 @@ def __getattr__(name: str) -> object:
         from siprec.proxy.call import Call
 
         return Call
-    if name in ("Request", "Reply"):
+    if name in ("NotAuthenticated", "Request", "Reply"):
         from siprec.proxy import script
 
         return getattr(script, name)

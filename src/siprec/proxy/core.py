@@ -31,7 +31,8 @@ from siprec.proxy.peers import Peers
 from siprec.proxy.recordroute import Cookies
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.relocation import Relocation
-from siprec.proxy.routes import TRUSTED, Authenticate, Rules, Target
+from siprec.proxy.routes import TRUSTED, Authenticate, CompiledRule, Decision, Rules, Target
+from siprec.proxy.scripterror import OnScriptError
 from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
@@ -56,10 +57,10 @@ class ProxyOptions:
     """Choices of a deployment; times in seconds.
 
     `trusted` networks may be relayed to foreign domains, everybody with `allow_relay`, and users with a password with
-    `relay_authenticated`. `silence_timeout`: how long a
-    next hop may say nothing at all while another one waits. `session_expires`: session timer to ask for (RFC 4028; 0:
-    only observe). `recurse`: follow 3xx for own domains. `max_branches` of one request, parallel and serial
-    together; `max_passes` of one Call-ID within 32 s. `cookie_secret` signs Record-Route (random when empty).
+    `relay_authenticated`. `silence_timeout`: how long a next hop may say nothing at all while another one waits.
+    `session_expires`: session timer to ask for (RFC 4028; 0: only observe). `recurse`: follow 3xx for own domains.
+    `max_branches` of one request, parallel and serial together; `max_passes` of one Call-ID within 32 s.
+    `cookie_secret` signs Record-Route (random when empty). `on_script_error`: see :mod:`siprec.proxy.scripterror`.
     """
 
     trusted: Collection[str] = ("127.0.0.0/8", "::1/128")
@@ -73,6 +74,7 @@ class ProxyOptions:
     dialog_max_age: float = 0.0
     max_branches: int = 60
     max_passes: int = 10
+    on_script_error: OnScriptError = "route"
     cookie_secret: bytes = b""
     media_use: Literal["recorded", "always", "never"] = "recorded"
     on_media_failure: Literal["pass", "reject"] = "pass"
@@ -386,7 +388,7 @@ class ProxyCore:
             context.call = self._new_call(context)
         elif self.script is not None:
             context.watch()
-        decision = self.rules.decide(request, source, self._asker(context))
+        decision = self.decide(context)
         if context.call is not None:
             context.call.recordings += decision.record
             context.call.media_use = decision.media
@@ -394,25 +396,41 @@ class ProxyCore:
             context.call.transport_protocol = decision.transport_protocol
             context.call.media_flags = decision.media_flags
         if decision.rule is not None:
-            rule = decision.rule.rule
-            if rule.reply:
-                context.fail(rule.reply, rule.reason)
-            elif rule.registrar:
-                self.to_registered(context)
-            elif rule.relay:
-                self.start(context, [[Target(request.ruri)]])
-            else:
-                self.start(context, decision.rule.groups(request, self.random))
+            self.obey(context, decision.rule)
         elif self.script is not None:
             self.script.outside(self, context)
         else:
             self.default_route(context)
 
-    def _asker(self, context: ResponseContext) -> Authenticate | None:
-        """What finds out for the rules who sent a request, where one of them wants to know."""
-        if not self.rules.authenticate:
-            return None
-        return lambda algorithms: self.authenticate(context, algorithms=algorithms)
+    def decide(self, context: ResponseContext, *, guarded: bool = False) -> Decision:
+        """What the rules say of a request outside a dialog (see `Rules.decide`).
+
+        Raises:
+            SipError: malformed Request-URI; 401 or 407, a rule wants a password.
+        """
+        asker: Authenticate | None = None
+        if self.rules.authenticate:
+
+            def asker(algorithms: Sequence[str]) -> str:
+                return self.authenticate(context, algorithms=algorithms)
+
+        return self.rules.decide(context.base, context.transaction.source, asker, guarded=guarded)
+
+    def obey(self, context: ResponseContext, decided: CompiledRule) -> None:
+        """Do what a rule says.
+
+        Raises:
+            SipError: see :meth:`to_registered` and :meth:`start`.
+        """
+        rule = decided.rule
+        if rule.reply:
+            context.fail(rule.reply, rule.reason)
+        elif rule.registrar:
+            self.to_registered(context)
+        elif rule.relay:
+            self.start(context, [[Target(context.base.ruri)]])
+        else:
+            self.start(context, decided.groups(context.base, self.random))
 
     def default_route(self, context: ResponseContext) -> None:
         """What becomes of a request that no rule and no script has decided about.

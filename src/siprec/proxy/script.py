@@ -8,32 +8,37 @@ Handlers, all optional::
     async def reply(reply: Reply) -> None            # each response before it is forwarded (not 100)
     async def E_SIPREC_START(event) -> None          # recording events, by their names (siprec.recording.scripting)
 
-A handler that never really waits runs to its end on the spot and costs no task. A handler of a request may wait; a
-handler of a response that waits does not hold the response up.
+A handler runs inside a task from its first step, so that any asyncio library works. One that never really waits runs to
+its end on the spot. A handler of a request may wait; a handler of a response that waits does not hold the response up.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from siprec import sdp
+from siprec.proxy import handlertask
+from siprec.proxy.authentication import Users
 from siprec.proxy.context import ResponseContext
 from siprec.proxy.routes import Target, target_for
+from siprec.proxy.scripterror import handler_failed
+from siprec.sip.digest import check_algorithms
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.multipart import SDP_TYPE, find_part
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
-    import asyncio
-
     from siprec.proxy.call import Call
     from siprec.proxy.core import ProxyCore
 
@@ -45,6 +50,10 @@ _HANDLERS = ("request", "in_dialog", "reply")
 
 class ScriptError(Exception):
     """A routing script cannot be loaded, or uses the API wrongly; the text names the file and what is wrong."""
+
+
+class NotAuthenticated(Exception):
+    """The sender of a request has not shown a password yet, and was challenged. Ends the handler, and is no error."""
 
 
 class Outcome:
@@ -65,8 +74,6 @@ class Outcome:
     def __await__(self) -> Generator[Any, None, SipResponse]:
         if self.response is not None:
             return self.response
-        import asyncio
-
         self._future = asyncio.get_running_loop().create_future()
         return (yield from self._future.__await__())
 
@@ -74,7 +81,7 @@ class Outcome:
 class Request:
     """A request in a routing script. Header changes are made on what is forwarded; `message` is that copy."""
 
-    __slots__ = ("_context", "_core", "_target", "handled", "message")
+    __slots__ = ("_context", "_core", "_target", "asked", "handled", "message")
 
     def __init__(self, core: ProxyCore, context: ResponseContext, target: Target | None = None) -> None:
         self._core = core
@@ -82,8 +89,15 @@ class Request:
         self._target = target
         self.message: SipRequest = context.base
         self.handled = False
+        self.asked = False
+        """Whether `authenticate` was called."""
 
     # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def target(self) -> Target | None:
+        """Where it goes by itself, within a dialog; None outside of one."""
+        return self._target
 
     @property
     def method(self) -> str:
@@ -123,6 +137,49 @@ class Request:
     def trusted(self) -> bool:
         """Whether it came from a trusted network."""
         return self._core.is_trusted(self.source)
+
+    async def authenticate(
+        self, realm: str = "", users: Users | None = None, algorithms: Sequence[str] = (), proxy: bool | None = None
+    ) -> str:
+        """The name of the user who sent it. Anybody else is challenged, and the handler ends here.
+
+        Args:
+            realm, algorithms: for the challenge; left out, as ``[registrar]`` has them.
+            users: name to password, or to hashes by algorithm; left out, those of ``[registrar]``.
+            proxy: challenge with 407, else with 401; left out, 401 for REGISTER and 407 for other requests.
+
+        Raises:
+            NotAuthenticated: the sender was challenged.
+            ScriptError: there are no users, something was done with the request already, or an unknown algorithm.
+        """
+        self.asked = True
+        if self.handled:
+            raise ScriptError(f"{self.method} was forwarded or answered already (Call-ID {self.call_id})")
+        known = self._core.authentication
+        if not (users if users is not None else known is not None and known.users):
+            raise ScriptError("authenticate() needs users: [registrar] users or users_file, or the argument")
+        if algorithms:
+            try:
+                check_algorithms(algorithms)
+            except ValueError as error:
+                raise ScriptError(f"authenticate(): {error}") from None
+        _check_line("realm", realm)
+        try:
+            return self._core.authenticate(self._context, proxy=proxy, realm=realm, users=users, algorithms=algorithms)
+        except SipError as error:
+            self.handled = True
+            self._context.fail(error.status, error.reason, error.headers)
+            raise NotAuthenticated(error.reason) from None
+
+    def is_audio_on_hold(self) -> bool:
+        """Whether the body describes audio on hold: any audio line with ``a=sendonly``, ``a=inactive`` or the null
+        address (RFC 3264 8.4). False without a description, or with one that is malformed."""
+        try:
+            part = find_part(self.message, SDP_TYPE)
+            lines = sdp.parse(part.content).media if part is not None else []
+        except (SipError, sdp.SdpError):
+            return False
+        return any(_on_hold(line) for line in lines if line.kind == "audio" and not line.rejected)
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None."""
@@ -239,6 +296,12 @@ class Request:
             self._run(lambda: self._core.default_route(self._context))
 
 
+def _on_hold(line: sdp.MediaDescription) -> bool:
+    connection = line.connection
+    null = connection is not None and (connection.is_zero or connection.address.lower().endswith(".invalid"))
+    return null or line.direction in ("sendonly", "inactive")
+
+
 class Reply:
     """A response in a routing script, before it is forwarded; `message` may be changed but for its body."""
 
@@ -336,9 +399,10 @@ class Script:
         context.transaction.on_cancel = lambda cancel: self._cancelled(context, request)
 
         def failed(error: Exception) -> None:
-            core.counters["script_errors"] += 1
-            request.handled = True
-            context.fail(500)
+            refused = isinstance(error, NotAuthenticated)
+            core.counters["script_errors"] += not refused
+            decided, request.handled = request.handled, True
+            handler_failed(core, context, request.target, decided=decided, asked=request.asked or refused)
 
         self.run(handler(request), context.call_id, failed, request.finish)
 
@@ -358,65 +422,55 @@ class Script:
         failed: Callable[[Exception], None],
         done: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run a handler: by hand until it waits for the first time, from there on as a task."""
-        try:
-            waiting_for = coroutine.send(None)
-        except StopIteration:
+        """Run a handler: at once until it waits for the first time, from there on as the event loop has it. It always
+        runs inside a task, unless there is no event loop: then it must not wait."""
+        loop = handlertask.running_loop()
+        if loop is None:
+            self._ended(_by_hand(coroutine), call_id, failed, done)
+            return
+        task = handlertask.run(coroutine, loop)
+        if task.done():
+            self._ended(_error_of(task), call_id, failed, done)
+            return
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._ended(_error_of(task), call_id, failed, done)
+
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+
+    def _ended(
+        self,
+        error: BaseException | None,
+        call_id: str,
+        failed: Callable[[Exception], None],
+        done: Callable[[], None],
+    ) -> None:
+        """A handler is through, or has raised `error`."""
+        if error is None:
             done()
             return
-        except Exception as error:
-            self._log(error, call_id)
+        if isinstance(error, NotAuthenticated):
             failed(error)
             return
-        import asyncio
-
-        async def rest() -> None:
-            try:
-                await _Resumed(coroutine, waiting_for)
-            except Exception as error:
-                self._log(error, call_id)
-                failed(error)
-            else:
-                done()
-
-        try:
-            task = asyncio.get_running_loop().create_task(rest())
-        except RuntimeError as error:
-            coroutine.close()
-            failed(error)
-            return
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _log(self, error: Exception, call_id: str) -> None:
         log.error("routing script %s failed, Call-ID %s", self.name, call_id, exc_info=error)
+        failed(error if isinstance(error, Exception) else ScriptError("the handler was cancelled"))
 
 
-class _Resumed:
-    """A coroutine that has been started by hand, to be gone on with in a task."""
+def _by_hand(coroutine: Coroutine[Any, Any, None]) -> Exception | None:
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return None
+    except Exception as error:
+        return error
+    coroutine.close()
+    return ScriptError("the handler waits, and no event loop is running")
 
-    __slots__ = ("_coroutine", "_first")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], first: Any) -> None:
-        self._coroutine = coroutine
-        self._first = first
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        coroutine, waiting_for = self._coroutine, self._first
-        while True:
-            try:
-                sent = yield waiting_for
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:
-                failure: BaseException | None = error
-            else:
-                failure = None
-            try:
-                waiting_for = coroutine.send(sent) if failure is None else coroutine.throw(failure)
-            except StopIteration:
-                return
+def _error_of(task: asyncio.Task[None]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 def load_script(path: Path | str, events: Collection[str] | None = None) -> Script:

@@ -287,6 +287,10 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     each start draws its own: calls that outlive a restart are then routed without it, and group ids change."""
     script: str = ""
     """Routing script, relative to the configuration file."""
+    on_script_error: Literal["route", "reject"] = "route"
+    """What becomes of a request whose handler in the script fails. ``route``: it goes to a user who is registered here,
+    or where a rule with `source` or `authenticated` sends it, else it gets 500. ``reject``: 500. After
+    ``request.authenticate()`` every failure is 500."""
     skip_failover_codes: str = ""
     """Regular expression over the reply code of an SRS that ends the search for one, for all profiles that have no
     `skip_failover_codes` of their own."""

@@ -454,6 +454,7 @@ def _options(config: Config, secret: bytes = b"") -> ProxyOptions:
         media_use=config.media.use,
         on_media_failure=config.media.on_failure,
         cookie_secret=secret,
+        on_script_error=config.on_script_error,
         media_flags=MediaFlags(flags=("pre-roll",)),
         media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
     )

@@ -40,6 +40,7 @@ AT_ONCE: Final = frozenset(
         "log.levels",
         "service.drain",
         "script",
+        "on_script_error",
         "route",
         "recording",
         "srs_requests.allow",

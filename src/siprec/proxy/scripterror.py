@@ -1,0 +1,61 @@
+"""What becomes of a request whose handler in the routing script has failed (``on_script_error``).
+
+``reject`` answers 500. ``route`` lets the request go where it would go without the script, but gives its sender no more
+than that: it reaches a user who is registered here, or what a rule decides that says by ``source`` or ``authenticated``
+whom it is for; anything else is 500. After the script has asked for a password, every failure is 500.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from siprec.proxy.authentication import strip_credentials
+from siprec.proxy.forward import preprocess
+from siprec.proxy.routes import Target
+from siprec.sip.errors import SipError
+
+if TYPE_CHECKING:
+    from siprec.proxy.context import ResponseContext
+    from siprec.proxy.core import ProxyCore
+
+OnScriptError = Literal["route", "reject"]
+
+
+def handler_failed(
+    core: ProxyCore, context: ResponseContext, target: Target | None, *, decided: bool, asked: bool
+) -> None:
+    """A handler has raised. `target`: where a request within a dialog was to go; `decided`: the handler had forwarded
+    or answered it already; `asked`: it had called ``authenticate``."""
+    if context.final or context.cancelled:
+        return
+    if asked or core.options.on_script_error == "reject":
+        context.fail(500)
+        return
+    if decided:
+        return  # it goes the way the script has sent it
+    try:
+        if target is not None:
+            context.start([[target]])
+        else:
+            _without_script(core, context)
+    except SipError as error:
+        core.counters["refused"] += 1
+        context.fail(error.status, error.reason if error.reason.isprintable() else "", error.headers)
+
+
+def _without_script(core: ProxyCore, context: ResponseContext) -> None:
+    # As it was before the script began to change it.
+    base = context.transaction.request.copy()
+    preprocess(base, core.identity)
+    if context.authenticated is not None:
+        strip_credentials(base, context.authenticated.realm)
+    context.base = base
+    registrar = core.registrar if core.identity.serves(base.ruri) and not base.has("route") else None
+    if registrar is not None and (base.method == "REGISTER" or registrar.lookup(base.ruri)):
+        core.to_registered(context)
+        return
+    decision = core.decide(context, guarded=True)
+    if decision.rule is not None:
+        core.obey(context, decision.rule)
+        return
+    context.fail(500)
