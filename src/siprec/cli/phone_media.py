@@ -10,6 +10,7 @@ from typing import Final
 
 from siprec.audio.g711 import ulaw_encode
 from siprec.audio.melody import Floats, to_int16
+from siprec.net.datagrams import DatagramReader
 
 FRAME: Final = 160
 """Samples, and octets, of one PCMU packet: 20 ms at 8 kHz."""
@@ -40,8 +41,10 @@ class PhoneMedia:
         self.received = 0
         self._first: int | None = None
         self._highest = 0
-        self._loop.add_reader(self._rtp, self._read)
-        self._loop.add_reader(self._rtcp, self._drain_rtcp)
+        self._readers = [
+            DatagramReader(self._loop, self._rtp, self._read),
+            DatagramReader(self._loop, self._rtcp, lambda data, source: None),
+        ]
 
     @property
     def lost(self) -> int:
@@ -84,37 +87,25 @@ class PhoneMedia:
         if self.sent < self.frames:
             self._timer = self._loop.call_at(self._started + self.sent * _INTERVAL, self._send)
 
-    def _read(self) -> None:
-        while True:
-            try:
-                data = self._rtp.recv(2048)
-            except OSError:
-                return
-            if len(data) < 12 or data[0] >> 6 != 2:
-                continue
-            self.received += 1
-            sequence = int.from_bytes(data[2:4], "big")
-            if self._first is None:
-                self._first = self._highest = sequence
-            else:
-                step = (sequence - self._highest) & 0xFFFF
-                if step < 0x8000:
-                    self._highest += step
-
-    def _drain_rtcp(self) -> None:
-        try:
-            while True:
-                self._rtcp.recv(2048)
-        except OSError:
+    def _read(self, data: bytes, _source: object) -> None:
+        if len(data) < 12 or data[0] >> 6 != 2:
             return
+        self.received += 1
+        sequence = int.from_bytes(data[2:4], "big")
+        if self._first is None:
+            self._first = self._highest = sequence
+        else:
+            step = (sequence - self._highest) & 0xFFFF
+            if step < 0x8000:
+                self._highest += step
 
     def close(self) -> None:
         """Stop sending, close the sockets."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for sock in (self._rtp, self._rtcp):
-            self._loop.remove_reader(sock)
+        for reader, sock in zip(self._readers, (self._rtp, self._rtcp), strict=True):
+            reader.close()
             sock.close()
 
 

@@ -14,6 +14,7 @@ from siprec import sdp
 from siprec.audio.codecs import Codec, codec
 from siprec.audio.melody import callee_melody, caller_melody, to_int16
 from siprec.audio.packets import packets
+from siprec.net.datagrams import DatagramReader
 from siprec.recorder.ports import PortPair, PortPool
 from siprec.recorder.rtcp import parse as parse_rtcp
 from siprec.recording import secure
@@ -103,8 +104,10 @@ class ProbeStream:
         self._decryptor: Decryptor | None = None
         if srtp:
             self.section.lines += [f"a=crypto:{key.value()}" for key in offer_lines()]
-        loop.add_reader(self._pair.rtp, self._read_rtp)
-        loop.add_reader(self._pair.rtcp, self._read_rtcp)
+        self._readers = [
+            DatagramReader(loop, self._pair.rtp, self._read_rtp, self._refused),
+            DatagramReader(loop, self._pair.rtcp, self._note),
+        ]
 
     def follow(self, line: MediaDescription) -> None:
         """Do what the SRS's answer for this stream says: where to, in which format, and whether at all (SDP-10)."""
@@ -222,27 +225,14 @@ class ProbeStream:
         """Where our reports go."""
         return self._rtcp_to
 
-    def _read_rtp(self) -> None:
-        while True:
-            try:
-                data, source = self._pair.rtp.recvfrom(2048)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.result.refused += 1
-                return
-            if len(data) > 1 and 192 <= data[1] <= 223:  # multiplexed although that was not offered
-                self._note(data, source)
-            else:
-                self.result.rtp_received += 1
-
-    def _read_rtcp(self) -> None:
-        while True:
-            try:
-                data, source = self._pair.rtcp.recvfrom(2048)
-            except OSError:
-                return
+    def _read_rtp(self, data: bytes, source: tuple[str, int]) -> None:
+        if len(data) > 1 and 192 <= data[1] <= 223:  # multiplexed although that was not offered
             self._note(data, source)
+        else:
+            self.result.rtp_received += 1
+
+    def _refused(self, _error: OSError) -> None:
+        self.result.refused += 1
 
     def _note(self, data: bytes, source: tuple[str, int]) -> None:
         if self._decryptor is not None:
@@ -265,8 +255,8 @@ class ProbeStream:
     def close(self) -> None:
         """Close the sockets."""
         self.leave()
-        for sock in (self._pair.rtp, self._pair.rtcp):
-            self._loop.remove_reader(sock)
+        for reader in self._readers:
+            reader.close()
         self._pool.release(self._pair)
 
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from siprec.media.bencode import BencodeError
 from siprec.media.exchange import Connection, Opener
 from siprec.media.ng import StreamFramer
+from siprec.net.datagrams import DatagramReader
 
 _DATAGRAM = 65536
-_BATCH = 64
 
 
 class UdpConnection:
@@ -38,40 +38,34 @@ class UdpConnection:
             self._socket.close()
             raise
         self._open = True
-        loop.add_reader(self._socket, self._readable)
+        self._reader = DatagramReader(loop, self._socket, self._received, self._failed)
 
     def send(self, message: bytes) -> None:
         if not self._open:
             return
-        try:
-            self._socket.send(message)
-        except BlockingIOError:
-            pass  # as good as lost on the way: the retransmission is under way
-        except OSError as error:
-            self._loop.call_soon(self._failed, error.strerror or str(error))
+        for _ in range(2):
+            try:
+                self._socket.send(message)
+            except BlockingIOError:
+                pass  # as good as lost on the way: the retransmission is under way
+            except OSError as error:
+                # The pending error of an earlier message, which was not delivered. This one was not sent yet.
+                self._loop.call_soon(self._failed, error)
+                continue
+            return
 
     def close(self) -> None:
         if self._open:
             self._open = False
-            self._loop.remove_reader(self._socket)
+            self._reader.close()
             self._socket.close()
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, error: OSError) -> None:
         if self._open:
-            self._on_error(reason)
+            self._on_error(error.strerror or str(error))
 
-    def _readable(self) -> None:
-        for _ in range(_BATCH):
-            if not self._open:
-                return
-            try:
-                message = self._socket.recv(_DATAGRAM)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._failed(error.strerror or str(error))
-                return
-            self._on_message(message)
+    def _received(self, message: bytes, _source: object) -> None:
+        self._on_message(message)
 
 
 class Framer(Protocol):

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from siprec.net.address import ListenAddress, bound_socket
 from siprec.net.counters import Counters
+from siprec.net.datagrams import watch_again
 from siprec.sip.transport import Hop, SendFailed
 
 log = logging.getLogger(__name__)
@@ -91,15 +92,20 @@ class UdpListener:
     def _readable(self) -> None:
         recvfrom = self._socket.recvfrom
         local = self.local
-        for _ in range(BATCH):
+        for number in range(BATCH):
             try:
                 data, source = recvfrom(65536)
-            except (BlockingIOError, InterruptedError):
+            except BlockingIOError:
+                if number == 0:  # woken by an error that a send took off
+                    self._watch_again()
                 return
+            except InterruptedError:
+                continue
             except OSError:
                 # The socket's pending error: an ICMP message for something we sent.
-                self._drain_errors()
-                return
+                if not self._drain_errors():
+                    self._watch_again()
+                continue
             # A SIP message starts with a letter or another token character; keep-alives (CRLF, zero octets) and STUN
             # (0..3) do not.
             if len(data) < 16 or not 0x21 <= data[0] < 0x7F:
@@ -212,13 +218,15 @@ class UdpListener:
                 break
             any_read = True
             self._icmp(payload, ancillary, to)
-        if any_read and self._socket.fileno() >= 0:
-            # libuv stops watching a descriptor that has an error; asyncio does not mind being told again.
-            self._loop.remove_reader(self._socket.fileno())
-            self._loop.add_reader(self._socket.fileno(), self._readable)
-            if self._queue:
-                self._loop.add_writer(self._socket.fileno(), self._writable)
+        if any_read:
+            self._watch_again()
         return any_read
+
+    def _watch_again(self) -> None:
+        """See :mod:`siprec.net.datagrams`."""
+        watch_again(self._loop, self._socket, self._readable)
+        if self._queue and self._socket.fileno() >= 0:
+            self._loop.add_writer(self._socket.fileno(), self._writable)
 
     def _icmp(self, payload: bytes, ancillary: list[tuple[int, int, bytes]], to: Any) -> None:
         for _level, _type, content in ancillary:

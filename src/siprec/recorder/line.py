@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from siprec import sdp
 from siprec.audio import codecs
+from siprec.net.datagrams import watch_again
 from siprec.recorder import rtcp, rtp
 from siprec.recorder.metadata import Id
 from siprec.recorder.pipeline import LineBatch, RawPacket, SourceBatch
@@ -120,6 +121,7 @@ class MediaLine:
         self.reporter = rtcp.Reporter(self.clock.now())
         self._raw: deque[RawPacket] = deque(maxlen=_MAX_RAW)
         self._rtcp_source: Address | None = None
+        self._poller: Poller | None = None
         self.reports: dict[int, tuple[float, int]] = {}
         self.fir_asked: dict[int, int] = {}
 
@@ -134,27 +136,33 @@ class MediaLine:
 
     def open(self, poller: Poller) -> None:
         """Begin to listen."""
+        self._poller = poller
         poller.add_reader(self.pair.rtp.fileno(), self.read_rtp)
         poller.add_reader(self.pair.rtcp.fileno(), self.read_rtcp)
 
     def read_rtp(self) -> None:
         """Drain the RTP socket."""
-        self._drain(self.pair.rtp, self.rtp_datagram)
+        self._drain(self.pair.rtp, self.rtp_datagram, self.read_rtp)
 
     def read_rtcp(self) -> None:
         """Drain the RTCP socket."""
-        self._drain(self.pair.rtcp, self.rtcp_datagram)
+        self._drain(self.pair.rtcp, self.rtcp_datagram, self.read_rtcp)
 
-    def _drain(self, sock: socket.socket, take: object) -> None:
-        assert callable(take)
+    def _drain(
+        self, sock: socket.socket, take: Callable[[bytes, Address, float], object], readable: Callable[[], object]
+    ) -> None:
         now = self.clock.now()
-        for _ in range(_DRAIN):
+        for number in range(_DRAIN):
             try:
                 data, address = sock.recvfrom(_DATAGRAM)
             except BlockingIOError:
+                if number == 0 and self._poller is not None:
+                    watch_again(self._poller, sock, readable)
                 return
             except OSError:
                 # An ICMP error for something we sent (RTCP to a closed port); the next datagram is fine.
+                if self._poller is not None:
+                    watch_again(self._poller, sock, readable)
                 continue
             take(data, (address[0], address[1]), now)
 

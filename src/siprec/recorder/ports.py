@@ -6,26 +6,17 @@ import errno
 import ipaddress
 import random
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from siprec.net.datagrams import Watcher
 from siprec.recorder.errors import RecorderFull
 
 _RECEIVE_BUFFER = 1 << 20  # a pre-roll of several seconds arrives in one burst
 _IN_USE = (errno.EADDRINUSE, errno.EACCES)
 
 
-class Poller(Protocol):
-    """The part of an asyncio event loop that the recorder needs."""
-
-    def add_reader(self, fd: int, callback: Callable[..., object], /, *args: object) -> object:
-        """Call `callback` whenever `fd` is readable."""
-        ...
-
-    def remove_reader(self, fd: int, /) -> bool:
-        """Stop that."""
-        ...
+Poller = Watcher
+"""The part of an asyncio event loop that the recorder needs."""
 
 
 @dataclass(frozen=True, slots=True)

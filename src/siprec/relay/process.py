@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from siprec.media.bencode import BencodeError
 from siprec.media.ng import StreamFramer
+from siprec.net.datagrams import DatagramReader
 from siprec.relay.call import Plane
 from siprec.relay.flow import Latching
 from siprec.relay.native import Choice, packet_loop
@@ -71,7 +72,7 @@ class RunningRelay:
         plane = Plane(clock, self._packets, pool, options.latching, options.preroll, options.rtcp_mux)
         self.relay = Relay(plane, options.timeouts, max_calls=options.max_calls)
         self._connections: set[_NgStream] = set()
-        loop.add_reader(self._udp, self._readable)
+        self._reader = DatagramReader(loop, self._udp, self._received, batch=_BATCH)
         self._timer = loop.call_later(0.5, self._tick)
         self._server: asyncio.Server | None = None
 
@@ -84,7 +85,7 @@ class RunningRelay:
     async def close(self) -> None:
         """End every call and close every socket."""
         self._timer.cancel()
-        self._loop.remove_reader(self._udp)
+        self._reader.close()
         self._udp.close()
         for connection in list(self._connections):
             connection.abort()
@@ -103,15 +104,9 @@ class RunningRelay:
         except Exception:
             log.exception("housekeeping failed")
 
-    def _readable(self) -> None:
-        for _ in range(_BATCH):
-            try:
-                message, source = self._udp.recvfrom(65536)
-            except OSError:
-                return
-            reply = self.relay.message(message, source)
-            if reply is None:
-                continue
+    def _received(self, message: bytes, source: Any) -> None:
+        reply = self.relay.message(message, source)
+        if reply is not None:
             try:
                 self._udp.sendto(reply, source)
             except OSError as error:

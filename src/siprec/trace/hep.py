@@ -101,12 +101,16 @@ class HepSender:
             password=self._password,
             correlation=correlation,
         )
-        try:
-            self._socket.send(packet)
+        for _ in range(2):
+            try:
+                self._socket.send(packet)
+            except ConnectionRefusedError:
+                continue  # an ICMP error for an earlier packet; this one was not sent yet
+            except OSError:
+                break  # no room just now: a trace is not worth a pause
             self.sent += 1
-        except OSError:
-            # No room just now, or nobody there: a trace is not worth a pause.
-            self.dropped += 1
+            return
+        self.dropped += 1
 
     def close(self) -> None:
         """Send no more."""

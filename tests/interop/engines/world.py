@@ -215,17 +215,23 @@ async def world(
         )
         stack.push_async_callback(proxy.stop)
         await proxy.start()
-        address = next(x.address for x in proxy.transport.listeners if x.address.transport == "udp")
-        callers = []
-        for user, name, melody in (("alice", "Alice", caller_melody), ("bob", "Bob", callee_melody)):
-            caller = Caller(user, name, DOMAIN, host, (address.host, address.port), melody(SECONDS, RATE))
-            stack.push_async_callback(caller.close)
-            await caller.start()
-            await caller.register()
-            callers.append(caller)
+        callers = await phones(stack, proxy, host)
         found = World(proxy, running, callers[0], callers[1])
         proxy.events.subscribe(found.events.append)
         yield found
+
+
+async def phones(stack: AsyncExitStack, proxy: ProxyProcess, host: str = "127.0.0.1") -> list[Caller]:
+    """Alice and Bob, registered. A phone makes one call in its life."""
+    address = next(x.address for x in proxy.transport.listeners if x.address.transport == "udp")
+    callers = []
+    for user, name, melody in (("alice", "Alice", caller_melody), ("bob", "Bob", callee_melody)):
+        caller = Caller(user, name, DOMAIN, host, (address.host, address.port), melody(SECONDS, RATE))
+        stack.push_async_callback(caller.close)
+        await caller.start()
+        await caller.register()
+        callers.append(caller)
+    return callers
 
 
 def _ports(base: int) -> str:

@@ -30,10 +30,10 @@ class DnsServer(asyncio.DatagramProtocol):
         self.address = ""
         self._transport: asyncio.DatagramTransport | None = None
 
-    async def start(self) -> str:
+    async def start(self, port: int = 0) -> str:
         """Listen; returns address:port."""
         self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: self, local_addr=("127.0.0.1", 0)
+            lambda: self, local_addr=("127.0.0.1", port)
         )
         host, port = self._transport.get_extra_info("sockname")
         self.address = f"{host}:{port}"
