@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 DEFAULT_SET: Final = "default"
 PATIENCE: Final = 2.0
 """Seconds in which a ping has to be answered."""
+WHILE_DOWN: Final = 5.0
+"""Seconds between pings of a server that is down, at the most: it has to be usable soon after its return."""
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +174,7 @@ class MediaPool:
                 self._up(member)
             else:
                 self._down(member, error.reason)
-            self._plan(member, self.every)
+            self._plan(member, self.every if error is None else min(self.every, WHILE_DOWN))
 
         member.limit = self._clock.call_later(member.patience, answered, MediaError("no reply to ping", timeout=True))
         server.ping(answered)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from siprec.logs import LEVELS, setup_logging
 from siprec.relay.flow import Latching
+from siprec.relay.heartbeat import Heartbeat
 from siprec.relay.ports import Interface, parse_interface
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
@@ -61,6 +62,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
         help="auto: native if it was built and SIPREC_NATIVE is not 0",
     )
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input ends")
+    parser.add_argument("--heartbeat", type=int, metavar="DESCRIPTOR", help="shared memory that shows signs of life")
     parser.add_argument("--log-level", default="warning", choices=LEVELS)
     parser.add_argument("--log-format", default="text", choices=("text", "json"))
     found = parser.parse_args(arguments)
@@ -79,7 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
     return options, found
 
 
-async def _serve(options: RelayOptions, *, exit_with_parent: bool) -> None:
+async def _serve(options: RelayOptions, *, exit_with_parent: bool, heartbeat: int | None) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,6 +96,8 @@ async def _serve(options: RelayOptions, *, exit_with_parent: bool) -> None:
         os.set_blocking(0, False)
         loop.add_reader(0, parent)
     relay = await run_relay(options)
+    if heartbeat is not None:
+        relay.heartbeat(Heartbeat(heartbeat))
     host, port = relay.ng_address
     where = f"{'[' + host + ']' if ':' in host else host}:{port}"
     print(f"{READY} ng={where} pid={os.getpid()} packet-loop={relay.packet_loop}", flush=True)
@@ -113,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         factory = asyncio.new_event_loop
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(_serve(options, exit_with_parent=found.exit_with_parent))
+            runner.run(_serve(options, exit_with_parent=found.exit_with_parent, heartbeat=found.heartbeat))
     except (OSError, ValueError, ImportError) as error:
         print(f"siprec relay: {error}", file=sys.stderr)
         return 1

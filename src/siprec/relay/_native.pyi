@@ -1,5 +1,6 @@
 """The packet loop in C (csrc/). May be missing: then siprec.relay.loop does its work."""
 
+import mmap
 import socket
 
 Address = tuple[str, int] | tuple[str, int, int, int] | None
@@ -20,6 +21,8 @@ class Loop:
     def datagrams(self) -> int:
         """Datagrams so far."""
     def close(self) -> None: ...
+    def heartbeat(self, page: mmap.mmap, slot: int) -> None:
+        """Count up the 64-bit number at `slot` of `page` at each turn, at least every 250 ms."""
 
 class Channel:
     """The state of one :class:`siprec.relay.flow.Flow`, and its socket while it is watched. `learn`: 0 any, 1 host,

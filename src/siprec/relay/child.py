@@ -11,6 +11,7 @@ from pathlib import Path
 import siprec
 from siprec.logs import child_arguments
 from siprec.relay.__main__ import READY
+from siprec.relay.heartbeat import Heartbeat
 from siprec.relay.process import RelayOptions
 
 _ROOT = str(Path(siprec.__file__).resolve().parent.parent)
@@ -24,8 +25,15 @@ class RelayProcess:
     """A relay that runs. Its standard input is our end of a pipe: when we are gone, however that came, it ends.
     `packet_loop` is ``native`` or ``python``."""
 
-    def __init__(self, process: asyncio.subprocess.Process, ng_address: tuple[str, int], packet_loop: str = "") -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        ng_address: tuple[str, int],
+        packet_loop: str = "",
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._process = process
+        self._heartbeat = heartbeat
         self.ng_address = ng_address
         self.packet_loop = packet_loop
 
@@ -37,9 +45,33 @@ class RelayProcess:
     def running(self) -> bool:
         return self._process.returncode is None
 
+    @property
+    def beats(self) -> tuple[int, ...]:
+        """The heartbeats of its packet loops (:mod:`siprec.relay.heartbeat`)."""
+        return self._heartbeat.beats if self._heartbeat is not None else ()
+
     async def wait(self) -> int:
-        """Until it ends; its exit status."""
-        return await self._process.wait()
+        """Until it ends, noticed at once; its exit status."""
+        with contextlib.suppress(OSError):  # an old kernel, or gone by now
+            descriptor = os.pidfd_open(self._process.pid)
+            try:
+                await _readable(descriptor)
+            finally:
+                os.close(descriptor)
+        status = await self._process.wait()
+        self._let_go()
+        return status
+
+    def kill(self) -> None:
+        """End it at once, also when it hangs or is stopped."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def _let_go(self) -> None:
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is not None:
+            heartbeat.close()
+        _close(self._process)
 
     async def stop(self, timeout: float = 5.0) -> None:
         """End it: its calls are released; after `timeout` seconds it is killed. Harmless when it has ended already."""
@@ -49,10 +81,18 @@ class RelayProcess:
             async with asyncio.timeout(timeout):
                 await self._process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self.kill()
             await self._process.wait()
-        _close(self._process)
+        self._let_go()
+
+
+async def _readable(descriptor: int) -> None:
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, arrived.set)
+    try:
+        await arrived.wait()
+    finally:
+        loop.remove_reader(descriptor)
 
 
 async def start_relay(options: RelayOptions | None = None, *, timeout: float = 20.0) -> RelayProcess:
@@ -62,18 +102,25 @@ async def start_relay(options: RelayOptions | None = None, *, timeout: float = 2
     """
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, environment.get("PYTHONPATH", "")]))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "siprec.relay",
-        "--exit-with-parent",
-        *arguments(options or RelayOptions()),
-        *child_arguments("siprec.relay"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is the parent's to handle
-    )
+    heartbeat = Heartbeat()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "siprec.relay",
+            "--exit-with-parent",
+            f"--heartbeat={heartbeat.descriptor}",
+            *arguments(options or RelayOptions()),
+            *child_arguments("siprec.relay"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            pass_fds=(heartbeat.descriptor,),
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+    except BaseException:
+        heartbeat.close()
+        raise
     assert process.stdout is not None
     try:
         async with asyncio.timeout(timeout):
@@ -82,12 +129,13 @@ async def start_relay(options: RelayOptions | None = None, *, timeout: float = 2
             raise RelayFailed("the relay ended before it was ready" if not line else f"the relay said {line!r}")
         words = dict(word.split("=", 1) for word in line.split() if "=" in word)
         host, _, port = words["ng"].rpartition(":")
-        return RelayProcess(process, (host.strip("[]"), int(port)), words.get("packet-loop", ""))
+        return RelayProcess(process, (host.strip("[]"), int(port)), words.get("packet-loop", ""), heartbeat)
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
         _close(process)
+        heartbeat.close()
         if isinstance(error, TimeoutError):
             raise RelayFailed(f"the relay was not ready after {timeout:g} s") from error
         raise

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from siprec.relay.copies import Copies
 from siprec.relay.flow import Flow, Latching, Sink
+from siprec.relay.heartbeat import INTERVAL, Heartbeat
 
 _BATCH = 256
 _LARGEST = 65536
@@ -39,6 +40,7 @@ class PacketLoop:
         self._others: dict[int, Callable[[float], None]] = {}
         self._buffer = bytearray(_LARGEST)
         self._view = memoryview(self._buffer)
+        self._beat: asyncio.TimerHandle | None = None
         loop.add_reader(self._epoll.fileno(), self.pump)
 
     @property
@@ -92,10 +94,22 @@ class PacketLoop:
             self._epoll.unregister(number)
 
     def close(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._flows.clear()
         self._others.clear()
+
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Show in `heartbeat` from now on that the loop is alive."""
+        heartbeat.beat(self._at_work)
+        self._beat = self._loop.call_later(INTERVAL, self.heartbeat, heartbeat)
+
+    @property
+    def _at_work(self) -> bool:
+        """Whether packets would miss this loop."""
+        return True
 
     def pump(self) -> None:
         """One datagram of each socket that is ready."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from siprec.relay.flow import Address, Flow, Latching, Sink
+from siprec.relay.heartbeat import PYTHON, Heartbeat
 from siprec.relay.loop import Descriptor, PacketLoop
 
 if TYPE_CHECKING:
@@ -255,6 +256,16 @@ class NativeLoop(PacketLoop):
             super().remove(sock)
         if found is not None:
             found[0].channel.close()
+
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        if self._beat is None:
+            for slot, thread in enumerate(self.threads, PYTHON + 1):
+                thread.heartbeat(heartbeat.page, slot)
+        super().heartbeat(heartbeat)
+
+    @property
+    def _at_work(self) -> bool:
+        return super().sockets > 0
 
     def close(self) -> None:
         super().close()

@@ -16,6 +16,7 @@ from siprec.media.ng import StreamFramer
 from siprec.net.datagrams import DatagramReader
 from siprec.relay.call import Plane
 from siprec.relay.flow import Latching
+from siprec.relay.heartbeat import Heartbeat
 from siprec.relay.native import Choice, packet_loop
 from siprec.relay.ports import Interface, PortPool
 from siprec.relay.server import Relay, Timeouts
@@ -81,6 +82,10 @@ class RunningRelay:
         self._server = await self._loop.create_server(
             lambda: _NgStream(self.relay, self._connections), sock=self._listener
         )
+
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Show in `heartbeat` from now on that the packet loops are alive."""
+        self._packets.heartbeat(heartbeat)
 
     async def close(self) -> None:
         """End every call and close every socket."""

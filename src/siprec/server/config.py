@@ -77,10 +77,11 @@ class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     ping: float = 2.0
     """Seconds between two questions whether a media server is there."""
-    on_lost: Literal["keep", "move"] = "keep"
+    on_lost: Literal["", "keep", "move"] = ""
     """When a media server is lost: ``keep`` its calls as they are (its media may still flow; an embedded relay's do
-    not, and their recordings end), or ``move`` them to another one: both parties get a re-INVITE of ours, recordings
-    go on from there."""
+    not, and their recordings end), or ``move`` them to another one, or to the same when it is there again: both parties
+    get a re-INVITE of ours, recordings go on from there. Left out: ``move`` for the embedded relay, ``keep`` for all
+    others."""
 
 
 class MediaServerConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -17,14 +18,15 @@ from siprec.relay.child import RelayFailed, RelayProcess, start_relay
 from siprec.server.config import Config, ConfigError, MediaServerConfig
 from siprec.server.mediaservers import ServerAddress, connect
 from siprec.server.relay_process import relay_options
-from siprec.sip.clock import Clock
+from siprec.server.relaywatch import LOOK, HangWatch, effort
+from siprec.sip.clock import Clock, Timer
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.2
-LONGEST_PAUSE: Final = 10.0
-HUNG: Final = 8.0
-"""Seconds after which a child that runs and answers no ping is taken for hung: its end would have been noticed."""
+LONGEST_PAUSE: Final = 5.0
+PATIENCE: Final = 8.0
+"""Seconds that a child which runs has to answer a ping: its end would have been noticed, and it may be busy."""
 
 Lost = Callable[[MediaServer, str], None]
 Health = Callable[[str, bool, str], None]
@@ -33,8 +35,9 @@ Health = Callable[[str, bool, str], None]
 class MediaSupervisor:
     """Gives the proxy its media servers.
 
-    An embedded relay that dies is started again, after a pause that doubles up to ten seconds; `lost(server, reason)`
-    is called first, so that recordings which ran through it can end or move. `returned(server)` is called when a server
+    An embedded relay that dies is started again: at once, and after a pause that doubles up to five seconds when it
+    dies again soon; one that hangs is killed first. `lost(server, reason)` is called before that, so that recordings
+    which ran through it can end or move. `returned(server)` is called when a server
     that was silent answers again: it may have forgotten its calls. `silent(server, reason)` when one goes down whose
     process is not ours: its media may still flow. `health(name, up, reason)` hears of each server that goes down or
     comes back. Calls' signalling goes on meanwhile.
@@ -61,6 +64,9 @@ class MediaSupervisor:
         self._embedded: Member | None = None
         self._watch: asyncio.Task[None] | None = None
         self._leaving: list[MediaServer] = []
+        self._own: weakref.WeakSet[MediaServer] = weakref.WeakSet()
+        self._hung = ""
+        self._look: Timer | None = None
         self.traced: Callable[[MediaServer], None] | None = None
         """Sees each server before it is used."""
         self.pool = MediaPool(clock, self._changed, every=config.media.ping)
@@ -106,7 +112,7 @@ class MediaSupervisor:
         member = self._member(wanted)
         if member.kind == "embedded":
             self._embedded = member
-            member.patience = HUNG
+            member.patience = PATIENCE
             member.server = await self._embed()
             self._watch = asyncio.create_task(self._keep())
         self.pool.add(member)
@@ -155,11 +161,35 @@ class MediaSupervisor:
             self._clock.call_later(1.0, self._let_go)
 
     async def _embed(self) -> MediaServer:
-        self._relay = await start_relay(relay_options(self._config))
-        server = RtpEngine(self._clock, sockets.udp(self._loop, self._relay.ng_address), name="embedded")
+        self._relay = relay = await start_relay(relay_options(self._config))
+        server = RtpEngine(self._clock, sockets.udp(self._loop, relay.ng_address), name="embedded")
+        self._own.add(server)
         if self.traced is not None:
             self.traced(server)
+        watch = HangWatch(
+            self._clock.now(),
+            lambda done: server.ping(lambda error: done(error is None)),
+            lambda: effort(relay.pid),
+            lambda: not self.pool.load.get(server, 0),
+        )
+        self._look = self._clock.call_later(LOOK, self._looked, relay, watch)
         return server
+
+    def _looked(self, relay: RelayProcess, watch: HangWatch) -> None:
+        """See whether the relay hangs, and end it if it does: :meth:`_keep` starts the next one."""
+        if relay is not self._relay or not relay.running:
+            return
+        hung = watch.look(self._clock.now(), relay.beats)
+        if hung:
+            self._hung = hung
+            log.error("the relay (process %d) hangs: %s; it is killed", relay.pid, hung)
+            relay.kill()
+        else:
+            self._look = self._clock.call_later(LOOK, self._looked, relay, watch)
+
+    def is_embedded(self, server: MediaServer) -> bool:
+        """Whether `server` is, or was, the relay that is our child."""
+        return server in self._own
 
     async def _greet(self, member: Member) -> None:
         """What a server can do is learnt from its first reply; one that is silent now may come up later."""
@@ -172,7 +202,7 @@ class MediaSupervisor:
             log.warning("media server %s: %s", server.name, error)
 
     async def _keep(self) -> None:
-        pause = FIRST_PAUSE
+        pause = 0.0
         member = self._embedded
         assert member is not None
         while True:
@@ -180,10 +210,11 @@ class MediaSupervisor:
                 started = self._clock.now()
                 status = await self._relay.wait()
                 if self._clock.now() - started > 60:
-                    pause = FIRST_PAUSE
-                self._gone(member, f"the relay ended with status {status}")
+                    pause = 0.0
+                self._hung, why = "", f"the relay hung: {self._hung}" if self._hung else ""
+                self._gone(member, why or f"the relay ended with status {status}")
             await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
             try:
                 server = await self._embed()
             except (RelayFailed, OSError) as error:
@@ -217,6 +248,8 @@ class MediaSupervisor:
 
     async def stop(self) -> None:
         """Close the connections, end the relay."""
+        if self._look is not None:
+            self._look.cancel()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

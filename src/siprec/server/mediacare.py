@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -11,12 +12,20 @@ from siprec.proxy.core import ProxyCore
 
 
 class MediaCare:
-    """`policy` is ``keep`` or ``move``, see :class:`siprec.server.config.MediaConfig`. Recordings hear from the proxy
-    what becomes of their call."""
+    """`policy` is ``keep``, ``move`` or nothing, see :class:`siprec.server.config.MediaConfig`; `embedded` says whether
+    a server is our own child. Recordings hear from the proxy what becomes of their call."""
 
-    def __init__(self, core: ProxyCore, policy: Literal["keep", "move"]) -> None:
+    def __init__(
+        self, core: ProxyCore, policy: Literal["", "keep", "move"], embedded: Callable[[MediaServer], bool]
+    ) -> None:
         self._core = core
         self.policy = policy
+        self._embedded = embedded
+        core.media.on_unanswered = self.unanswered
+
+    def moves(self, server: MediaServer) -> bool:
+        """Whether calls of that server are moved when it is lost."""
+        return (self.policy or ("move" if self._embedded(server) else "keep")) == "move"
 
     def lost(self, server: MediaServer, reason: str) -> None:
         """It has ended, and all its media with it."""
@@ -25,9 +34,16 @@ class MediaCare:
 
     def silent(self, server: MediaServer, reason: str) -> None:
         """It does not answer; its media may still flow."""
-        if self.policy == "move":
+        if self.moves(server):
             for call in self._of(server):
                 self._core.relocation.move(call, f"media server {server.name}: {reason}")
+
+    def unanswered(self, call: Call, server: MediaServer, error: MediaError) -> bool:
+        """An offer in mid-call got no answer there; true: the call is moved."""
+        if not error.timeout or not self.moves(server):
+            return False
+        self._core.relocation.move(call, f"media server {server.name}: {error.reason}")
+        return True
 
     def returned(self, server: MediaServer) -> None:
         """It answers again, and may have been started anew: calls that it does not know any more are lost."""
@@ -43,7 +59,7 @@ class MediaCare:
         return [call for call in self._core.calls.values() if call.media is server and call.media_path is not None]
 
     def _without(self, call: Call, reason: str) -> None:
-        if self.policy == "move":
-            self._core.relocation.move(call, reason)
+        if call.media is not None and self.moves(call.media):
+            self._core.relocation.move(call, reason, dead=True)
         elif call.media_path is not None:
             call.media_path.fail(reason)

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
 from siprec.sip.clock import Clock, Timer
@@ -63,11 +64,12 @@ class Notifier:
         """The end has begun and may take `seconds`."""
         self.tell("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(seconds * _MICRO)}")
 
-    def keep_alive(self, clock: Clock) -> None:
-        """Give signs of life, twice as often as asked for, as long as the event loop turns."""
+    def keep_alive(self, clock: Clock, alive: Callable[[], bool] = lambda: True) -> None:
+        """Give signs of life, twice as often as asked for, as long as the event loop turns and `alive` says so."""
         if self.watchdog:
-            self.tell("WATCHDOG=1")
-            self._timer = clock.call_later(self.watchdog / 2, lambda: self.keep_alive(clock))
+            if alive():
+                self.tell("WATCHDOG=1")
+            self._timer = clock.call_later(self.watchdog / 2, lambda: self.keep_alive(clock, alive))
 
     def close(self) -> None:
         """No more of it."""

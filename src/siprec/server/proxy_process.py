@@ -193,7 +193,7 @@ class ProxyProcess:
         self.core.on_limit = self._limit_reached
         self.core.media.on_trouble = self.media.trouble
         self.media.carry(self.core.media.load)
-        self.care = MediaCare(self.core, config.media.on_lost)
+        self.care = MediaCare(self.core, config.media.on_lost, self.media.is_embedded)
         self.gate = DrainGate(self.core)
         self.layer = TransactionLayer(self.clock, self.transport, self.gate)
         self.layer.resolve = self.resolver.resolve

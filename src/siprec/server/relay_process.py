@@ -10,6 +10,7 @@ from siprec.logs import setup_logging
 from siprec.net.address import split_host_port
 from siprec.net.timers import TimerWheel
 from siprec.relay.flow import Latching
+from siprec.relay.heartbeat import STILL, Heartbeat, Pulse
 from siprec.relay.ports import parse_interface
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
@@ -65,11 +66,14 @@ async def _main(options: RelayOptions) -> int:
     where = f"udp:{f'[{host}]' if ':' in host else host}:{port}"
     announce(f"siprec relay: ready {where} packet-loop={relay.packet_loop}")
     notifier.ready(where)
-    notifier.keep_alive(clock)
+    heartbeat, pulse = Heartbeat(), Pulse()
+    relay.heartbeat(heartbeat)
+    notifier.keep_alive(clock, lambda: clock.now() - pulse.last(clock.now(), heartbeat.beats) < STILL)
     try:
         await wait_for_signal()
     finally:
         notifier.close()
         clock.close()
         await relay.close()
+        heartbeat.close()
     return 0

@@ -12,12 +12,14 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from siprec.audio.melody import callee_melody, caller_melody
 from siprec.cli.client import ApiClient, ApiError
 from siprec.cli.phone import Phone, PhoneError
+from siprec.server.notify import Notifier
 from tests.interop.calls.harness import HOST, Command, until
 
 DOMAIN = "example.test"
@@ -212,3 +214,34 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit.name)]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert (result.returncode, result.stderr) == (0, ""), unit.name
+
+
+def test_the_death_of_the_relay_neither_ends_the_service_nor_keeps_systemd_from_starting_it_again() -> None:
+    for name in ("siprec", "siprec-relay", "siprec-recorder"):
+        text = (UNITS / f"{name}.service").read_text()
+        assert "\nRestart=always\n" in text
+        assert "\nStartLimitIntervalSec=0\n" in text.partition("[Service]")[0]
+    # The default, stop, ends the whole service when the kernel kills one of its processes.
+    assert "\nOOMPolicy=continue\n" in (UNITS / "siprec.service").read_text()
+
+
+def test_a_relay_whose_packet_loops_stand_still_gives_no_sign_of_life(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notifier = Notifier()
+    ticks: list[Any] = []
+
+    class Ticking:
+        def call_later(self, delay: float, callback: Any, *args: Any) -> Any:
+            ticks.append(callback)
+
+    alive = iter([True, False, True])
+    notifier.keep_alive(cast(Any, Ticking()), lambda: next(alive))
+    manager.setblocking(False)
+    assert manager.recv(64) == b"WATCHDOG=1"
+    ticks[-1]()
+    with pytest.raises(BlockingIOError):
+        manager.recv(64)
+    ticks[-1]()
+    assert manager.recv(64) == b"WATCHDOG=1"
+    notifier.close()

@@ -19,6 +19,7 @@
 #define BURST 8
 #define LARGEST 65536
 #define WAKE UINT64_MAX
+#define BEAT 250 /* milliseconds between two heartbeats at the most: siprec.relay.heartbeat */
 
 void loop_lock(Loop *loop)
 {
@@ -134,12 +135,17 @@ static void *run(void *given)
     struct epoll_event events[BATCH];
     bool stop = false;
     while (!stop) {
-        int count = epoll_wait(loop->epoll, events, BATCH, -1);
+        uint64_t *beat = __atomic_load_n(&loop->beat, __ATOMIC_ACQUIRE);
+        if (beat != NULL)
+            __atomic_store_n(beat, __atomic_load_n(beat, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+        int count = epoll_wait(loop->epoll, events, BATCH, beat != NULL ? BEAT : -1);
         if (count < 0) {
             if (errno == EINTR)
                 continue;
             break;
         }
+        if (count == 0)
+            continue;
         pthread_mutex_lock(&loop->gate);
         pthread_mutex_lock(&loop->lock);
         pthread_mutex_unlock(&loop->gate);
@@ -221,6 +227,10 @@ static void halt(Loop *loop)
         Py_END_ALLOW_THREADS
         loop->running = false;
     }
+    if (loop->beat != NULL) {
+        loop->beat = NULL;
+        PyBuffer_Release(&loop->page);
+    }
     for (uint32_t i = 0; i < loop->slot_count; i++) {
         Channel *channel = loop->slots[i].channel;
         if (channel != NULL) {
@@ -238,6 +248,26 @@ static void halt(Loop *loop)
 static PyObject *loop_close(PyObject *self, PyObject *Py_UNUSED(none))
 {
     halt((Loop *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *loop_heartbeat(PyObject *self, PyObject *args)
+{
+    Loop *loop = (Loop *)self;
+    Py_buffer page;
+    Py_ssize_t slot;
+    uint64_t one = 1;
+    if (!PyArg_ParseTuple(args, "w*n", &page, &slot))
+        return NULL;
+    if (loop->beat != NULL || !loop->running || slot < 0 || slot >= page.len / (Py_ssize_t)sizeof *loop->beat) {
+        PyBuffer_Release(&page);
+        PyErr_SetString(PyExc_ValueError, "no such slot, or the loop has one");
+        return NULL;
+    }
+    loop->page = page;
+    __atomic_store_n(&loop->beat, (uint64_t *)page.buf + slot, __ATOMIC_RELEASE);
+    while (write(loop->wake, &one, sizeof one) < 0 && errno == EINTR)
+        ;
     Py_RETURN_NONE;
 }
 
@@ -299,6 +329,7 @@ static int loop_set_offset(PyObject *self, PyObject *given, void *Py_UNUSED(clos
 
 static PyMethodDef loop_methods[] = {
     {"close", loop_close, METH_NOARGS, NULL},
+    {"heartbeat", loop_heartbeat, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

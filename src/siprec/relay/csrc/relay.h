@@ -72,6 +72,8 @@ typedef struct {
     uint64_t rounds;
     uint64_t datagrams;
     uint8_t *buffer;
+    uint64_t *beat; /* in the page below: counted up by the thread at each turn; NULL: nobody looks */
+    Py_buffer page;
 } Loop;
 
 /* Copies of a stream to one recorder (siprec.relay.copies.Copies). */
