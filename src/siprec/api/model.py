@@ -339,6 +339,7 @@ class RecorderHealth(msgspec.Struct, kw_only=True):
 
     status: Literal["ok", "not listening", "full", "no disk space"]
     free: Annotated[int, Meta(description="Megabytes free where the recordings are.")]
+    reason: Annotated[str, Meta(description="What is wrong with the disk.")] = ""
 
 
 # -- the recorder's library --------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -55,22 +54,19 @@ class RecorderApi:
 
     async def health(self) -> model.RecorderHealth:
         """Whether a further recording would be taken."""
-        free = (await asyncio.to_thread(_free, self.recorder)) // MEGABYTE
-        health = model.RecorderHealth(status="ok", free=free)
+        problem, free = await asyncio.to_thread(self._disk)
+        health = model.RecorderHealth(status="ok", free=free // MEGABYTE, reason=problem)
         if not self.listening():
             health.status = "not listening"
         elif len(self.recorder.sessions) >= self.recorder.settings.max_sessions:
             health.status = "full"
-        elif free < self.config.min_free:
+        elif problem:
             health.status = "no disk space"
         return health
 
-
-def _free(recorder: Recorder) -> int:
-    try:
-        return shutil.disk_usage(recorder.library.root).free
-    except OSError:
-        return 0
+    def _disk(self) -> tuple[str, int]:
+        space = self.recorder.space
+        return space.probe(), space.free
 
 
 def _session(session: RecordingSession) -> model.RecorderSession:
@@ -200,7 +196,7 @@ class _Metrics(Collector):
             ("sessions", "Recording sessions in progress.", len(sessions)),
             ("sessions_limit", "More are refused.", recorder.settings.max_sessions),
             ("streams", "Streams that are received.", len(lines)),
-            ("disk_free_bytes", "Where the recordings are.", _free(recorder)),
+            ("disk_free_bytes", "Where the recordings are.", recorder.space.free),
             ("disk_jobs", "Writes that wait for the disk.", recorder.writer.waiting),
         ):
             yield GaugeMetricFamily(f"siprec_recorder_{name}", text, value=value)

@@ -128,7 +128,7 @@ class RecorderApiConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     tls_certificate: str = ""
     tls_key: str = ""
     min_free: int = 200
-    """Megabytes that have to be free on the disk of the recordings; below that it says that it is not ready."""
+    """Megabytes that have to be free on the disk of the recordings, if ``recorder.min_free`` is 0."""
 
     def __post_init__(self) -> None:
         check(self)

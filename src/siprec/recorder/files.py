@@ -2,7 +2,7 @@
 
 Both writers bring the length in the header up to date after each block, so after ``kill -9`` the file plays up to the
 last block. :func:`repair` then fits the header to what is really there. Samples are int16, shape
-``(frames, channels)``.
+``(frames, channels)``. A disk that refuses is no error here: see :class:`siprec.recorder.disk.DiskFile`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Literal, Protocol
 import numpy as np
 import soundfile  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+
+from siprec.recorder.disk import DiskFile, Stream
 
 Samples = NDArray[np.int16]
 Format = Literal["wav", "flac"]
@@ -30,9 +32,10 @@ class AudioFile(Protocol):
 
     path: Path
     frames: int
+    disk: DiskFile
 
     def write(self, samples: Samples) -> None:
-        """Append; raises OSError when the disk refuses."""
+        """Append."""
         ...
 
     def write_silence(self, frames: int) -> None:
@@ -64,30 +67,25 @@ class WavFile:
         self.path = path
         self.frames = 0
         self._rate, self._channels = rate, channels
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
-        os.pwrite(self._fd, _wav_header(rate, channels, 0), 0)
+        self.disk = DiskFile(path)
+        self.disk.pwrite(_wav_header(rate, channels, 0), 0)
 
     def write(self, samples: Samples) -> None:
-        data = memoryview(np.ascontiguousarray(samples, "<i2").tobytes())
-        position = _WAV_HEADER + self.frames * 2 * self._channels
-        while data:
-            written = os.pwrite(self._fd, data, position)
-            data, position = data[written:], position + written
+        data = np.ascontiguousarray(samples, "<i2").tobytes()
+        self.disk.pwrite(data, _WAV_HEADER + self.frames * 2 * self._channels)
         self._advance(len(samples))
 
     def write_silence(self, frames: int) -> None:
         # A hole in the file: no octets written, none on the disk, however long the pause.
-        os.ftruncate(self._fd, _WAV_HEADER + (self.frames + frames) * 2 * self._channels)
+        self.disk.truncate(_WAV_HEADER + (self.frames + frames) * 2 * self._channels)
         self._advance(frames)
 
     def _advance(self, frames: int) -> None:
         self.frames += frames
-        os.pwrite(self._fd, _wav_header(self._rate, self._channels, self.frames * 2 * self._channels), 0)
+        self.disk.pwrite(_wav_header(self._rate, self._channels, self.frames * 2 * self._channels), 0)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self.disk.close()
 
 
 class FlacFile:
@@ -97,13 +95,11 @@ class FlacFile:
         self.path = path
         self.frames = 0
         self._channels = channels
-        with open(path, "xb"):
-            os.chmod(path, 0o640)
+        self.disk = DiskFile(path)
         try:
-            self._file = soundfile.SoundFile(str(path), "w", rate, channels, "PCM_16", format="FLAC")
+            self._file = soundfile.SoundFile(Stream(self.disk), "w", rate, channels, "PCM_16", format="FLAC")
         except soundfile.LibsndfileError as error:
             raise OSError(f"{path.name}: {error}") from error
-        self._fd = os.open(path, os.O_RDWR)
 
     def write(self, samples: Samples) -> None:
         try:
@@ -112,10 +108,11 @@ class FlacFile:
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
         self.frames += len(samples)
-        block = int.from_bytes(os.pread(self._fd, 2, _FLAC_BLOCK_SIZE), "big")
+        block = int.from_bytes(self.disk.head(_FLAC_BLOCK_SIZE, 2), "big")
         if block and self.frames:
             # The encoder keeps one sample back before it closes a frame.
-            _set_flac_total(self._fd, (self.frames - 1) // block * block)
+            first = self.disk.head(_FLAC_TOTAL, 1)[0]
+            self.disk.pwrite(_flac_total(first, (self.frames - 1) // block * block), _FLAC_TOTAL)
 
     def write_silence(self, frames: int) -> None:
         while frames > 0:
@@ -124,16 +121,20 @@ class FlacFile:
             frames -= count
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if not self._file.closed:
             self._file.close()
+            self.disk.close()
+
+
+def _flac_total(first: int, frames: int) -> bytes:
+    """The five octets from 21 on; the upper half of the `first` belongs to another field."""
+    return bytes([first & 0xF0 | frames >> 32 & 0x0F]) + struct.pack(">I", frames & 0xFFFFFFFF)
 
 
 def _set_flac_total(fd: int, frames: int) -> None:
     first = os.pread(fd, 1, _FLAC_TOTAL)
     if first:
-        os.pwrite(fd, bytes([first[0] & 0xF0 | frames >> 32 & 0x0F]) + struct.pack(">I", frames & 0xFFFFFFFF), 21)
+        os.pwrite(fd, _flac_total(first[0], frames), _FLAC_TOTAL)
 
 
 def create(path: Path, audio_format: Format, rate: int, channels: int) -> AudioFile:

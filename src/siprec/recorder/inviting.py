@@ -67,7 +67,7 @@ class InvitedRecording(RecordingCall):
             self._server.calls.discard(self)
             self._outcome(error.status, error.reason)
             return
-        self._session = session
+        self._began(session)
         call.ack(answer)
         self._outcome(200, "")
         self._ask_snapshot()
@@ -83,10 +83,10 @@ class InvitedRecording(RecordingCall):
         if began:
             self._over()
 
-    def hang_up(self, reason: str) -> None:
+    def hang_up(self, reason: str, status: int = 0) -> None:
         """End the recording session, or the attempt."""
         if self._up:
-            super().hang_up(reason)
+            super().hang_up(reason, status)
         else:
             self._outgoing.cancel()
             self._server.calls.discard(self)

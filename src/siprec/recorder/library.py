@@ -10,6 +10,7 @@ import json
 import logging
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import soundfile  # type: ignore[import-untyped]
 
 from siprec.recorder import files
 from siprec.recorder.errors import RecorderFull
+from siprec.recorder.space import RESERVE, reserve
 from siprec.recorder.summary import FILE, write_json
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,11 @@ class RecorderLibrary:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o750)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            # It may come back: until then every recording session is refused.
+            log.error("recordings cannot be kept: %s", error)
 
     def new_directory(self, wall: float) -> Path:
         """A fresh directory for a recording that begins at `wall` (Unix seconds); raises RecorderFull if the disk
@@ -79,11 +85,22 @@ class RecorderLibrary:
                 directory = day / f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
                 try:
                     directory.mkdir(mode=0o750)
-                    return directory
                 except FileExistsError:
                     continue
+                try:
+                    reserve(directory / RESERVE)
+                except OSError:
+                    directory.rmdir()
+                    raise
+                return directory
         except OSError as error:
             raise RecorderFull(f"no place for a recording: {error.strerror}") from error
+
+    def remove_unused(self, directory: Path) -> None:
+        """Take back a directory of :meth:`new_directory` that nothing was written to."""
+        with suppress(OSError):
+            (directory / RESERVE).unlink(missing_ok=True)
+            directory.rmdir()
 
     def directories(self) -> Iterator[Path]:
         """Directories of recordings, newest first."""

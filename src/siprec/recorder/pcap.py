@@ -3,10 +3,11 @@ opens it."""
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from pathlib import Path
+
+from siprec.recorder.disk import DiskFile
 
 Address = tuple[str, int]
 _RAW_IP = 101
@@ -18,23 +19,25 @@ class PcapFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.packets = 0
-        self._file = open(path, "xb", buffering=65536)  # noqa: SIM115
-        os.chmod(path, 0o640)
-        self._file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, _RAW_IP))
+        self.disk = DiskFile(path)
+        self._buffer = bytearray(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, _RAW_IP))
 
     def write(self, wall: float, source: Address, destination: Address, payload: bytes) -> None:
         """Append a UDP datagram received at `wall` (Unix seconds)."""
         packet = _datagram(source, destination, payload)
-        self._file.write(struct.pack("<IIII", int(wall), int(wall % 1 * 1e6), len(packet), len(packet)) + packet)
+        self._buffer += struct.pack("<IIII", int(wall), int(wall % 1 * 1e6), len(packet), len(packet)) + packet
         self.packets += 1
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
-        self._file.flush()
+        if self._buffer:
+            self.disk.pwrite(bytes(self._buffer), self.disk.size)
+            self._buffer.clear()
 
     def close(self) -> None:
         """Finish; closing twice is harmless."""
-        self._file.close()
+        self.flush()
+        self.disk.close()
 
 
 def _datagram(source: Address, destination: Address, payload: bytes) -> bytes:

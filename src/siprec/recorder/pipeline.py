@@ -134,6 +134,17 @@ class Pipeline:
         self._mix_rate = mix_rate
         self._run_end: dict[tuple[int, int, str], tuple[float, int]] = {}
 
+    @property
+    def open_files(self) -> list[files.AudioFile | PcapFile]:
+        """Every file there is."""
+        found: list[files.AudioFile | PcapFile] = [self.mix.file] if self.mix is not None else []
+        for line in list(self.lines.values()):
+            if line.track is not None:
+                found.append(line.track.file)
+            if line.pcap is not None:
+                found.append(line.pcap)
+        return found
+
     def configure(self, number: int, table: Mapping[int, Codec], active: bool, gains: tuple[float, float]) -> None:
         """Tell what payload types of m-line `number` mean, whether media is expected, and its place in the mix."""
         line = self.lines.get(number)

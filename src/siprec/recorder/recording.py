@@ -20,6 +20,7 @@ from siprec.recorder.metadata import Id
 from siprec.recorder.metadata_parts import extract, part
 from siprec.recorder.metadata_state import MetadataState
 from siprec.recorder.pipeline import Batch, Pipeline
+from siprec.recorder.recording_disk import RecordingDisk
 from siprec.recorder.writer import MAX_BACKLOG
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 2.0
+"""Seconds that a disk may refuse before the recording client is told to take another SRS."""
 _JSON_INTERVAL = 5.0
+_ORDERLY = frozenset({"BYE", "the communication session ended"})
+"""How a recording ends that is complete: the recording client said so."""
 _MAX_DOCUMENTS = 10_000
 _MAX_PROBLEMS = 100
 
@@ -49,6 +54,8 @@ class Recording:
         """What could not be read of the metadata, and the like; the audio is not concerned."""
         self.nameable = True
         """Whether it takes the name of a session that the metadata tell later."""
+        self.incomplete = ""
+        """What was lost by a fault of ours."""
         self.lasting = False
         """Its session was over when it began: it ends with its streams."""
         self.lines: list[MediaLine] = []
@@ -63,6 +70,9 @@ class Recording:
             mix_rate=recorder.settings.mix_rate,
         )
         self.pipeline.directory = directory
+        self.disk = RecordingDisk(self.pipeline, directory, recorder.clock.now)
+        self.trouble = ""
+        """Why the recording cannot go on here; empty: it can."""
         self._clock = recorder.clock
         self._writer = recorder.writer
         self._ntp_clocks: dict[str, NtpClock] = {}
@@ -144,8 +154,10 @@ class Recording:
                     line.dropped_disk += sum(len(s.items) for s in part.sources) + len(part.raw)
                 else:
                     parts.append(part)
-        if full or (not parts and self.pipeline.mix is None):
+        if full or (not parts and self.pipeline.mix is None and self.disk.refused_since is None):
             return
+        if self._submitted - self._written >= MAX_BACKLOG // 2 and not self.trouble:
+            self.trouble = "disk: too slow"
         self._submitted += 1
         batch = Batch(now, min(before, now), parts)
         self._writer.submit(lambda: self._write(batch))
@@ -153,8 +165,13 @@ class Recording:
     def _write(self, batch: Batch) -> None:
         try:
             self.pipeline.write(batch)
+        except Exception as error:
+            # Not the disk: a fault of ours, and what it costs is told.
+            log.exception("Call-ID %s: a batch of packets is lost", self.rs.call_id)
+            self.incomplete = f"packets lost by an internal error: {type(error).__name__}"
         finally:
             self._written += 1
+            self.disk.check()
 
     def document(self, data: bytes, entry: dict[str, Any], errors: Sequence[str] = ()) -> None:
         """Keep a metadata document: its octets as a file, if that is wanted, and what there is to say about it in the
@@ -169,12 +186,22 @@ class Recording:
         name = f"metadata-{len(self.documents) + 1:04}.xml"
         self.documents.append({"file": name, **entry})
         path = self.directory / name
-        self._writer.submit(lambda: summary.write_private(path, data))
+        self._writer.submit(lambda: self._write_document(path, data))
+
+    def _write_document(self, path: Path, data: bytes) -> None:
+        try:
+            summary.write_private(path, data)
+        except OSError as error:
+            log.error("Call-ID %s: %s cannot be written: %s", self.rs.call_id, path, error)
+            self.problems.append(f"{path.name} is missing: {error.strerror}")
 
     def tick(self, before: float) -> None:
         """Twice a second."""
         self.hand_over(before)
-        if self._clock.now() >= self._json_due:
+        since = self.disk.refused_since
+        if not self.trouble and since is not None and self._clock.now() - since >= PATIENCE:
+            self.trouble = self.disk.reason
+        if self._clock.now() >= self._json_due or self.disk.json_failed:
             self.save()
 
     def save(self) -> None:
@@ -182,14 +209,11 @@ class Recording:
         self._json_due = self._clock.now() + _JSON_INTERVAL
         if self._submitted - self._written < MAX_BACKLOG:
             document = summary.build(self)
-            path = self.directory / summary.FILE
-            self._writer.submit(lambda: self._write_json(path, document))
+            self._writer.submit(lambda: self._write_json(document))
 
-    def _write_json(self, path: Path, document: dict[str, Any], *, durable: bool = False) -> None:
-        try:
-            summary.write_json(path, document, durable=durable)
-        except OSError as error:
-            log.error("Call-ID %s: %s cannot be written: %s", self.rs.call_id, path, error)
+    def _write_json(self, document: dict[str, Any]) -> None:
+        self.disk.write_json(document)
+        self.disk.check()
 
     def close(self, reason: str, wall: float) -> Future[RecordingResult]:
         """End it at `wall` (Unix seconds); done when all files are finished and the JSON says ``complete``.
@@ -209,7 +233,27 @@ class Recording:
 
     def _finish(self, now: float) -> RecordingResult:
         self.pipeline.close(now if self.lines else None)
-        self.progress = "failed" if self.pipeline.errors else "complete"
-        document = summary.build(self)
-        self._write_json(self.directory / summary.FILE, document, durable=True)
+        self.disk.check()
+        document = self._conclude()
+        written = self.disk.write_json(document, durable=True, last=True)
+        if not written or self.disk.unfinished:
+            # Tried again for as long as the process lives; after that, recovery has what there is.
+            self._writer.retry(self._finish_later)
         return RecordingResult(self.directory, document)
+
+    def _conclude(self) -> dict[str, Any]:
+        failed = self.trouble or self.incomplete or self.pipeline.errors or self.disk.unfinished or self.disk.lost
+        if failed:
+            self.progress = "failed"
+        elif self.end_reason in _ORDERLY:
+            self.progress = "complete"
+        else:
+            self.progress = "interrupted"
+        return summary.build(self)
+
+    def _finish_later(self) -> bool:
+        self.disk.check()
+        if self.disk.unfinished:
+            return False
+        self.disk.refused_since = None
+        return self.disk.write_json(self._conclude(), durable=True, last=True)

@@ -27,6 +27,7 @@ _KEY_FRAME: Final = (
     b'<?xml version="1.0" encoding="utf-8"?>\r\n<media_control><vc_primitive><to_encoder><picture_fast_update/>'
     b"</to_encoder></vc_primitive></media_control>\r\n"
 )
+RETRY_AFTER: Final = "5"
 _METADATA_TYPE: Final = "application/rs-metadata+xml"
 
 
@@ -79,6 +80,12 @@ def _is_src(request: SipRequest) -> bool:
     except SipError:
         return False
     return contact is not None and ("+sip.src" in contact.params or "+sip.src" in contact.uri_text)
+
+
+def reason_header(status: int, text: str) -> str:
+    """A Reason value (RFC 3326)."""
+    clean = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else " " for c in text)
+    return f'SIP;cause={status};text="{clean[:100]}"'
 
 
 def _said(request: SipRequest, arrived: float) -> float:
@@ -135,17 +142,21 @@ class RecordingCall(CallHandler):
         except (RecorderError, SipError) as error:
             log.warning("Call-ID %s: recording session refused: %s", call.call_id, error.reason)
             self._server.recorder.counters["refused"] += 1
-            headers = [("Retry-After", "10")] if error.status == 503 else []
+            headers = [("Retry-After", RETRY_AFTER)] if error.status == 503 else []
             if error.status == 415:
                 headers.append(("Accept", ACCEPT))
             call.answer(error.status, headers=headers, reason=error.reason if error.status == 400 else "")
             return
-        self._session = session
+        self._began(session)
         self._server.calls.add(self)
         call.handler = self
         call.answer(200, answer, headers=[("Accept", ACCEPT)])
         self._server.recorder.counters["sessions"] += 1
         log.info("Call-ID %s: recording into %s", call.call_id, session.where)
+
+    def _began(self, session: RecordingSession) -> None:
+        self._session = session
+        session.on_trouble = lambda reason: self.hang_up(reason, status=503)
 
     # -- CallHandler -----------------------------------------------------------------------------------------------
 
@@ -219,9 +230,9 @@ class RecordingCall(CallHandler):
                 log.warning("Call-ID %s: metadata in BYE not understood: %s", call.call_id, error.reason)
         self._finish("BYE" if reason == "bye" else reason, request)
 
-    def hang_up(self, reason: str) -> None:
-        """End the recording session from this side."""
-        self._call.bye()
+    def hang_up(self, reason: str, status: int = 0) -> None:
+        """End the recording session from this side. With the `status` 503 the client should take another SRS."""
+        self._call.bye(headers=[("Reason", reason_header(status, reason))] if status else [])
         self._finish(reason)
 
     def _finish(self, reason: str, request: SipRequest | None = None) -> None:

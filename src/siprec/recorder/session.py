@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from siprec.recorder.metadata_state import MetadataState
 from siprec.recorder.ports import Poller, PortPool
 from siprec.recorder.recording import Recording
 from siprec.recorder.secure import SrtpPolicy, keys_for
+from siprec.recorder.space import Space
 from siprec.recorder.writer import DiskWriter
 from siprec.sip.clock import Clock, Timer
 
@@ -51,7 +53,8 @@ class RecorderSettings:
     `advertised` is the address in answers where it differs from the one bound; `mix_rate` in Hz (None: the highest of
     the streams); `max_lines` the streams a recording session may have at a time; `kinds` the media that are accepted
     (all but audio is kept as raw RTP); `reject_bad_metadata` refuses requests whose metadata cannot be read, instead of
-    recording without it; `srtp` says which transports are taken, `keep` what of the metadata is written down (SRS-21).
+    recording without it; `srtp` says which transports are taken, `keep` what of the metadata is written down (SRS-21);
+    `min_free` octets have to be free on the disk for a session to be accepted.
     """
 
     audio_format: Format = "wav"
@@ -63,6 +66,7 @@ class RecorderSettings:
     reject_bad_metadata: bool = False
     strict_metadata: bool = False
     srtp: SrtpPolicy = "allow"
+    min_free: int = 0
     keep: frozenset[summary.Kept] = summary.EVERYTHING
 
 
@@ -82,6 +86,7 @@ class Recorder:
     ``lost``, and ``dropped_by_disk``."""
 
     def __post_init__(self) -> None:
+        self.space = Space(self.library.root, self.writer, self.settings.min_free)
         if not self.settings.advertised and ipaddress.ip_address(self.ports.address).is_unspecified:
             raise ValueError(f"bound to {self.ports.address}: the address for answers (advertised) has to be given")
 
@@ -95,6 +100,8 @@ class Recorder:
         """
         if len(self.sessions) >= self.settings.max_sessions:
             raise RecorderFull("too many recording sessions")
+        if problem := self.space.problem():
+            raise RecorderFull(problem)
         started = self.clock.wall() if wall is None else wall
         session = RecordingSession(self, call_id, from_uri, src_address, started)
         self.sessions.add(session)
@@ -103,7 +110,7 @@ class Recorder:
     def close(self) -> None:
         """End all sessions, finish all files; blocks until they are on the disk."""
         for session in list(self.sessions):
-            session.close("recorder stopped")
+            session.close("the recorder stopped")
         self.writer.close()
 
 
@@ -124,6 +131,10 @@ class RecordingSession:
         self.closing = False
         self.discarded = 0
         """Packets on streams of no communication session."""
+        self.on_trouble: Callable[[str], None] = lambda reason: None
+        """Called once, with the reason, when what arrives can no longer be kept."""
+        self._trouble = ""
+        self._told = False
         self._clock = recorder.clock
         self._lines: dict[int, MediaLine] = {}
         self._owners: dict[int, Recording] = {}
@@ -407,7 +418,7 @@ class RecordingSession:
         entry["findings"] = [*errors, *findings]
         self._assign(places, wall)
         for unused in places:
-            unused.rmdir()
+            self.recorder.library.remove_unused(unused)
         if data is not None:
             for recording in self._concerned(document):
                 recording.document(data, entry, errors)
@@ -432,7 +443,7 @@ class RecordingSession:
                 made += [self.recorder.library.new_directory(self._start(self._clock.wall()))]
         except RecorderFull:
             for path in made:
-                path.rmdir()
+                self.recorder.library.remove_unused(path)
             raise
         return made
 
@@ -499,6 +510,7 @@ class RecordingSession:
             directory = places.pop() if places else self.recorder.library.new_directory(wall)
         except RecorderFull as error:
             log.error("Call-ID %s: %s", self.call_id, error.reason)
+            self._trouble = self._trouble or error.reason
             return None
         recording = Recording(self, session, directory, self._start(wall))
         if session is not None:
@@ -556,6 +568,11 @@ class RecordingSession:
             since = recording.over_since
             if since is not None and now >= since + recording.patience:
                 self._end(recording, "the communication session ended", self._clock.wall() - now + since)
+            self._trouble = self._trouble or recording.trouble
+        if self._trouble and not self._told:
+            self._told = True
+            log.error("Call-ID %s: cannot be recorded any longer: %s", self.call_id, self._trouble)
+            self.on_trouble(self._trouble)
 
     def _end(self, recording: Recording, reason: str, wall: float) -> None:
         for index in [i for i, owner in self._owners.items() if owner is recording]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -27,16 +28,36 @@ EVERYTHING: Final[frozenset[Kept]] = frozenset(("documents", "names", "extension
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
     """Replace `path` atomically; if `durable`, wait until it is on the disk."""
-    data = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
     temporary = path.with_name(f".{path.name}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
     try:
-        os.write(fd, data)
+        _write(temporary, os.O_CREAT | os.O_TRUNC, _json(value), durable=durable)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    os.replace(temporary, path)
+
+
+def overwrite_json(path: Path, value: object) -> None:
+    """Write into the room that the file at `path` occupies. Raises OSError if it needs more than there is."""
+    _write(path, 0, _json(value), durable=True)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _write(path: Path, flags: int, data: bytes, *, durable: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o640)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.ftruncate(fd, len(data))
         if durable:
             os.fsync(fd)
     finally:
         os.close(fd)
-    os.replace(temporary, path)
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -78,7 +99,7 @@ def build(recording: Recording) -> dict[str, Any]:
             for g in state.groups.values()
         ],
         "metadata": recording.documents,
-        "errors": [*pipeline.errors, *recording.problems],
+        "errors": _errors(recording),
         **_rest(state.extensions),
     }
     _forget(document, session.recorder.settings.keep)
@@ -100,6 +121,15 @@ def _forget(document: dict[str, Any], keep: frozenset[Kept]) -> None:
     if "digits" not in keep:
         for stream in document["streams"]:
             stream["dtmf"] = []
+
+
+def _errors(recording: Recording) -> list[str]:
+    disk = recording.disk
+    found = [*recording.pipeline.errors, *disk.refusals, *recording.problems]
+    if disk.lost:
+        found.append(f"{disk.lost} octets are not on the disk")
+    found += [each for each in (recording.incomplete, recording.trouble) if each]
+    return found
 
 
 def _duration(recording: Recording) -> float | None:

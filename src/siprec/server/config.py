@@ -179,6 +179,9 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     advertise: str = ""
     """Address to put into SDP answers instead."""
     ports: str = "40000-49999"
+    min_free: int = 0
+    """Megabytes that have to be free on the disk. Below that, recording sessions get a 503, so that the client takes
+    another SRS; those under way go on. 0: as ``recorder.api.min_free``."""
     max_sessions: int = 1000
     max_streams: int = 256
     """Streams that one recording session may have at a time; further ones are declined."""
@@ -219,6 +222,11 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         check_algorithms(self.algorithms, self.legacy_agents)
+
+    @property
+    def required_space(self) -> int:
+        """Octets that have to be free on the disk."""
+        return (self.min_free or self.api.min_free) << 20
 
 
 class LogConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -107,6 +107,8 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if not 1 <= count <= 30_000:
             yield key, "must lie in 1..30000"
+    if config.recorder.min_free < 0:
+        yield "recorder.min_free", "must not be negative"
     if not 0 <= config.relay.dscp <= 63:
         yield "relay.dscp", "must lie in 0..63"
     if config.relay.max_calls < 1:

@@ -77,6 +77,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
             max_sessions=settings.max_sessions,
             max_lines=settings.max_streams,
             srtp=settings.srtp,
+            min_free=settings.required_space,
             keep=frozenset(settings.keep),
         ),
     )
