@@ -199,8 +199,8 @@ class Decryptor:
         self._late = {ssrc: late for ssrc, late in self._late.items() if late[0] in cryptos}
         self._searches, self._search_at = 0, self.failed + 1
 
-    def rtp(self, packet: bytes) -> bytes | None:
-        """The RTP packet."""
+    def rtp(self, packet: bytes, *, search: bool = True) -> bytes | None:
+        """The RTP packet. Without `search` a stream joined late is not looked for: for packets of unknown senders."""
         ssrc = packet[8:12]
         late = self._late.get(ssrc) if self._late else None
         again = False
@@ -215,7 +215,7 @@ class Decryptor:
             self.replayed += 1
             return None
         self.failed += 1
-        if self._searches < _SEARCHES and self.failed >= self._search_at and 12 < len(packet) <= 1500:
+        if search and self._searches < _SEARCHES and self.failed >= self._search_at and 12 < len(packet) <= 1500:
             # The doubling leaves a flood of forgeries little to gain.
             self._searches += 1
             self._search_at = self.failed + (1 << self._searches)

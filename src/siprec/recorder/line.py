@@ -2,57 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from siprec import sdp
 from siprec.audio import codecs
 from siprec.net.datagrams import watch_again
 from siprec.recorder import rtcp, rtp
+from siprec.recorder.formats import meanings
+from siprec.recorder.latch import Heard, Latch
 from siprec.recorder.metadata import Id
+from siprec.recorder.ntp import NtpClock
+from siprec.recorder.numbering import Source
 from siprec.recorder.pipeline import LineBatch, RawPacket, SourceBatch
 from siprec.recorder.ports import Poller, PortPair
-from siprec.recorder.secure import LineKeys, SrtpPolicy, acceptable
+from siprec.recorder.receiver import MAX_SOURCES, Receiver
+from siprec.recorder.secure import LineKeys
 from siprec.sip.clock import Clock
+
+log = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 
 _DATAGRAM = 9216
 _DRAIN = 256  # datagrams read per wake-up, so that one stream cannot starve the others
 _MAX_RAW = 20_000
-_COMFORT_NOISE = 13
-
-
-def codec_table(media: sdp.MediaDescription) -> dict[int, codecs.Codec]:
-    """Payload type -> codec of an m-line, in its order; formats without a meaning are unknown codecs."""
-    table: dict[int, codecs.Codec] = {}
-    maps, fmtp = media.rtpmaps, media.fmtp
-    for text in media.formats:
-        if not (text.isascii() and text.isdecimal() and int(text) < 128):
-            continue
-        number = int(text)
-        meaning = maps.get(number)
-        if meaning is None:
-            table[number] = codecs.Codec("UNKNOWN", 8000 if media.kind == "audio" else 90000, 1, 8000, "unknown")
-        else:
-            table[number] = codecs.codec(meaning.encoding, meaning.clock_rate, meaning.channels, fmtp.get(text, ""))
-    if media.kind != "audio":
-        # Only audio is decoded, whatever a format is called.
-        return {n: codecs.Codec(c.name, c.clock_rate, c.channels, c.sample_rate, "unknown") for n, c in table.items()}
-    return table
-
-
-def accepted_formats(media: sdp.MediaDescription, kinds: frozenset[str], srtp: SrtpPolicy = "allow") -> list[str]:
-    """Formats of an m-line that are taken, where media of `kinds` are; none: it is rejected with port 0."""
-    if media.port == 0 or media.kind not in kinds or not acceptable(media, srtp):
-        return []
-    table = codec_table(media)
-    known = [number for number, codec in table.items() if codec.kind != "unknown"]
-    decodable = any(table[number].kind == "audio" for number in known)
-    # With one format that can be heard the others are declined; without, all are kept as raw RTP.
-    return [str(number) for number in (known if decodable else table)]
+_MAX_NAMES = 64
 
 
 @dataclass(slots=True)
@@ -61,20 +38,6 @@ class Pause:
 
     start: float
     end: float | None = None
-
-
-class NtpClock:
-    """Offset between a sender's NTP clock and our arrival clock: the smallest seen, the fastest way."""
-
-    def __init__(self) -> None:
-        self.offset: float | None = None
-
-    def note(self, ntp: float, arrival: float) -> float:
-        offset = arrival - ntp
-        if self.offset is None or offset < self.offset or offset > self.offset + 5.0:
-            # A leap of the sender's clock starts the estimate afresh.
-            self.offset = offset
-        return self.offset
 
 
 @dataclass(eq=False)
@@ -93,13 +56,14 @@ class MediaLine:
     fir: bool = False
     """FIR was negotiated: key frames are asked for by RTCP, otherwise by INFO (SRS-24)."""
     receiving: bool = True
-    trusted: frozenset[str] = frozenset()
+    offered: Mapping[int, codecs.Codec] = field(default_factory=dict)
+    """What the client offered, taken or not."""
     keys: LineKeys | None = None
     """What the stream is encrypted with (SRTP); None: it is not."""
     rtcp_target: Address | None = None
     pauses: list[Pause] = field(default_factory=list)
     codec_names: list[str] = field(default_factory=list)
-    source: Address | None = None
+    latch: Latch = field(default_factory=Latch)
     discarded_paused: int = 0
     side: str | None = None
     stream_ids: dict[Id, None] = field(default_factory=dict)
@@ -112,25 +76,48 @@ class MediaLine:
     cnames: dict[int, str] = field(default_factory=dict)
     byes: list[int] = field(default_factory=list)
     last_report: tuple[int, float, int] | None = None
+    sources: list[tuple[float, Address]] = field(default_factory=list)
+    """Where media came from, since when (monotonic seconds); the latest last."""
+    second_sources: dict[Address, int] = field(default_factory=dict)
+    """Others that sent media at the same time, none of which is recorded: their SSRC."""
+    not_decodable: dict[str, int] = field(default_factory=dict)
+    """Packets of formats that cannot be decoded although the line can, by name."""
     ntp_clocks: dict[str, NtpClock] = field(default_factory=dict)
     """Per CNAME; shared by the lines of a recording, so that streams with one clock are placed by one offset."""
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.receiver = rtp.Receiver(self._rate)
+        self.receiver = Receiver(self._rate, self._is_event)
+        self._meanings: dict[int, codecs.Codec] = {}
         self.reporter = rtcp.Reporter(self.clock.now())
         self._raw: deque[RawPacket] = deque(maxlen=_MAX_RAW)
         self._rtcp_source: Address | None = None
         self._poller: Poller | None = None
-        self.reports: dict[int, tuple[float, int]] = {}
+        self.reports: dict[int, tuple[float, int, float]] = {}
         self.fir_asked: dict[int, int] = {}
 
+    @property
+    def source(self) -> Address | None:
+        """Where media come from."""
+        return self.latch.source
+
+    @property
+    def meanings(self) -> Mapping[int, codecs.Codec]:
+        """Payload type -> codec for all that may arrive."""
+        return self._meanings
+
+    def negotiated(self, taken: Mapping[int, codecs.Codec], offered: Mapping[int, codecs.Codec]) -> None:
+        """The formats after an offer and its answer."""
+        self.table, self.offered = taken, offered
+        self._meanings = meanings(taken, offered, self.kind)
+
     def _rate(self, payload_type: int) -> int | None:
-        codec = self.table.get(payload_type)
-        if codec is None:
-            # Comfort noise is sent by many who never announced it (RFC 3389 5); without it their pauses look like loss.
-            return 8000 if payload_type == _COMFORT_NOISE else None
-        return codec.clock_rate
+        codec = self._meanings.get(payload_type)
+        return codec.clock_rate if codec is not None else None
+
+    def _is_event(self, payload_type: int) -> bool:
+        codec = self._meanings.get(payload_type)
+        return codec is not None and codec.kind == "event"
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -175,33 +162,88 @@ class MediaLine:
             if data[1] & 0x7F not in self.table:
                 self.receiver.counters.malformed += 1
                 return
-        known = self.source is not None and address[0] == self.source[0]
-        # First come, first served, until the address that signalling named speaks up; nobody else afterwards.
-        if not (known or self.source is None or (address[0] in self.trusted and self.source[0] not in self.trusted)):
-            self.receiver.counters.stranger += 1
-            return
         if self.keys is not None:
-            clear = self.keys.decryptor.rtp(data)
+            clear = self.keys.decryptor.rtp(data, search=self.latch.welcomes_rtcp(address[0]))
             if clear is None:
                 self.receiver.counters.srtp_rejected += 1
                 return
             data = clear
-        if not known:
-            self.source = address
-        self.last_media = now
+        packet = rtp.parse(data, now)
+        if packet is None:
+            if address == self.source or self.latch.welcomes_rtcp(address[0]):
+                self.receiver.counters.malformed += 1
+            else:
+                self.receiver.counters.stranger += 1
+            return
+        codec = self._meanings.get(packet.payload_type)
+        if codec is not None and codec.kind == "noise":
+            self.latch.dtx = True
+        taken = self.latch.receive(address, Heard(data, packet), agreed=codec is not None)
+        self.receiver.counters.stranger += taken.dropped
+        if taken.second is not None:
+            self._second(taken.second, packet.ssrc)
+        if taken.moved is not None:
+            self._moved(taken.moved, now)
+        for heard in taken.heard:
+            self._take(address, heard)
+
+    def _take(self, address: Address, heard: Heard) -> None:
+        """A packet of the stream's source."""
+        packet, data = heard.packet, heard.data
+        self.last_media = packet.arrival
         if not self.receiving:
             self.discarded_paused += 1
             return
-        packet = self.receiver.receive(data, now)
-        if self.fir and packet is not None and packet.ssrc not in self.fir_asked:
+        known = self.receiver.accept(packet)
+        source = self.receiver.sources.get(packet.ssrc)
+        if source is not None and source.dtx:
+            self.latch.dtx = True
+        if self.fir and known and packet.ssrc not in self.fir_asked:
             self.ask_key_frame(packet.ssrc)
-        codec = self.table.get(packet.payload_type) if packet is not None else None
-        if codec is not None and codec.kind == "unknown":
-            self._raw.append(RawPacket(now, address, (self.local_address, self.pair.port), data))
+        codec = self._meanings.get(packet.payload_type)
+        if codec is None or codec.kind == "unknown":
+            self._keep_raw(packet, codec, address, data)
+
+    def _keep_raw(self, packet: rtp.RtpPacket, codec: codecs.Codec | None, address: Address, data: bytes) -> None:
+        """What cannot be decoded here is kept as it came."""
+        self._raw.append(RawPacket(packet.arrival, address, (self.local_address, self.pair.port), data))
+        if packet.payload_type in self.table:
+            return
+        if codec is not None:
+            self.receiver.counters.unknown_payload_type += 1
+        name = codec.name if codec is not None else f"payload type {packet.payload_type}"
+        if name not in self.not_decodable:
+            if len(self.not_decodable) >= _MAX_NAMES:
+                return
+            self.not_decodable[name] = 0
+            log.warning(
+                "m-line %d, label %s: RTP in a format that was not agreed upon and cannot be decoded, %s, is kept raw",
+                self.index, self.label or "-", name,
+            )  # fmt: skip
+        self.not_decodable[name] += 1
+
+    def _moved(self, address: Address, now: float) -> None:
+        if self.sources and self.sources[-1][1] == address:
+            return
+        if self.sources:
+            log.warning(
+                "m-line %d, label %s: media now come from %s port %d instead of %s port %d",
+                self.index, self.label or "-", *address, *self.sources[-1][1],
+            )  # fmt: skip
+        self.sources.append((now, address))
+        del self.sources[:-_MAX_NAMES]
+
+    def _second(self, address: Address, ssrc: int) -> None:
+        if len(self.second_sources) < _MAX_NAMES:
+            self.second_sources[address] = ssrc
+        log.warning(
+            "m-line %d, label %s: a second source, %s port %d, SSRC %08x, is not recorded",
+            self.index, self.label or "-", *address, ssrc,
+        )  # fmt: skip
 
     def rtcp_datagram(self, data: bytes, address: Address, now: float) -> None:
         """One RTCP datagram."""
-        if self.source is not None and address[0] != self.source[0] and address[0] not in self.trusted:
+        if not self.latch.welcomes_rtcp(address[0]):
             self.receiver.counters.stranger += 1
             return
         if self.keys is not None:
@@ -221,12 +263,12 @@ class MediaLine:
         for report in compound.sender_reports:
             self.reporter.avoid(report.ssrc)
             self.reporter.note_sender_report(report, now)
-            if len(self.reports) < rtp.MAX_SOURCES or report.ssrc in self.reports:
+            if len(self.reports) < MAX_SOURCES or report.ssrc in self.reports:
                 name = self.cnames.get(report.ssrc, address[0])
                 if len(self.ntp_clocks) > 64:
                     self.ntp_clocks.clear()
                 offset = self.ntp_clocks.setdefault(name, NtpClock()).note(report.ntp, now)
-                self.reports[report.ssrc] = (report.ntp + offset, report.rtp_timestamp)
+                self.reports[report.ssrc] = (report.ntp + offset, report.rtp_timestamp, now)
                 self.last_report = (report.ssrc, report.ntp, report.packets)
         for ssrc in compound.byes:
             if len(self.byes) < 64:
@@ -256,11 +298,11 @@ class MediaLine:
 
     def ask_key_frame(self, ssrc: int) -> None:
         """FIR to a source of video, which cannot be decoded before a key frame (MEDIA-10)."""
-        if len(self.fir_asked) < rtp.MAX_SOURCES:
+        if len(self.fir_asked) < MAX_SOURCES:
             number = self.fir_asked[ssrc] = self.fir_asked.get(ssrc, 0) + 1
             self._send(self.reporter.full_intra_request(self.clock.now(), self._active(self.clock.now()), ssrc, number))
 
-    def _active(self, now: float) -> list[rtp.Source]:
+    def _active(self, now: float) -> list[Source]:
         return [s for s in self.receiver.sources.values() if s.valid and now - s.last_arrival < 10.0]
 
     def report(self, now: float, *, last: bool = False) -> None:
@@ -269,7 +311,7 @@ class MediaLine:
         self._send(self.reporter.bye(now, active) if last else self.reporter.report(now, active))
 
     def _send(self, data: bytes) -> None:
-        target = self._rtcp_source or self.rtcp_target
+        target = self._rtcp_to()
         if target is None:
             return
         if self.keys is not None:
@@ -283,11 +325,29 @@ class MediaLine:
         except OSError:
             pass  # unreachable, or a full buffer: the next report follows
 
+    def _rtcp_to(self) -> Address | None:
+        """Where our reports go: only to the host that media came from, whatever signalling says."""
+        media = self.source
+        if media is None or self.last_media is None:
+            return None
+        for known in (self._rtcp_source, self.rtcp_target):
+            if known is not None and known[0] == media[0]:
+                return known
+        return media if self.mux else (media[0], media[1] + 1)
+
+    def counters(self) -> rtp.Counters:
+        """What happened to packets so far."""
+        total = self.receiver.total()
+        if not self.closed:
+            total.stranger += self.latch.undecided
+        return total
+
     def successor(self, wall: float) -> MediaLine:
         """Another stream on the same m-line and sockets; :meth:`open` it in place of this one."""
         line = MediaLine(0, self.index, self.kind, self.pair, self.local_address, self.clock, self.label)
-        line.table, line.codec_names, line.mux = self.table, list(self.codec_names), self.mux
-        line.trusted, line.source, line.rtcp_target = self.trusted, self.source, self.rtcp_target
+        line.negotiated(self.table, self.offered)
+        line.codec_names, line.mux = list(self.codec_names), self.mux
+        line.latch, line.rtcp_target, line.sources = self.latch, self.rtcp_target, self.sources[-1:]
         line._rtcp_source = self._rtcp_source
         line.keys, line.fir = self.keys, self.fir
         line.last_media = self.last_media
@@ -302,8 +362,9 @@ class MediaLine:
             self.pauses.append(Pause(wall))
 
     def resume(self, wall: float) -> None:
-        """Record again."""
+        """Record again. What the sender withheld meanwhile is not lost."""
         if not self.receiving:
             self.receiving = True
+            self.receiver.gap()
             if self.pauses and self.pauses[-1].end is None:
                 self.pauses[-1].end = wall

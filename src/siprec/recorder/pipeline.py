@@ -16,17 +16,16 @@ import numpy as np
 from siprec.audio.codecs import Codec, Decoder, decoder
 from siprec.audio.resample import resample
 from siprec.recorder import files
+from siprec.recorder.dtmf import DtmfEvent, Keypad
+from siprec.recorder.numbering import Ordered
 from siprec.recorder.pcap import Address, PcapFile
-from siprec.recorder.rtp import Ordered
 from siprec.recorder.timeline import SourceClock
 from siprec.recorder.track import Mix, Samples, Track
 
 log = logging.getLogger(__name__)
 
-_DIGITS = "0123456789*#ABCD"
 _MIX_LAG = 10.0  # seconds a stalled stream may hold the mix back
 _MIX_AHEAD = 30.0  # seconds of the mix that are held at most
-_MAX_EVENTS = 10_000
 _SETTLED = 2.0  # seconds after which a stream that received nothing no longer holds the mix back once it is inactive
 
 
@@ -56,8 +55,8 @@ class LineBatch:
     line: int
     sources: Sequence[SourceBatch]
     raw: Sequence[RawPacket] = ()
-    reports: Mapping[int, tuple[float, int]] = field(default_factory=dict)
-    """Last RTCP sender report per SSRC: its time in monotonic seconds, its RTP timestamp."""
+    reports: Mapping[int, tuple[float, int, float]] = field(default_factory=dict)
+    """Last RTCP sender report per SSRC: its time in monotonic seconds, its RTP timestamp, its arrival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +66,6 @@ class Batch:
     now: float
     horizon: float
     lines: Sequence[LineBatch]
-
-
-@dataclass(slots=True)
-class DtmfEvent:
-    """A telephone event (RFC 4733). `start` is monotonic seconds, `duration` seconds."""
-
-    start: float
-    digit: str
-    event: int
-    duration: float
-    volume: int
-    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -96,12 +83,43 @@ class Line:
     csrcs: list[int] = field(default_factory=list)
     """Contributors a mixer named (MEDIA-06), in order of appearance."""
     used: dict[str, int] = field(default_factory=dict)
-    clocks: dict[tuple[int, int], SourceClock] = field(default_factory=dict)
+    clocks: dict[int, SourceClock] = field(default_factory=dict)
+    """Of each source, for the RTP clock of its codec of now."""
+    past_clocks: list[SourceClock] = field(default_factory=list)
+    last_clock: SourceClock | None = None
+    keypads: dict[int, Keypad] = field(default_factory=dict)
     decoders: dict[tuple[int, str], Decoder] = field(default_factory=dict)
     first_audio: float | None = None
     last_audio: float = 0.0
     shifted: float = 0.0
-    reports: Mapping[int, tuple[float, int]] = field(default_factory=dict)
+    reports: Mapping[int, tuple[float, int, float]] = field(default_factory=dict)
+
+    @property
+    def all_clocks(self) -> list[SourceClock]:
+        """Those of now and before."""
+        return [*self.past_clocks, *list(self.clocks.values())]
+
+    def codec(self, item: Ordered) -> Codec | None:
+        """What a packet is."""
+        return self.codecs.get(item.packet.payload_type)
+
+    def duration(self, item: Ordered) -> int:
+        """Ticks that the payload of a packet lasts, 0 if that cannot be told."""
+        codec = self.codecs.get(item.packet.payload_type)
+        return codec.duration(item.packet.payload) if codec is not None else 0
+
+    def audio_of(self, items: Sequence[Ordered], rate: int = 0) -> list[Ordered]:
+        """The audio in `items` up to the first of another RTP clock than `rate` (0: than that of the first)."""
+        found = []
+        for item in items:
+            codec = self.codecs.get(item.packet.payload_type)
+            if codec is None or codec.kind != "audio":
+                continue
+            rate = rate or codec.clock_rate
+            if codec.clock_rate != rate:
+                break
+            found.append(item)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +188,14 @@ class Pipeline:
         except OSError as error:
             self._fail(error)
 
-    def close(self, now: float | None) -> None:
-        """Finish all files. With `now` (monotonic) silence is filled in up to it; the files end together."""
+    def close(self) -> None:
+        """Finish all files: they end together, where the last sound of any stream does."""
         if self.closed:
             return
         self.closed = True
         try:
-            seconds = 0.0
-            if self.origin is not None and now is not None:
-                seconds = max(now - self.origin, 0.0)
-            for line in self.lines.values():
-                if line.track is not None:
-                    seconds = max(seconds, line.track.end / line.track.rate)
+            tracks = [line.track for line in self.lines.values() if line.track is not None]
+            seconds = max((track.end / track.rate for track in tracks), default=0.0)
             for line in self.lines.values():
                 if line.track is not None:
                     line.track.close(round(seconds * line.track.rate))
@@ -214,26 +228,31 @@ class Pipeline:
     def _find_origin(self, batch: Batch) -> None:
         starts = []
         for part in batch.lines:
+            line = self.lines[part.line]
             for source in part.sources:
                 everything = [*source.items, *source.waiting]
-                if everything:
-                    rate = self._rate(self.lines[part.line], everything[0])
-                    clock = self._clock(self.lines[part.line], source.ssrc, rate)
-                    starts.append(clock.estimate(everything))
+                audio = line.audio_of(everything)
+                if audio:
+                    starts.append(self._clock(line, source.ssrc, self._rate(line, audio[0])).estimate(audio))
+                elif source.items:
+                    starts.append(min(item.packet.arrival for item in source.items))
             starts += [raw.arrival for raw in part.raw[:1]]
         if starts:
             self.origin = min(starts)
 
     def _rate(self, line: Line, item: Ordered) -> int:
-        codec = line.codecs.get(item.packet.payload_type)
+        codec = line.codec(item)
         return codec.clock_rate if codec else 8000
 
     def _clock(self, line: Line, ssrc: int, rate: int) -> SourceClock:
-        clock = line.clocks.get((ssrc, rate))
-        if clock is None:
-            while len(line.clocks) >= 64:
-                line.clocks.pop(next(iter(line.clocks)))
-            clock = line.clocks[ssrc, rate] = SourceClock(rate)
+        clock = line.clocks.get(ssrc)
+        if clock is None or clock.clock_rate != rate:
+            # A source that changes to a codec with another RTP clock counts in other ticks from there on.
+            for old in (ssrc, *list(line.clocks)[: len(line.clocks) - 63]):
+                gone = line.clocks.pop(old, None)
+                if gone is not None and len(line.past_clocks) < 64:
+                    line.past_clocks.append(gone)
+            clock = line.clocks[ssrc] = SourceClock(rate, line.duration)
         clock.sender_report = line.reports.get(ssrc)
         return clock
 
@@ -242,24 +261,26 @@ class Pipeline:
             if source.ssrc not in line.ssrcs and len(line.ssrcs) < 64:
                 line.ssrcs.append(source.ssrc)
             runs: list[_Run] = []
-            rate = 0
-            group: list[Ordered] = []
-            # A source that changes to a codec with another RTP clock counts in other ticks from there on.
+            audio: list[Ordered] = []
             for item in source.items:
-                codec = line.codecs.get(item.packet.payload_type)
+                codec = line.codec(item)
                 if codec is None:
                     continue
-                if codec.kind == "audio" and codec.clock_rate != rate:
-                    if rate:
-                        runs += self._place(line, source.ssrc, rate, group, ())
-                        group = []
-                    rate = codec.clock_rate
-                group.append(item)
-            if group:
-                rate = rate or self._known_rate(line, source.ssrc) or self._rate(line, group[0])
-                runs += self._place(line, source.ssrc, rate, group, source.waiting)
+                line.used[codec.name] = line.used.get(codec.name, 0) + 1
+                csrc = item.packet.csrc
+                if csrc:
+                    line.csrcs += [c for c in csrc if c not in line.csrcs][: 64 - len(line.csrcs)]
+                if codec.kind != "audio":
+                    continue
+                if audio and codec.clock_rate != self._rate(line, audio[0]):
+                    runs += self._place(line, source.ssrc, audio, ())
+                    audio = []
+                audio.append(item)
+            if audio:
+                runs += self._place(line, source.ssrc, audio, source.waiting)
             for run in runs:
                 self._decode(line, source.ssrc, run)
+            self._events(line, source)
         for raw in part.raw:
             if line.pcap is None:
                 line.pcap = PcapFile(self.directory / f"stream-{line.number}.pcap")
@@ -269,28 +290,23 @@ class Pipeline:
         if line.track is not None:
             line.track.settle()
 
-    @staticmethod
-    def _known_rate(line: Line, ssrc: int) -> int:
-        return next((rate for (s, rate) in reversed(line.clocks) if s == ssrc), 0)
-
-    def _place(
-        self, line: Line, ssrc: int, rate: int, items: Sequence[Ordered], waiting: Sequence[Ordered]
-    ) -> list[_Run]:
+    def _place(self, line: Line, ssrc: int, items: list[Ordered], waiting: Sequence[Ordered]) -> list[_Run]:
         """Time for each packet; audio that follows without a gap becomes one run."""
+        rate = self._rate(line, items[0])
+        last = line.last_clock
         clock = self._clock(line, ssrc, rate)
+        after, shift = None, 0.0
+        if last is not None and last is not clock:
+            # Another source, or another RTP clock, takes over: it goes on where the time line of the file is.
+            shift = last.drift.offset
+            if last.last_arrival <= items[0].packet.arrival:
+                after = last.end
+        line.last_clock = clock
         runs: list[_Run] = []
         following: tuple[int, float, int] | None = None
-        for item, anchor, ticks in clock.place(items, waiting):
+        for item, anchor, ticks in clock.place(items, line.audio_of(waiting, rate), after=after, shift=shift):
             packet = item.packet
             codec = line.codecs[packet.payload_type]
-            line.used[codec.name] = line.used.get(codec.name, 0) + 1
-            if packet.csrc:
-                line.csrcs += [c for c in packet.csrc if c not in line.csrcs][: 64 - len(line.csrcs)]
-            if codec.kind == "event":
-                self._event(line, codec, clock.time_of(item.timestamp), packet.payload)
-                continue
-            if codec.kind != "audio":
-                continue
             key = (ssrc, packet.payload_type, codec.name)
             if following == (packet.payload_type, anchor, ticks):
                 runs[-1].payloads.append(packet.payload)
@@ -303,6 +319,21 @@ class Pipeline:
         while len(self._run_end) > 256:
             self._run_end.pop(next(iter(self._run_end)))
         return runs
+
+    def _events(self, line: Line, source: SourceBatch) -> None:
+        """Telephone events. Their time is that of the audio's clock where they count as it does."""
+        for item in source.items:
+            codec = line.codec(item)
+            if codec is None or codec.kind != "event":
+                continue
+            keypad = line.keypads.get(source.ssrc)
+            if keypad is None:
+                if len(line.keypads) >= 64:
+                    line.keypads.pop(next(iter(line.keypads)))
+                keypad = line.keypads[source.ssrc] = Keypad(line.events)
+            clock = line.clocks.get(source.ssrc)
+            same = clock is not None and clock.clock_rate == codec.clock_rate
+            keypad.packet(item, codec.clock_rate, clock.time_of(item.timestamp) if clock is not None and same else None)
 
     # ---------------------------------------------------------------------------------------------------- decoding
 
@@ -331,6 +362,8 @@ class Pipeline:
         samples = _fit(samples, codec.sample_rate, track)
         position = round(start * track.rate) + run.ticks * track.rate // codec.clock_rate
         track.add(max(position, 0), samples)
+        if self.mix is not None and line.last_clock is not None:
+            self.mix.shift(line.number, line.last_clock.drift.offset)
         begin = run.anchor + run.ticks / codec.clock_rate
         if line.first_audio is None:
             line.first_audio = begin
@@ -348,21 +381,6 @@ class Pipeline:
         self.mix.attach(line.number, track, line.gains)
         return track
 
-    def _event(self, line: Line, codec: Codec, start: float, payload: bytes) -> None:
-        if len(payload) < 4:
-            return
-        event, flags = payload[0], payload[1]
-        duration = int.from_bytes(payload[2:4], "big") / codec.clock_rate
-        known = next((e for e in line.events[-4:] if abs(e.start - start) < 0.005 and e.event == event), None)
-        if known is None:
-            if len(line.events) >= _MAX_EVENTS:
-                return
-            digit = _DIGITS[event] if event < len(_DIGITS) else f"event-{event}"
-            known = DtmfEvent(start, digit, event, duration, flags & 0x3F)
-            line.events.append(known)
-        known.duration = max(known.duration, duration)
-        known.ended = known.ended or bool(flags & 0x80)
-
     def _settle(self, batch: Batch) -> None:
         if self.mix is None or self.origin is None:
             return
@@ -373,7 +391,7 @@ class Pipeline:
         complete = batch.horizon - self.origin - _SETTLED
         for line in self.lines.values():
             if line.track is not None and line.active:
-                complete = min(complete, line.track.file.frames / line.track.rate - 0.1)
+                complete = min(complete, self.mix.reached(line.number) - 0.1)
         # Neither a stalled stream nor one that sends faster than time may make the mix grow in memory.
         complete = max(complete, batch.now - self.origin - _MIX_LAG, self.mix.end / self.mix.rate - _MIX_AHEAD)
         self.mix.settle(int(complete * self.mix.rate))

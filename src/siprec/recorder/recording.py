@@ -8,17 +8,19 @@ makes one as well.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siprec.audio.codecs import Codec
 from siprec.recorder import summary
 from siprec.recorder.library import RecordingResult
-from siprec.recorder.line import MediaLine, NtpClock
+from siprec.recorder.line import MediaLine
 from siprec.recorder.metadata import Id
 from siprec.recorder.metadata_parts import extract, part
 from siprec.recorder.metadata_state import MetadataState
+from siprec.recorder.ntp import NtpClock
 from siprec.recorder.pipeline import Batch, Pipeline
 from siprec.recorder.recording_disk import RecordingDisk
 from siprec.recorder.writer import MAX_BACKLOG
@@ -106,7 +108,7 @@ class Recording:
     def configure(self) -> None:
         """Tell the disk thread what the streams are, as far as that changed."""
         for line in self.lines:
-            number, table, receiving = line.number, dict(line.table), line.receiving
+            number, table, receiving = line.number, line.meanings, line.receiving
             gains = self._gains(line)
             wanted = (table, receiving, gains)
             if self._configured.get(number) != wanted:
@@ -114,7 +116,7 @@ class Recording:
                 self._submit_configuration(number, table, receiving, gains)
 
     def _submit_configuration(
-        self, number: int, table: dict[int, Any], active: bool, gains: tuple[float, float]
+        self, number: int, table: Mapping[int, Codec], active: bool, gains: tuple[float, float]
     ) -> None:
         self._writer.submit(lambda: self.pipeline.configure(number, table, active, gains))
 
@@ -136,6 +138,7 @@ class Recording:
     def leave(self, line: MediaLine) -> None:
         """`line` is no longer part of this: what it received so far is."""
         self.hand_over(float("inf"))
+        line.receiver.counters.stranger += line.latch.undecided
         line.closed = True
         line.receiving = False
         self.configure()
@@ -221,18 +224,17 @@ class Recording:
         Its lines have left before, and its metadata are now its own.
         """
         if self.result is None:
-            until = self.over_since if self.over_since is not None else self._clock.now()
             self.ended, self.end_reason = wall, reason
             for line in self.lines:
                 for pause in line.pauses:
                     pause.end = pause.end or wall
             alone = self.rs.closing and self.rs.begun == 1
             self._state = self.rs.state if alone else extract(self.rs.state, self.session)
-            self.result = self._writer.call(lambda: self._finish(until))
+            self.result = self._writer.call(self._finish)
         return self.result
 
-    def _finish(self, now: float) -> RecordingResult:
-        self.pipeline.close(now if self.lines else None)
+    def _finish(self) -> RecordingResult:
+        self.pipeline.close()
         self.disk.check()
         document = self._conclude()
         written = self.disk.write_json(document, durable=True, last=True)

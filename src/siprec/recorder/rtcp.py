@@ -12,7 +12,7 @@ import secrets
 import struct
 from dataclasses import dataclass, field
 
-from siprec.recorder.rtp import Source
+from siprec.recorder.numbering import Source
 
 NTP_EPOCH = 2208988800
 """Seconds from 1900-01-01 (NTP) to 1970-01-01."""
@@ -165,12 +165,13 @@ class Reporter:
         if source.ssrc not in self._last and len(self._last) >= 64:
             self._last.pop(next(iter(self._last)))
         last = self._last.setdefault(source.ssrc, _Last())
-        # Duplicates may make the loss negative (RFC 3550 A.3); the fraction is then 0.
+        # Duplicates are counted apart: they mask no loss, and nothing is lost less than not at all.
+        came = counters.distinct + counters.late
         expected = counters.expected - last.expected
-        lost = expected - (counters.received - last.received)
-        last.expected, last.received = counters.expected, counters.received
+        lost = expected - (came - last.received)
+        last.expected, last.received = counters.expected, came
         fraction = min((lost << 8) // expected, 255) if expected > 0 and lost > 0 else 0
-        cumulative = max(min(counters.expected - counters.received, 0x7FFFFF), -0x800000) & 0xFFFFFF
+        cumulative = min(max(counters.expected - came, 0), 0x7FFFFF)
         delay = round((now - last.arrival) * 65536) & 0xFFFFFFFF if last.middle else 0
         return struct.pack(
             "!IIIIII",

@@ -1,4 +1,4 @@
-"""RTP as received (RFC 3550): header parsing, sources, reordering, statistics.
+"""RTP as received (RFC 3550): header parsing, counters.
 
 Nothing here raises on what comes from the network; bad packets are counted.
 """
@@ -6,15 +6,10 @@ Nothing here raises on what comes from the network; bad packets are counted.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 _HEADER = struct.Struct("!BBHII")
-MAX_SOURCES = 16
-"""Synchronisation sources kept per stream; a flood of invented SSRCs must not cost memory."""
-_MAX_DROPOUT = 3000  # RFC 3550 A.1
-_MAX_HELD = 5000  # packets held per source: far beyond any audio rate times the hold time
 
 
 class RtpPacket(NamedTuple):
@@ -85,6 +80,8 @@ class Counters:
     received: int = 0
     octets: int = 0
     expected: int = 0
+    distinct: int = 0
+    """Packets that came in time, each counted once (RFC 3550 A.3, with duplicates counted apart)."""
     duplicate: int = 0
     reordered: int = 0
     late: int = 0
@@ -100,12 +97,12 @@ class Counters:
     @property
     def lost(self) -> int:
         """Packets that never came (late ones did come, but count: they are not in the audio)."""
-        return max(self.expected - (self.received - self.duplicate - self.late), 0)
+        return max(self.expected - self.distinct, 0)
 
     def add(self, other: Counters) -> None:
         """Sum `other` into this one; the jitter kept is the larger."""
         for name in (
-            "received", "octets", "expected", "duplicate", "reordered", "late", "malformed", "stranger",
+            "received", "octets", "expected", "distinct", "duplicate", "reordered", "late", "malformed", "stranger",
             "srtp_rejected", "unknown_payload_type", "probation",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -128,192 +125,3 @@ class Counters:
             "probation": self.probation,
             "jitter_ms": round(self.jitter * 1000, 3),
         }
-
-
-class Ordered(NamedTuple):
-    """A packet in its place: `sequence` and `timestamp` extended beyond their wraps."""
-
-    sequence: int
-    timestamp: int
-    packet: RtpPacket
-
-
-@dataclass(slots=True)
-class Source:
-    """One SSRC: extended numbers, statistics, and the packets not yet handed on."""
-
-    ssrc: int
-    clock_rate: int
-    counters: Counters = field(default_factory=Counters)
-    first_arrival: float = 0.0
-    last_arrival: float = 0.0
-    valid: bool = False
-    ended: bool = False
-    _base: int = -1
-    _highest: int = -1
-    _earlier_expected: int = 0
-    _bad_sequence: int = -1
-    _timestamp: int = -1
-    _transit: float | None = None
-    _handed: int = -1
-    _held: dict[int, Ordered] = field(default_factory=dict)
-    _recent: set[int] = field(default_factory=set)
-
-    @property
-    def highest(self) -> int:
-        """Extended highest sequence number received."""
-        return self._highest
-
-    def receive(self, packet: RtpPacket) -> None:
-        """Take one packet in: order, extend, count."""
-        counters = self.counters
-        counters.received += 1
-        counters.octets += len(packet.payload)
-        if self._highest < 0:
-            # Offset by one cycle so that packets from before the first one still have a place.
-            self._base = self._highest = packet.sequence + 0x10000
-            self._timestamp = packet.timestamp + (1 << 32)
-            self.first_arrival = packet.arrival
-            sequence = self._highest
-        else:
-            sequence = self._extend(packet)
-            if sequence < 0:
-                return
-        self.last_arrival = packet.arrival
-        delta = (packet.timestamp - self._timestamp + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-        timestamp = self._timestamp + delta
-        if sequence in self._held:
-            counters.duplicate += 1
-            return
-        if sequence <= self._handed:
-            if self._handed - sequence < 64 and sequence in self._recent:
-                counters.duplicate += 1
-            else:
-                counters.late += 1
-            return
-        if sequence >= self._highest:
-            self._highest = sequence
-            self._timestamp = timestamp
-        else:
-            counters.reordered += 1
-            self._base = min(self._base, sequence)
-        counters.expected = self._earlier_expected + self._highest - self._base + 1
-        self._measure(packet)
-        self._held[sequence] = Ordered(sequence, timestamp, packet)
-
-    def _extend(self, packet: RtpPacket) -> int:
-        """The extended sequence number, -1 if the packet has to wait for a successor (RFC 3550 A.1)."""
-        delta = (packet.sequence - self._highest + 0x8000 & 0xFFFF) - 0x8000
-        if -_MAX_DROPOUT < delta < _MAX_DROPOUT:
-            self._bad_sequence = -1
-            return self._highest + delta
-        if packet.sequence != self._bad_sequence:
-            self._bad_sequence = packet.sequence + 1 & 0xFFFF
-            self.counters.probation += 1
-            self.counters.expected += 1
-            self._earlier_expected += 1
-            return -1
-        # Two in a row: the sender has restarted its numbering without a new SSRC.
-        self._earlier_expected += self._highest - self._base + 1
-        self._bad_sequence = -1
-        self._highest = (self._highest | 0xFFFF) + 1 + 0x10000 + packet.sequence
-        self._base = self._highest
-        self._transit = None
-        return self._highest
-
-    def _measure(self, packet: RtpPacket) -> None:
-        transit = packet.arrival - packet.timestamp / self.clock_rate
-        if self._transit is not None:
-            change = abs(transit - self._transit)
-            # Leaps (wrap, pause with a stopped clock) are no jitter.
-            if change < 1.0:
-                self.counters.jitter += (change - self.counters.jitter) / 16
-        self._transit = transit
-
-    def take(self, before: float) -> list[Ordered]:
-        """Hand on, in order, everything up to the newest packet that arrived earlier than `before`."""
-        held = self._held
-        if not held:
-            return []
-        due = [s for s, item in held.items() if item.packet.arrival < before]
-        excess = len(held) - _MAX_HELD
-        if excess > 0:
-            due += sorted(held)[:excess]
-        if not due:
-            return []
-        limit = max(due)
-        items = [held.pop(s) for s in sorted(held) if s <= limit]
-        self._handed = limit
-        self._recent = {item.sequence for item in items[-64:]} | {s for s in self._recent if s > limit - 64}
-        return items
-
-    def waiting(self) -> list[Ordered]:
-        """What is held and not handed on yet, in order of sequence."""
-        return [self._held[s] for s in sorted(self._held)]
-
-
-class Receiver:
-    """The sources of one m-line.
-
-    `clock_rate(payload_type)` gives the RTP clock in Hz, or None for a payload type that was not negotiated.
-    """
-
-    def __init__(self, clock_rate: Callable[[int], int | None]) -> None:
-        self._clock_rate = clock_rate
-        self.sources: dict[int, Source] = {}
-        self._retired = Counters()
-        self.counters = Counters()
-        """Packets that belong to no source; :meth:`total` adds the sources up."""
-
-    def receive(self, data: bytes, arrival: float) -> RtpPacket | None:
-        """One datagram. Returns the packet if it was RTP of a negotiated type."""
-        packet = parse(data, arrival)
-        if packet is None:
-            self.counters.malformed += 1
-            return None
-        rate = self._clock_rate(packet.payload_type)
-        if rate is None:
-            self.counters.unknown_payload_type += 1
-            return None
-        source = self.sources.get(packet.ssrc)
-        if source is None:
-            if len(self.sources) >= MAX_SOURCES and not self._retire(arrival):
-                self.counters.probation += 1
-                return None
-            source = self.sources[packet.ssrc] = Source(packet.ssrc, rate)
-            # The first source is believed at once: its first packet may be the first word. Later ones have to
-            # send two packets (RFC 3550 A.1), which are then both kept.
-            source.valid = len(self.sources) == 1
-        elif not source.valid:
-            source.valid = True
-        source.receive(packet)
-        return packet
-
-    def _retire(self, now: float) -> bool:
-        """Make room: forget the source that has been silent longest, if for 2 s at least (or never proven)."""
-        candidate = min(self.sources.values(), key=lambda s: (s.valid, s.last_arrival))
-        if candidate.valid and (now - candidate.last_arrival < 2.0 or candidate.waiting()):
-            return False
-        self._count(candidate, self._retired)
-        del self.sources[candidate.ssrc]
-        return True
-
-    @staticmethod
-    def _count(source: Source, into: Counters) -> None:
-        if source.valid:
-            into.add(source.counters)
-        else:
-            into.probation += source.counters.received
-
-    def take(self, before: float) -> list[tuple[Source, list[Ordered]]]:
-        """Per valid source the ordered packets that are due, see :meth:`Source.take`."""
-        return [(source, items) for source in self.sources.values() if source.valid and (items := source.take(before))]
-
-    def total(self) -> Counters:
-        """All counters of the stream so far."""
-        total = Counters()
-        total.add(self.counters)
-        total.add(self._retired)
-        for source in self.sources.values():
-            self._count(source, total)
-        return total

@@ -21,8 +21,10 @@ from siprec.recorder import summary
 from siprec.recorder.assignment import match_by_order, session_of
 from siprec.recorder.errors import MetadataError, OfferError, RecorderError, RecorderFull
 from siprec.recorder.files import Format
+from siprec.recorder.formats import accepted_formats, codec_table
+from siprec.recorder.latch import Latch, Learn
 from siprec.recorder.library import RecorderLibrary, RecordingResult
-from siprec.recorder.line import MediaLine, accepted_formats, codec_table
+from siprec.recorder.line import MediaLine
 from siprec.recorder.metadata import Document, Id, SnapshotRequest, parse, snapshot_request
 from siprec.recorder.metadata_parts import keys, trim
 from siprec.recorder.metadata_state import MetadataState
@@ -54,7 +56,8 @@ class RecorderSettings:
     the streams); `max_lines` the streams a recording session may have at a time; `kinds` the media that are accepted
     (all but audio is kept as raw RTP); `reject_bad_metadata` refuses requests whose metadata cannot be read, instead of
     recording without it; `srtp` says which transports are taken, `keep` what of the metadata is written down (SRS-21);
-    `min_free` octets have to be free on the disk for a session to be accepted.
+    `min_free` octets have to be free on the disk for a session to be accepted;
+    `learn` and `relearn` (seconds) are the rules of :class:`~siprec.recorder.latch.Latch`.
     """
 
     audio_format: Format = "wav"
@@ -68,6 +71,8 @@ class RecorderSettings:
     srtp: SrtpPolicy = "allow"
     min_free: int = 0
     keep: frozenset[summary.Kept] = summary.EVERYTHING
+    learn: Learn = "any"
+    relearn: float = 1.0
 
 
 @dataclass(eq=False)
@@ -111,6 +116,7 @@ class Recorder:
         """End all sessions, finish all files; blocks until they are on the disk."""
         for session in list(self.sessions):
             session.close("the recorder stopped")
+        self.ports.close()
         self.writer.close()
 
 
@@ -293,12 +299,15 @@ class RecordingSession:
     def _acquire(self, description: sdp.SessionDescription, tables: list[list[str]]) -> dict[int, MediaLine]:
         """Open ports for all new m-lines, or for none."""
         fresh: dict[int, MediaLine] = {}
-        ports = self.recorder.ports
+        ports, settings = self.recorder.ports, self.recorder.settings
         try:
             for index, media in enumerate(description.media):
                 old = self._lines.get(index)
                 if tables[index] and (old is None or old.kind != media.kind):
-                    fresh[index] = MediaLine(0, index, media.kind, ports.acquire(), ports.address, self._clock)
+                    latch = Latch(settings.learn, settings.relearn, self._clock.now())
+                    fresh[index] = MediaLine(
+                        0, index, media.kind, ports.acquire(), ports.address, self._clock, latch=latch
+                    )
         except RecorderFull:
             for line in fresh.values():
                 ports.release(line.pair)
@@ -313,18 +322,19 @@ class RecordingSession:
         if not formats:
             return sdp.answer_media(media, port=0)
         line = fresh.get(index) or self._lines[index]
-        table = {number: codec for number, codec in codec_table(media).items() if str(number) in formats}
+        offered = codec_table(media)
+        table = {number: codec for number, codec in offered.items() if str(number) in formats}
         if line.table and dict(line.table) != table and index in self._owners:
             self._owners[index].hand_over(float("inf"))  # what was received so far means what it meant
-        line.table = table
+        line.negotiated(table, offered)
         line.codec_names = [codec.name for codec in table.values()]
         line.label = media.label or line.label
         line.mux = media.rtcp_mux
         line.keys = keys_for(media, line.keys)
         connection = media.connection
-        trusted = frozenset(a for a in (connection.address if connection else "", self.src_address) if a)
-        if trusted != line.trusted:
-            line.trusted, line.source = trusted, line.source if line.source and line.source[0] in trusted else None
+        known = connection is not None and self._numeric(connection.address) and connection.address.strip("0.:")
+        where = (connection.address, media.port) if connection and known else None
+        line.latch.signal(where, self.src_address, self._clock.now())
         target = media.rtcp
         line.rtcp_target = target if target and self._numeric(target[0]) else None
         answer = sdp.answer_media(media, port=line.pair.port, formats=formats, wanted="recvonly")

@@ -208,7 +208,7 @@ def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict
     offset = recording.pipeline.wall_offset
     ids = list(line.stream_ids)
     latest = state.streams.get(ids[-1]) if ids else None
-    counters: dict[str, int | float] = line.receiver.total().as_dict()
+    counters: dict[str, int | float] = line.counters().as_dict()
     counters["discarded_while_paused"] = line.discarded_paused
     counters["dropped_by_disk"] = line.dropped_disk
     out: dict[str, Any] = {
@@ -233,10 +233,40 @@ def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict
         "rtcp_sent": line.reporter.sent,
         "rtcp_bye": [f"{ssrc:08x}" for ssrc in line.byes],
         **_rest(e for i in ids if i in state.streams for e in state.streams[i].extensions),
+        "sources": [
+            {"address": f"{host} port {port}", "from": stamp(since + offset)} for since, (host, port) in line.sources
+        ],
+        "rtp_faults": _faults(line, work, offset),
     }
     if work is not None:
         out.update(_work(work, recording.pipeline, offset))
     return out
+
+
+def _drift(work: Line) -> float | None:
+    """How fast the sender's clock runs against ours: of the source that was measured longest."""
+    found = [clock.drift for clock in work.all_clocks if clock.drift.ppm is not None]
+    longest = max(found, key=lambda drift: drift.measured, default=None)
+    return round(longest.ppm or 0.0, 1) if longest is not None else None
+
+
+def _faults(line: MediaLine, work: Line | None, offset: float) -> list[dict[str, Any]]:
+    """What was wrong with the RTP of a stream, and what we made of it."""
+    found = [
+        {"fault": name, "count": fault.count, "first": stamp(fault.first + offset), "detail": fault.detail}
+        for clock in (work.all_clocks if work is not None else [])
+        for name, fault in list(clock.faults.items())
+    ]
+    if line.receiver.restarts:
+        found.append({"fault": "sequence-restart", "count": line.receiver.restarts})
+    found += [{"fault": "not-decodable", "count": count, "detail": name} for name, count in line.not_decodable.items()]
+    found += [
+        {"fault": "second-source", "count": 1, "detail": f"{host} port {port}, SSRC {ssrc:08x}, was not recorded"}
+        for (host, port), ssrc in line.second_sources.items()
+    ]
+    if len(line.sources) > 1:
+        found.append({"fault": "source-changed", "count": len(line.sources) - 1})
+    return found
 
 
 def _work(work: Line, pipeline: Pipeline, offset: float) -> dict[str, Any]:
@@ -258,9 +288,10 @@ def _work(work: Line, pipeline: Pipeline, offset: float) -> dict[str, Any]:
         ],
         "time_corrections": [
             {"time": stamp(when + offset), "seconds": round(change, 4)}
-            for clock in list(work.clocks.values())
+            for clock in work.all_clocks
             for when, change in list(clock.corrections)
         ],
+        "clock_drift_ppm": _drift(work),
     }
     if work.shifted:
         out["displaced_seconds"] = round(work.shifted, 4)

@@ -49,9 +49,7 @@ class SipConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     session_expires: int = 0
     """Session timer asked for on proxied calls in seconds (RFC 4028); 0: only observe."""
     dialog_idle: float = 43200.0
-    """Seconds without any message after which a call that has no session timer is looked into: a call whose RTP flows
-    goes on; else both parties get an OPTIONS, and the call is forgotten only when one of them does not know it any more
-    (481), or neither answers and no RTP came for a minute. The same when a session timer has run out. 0: never."""
+    """Seconds after which a call without any message or session timer is forgotten."""
     max_branches: int = 60
     """How often one request may be sent on, to several targets and hops, at once and one after the other together."""
     max_passes: int = 10
@@ -181,6 +179,14 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     advertise: str = ""
     """Address to put into SDP answers instead."""
     ports: str = "40000-49999"
+    port_quarantine: float = 30.0
+    """Seconds for which nothing must have come to a pair of ports before another recording gets it; 0: none."""
+    learn: Literal["any", "host", "signalled"] = "any"
+    """Where a stream's media may come from if they do not come from the address and port that was signalled: another
+    port of the ``host``, ``any`` host, or only what was ``signalled``."""
+    relearn: float = 1.0
+    """Seconds of silence after which media from another host are taken; three times that where a sender leaves out
+    silence (comfort noise, DTX)."""
     min_free: int = 0
     """Megabytes that have to be free on the disk. Below that, recording sessions get a 503, so that the client takes
     another SRS; those under way go on. 0: as ``recorder.api.min_free``."""

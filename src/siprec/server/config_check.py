@@ -107,6 +107,10 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if not 1 <= count <= 30_000:
             yield key, "must lie in 1..30000"
+    if config.recorder.port_quarantine < 0:
+        yield "recorder.port_quarantine", "must not be negative"
+    if config.recorder.relearn <= 0:
+        yield "recorder.relearn", "must be more than 0"
     if config.recorder.min_free < 0:
         yield "recorder.min_free", "must not be negative"
     if not 0 <= config.relay.dscp <= 63:

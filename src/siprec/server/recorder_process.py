@@ -68,7 +68,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
     first, last = port_range(settings.ports)
     recorder = Recorder(
         library,
-        PortPool(settings.address, first, last),
+        PortPool(settings.address, first, last, quarantine=settings.port_quarantine, now=clock.now),
         clock,
         loop,
         RecorderSettings(
@@ -79,6 +79,8 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
             srtp=settings.srtp,
             min_free=settings.required_space,
             keep=frozenset(settings.keep),
+            learn=settings.learn,
+            relearn=settings.relearn,
         ),
     )
     endpoint = Endpoint()

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec.recorder import rtcp, rtp
-from siprec.recorder.rtp import Receiver, Source, build, parse
+from siprec.recorder import rtcp
+from siprec.recorder.numbering import Source
+from siprec.recorder.receiver import MAX_SOURCES, Receiver
+from siprec.recorder.rtp import build, parse
 
 
 def test_csrc_extension_and_padding_are_not_payload() -> None:
@@ -54,7 +56,7 @@ def test_nothing_received_ever_raises(datagrams: list[bytes]) -> None:
     handed = sum(len(items) for _, items in receiver.take(float("inf")))
     total = receiver.total()
     assert handed <= total.received
-    assert len(receiver.sources) <= rtp.MAX_SOURCES
+    assert len(receiver.sources) <= MAX_SOURCES
     assert total.lost >= 0
 
 
@@ -109,8 +111,8 @@ def test_what_comes_after_its_turn_is_late_and_not_handed_on() -> None:
 
 def test_a_restarted_numbering_is_believed_after_two_packets() -> None:
     source, got = order([100, 101, 30000, 102, 40000, 40001, 40002])
-    assert got == [100, 101, 102, 40001, 40002]
-    assert source.counters.probation == 2
+    assert got == [100, 101, 102, 40000, 40001, 40002]
+    assert source.counters.probation == 1
 
 
 def test_a_flood_of_ssrcs_neither_costs_memory_nor_the_real_stream() -> None:
@@ -121,7 +123,7 @@ def test_a_flood_of_ssrcs_neither_costs_memory_nor_the_real_stream() -> None:
         receiver.receive(build(0, rng.randrange(65536), rng.getrandbits(32), rng.getrandbits(32), b"x"), number * 0.02)
         if number % 25 == 0:
             receiver.take(number * 0.02 - 1)
-    assert len(receiver.sources) <= rtp.MAX_SOURCES
+    assert len(receiver.sources) <= MAX_SOURCES
     assert receiver.sources[42].counters.received == 3000
     assert all(source.ssrc == 42 for source, _ in receiver.take(float("inf")))
     assert receiver.total().received == 3000

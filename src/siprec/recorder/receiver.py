@@ -1,0 +1,96 @@
+"""The RTP sources of one m-line (RFC 3550 8): which SSRCs are believed, and their packets in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from siprec.recorder.numbering import Ordered, Source
+from siprec.recorder.rtp import Counters, RtpPacket, parse
+
+MAX_SOURCES = 16
+"""Synchronisation sources kept per stream; a flood of invented SSRCs must not cost memory."""
+
+
+class Receiver:
+    """The sources of one m-line.
+
+    `clock_rate(payload_type)` gives the RTP clock in Hz, or None for a payload type without a meaning here;
+    `is_event(payload_type)` tells telephone events.
+    """
+
+    def __init__(
+        self, clock_rate: Callable[[int], int | None], is_event: Callable[[int], bool] = lambda payload_type: False
+    ) -> None:
+        self._clock_rate = clock_rate
+        self._is_event = is_event
+        self.sources: dict[int, Source] = {}
+        self._retired = Counters()
+        self.counters = Counters()
+        """Packets that belong to no source; :meth:`total` adds the sources up."""
+
+    def receive(self, data: bytes, arrival: float) -> RtpPacket | None:
+        """One datagram. Returns the packet if it was RTP of a known type."""
+        packet = parse(data, arrival)
+        if packet is None:
+            self.counters.malformed += 1
+            return None
+        return packet if self.accept(packet) else None
+
+    def accept(self, packet: RtpPacket) -> bool:
+        """One packet; False if its type means nothing here, or there are too many sources."""
+        rate = self._clock_rate(packet.payload_type)
+        if rate is None:
+            self.counters.unknown_payload_type += 1
+            return False
+        source = self.sources.get(packet.ssrc)
+        if source is None:
+            if len(self.sources) >= MAX_SOURCES and not self._retire(packet.arrival):
+                self.counters.probation += 1
+                return False
+            source = self.sources[packet.ssrc] = Source(packet.ssrc, rate)
+            # The first source is believed at once: its first packet may be the first word. Later ones have to
+            # send two packets (RFC 3550 A.1), which are then both kept.
+            source.valid = len(self.sources) == 1
+        elif not source.valid:
+            source.valid = True
+        source.receive(packet, event=self._is_event(packet.payload_type))
+        return True
+
+    def gap(self) -> None:
+        """The stream was inactive: what is missing of any source until its next packet is not lost."""
+        for source in self.sources.values():
+            source.gap()
+
+    def _retire(self, now: float) -> bool:
+        """Make room: forget the source that has been silent longest, if for 2 s at least (or never proven)."""
+        candidate = min(self.sources.values(), key=lambda s: (s.valid, s.last_arrival))
+        if candidate.valid and (now - candidate.last_arrival < 2.0 or candidate.waiting()):
+            return False
+        self._count(candidate, self._retired)
+        del self.sources[candidate.ssrc]
+        return True
+
+    @staticmethod
+    def _count(source: Source, into: Counters) -> None:
+        if source.valid:
+            into.add(source.counters)
+        else:
+            into.probation += source.counters.received
+
+    def take(self, before: float) -> list[tuple[Source, list[Ordered]]]:
+        """Per valid source the ordered packets that are due, see :meth:`Source.take`."""
+        return [(source, items) for source in self.sources.values() if source.valid and (items := source.take(before))]
+
+    @property
+    def restarts(self) -> int:
+        """How often a source changed its numbering."""
+        return sum(source.restarts for source in self.sources.values())
+
+    def total(self) -> Counters:
+        """All counters of the stream so far."""
+        total = Counters()
+        total.add(self.counters)
+        total.add(self._retired)
+        for source in self.sources.values():
+            self._count(source, total)
+        return total
