@@ -1,7 +1,7 @@
 """SIPREC in Python: a SIP proxy that has calls recorded, a media relay, and a recorder.
 
-What a routing script needs is here: ``from siprec import Call, RecordingEvent, Reply, Request``. It is loaded on first
-use, so that the parts below the proxy do not drag the proxy in.
+What a routing script needs is here: ``from siprec import Call, RecordingEvent, Reply, Request, extension``. It is
+loaded on first use, so that the parts below the proxy do not drag the proxy in.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from siprec.proxy.script import Reply as Reply
     from siprec.proxy.script import Request as Request
     from siprec.recording.scripting import RecordingEvent as RecordingEvent
+    from siprec.recording.xmlcheck import extension as extension
 
 __version__ = "0.1.0"
-__all__ = ["Call", "NotAuthenticated", "RecordingEvent", "Reply", "Request", "__version__"]
+__all__ = ["Call", "NotAuthenticated", "RecordingEvent", "Reply", "Request", "__version__", "extension"]
 
 
 def __getattr__(name: str) -> object:
@@ -32,4 +33,8 @@ def __getattr__(name: str) -> object:
         from siprec.recording.scripting import RecordingEvent
 
         return RecordingEvent
+    if name == "extension":
+        from siprec.recording.xmlcheck import extension
+
+        return extension
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

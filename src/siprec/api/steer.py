@@ -11,6 +11,7 @@ from siprec.api.look import call_fits, in_slices
 from siprec.api.parts import Parts
 from siprec.api.problem import Problem
 from siprec.proxy.call import Call
+from siprec.recording.service import check_indialog
 from siprec.recording.settings import RecordingSettings, SettingError, check_srs
 from siprec.sip.message import SipResponse
 
@@ -68,6 +69,10 @@ class Steering:
 
     async def send_indialog(self, request: model.SendIndialog) -> model.Outcomes:
         """``siprec_send_indialog``; the answers are waited for."""
+        try:
+            check_indialog("INFO", list(request.headers.items()), request.content_type)
+        except SettingError as error:
+            raise Problem(422, str(error)) from None
         calls = await self._calls(request)
         return self._checked(list(await asyncio.gather(*(self._send(call, request) for call in calls))), request)
 

@@ -33,6 +33,8 @@ from siprec.proxy.routes import Target, target_for
 from siprec.proxy.scripterror import handler_failed
 from siprec.sip.digest import check_algorithms
 from siprec.sip.errors import SipError
+from siprec.sip.headers import TOKEN
+from siprec.sip.lines import has_control
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE, find_part
 from siprec.sip.transport import Hop
@@ -111,7 +113,7 @@ class Request:
 
     @uri.setter
     def uri(self, value: str | Uri) -> None:
-        self.message.uri = Uri.parse(value).text if isinstance(value, str) else value.text
+        self.message.uri = _uri(value if isinstance(value, str) else value.text).text
 
     @property
     def user(self) -> str:
@@ -214,11 +216,12 @@ class Request:
 
     @property
     def siprec(self) -> Any:
-        """Recording settings: ``request.siprec.group = ...``, ``request.siprec["second"].caller = ...``."""
-        settings = self.call.settings
-        if settings is None:
+        """Recording settings: ``request.siprec.group = ...``, ``request.siprec["second"].caller = ...``. A value that
+        cannot be used is ignored, with a warning and an event."""
+        call = self.call
+        if call.settings is None:
             raise ScriptError("no recording service is set up")
-        return settings
+        return call.settings.for_script(call)
 
     def _call(self) -> Call | None:
         context = self._context
@@ -238,10 +241,13 @@ class Request:
         """Send it to several targets, at once or one after the other. Raises ScriptError like `forward`."""
         self._once()
         try:
-            targets = [target_for(Uri.parse(uri), self.message) for uri in uris] or [Target(self.message.ruri)]
+            targets = [target_for(_uri(uri), self.message) for uri in uris] or [Target(self.message.ruri)]
         except SipError as error:
             self.handled = False
             raise ScriptError(f"target: {error.reason}") from None
+        except ScriptError:
+            self.handled = False
+            raise
         outcome = Outcome(self._context)
         groups = [targets] if parallel else [[target] for target in targets]
         self._run(lambda: self._core.start(self._context, groups))
@@ -259,7 +265,7 @@ class Request:
         if not (101 <= status <= 199 or 300 <= status <= 699):
             raise ScriptError(f"reply({status}): a proxy answers 101..199 or 300..699")
         lines = list(headers)
-        for name, value in lines:
+        for name, value in (("Reason-Phrase", reason), *lines):
             _check_line(name, value)
         context = self._context
         tag = self._core.to_tag(context)
@@ -350,7 +356,7 @@ class Reply:
         if self.status < 300:
             raise ScriptError(f"fork() in a reply handler is for negative replies, not {self.status}")
         try:
-            targets = [target_for(Uri.parse(uri), self.request.message) for uri in uris]
+            targets = [target_for(_uri(uri), self.request.message) for uri in uris]
         except SipError as error:
             raise ScriptError(f"target: {error.reason}") from None
         self._context.add_targets([targets] if parallel else [[target] for target in targets])
@@ -523,5 +529,18 @@ def _line_of(error: BaseException, path: Path) -> int:
 
 
 def _check_line(name: str, value: str) -> None:
-    if any(c in name + value for c in "\r\n\0"):
-        raise ScriptError(f"line end in header {name!r}")
+    if TOKEN.match(name) is None:
+        raise ScriptError(f"{name[:60]!r} is no name of a header")
+    if has_control(value):
+        raise ScriptError(f"line end or another control character in {name!r}")
+
+
+def _uri(text: str) -> Uri:
+    """A URI that a script gives, for a request line."""
+    try:
+        uri = Uri.parse(text)
+    except SipError as error:
+        raise ScriptError(f"target: {error.reason}") from None
+    if " " in uri.text:
+        raise ScriptError(f"target: blank in URI: {text[:60]!r}")
+    return uri

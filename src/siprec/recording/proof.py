@@ -57,6 +57,8 @@ class ProofCollector(CallObserver):
         self._encoder = msgspec.json.Encoder()
         self._open: dict[str, dict[str, _Case]] = {}
         self._patience: dict[str, Timer] = {}
+        # Settings that were ignored before the answer, when it is not known yet what will be recorded.
+        self._early: dict[str, list[SiprecEvent]] = {}
         self.verdicts: dict[Verdict, int] = {"complete": 0, "partial": 0, "none": 0}
 
     def __len__(self) -> int:
@@ -67,11 +69,17 @@ class ProofCollector(CallObserver):
 
     def call_answered(self, call: Call) -> None:
         """See :class:`siprec.proxy.call.CallObserver`."""
+        early = self._early.pop(call.dlg_id, ())
         for name in call.recordings:
-            self._case(call, name)
+            case = self._case(call, name)
+            for event in early:
+                # What was set for an instance that nobody records is of concern to those who look at the others.
+                if event.instance == name or event.instance not in call.recordings:
+                    case.take(event)
 
     def call_ended(self, call: Call) -> None:
         """See :class:`siprec.proxy.call.CallObserver`."""
+        self._early.pop(call.dlg_id, None)
         cases = self._open.get(call.dlg_id)
         if cases is None:
             return
@@ -93,6 +101,8 @@ class ProofCollector(CallObserver):
         if case is None:
             call = self._find_call(event.dlg_id)
             if call is None or call.state != "confirmed":
+                if call is not None and event.reason.startswith(events.IGNORED):
+                    self._early.setdefault(call.dlg_id, []).append(event)
                 return
             case = self._case(call, event.instance)
         case.take(event)
@@ -264,6 +274,9 @@ class _Case:
                 session.end, session.reason, session.status = event.wall, _text(event.reason), event.status
                 session.lost = bool(event.status)
             self._resumed(event)
+        elif event.name == events.FAILED and event.reason.startswith(events.IGNORED):
+            if len(proof.ignored) < _LIMIT:
+                proof.ignored.append(_text(event.reason.removeprefix(events.IGNORED)))
         elif event.name in (events.FAILOVER, events.FAILED):
             if len(proof.refusals) < _LIMIT:
                 server = event.server if event.status else ""

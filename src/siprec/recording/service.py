@@ -20,7 +20,7 @@ from siprec.recording import identity
 from siprec.recording.active import ActiveRecording, Surroundings
 from siprec.recording.callrecorder import CallRecorder, RecordingInfo, metadata_of, settings_of
 from siprec.recording.describe import GroupRegistry, Leg
-from siprec.recording.events import EventDispatcher
+from siprec.recording.events import FAILED, IGNORED, EventDispatcher, SiprecEvent
 from siprec.recording.indication import Indications
 from siprec.recording.metadata import IdSource, new_id
 from siprec.recording.requested import RequestedSessions, RequestSettings
@@ -35,6 +35,7 @@ from siprec.recording.settings import (
 from siprec.recording.trunks import TrunkPool
 from siprec.sip.clock import Clock
 from siprec.sip.headers import TOKEN, NameAddr
+from siprec.sip.lines import has_control, header_key
 from siprec.sip.message import SipMessage, encode
 from siprec.sip.useragent import Result, UserAgent
 
@@ -42,6 +43,34 @@ log = logging.getLogger(__name__)
 
 DEFAULT: Final = "default"
 _OURS: Final = frozenset({"INVITE", "UPDATE", "BYE", "CANCEL", "ACK", "PRACK"})
+
+
+def check_indialog(
+    method: str, headers: Iterable[tuple[str, str]] | str, content_type: str
+) -> tuple[tuple[tuple[str, str], ...], str]:
+    """The headers of a request that a script sends within the RS dialog, without Content-Type, and that.
+
+    Raises:
+        SettingError: a method or header that is not a script's to send, or text that cannot stand in a header.
+    """
+    if TOKEN.match(method) is None or method.upper() in _OURS:
+        raise SettingError(f"method {method[:20]!r} cannot be sent by a script")
+    if isinstance(headers, str):
+        pairs = check_headers(headers, also=("content-type",))
+    else:
+        # One by one: a value cannot begin another header.
+        pairs = tuple(pair for name, value in headers for pair in _one_header(name, value))
+    given = [value for name, value in pairs if header_key(name) == "content-type"]
+    kind = content_type or (given[0] if given else "")
+    if has_control(kind):
+        raise SettingError("content_type: control character in it")
+    return tuple(pair for pair in pairs if header_key(pair[0]) != "content-type"), kind
+
+
+def _one_header(name: str, value: str) -> tuple[tuple[str, str], ...]:
+    if has_control(value) or has_control(name):
+        raise SettingError(f"headers: control character in {name[:60]!r}")
+    return check_headers(f"{name}: {value}", also=("content-type",))
 
 
 class RecordingService(CallObserver):
@@ -287,6 +316,13 @@ class RecordingService(CallObserver):
             return self._refused(call, name, "no such recording profile")
         return self._engage(call, name, profile, settings, start, promised=promised)
 
+    def setting_ignored(self, call: Call, instance: str, reason: str) -> None:
+        """A script set something that cannot be: the call goes on, and its recording without that."""
+        log.warning("recording %r: setting ignored: %s, Call-ID %s", instance, reason, call.call_id)
+        wall = self.around.clock.wall()
+        text = IGNORED + reason
+        self.events.emit(SiprecEvent(FAILED, call.dlg_id, call.call_id, "", "", "", instance, wall, text))
+
     def siprec_pause_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
         """Withhold the media from the SRS; false when nothing is being recorded. `by` says who asks, for the event and
         the proof of recording."""
@@ -318,18 +354,13 @@ class RecordingService(CallObserver):
         """
         recorder = self._recorders.get(call.dlg_id)
         recording = recorder.recordings.get(instance) if recorder is not None else None
-        lines = headers if isinstance(headers, str) else "".join(f"{name}: {value}\r\n" for name, value in headers)
         try:
-            if TOKEN.match(method) is None or method.upper() in _OURS:
-                raise SettingError(f"method {method[:20]!r} cannot be sent by a script")
-            pairs = check_headers(lines, also=("content-type",))
+            pairs, kind = check_indialog(method, headers, content_type)
         except SettingError as error:
             log.warning("siprec_send_indialog: %s (call %s)", error, call.call_id)
             return False
-        given = [value for name, value in pairs if name.lower() == "content-type"]
         octets = encode(body) if isinstance(body, str) else body
-        kind = (content_type or (given[0] if given else "text/plain")) if octets else ""
-        pairs = tuple(pair for pair in pairs if pair[0].lower() != "content-type")
+        kind = (kind or "text/plain") if octets else ""
         return recording is not None and recording.send(method, pairs, octets, kind, done)
 
     def _engage(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection
 from typing import Any, Final, Literal
 
 import msgspec
 
+from siprec.proxy.call import Call
 from siprec.recording.identity import IdentityPolicy
 from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording.reach import Reach, SrsSettings, TlsPolicy, place_of, tls_of
 from siprec.recording.secure import SrtpPolicy
-from siprec.recording.xmlcheck import check_extension, check_participant
+from siprec.recording.xmlcheck import check_extension, check_participant, extension, with_namespace
 from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
 from siprec.sip.headers import TOKEN
+from siprec.sip.lines import has_control
 from siprec.sip.message import header_key
 from siprec.sip.uri import Uri
+
+log = logging.getLogger(__name__)
 
 #: Headers of the RS INVITE that are ours to write; a script must not set them.
 _RESERVED: Final = re.compile(
@@ -48,6 +53,8 @@ def check_headers(text: str, also: Collection[str] = ()) -> tuple[tuple[str, str
         key = header_key(match[1])
         if _RESERVED.fullmatch(key) and key not in also:
             raise SettingError(f"headers: {match[1]} is written by the recording client itself")
+        if has_control(match[2]):
+            raise SettingError(f"headers: control character in {match[1]}")
         result.append((match[1], match[2].strip()))
     return tuple(result)
 
@@ -62,7 +69,7 @@ def check_uri(text: str, field: str) -> Uri:
         uri = Uri.parse(text.strip())
     except SipError as error:
         raise SettingError(f"{field}: {error.reason}") from None
-    if not uri.is_sip:
+    if not uri.is_sip or " " in uri.text:
         raise SettingError(f"{field}: a sip: or sips: URI is needed, not {text[:60]!r}")
     return uri
 
@@ -93,7 +100,10 @@ def check_srs(text: str) -> tuple[str, ...]:
     return found
 
 
-def _check_field(name: str, value: str) -> None:
+def _checked(name: str, value: str) -> str:
+    """The value of a field as it is used, mended where that is possible."""
+    if not isinstance(value, str):
+        raise SettingError(f"{name}: text is needed, not {type(value).__name__}")
     try:
         if name == "headers":
             check_headers(value)
@@ -104,13 +114,14 @@ def _check_field(name: str, value: str) -> None:
         elif name in ("caller", "callee"):
             check_participant(value)
         elif name in ("group_custom_extension", "session_custom_extension"):
-            check_extension(value)
+            return check_extension(with_namespace(value))
         elif name == "media" and re.search(r"[\x00-\x1f\x7f]", value):
             raise SettingError("media: control characters")
     except SettingError:
         raise
     except ValueError as error:
         raise SettingError(f"{name}: {error}") from None
+    return value
 
 
 FIELDS: Final = (
@@ -160,9 +171,10 @@ class RecordingSettings:
             raise SettingError(f"unknown setting {next(iter(fields))!r}; known: {', '.join(FIELDS)}")
 
     def __setattr__(self, name: str, value: str | None) -> None:
-        value = value or ""
-        if value and name in FIELDS:
-            _check_field(name, value)
+        if value in (None, ""):
+            value = ""
+        elif name in FIELDS:
+            value = _checked(name, value)
         object.__setattr__(self, name, value)
 
     def over(self, base: RecordingSettings) -> RecordingSettings:
@@ -206,6 +218,49 @@ class SiprecVariable:
 
     def __setattr__(self, name: str, value: str | None) -> None:
         setattr(self["default"], name, value)
+
+    def for_script(self, call: Call) -> ScriptSettings:
+        """These settings as a routing script of `call` gets them."""
+        return ScriptSettings(call, self)
+
+
+class ScriptSettings:
+    """``request.siprec`` of a routing script: a `SiprecVariable` whose bad values are ignored. The recorder of the call
+    is told of each, and the call goes on."""
+
+    __slots__ = ("_call", "_instance", "_variable")
+
+    _call: Call
+    _instance: str
+    _variable: SiprecVariable
+
+    extension = staticmethod(extension)
+
+    def __init__(self, call: Call, variable: SiprecVariable, instance: str = "default") -> None:
+        object.__setattr__(self, "_call", call)
+        object.__setattr__(self, "_variable", variable)
+        object.__setattr__(self, "_instance", instance)
+
+    def __getitem__(self, instance: str) -> ScriptSettings:
+        return ScriptSettings(self._call, self._variable, instance)
+
+    def __getattr__(self, name: str) -> str:
+        if name not in FIELDS:
+            raise AttributeError(f"no setting {name!r}; known: {', '.join(FIELDS)}")
+        value: str = getattr(self._variable[self._instance], name)
+        return value
+
+    def __setattr__(self, name: str, value: str | None) -> None:
+        try:
+            if name not in FIELDS:
+                raise SettingError(f"{name}: no such setting; known: {', '.join(FIELDS)}")
+            setattr(self._variable[self._instance], name, value)
+        except Exception as error:
+            recorder = self._call.recorder
+            if recorder is not None:
+                recorder.setting_ignored(self._call, self._instance, str(error))
+            else:
+                log.warning("setting ignored: %s, Call-ID %s", error, self._call.call_id)
 
 
 def _credentials(who: RecordingProfile | SrsSettings, server: str) -> Credentials:
@@ -328,7 +383,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             raise SettingError(f"skip_failover_codes: {error}") from None
         for name in FIELDS:
             if getattr(self, name):
-                _check_field(name, getattr(self, name))
+                _checked(name, getattr(self, name))
         if not 0.1 <= self.setup_timeout <= 180 or not 0.1 <= self.end_timeout <= 60:
             raise SettingError("setup_timeout must lie in 0.1..180 and end_timeout in 0.1..60 seconds")
         if not (

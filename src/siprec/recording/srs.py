@@ -322,7 +322,7 @@ class RsDialog(CallHandler):
     def abandon(self, reason: str) -> None:
         """Give up an SRS that seems to be gone. The BYE may still reach it; nobody waits for the answer."""
         if self._call is not None:
-            text = reason.replace('"', "")[:80]
+            text = "".join(c for c in reason if c.isprintable() and c not in '"\\')[:80]
             self._call.bye((self._date(), ("Reason", f'SIP;cause=408;text="{text}"')))
 
     @property

@@ -72,7 +72,7 @@ class Proof(msgspec.Struct, kw_only=True, tag_field="type", tag="end"):
     """What became of a recording that was wanted. Times are seconds since the epoch.
 
     `verdict`: ``complete``; ``partial``, and `reasons` say what is missing; ``none``. `confirmed`: the SRS reported on
-    every stream that was sent to it.
+    every stream that was sent to it. `ignored`: settings of a script that could not be used.
     """
 
     dlg_id: str
@@ -90,6 +90,7 @@ class Proof(msgspec.Struct, kw_only=True, tag_field="type", tag="end"):
     reasons: list[str] = []
     sessions: list[Session] = []
     refusals: list[Refusal] = []
+    ignored: list[str] = []
     pauses: list[Pause] = []
     gaps: list[Gap] = []
     streams: list[StreamProof] = []

@@ -7,10 +7,11 @@ depth (SEC-15).
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from xml.parsers import expat
 
-from siprec.recording.metadata import NAMESPACE
+from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE, escape
 
 MAX_FRAGMENT: Final = 16384
 MAX_DEPTH: Final = 32
@@ -18,8 +19,82 @@ MAX_ELEMENTS: Final = 1024
 _XML: Final = "http://www.w3.org/XML/1998/namespace"
 
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*\Z")
+
+
 class FragmentError(ValueError):
     """An XML block that cannot go into a metadata document. The text says what is wrong, and where."""
+
+
+def extension(name: str, text: str, *, namespace: str = OWN_NAMESPACE) -> str:
+    """An extension element for `group_custom_extension` and the like: ``<name xmlns="namespace">text</name>``.
+
+    `text` may hold anything, such as the value of a header: markup is escaped, octets that are no UTF-8 are read as
+    Latin-1, characters that XML cannot hold are left out.
+
+    Raises:
+        FragmentError: `name` is no name of an element, or `namespace` is empty or that of SIPREC itself.
+    """
+    if _NAME.match(name) is None or name[:3].lower() == "xml":
+        raise FragmentError(f"{name[:60]!r} is no name of an element")
+    if not namespace.strip() or namespace.strip() == NAMESPACE:
+        raise FragmentError("an extension needs a namespace of its own (XML-06)")
+    return f'<{name} xmlns="{escape(_readable(namespace))}">{escape(_readable(text))}</{name}>'
+
+
+def _readable(text: str) -> str:
+    if text.isascii():
+        return text
+    return "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in text)
+
+
+def with_namespace(fragment: str) -> str:
+    """`fragment` with our own namespace for elements that have none, and plain text put into an element ``text``. What
+    cannot be read comes back as it is: `check_extension` says why."""
+    if len(fragment) > MAX_FRAGMENT or not fragment.strip():
+        return fragment
+    if "<" not in fragment:
+        return extension("text", fragment.strip())
+    places = _Places(fragment).found
+    if not places:
+        return fragment
+    octets = fragment.encode()
+    parts, last = [], 0
+    for place in places:
+        parts += [octets[last:place], b' xmlns="', OWN_NAMESPACE.encode(), b'"']
+        last = place
+    return b"".join((*parts, octets[last:])).decode()
+
+
+class _Places:
+    """Where a namespace can be put in: behind the names of the outermost elements that have none, in octets."""
+
+    _HEAD: Final = b"<w>"
+
+    def __init__(self, fragment: str) -> None:
+        self.found: list[int] = []
+        self.depth = 0
+        self.emptied = False
+        parser = self.parser = expat.ParserCreate("UTF-8", "}")
+        parser.StartNamespaceDeclHandler = self.declared
+        parser.StartElementHandler = self.start
+        parser.EndElementHandler = self.end
+        try:
+            parser.Parse(self._HEAD + fragment.encode() + b"</w>", True)
+        except (expat.ExpatError, UnicodeEncodeError):
+            pass  # up to there; `check_extension` says what is wrong
+
+    def declared(self, prefix: str | None, uri: str | None) -> None:
+        self.emptied = self.emptied or (prefix is None and not uri)
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if self.depth == 1 and "}" not in name and not self.emptied:
+            self.found.append(self.parser.CurrentByteIndex - len(self._HEAD) + 1 + len(name.encode()))
+        self.depth += 1
+        self.emptied = False
+
+    def end(self, name: str) -> None:
+        self.depth -= 1
 
 
 def check_extension(fragment: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from siprec.recording.requested import RequestSettings
 from siprec.recording.settings import RecordingProfile
 from siprec.server.config_check import problems
 from siprec.sip.digest import check_algorithms
+from siprec.sip.lines import has_control
 from siprec.sip.users import User, parse_htdigest
 
 _T = TypeVar("_T")
@@ -334,6 +336,7 @@ def _short(media: MediaConfig) -> str:
 
 
 _USER: Final[Any] = User
+_LINES: Final = frozenset(("headers", "caller", "callee", "group_custom_extension", "session_custom_extension"))
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
 _CHOICE: Final = re.compile(r"Invalid enum value (.*)$")
 _STEP: Final = re.compile(r"(?:\[(?:\d+|\.\.\.)\]|([^.\[]+))\.?")
@@ -370,6 +373,9 @@ def parse(text: str, name: str = "siprec.toml") -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: {error}") from None
     data = _environment(data, name, "")
+    controls = [f"{name}: {key}: control character in it" for key in _with_controls(data, "")]
+    if controls:
+        raise ConfigError("\n".join(controls))
     profiles = data.get("recording")
     codes = data.get("skip_failover_codes")
     if isinstance(profiles, dict) and isinstance(codes, str):
@@ -458,6 +464,22 @@ def _choices(kind: msgspec.inspect.Type, path: str) -> tuple[str, ...]:
     if isinstance(kind, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
         return _choices(kind.item_type, rest)
     return ()
+
+
+def _with_controls(value: Any, key: str) -> Iterator[str]:
+    """The keys of texts with control characters, which can go into no message; XML and header lines have rules of
+    their own."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            if isinstance(name, str) and has_control(name):
+                yield f"{key}.{name!r}"
+            if name not in _LINES:
+                yield from _with_controls(each, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _with_controls(each, f"{key}[{number}]")
+    elif isinstance(value, str) and has_control(value):
+        yield key
 
 
 def _environment(value: Any, name: str, key: str) -> Any:

@@ -15,3 +15,10 @@ class SipError(Exception):
         self.reason = reason
         self.status = status
         self.headers = headers
+
+
+class UnsafeText(SipError, ValueError):
+    """A line end in a value of a message that is to be sent: it would become a header, or a message, of its own."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: a line end would begin another line of the message", 500)

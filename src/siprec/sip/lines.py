@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from siprec.sip.errors import SipError
+from siprec.sip.errors import SipError, UnsafeText
 from siprec.sip.headers import split_commas
 
 COMPACT: Final = {
@@ -51,6 +51,7 @@ _NAMES: Final = {
     "remote-party-id": "Remote-Party-ID",
 }
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _MAX_CACHED: Final = 4096
 
 _keys: dict[str, str] = {}
@@ -67,6 +68,23 @@ def _remember(cache: dict[str, str], name: str, value: str) -> None:
             if cache is _names:
                 cache.update(_NAMES)
         cache[name] = value
+
+
+def has_control(text: str) -> bool:
+    """Whether there is a control character other than a tab in it: nothing that a message may hold (RFC 3261 25.1)."""
+    return not text.isprintable() and _CONTROL.search(text) is not None
+
+
+def safe(text: str, what: str) -> str:
+    """`text` for a message that is built here; `what` it is, for the error. Every value passes here that is not
+    printable: a line end is an error of ours, other control characters (of strangers) become blanks.
+
+    Raises:
+        UnsafeText: a line end in it.
+    """
+    if "\r" in text or "\n" in text:
+        raise UnsafeText(what)
+    return _CONTROL.sub(" ", text)
 
 
 def header_key(name: str) -> str:
@@ -227,11 +245,13 @@ class HeaderLines:
         """Append a header at the end."""
         key = header_key(name)
         self._changed(key)
+        value = value if value.isprintable() else safe(value, name)
         self.lines.append((key, f"{name if not name.islower() else header_name(key)}: {value}"))
 
     def set(self, name: str, value: str) -> None:
         """Replace all occurrences of a header by one, in the place of the first; append it if there was none."""
         key = header_key(name)
+        value = value if value.isprintable() else safe(value, name)
         line = (key, f"{header_name(key)}: {value}")
         lines = self.lines
         if self._first(key) is None:
@@ -253,6 +273,7 @@ class HeaderLines:
         """Insert a header above the first of its kind, or on top of all headers."""
         key = header_key(name)
         self._changed(key)
+        value = value if value.isprintable() else safe(value, name)
         line = (key, f"{header_name(key)}: {value}")
         for i, (k, _) in enumerate(self.lines):
             if k == key:
@@ -293,6 +314,7 @@ class HeaderLines:
     def replace_first_value(self, name: str, value: str) -> None:
         """Replace the topmost value of a list header; the other values stay. Adds the header if there is none."""
         key = header_key(name)
+        value = value if value.isprintable() else safe(value, name)
         self._changed(key)
         for i, (k, line) in enumerate(self.lines):
             if k == key:

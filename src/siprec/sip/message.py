@@ -13,7 +13,7 @@ from typing import Final, Self
 from siprec.sip.errors import SipError
 from siprec.sip.headers import TOKEN, CSeq, NameAddr, ParameterValue, Via, split_commas
 from siprec.sip.lines import COMPACT as COMPACT
-from siprec.sip.lines import HeaderLines, field_value, read_lines
+from siprec.sip.lines import HeaderLines, field_value, read_lines, safe
 from siprec.sip.lines import encode as encode
 from siprec.sip.lines import header_key as header_key
 from siprec.sip.lines import header_name as header_name
@@ -44,6 +44,8 @@ _METHODS: Final = frozenset(
         "SUBSCRIBE",
     }
 )
+# A line end that is no folding.
+_LINE_END: Final = re.compile(r"\r(?!\n)|(?<!\r)\n|\r\n(?![ \t])")
 _VERSION: Final = re.compile(r"SIP/\d+\.\d+\Z", re.IGNORECASE)
 
 
@@ -182,8 +184,11 @@ class SipMessage(HeaderLines):
         # Content-Length mostly comes last, where looking for it costs nothing.
         if not (lines and lines[-1][0] == "content-length") and not self.has("content-length"):
             parts.append(f"Content-Length: {len(self.body)}")
-        head = "\r\n".join(parts)
-        return f"{self.start_line}\r\n{head}\r\n\r\n".encode("utf-8", "surrogateescape") + self.body
+        head = "\r\n".join((self.start_line, *parts))
+        if head.count("\n") != len(parts) or head.count("\r") != len(parts):
+            # Folded lines of others, or a line end that somebody wrote past the methods.
+            head = "\r\n".join(map(_one_line, (self.start_line, *parts)))
+        return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape") + self.body
 
     def _copy_into(self, other: SipMessage) -> None:
         other.lines = self.lines.copy()
@@ -193,6 +198,11 @@ class SipMessage(HeaderLines):
 
     def __repr__(self) -> str:
         return f"<{self.start_line}>"
+
+
+def _one_line(line: str) -> str:
+    """A line that is sent: folded or not, it is one line (RFC 3261 7.3.1)."""
+    return _LINE_END.sub(" ", line) if "\n" in line or "\r" in line else line
 
 
 class SipRequest(SipMessage):
@@ -254,7 +264,7 @@ class SipRequest(SipMessage):
                 lines.append(item)
         if status == 100:
             lines += [item for item in self.lines if item[0] == "timestamp"]
-        response = SipResponse(status, reason, lines)
+        response = SipResponse(status, reason if reason.isprintable() else safe(reason, "reason phrase"), lines)
         for name, value in headers:
             response.add(name, value)
         response.set_body(body, content_type if body else None)

@@ -14,6 +14,7 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 # host, optional port; IPv6 in brackets. Host names are checked loosely: they have to survive underscores.
 _HOSTPORT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\]|([A-Za-z0-9_.\-]+))(?::(\d{1,5}))?\Z")
 _USER_OK: Final = re.compile(r"(?:[A-Za-z0-9\-_.!~*'()&=+$,;?/:#\x80-\U0010ffff]|%[0-9A-Fa-f]{2})*\Z")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _DEFAULT_PORTS: Final = {"sip": 5060, "sips": 5061}
 
 
@@ -123,6 +124,8 @@ class Uri:
         match = _SCHEME.match(text)
         if match is None:
             raise SipError(f"URI without a scheme: {text[:60]!r}")
+        if not text.isprintable() and _CONTROL.search(text) is not None:
+            raise SipError(f"control character in URI: {text[:60]!r}")
         uri = cls.__new__(cls)
         uri.scheme = scheme = match[1].lower()
         uri.text = text

@@ -142,6 +142,14 @@ def test_a_recording_is_paused_resumed_stopped_and_started_again(tmp_path: Path)
             [outcome] = checked(sent, model.Outcomes).results
             assert (outcome.done, outcome.status) == (True, 200)
             problem(await api.post("/siprec_send_indialog", user="alice", method="BYE"), 409)
+            for evil in (
+                {"content_type": "text/plain\r\nX-Evil: 1", "body": "x"},
+                {"content_type": "text/\x07plain"},
+                {"headers": {"X-Note": "1\r\nX-Evil: 1"}},
+                {"headers": {"X-Note\r\nX-Evil": "1"}},
+                {"headers": {"X Note": "1"}},
+            ):
+                problem(await api.post("/siprec_send_indialog", user="alice", **evil), 422)
 
             checked(await api.post("/siprec_stop_recording", all=True), model.Outcomes)
             await until_reply(lambda: api.get("/recordings"), lambda r: not r.json["recordings"])

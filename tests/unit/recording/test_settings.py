@@ -60,8 +60,8 @@ def test_sockets() -> None:
     [
         ("caller", "<nameID/>", "caller: .*aor"),
         ("callee", "<x", "callee: .*well-formed"),
-        ("group_custom_extension", "<a/>", "group_custom_extension: .*namespace"),
-        ("session_custom_extension", "text", "session_custom_extension: .*text"),
+        ("group_custom_extension", '<a xmlns=""/>', "group_custom_extension: .*namespace"),
+        ("session_custom_extension", "<a/>text", "session_custom_extension: .*text"),
         ("from_uri", "tel:+1", "from_uri: "),
         ("to_uri", "nonsense", "to_uri: "),
         ("socket", "x", "socket: "),

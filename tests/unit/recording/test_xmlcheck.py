@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from siprec.recording.metadata import NAMESPACE
-from siprec.recording.xmlcheck import MAX_FRAGMENT, FragmentError, check_extension, check_participant
+from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE
+from siprec.recording.xmlcheck import (
+    MAX_FRAGMENT,
+    FragmentError,
+    check_extension,
+    check_participant,
+    extension,
+    with_namespace,
+)
 
 GOOD_PARTICIPANTS = [
     '<nameID aor="sip:a@b"/>',
@@ -70,6 +77,81 @@ def test_extensions_need_a_namespace_of_their_own() -> None:
         check_extension("  ")
     # Inside a foreign element anything goes (processContents lax).
     assert check_extension('<q xmlns="urn:x"><send/>text</q>')
+
+
+OWN = f'xmlns="{OWN_NAMESPACE}"'
+
+
+@pytest.mark.parametrize(
+    ("fragment", "mended"),
+    [
+        ("<callcenterID> 17</callcenterID>", f"<callcenterID {OWN}> 17</callcenterID>"),
+        ("<a/>", f"<a {OWN}/>"),
+        ('<a x="1"><b>2</b></a>', f'<a {OWN} x="1"><b>2</b></a>'),
+        ("<a>1</a>\n<b\n>2</b>", f"<a {OWN}>1</a>\n<b {OWN}\n>2</b>"),
+        ("<Größe>ä</Größe><z>ü</z>", f"<Größe {OWN}>ä</Größe><z {OWN}>ü</z>"),
+        ('<a xmlns="urn:x"/><b/>', f'<a xmlns="urn:x"/><b {OWN}/>'),
+        ('<a xmlns:e="urn:x" e:y="1"><e:c/></a>', f'<a {OWN} xmlns:e="urn:x" e:y="1"><e:c/></a>'),
+        ("<!-- <a> --><b><![CDATA[<c>]]></b>", f"<!-- <a> --><b {OWN}><![CDATA[<c>]]></b>"),
+        ("AT&T & 17", f"<text {OWN}>AT&amp;T &amp; 17</text>"),
+        (" plain \udce4 ", f"<text {OWN}>plain ä</text>"),
+        ('<e:d xmlns:e="urn:e"/>', '<e:d xmlns:e="urn:e"/>'),
+    ],
+)
+def test_what_has_no_namespace_gets_ours(fragment: str, mended: str) -> None:
+    assert with_namespace(fragment) == mended
+    assert check_extension(mended) == mended
+    etree.fromstring(f'<w xmlns="{NAMESPACE}">{mended}</w>')
+
+
+@pytest.mark.parametrize(
+    ("fragment", "reason"),
+    [
+        ('<a xmlns="">1</a>', "no namespace"),
+        (f'<a xmlns="{NAMESPACE}">1</a>', "namespace of its own"),
+        ("<a>AT&T</a>", "not well-formed"),
+        ("<a>\udce4</a>", "no Unicode"),
+        ("<a>1</a></w><w>", "not well-formed"),
+        ("<a>1</a> text", "text outside"),
+        ("<a", "not well-formed"),
+        ("<e:a/>", "not well-formed"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "not well-formed"),
+        ("  ", "no element"),
+        ("<a>" + "x" * MAX_FRAGMENT + "</a>", "at most"),
+    ],
+)
+def test_what_cannot_be_mended_is_refused_with_the_reason(fragment: str, reason: str) -> None:
+    with pytest.raises(FragmentError, match=reason):
+        check_extension(with_namespace(fragment))
+
+
+@settings(max_examples=300)
+@given(st.text(alphabet="<>/ab:=\"' &x\udce4\x00\n", max_size=40))
+def test_mending_never_raises_and_what_passes_is_well_formed(fragment: str) -> None:
+    mended = with_namespace(fragment)
+    try:
+        checked = check_extension(mended)
+    except FragmentError:
+        return
+    etree.fromstring(f'<w xmlns="{NAMESPACE}">{checked}</w>')
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=60))
+def test_the_helper_takes_any_text(text: str) -> None:
+    made = extension("note", text + "\udcff&<\x00\ufffe", namespace="urn:example:a&b")
+    element = etree.fromstring(check_extension(with_namespace(made)))
+    assert element.tag == "{urn:example:a&b}note"
+    assert (element.text or "").endswith("ÿ&<")
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace"), [("a b", "urn:x"), ("", "urn:x"), ("1", "urn:x"), ("xmlA", "urn:x"), ("a>", "urn:x"),
+                            ("a:b", "urn:x"), ("a", ""), ("a", NAMESPACE), ("a\n", "urn:x")]
+)  # fmt: skip
+def test_the_helper_refuses_what_is_no_extension(name: str, namespace: str) -> None:
+    with pytest.raises(FragmentError):
+        extension(name, "x", namespace=namespace)
 
 
 def test_sizes_are_bounded() -> None:
