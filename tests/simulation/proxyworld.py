@@ -13,6 +13,7 @@ from siprec.media.engine import (
     MediaFlags,
     MediaServer,
     MediaSession,
+    MediaStatistics,
     Result,
     SdpResult,
     StatisticsResult,
@@ -54,6 +55,7 @@ class Relay(MediaServer):
         self.silent: set[str] = set()
         self.live: set[str] = set()
         self.address = b"IN IP4 192.0.2."
+        self.statistics: Callable[[], MediaStatistics | MediaError] = lambda: MediaError("Unknown call-id")
 
     def _exchange(self, command: str, session: MediaSession, sdp: bytes, done: SdpResult, flags: MediaFlags) -> None:
         self.log.append(f"{command} {session.from_tag} {session.to_tag} {session.via_branch}".strip())
@@ -112,7 +114,7 @@ class Relay(MediaServer):
         raise NotImplementedError
 
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
-        raise NotImplementedError
+        self.clock.call_later(self.delay, done, self.statistics())
 
     def ping(self, done: Result) -> None:
         raise NotImplementedError

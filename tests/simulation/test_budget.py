@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
@@ -62,3 +64,22 @@ def test_a_confirmed_recorded_call_stays_within_its_budget_of_memory() -> None:
     alive = alive_per_call()
     assert alive.instances <= INSTANCES, alive.kinds.most_common()
     assert alive.octets <= OCTETS
+
+
+def test_memory_stays_flat_over_many_calls() -> None:
+    world = ReferenceCall()
+    world.tap = world.transport.tap = None  # its store of messages is bounded by itself
+
+    def objects_after(calls: int) -> int:
+        for _ in range(calls):
+            world.run()
+        world.seen.clear()
+        world.commands.clear()
+        world.proofs.clear()
+        world.events.clear()
+        world.clock.run_for(3600)  # ended dialogs are remembered for a while
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(20)
+    assert objects_after(200) <= before + 20

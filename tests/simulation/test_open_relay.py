@@ -289,7 +289,7 @@ def test_bye_and_ack_that_crossed_the_end_of_a_call_reach_their_peer() -> None:
 
 def test_call_that_is_followed_no_longer_can_still_be_ended_by_its_parties() -> None:
     a = Attack(options=ProxyOptions(trusted=[], dialog_idle=60))
-    a.w.alice.agent.on_request = None
+    a.w.core.dialogs.check = None
     a.call = a.w.call("sip:bob@example.com", supported=())
     a.w.clock.run_for(1)
     a.live = a.w.journal.calls[-1]

@@ -229,17 +229,6 @@ def test_session_that_is_not_refreshed_is_forgotten_and_no_bye_is_sent() -> None
     w.clock.run_until_idle()
 
 
-def test_idle_dialog_without_session_timer_is_forgotten() -> None:
-    w = ProxyWorld(options=ProxyOptions(trusted=["10.0.0.0/8"], dialog_idle=600))
-    w.call(supported=())
-    w.clock.run_for(590)
-    assert w.core.counts()["calls"] == 1
-    w.clock.run_for(60)
-    assert w.core.counts()["calls"] == 0
-    assert w.journal.events[-1] == "ended idle"
-    assert not w.sent("BYE"), "DLG-09"
-
-
 def test_request_for_a_dialog_that_is_over_is_481() -> None:
     w = ProxyWorld()
     call = w.call()

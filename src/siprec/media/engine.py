@@ -224,6 +224,7 @@ SdpResult: TypeAlias = Callable[["bytes | MediaError"], None]
 Result: TypeAlias = Callable[["MediaError | None"], None]
 SubscriptionResult: TypeAlias = Callable[["Subscription | MediaError"], None]
 StatisticsResult: TypeAlias = Callable[["MediaStatistics | MediaError"], None]
+SessionsResult: TypeAlias = Callable[["list[MediaSession] | MediaError"], None]
 LoadResult: TypeAlias = Callable[["dict[str, int] | MediaError"], None]
 MediaTrace: TypeAlias = Callable[[str, str, str, bytes], None]
 """``trace(direction, server, call_id, message)``: a command of a call goes (``out``), its reply comes (``in``)."""
@@ -291,6 +292,11 @@ class MediaServer(ABC):
     @abstractmethod
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         """Counters of the call."""
+
+    def labelled(self, prefix: str, but: str, done: SessionsResult) -> None:
+        """The calls one of whose parties has a label that begins with `prefix` and is not `but`; none where the server
+        has no labels or lists no calls. `done` may be called at once."""
+        done([])
 
     @abstractmethod
     def ping(self, done: Result) -> None:

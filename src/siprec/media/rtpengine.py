@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Mapping, Sequence
+from functools import partial
+from typing import Final
 
 from siprec import sdp
+from siprec.media.bencode import Value
 from siprec.media.engine import (
     NO_FLAGS,
     LoadResult,
@@ -27,16 +30,19 @@ from siprec.media.engine import (
     MediaTrace,
     Result,
     SdpResult,
+    SessionsResult,
     StatisticsResult,
     SubscriptionResult,
     Tone,
 )
 from siprec.media.exchange import Opener
 from siprec.media.ng import NgClient, Reply
-from siprec.media.ngreplies import integer, numbers, read_statistics, read_subscription
+from siprec.media.ngreplies import dictionary, integer, items, numbers, read_statistics, read_subscription, text
 from siprec.sip.clock import Clock, Timer
 
 _OURS = frozenset({"pre-roll", "re-key"})
+LISTED: Final = 800
+ASKED_AT_ONCE: Final = 8
 
 
 class RtpEngine(MediaServer):
@@ -235,6 +241,41 @@ class RtpEngine(MediaServer):
 
         self.client.request("query", {"call-id": session.call_id}, replied)
 
+    def labelled(self, prefix: str, but: str, done: SessionsResult) -> None:
+        """Asks for each call of the list, a few at a time: the list has Call-IDs only. Of more than :data:`LISTED`
+        calls the first ones; a longer list does not fit into a datagram."""
+
+        def listed(reply: Reply | MediaError) -> None:
+            if isinstance(reply, MediaError):
+                done(reply)
+                return
+            waiting = [each for each in items(reply.get("calls")) if isinstance(each, bytes)]
+            found: list[MediaSession] = []
+            asking = 0
+
+            def ask() -> None:
+                nonlocal asking
+                while waiting and asking < ASKED_AT_ONCE:
+                    asking += 1
+                    call_id = waiting.pop().decode("utf-8", "surrogateescape")
+                    self.client.request("query", {"call-id": call_id}, partial(queried, call_id))
+                if not waiting and not asking:
+                    done(found)
+
+            def queried(call_id: str, reply: Reply | MediaError) -> None:
+                nonlocal asking
+                asking -= 1
+                if not isinstance(reply, MediaError):
+                    labels = {tag: text(dictionary(each).get("label")) for tag, each in _tags(reply)}
+                    ours = [tag for tag, label in labels.items() if label.startswith(prefix)]
+                    if ours and but not in labels.values():
+                        found.append(MediaSession(call_id, ours[0]))
+                ask()
+
+            ask()
+
+        self.client.request("list", {"limit": LISTED}, listed)
+
     def ping(self, done: Result) -> None:
         self._simple("ping", {}, done)
 
@@ -283,6 +324,10 @@ def _address(session: MediaSession) -> dict[str, object]:
     if session.via_branch:
         found["via-branch"] = session.via_branch
     return found
+
+
+def _tags(reply: Reply) -> ItemsView[str, Value]:
+    return dictionary(reply.get("tags")).items()
 
 
 def _flags_of(wishes: Mapping[str, object]) -> list[str]:

@@ -6,9 +6,12 @@ A connection is an asyncio protocol: no task reads it. Opening one takes a task,
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import ssl
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -92,6 +95,8 @@ class StreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.refused = False
         self._heard = False
+        self._cut_short = False
+        """The peer closed before it had taken all that we wrote."""
         self._owner = owner
         self._framer = StreamFramer(owner.limits.max_message)
         self._unanswered: deque[SendFailed] = deque(maxlen=UNANSWERED)
@@ -147,13 +152,14 @@ class StreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Called by the event loop: nobody can answer a half-closed SIP connection for long, so it is closed."""
+        self._cut_short = bool(self._unanswered) and _waits(self.transport)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the event loop."""
         # A server that refuses our certificate (TLS 1.3) says so after the handshake, and may just close.
         unwelcome = self.target is not None and not self._heard
-        lost = self._unanswered if error is not None or unwelcome else ()
+        lost = self._unanswered if error is not None or unwelcome or self._cut_short else ()
         reason = f"connection lost: {describe(error) if error is not None else 'closed by the peer'}"
         for failed in lost:
             asyncio.get_running_loop().call_soon(failed, reason)
@@ -187,6 +193,18 @@ class StreamConnection(asyncio.Protocol):
         """Close at once; what is buffered is dropped."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _waits(transport: asyncio.Transport | None) -> bool:
+    """Whether octets wait that the peer's host has not acknowledged. (After a close, a late write still succeeds.)"""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or transport is None:
+        return False
+    try:
+        queued = struct.unpack("=i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    except OSError:
+        return True
+    return queued > 0 or transport.get_write_buffer_size() > 0
 
 
 class StreamListener:

@@ -1,7 +1,9 @@
 """The real clock: a wheel of time slots on one timer of the event loop.
 
 Almost every SIP timer is cancelled long before it is due, so setting and cancelling have to be cheap; firing up to one
-tick late does not matter. Slots are kept in a dictionary, their numbers in a heap: an empty wheel sleeps.
+tick late does not matter. Slots are kept in a dictionary, their numbers in a heap: an empty wheel sleeps. A cancelled
+timer stays in its slot until that comes round, or until cancelled timers outnumber the others: then they are swept out.
+Without that, each call would leave its session timer behind for a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from time import monotonic
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
 TICK: Final = 0.005
+SPARE: Final = 2000
+"""Cancelled timers that may stay in their slots however few others there are."""
 
 
 class WheelTimer:
@@ -35,7 +39,10 @@ class WheelTimer:
         if self._callback is not None:
             self._callback = None
             self._args = ()  # what they refer to is released now, not when the slot comes round
-            self._wheel.pending -= 1
+            wheel = self._wheel
+            wheel.pending -= 1
+            if wheel._held > 2 * wheel.pending + SPARE:
+                wheel._sweep()
 
     def _fire(self) -> None:
         callback = self._callback
@@ -58,7 +65,7 @@ class TimerWheel:
     made in order of their time. `pending` is the number of calls neither made nor cancelled.
     """
 
-    __slots__ = ("_handle", "_heap", "_loop", "_next", "_slots", "pending")
+    __slots__ = ("_handle", "_heap", "_held", "_loop", "_next", "_slots", "pending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop or asyncio.get_running_loop()
@@ -66,6 +73,7 @@ class TimerWheel:
         self._heap: list[int] = []
         self._next: float = float("inf")
         self._handle: asyncio.TimerHandle | None = None
+        self._held = 0
         self.pending = 0
 
     def now(self) -> float:
@@ -84,6 +92,7 @@ class TimerWheel:
         if delay <= 0.0:
             self._loop.call_soon(timer._fire)
             return timer
+        self._held += 1
         slot = int(when / TICK) + 1
         timers = self._slots.get(slot)
         if timers is not None:
@@ -102,10 +111,30 @@ class TimerWheel:
             self._handle = None
         slots, self._slots = self._slots, {}
         self._heap.clear()
+        self._held = 0
         self._next = float("inf")
         for timers in slots.values():
             for timer in timers:
                 timer.cancel()
+
+    @property
+    def held(self) -> int:
+        """Timers in the slots: those that are pending, and those that were cancelled and not swept out yet."""
+        return self._held
+
+    def _sweep(self) -> None:
+        """Take cancelled timers, and slots that hold no others, out of the wheel."""
+        slots = self._slots
+        held = 0
+        for slot, timers in list(slots.items()):
+            timers[:] = [timer for timer in timers if timer._callback is not None]
+            if timers:
+                held += len(timers)
+            else:
+                del slots[slot]
+        self._held = held
+        self._heap[:] = slots
+        heapify(self._heap)
 
     def _arm(self, slot: int) -> None:
         if self._handle is not None:
@@ -121,6 +150,7 @@ class TimerWheel:
         current = int(monotonic() / TICK)
         while heap and heap[0] <= current:
             timers = slots.pop(heappop(heap))
+            self._held -= len(timers)
             if len(timers) > 1:
                 timers.sort(key=_when)
             for timer in timers:

@@ -22,6 +22,7 @@ from siprec.proxy.flow import flow_of
 from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
 from siprec.proxy.identity import Identity, Networks
 from siprec.proxy.indication import Indicator
+from siprec.proxy.life import LifeCheck
 from siprec.proxy.media import MediaTimes
 from siprec.proxy.negotiation import Negotiation, PickMedia
 from siprec.proxy.ownrequests import OwnRequests
@@ -138,6 +139,7 @@ class ProxyCore:
         self.transfers = Transfers(clock, self.dialogs)
         self.own = OwnRequests(self)
         self.relocation = Relocation(self)
+        self.dialogs.check = LifeCheck(self)
         self.passes = Passes(clock)
         self.on_limit: Callable[[str, str, SipRequest, Hop], None] | None = None
         """Told of limits that a request has reached: ``max_branches`` or ``max_passes``, what happened, the request and

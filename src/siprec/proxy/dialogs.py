@@ -148,6 +148,8 @@ class DialogTable:
         self._ended = ended
         self._idle = idle
         self._max_age = max_age
+        self.check: Callable[[ProxiedDialog, str], None] | None = None
+        """Asked before a dialog that seems dead is ended: it ends it, or not."""
         self._dialogs: dict[tuple[str, str], ProxiedDialog] = {}
         self._by_tags: dict[tuple[str, str, str], ProxiedDialog] = {}
         self._of_call: dict[str, list[ProxiedDialog]] = {}
@@ -453,7 +455,9 @@ class DialogTable:
             self._drop_over(over)
         for dialog in list(self._dialogs.values()):
             reason = self._dead(dialog, now)
-            if reason:
+            if reason and self.check is not None:
+                self.check(dialog, reason)
+            elif reason:
                 log.info("dialog %s, Call-ID %s", reason, dialog.call.call_id)
                 self.end(dialog, reason)
         if self._dialogs or self._over:

@@ -51,7 +51,9 @@ class SipConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     session_expires: int = 0
     """Session timer asked for on proxied calls in seconds (RFC 4028); 0: only observe."""
     dialog_idle: float = 43200.0
-    """Seconds after which a call without any message or session timer is forgotten."""
+    """Seconds without any message after which a call that has no session timer is looked into: a call whose RTP flows
+    goes on; else both parties get an OPTIONS, and the call is forgotten only when one of them does not know it any more
+    (481), or neither answers and no RTP came for a minute. The same when a session timer has run out. 0: never."""
     max_branches: int = 60
     """How often one request may be sent on, to several targets and hops, at once and one after the other together."""
     max_passes: int = 10

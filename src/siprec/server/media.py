@@ -17,6 +17,7 @@ from siprec.proxy.call import Call
 from siprec.relay.child import RelayFailed, RelayProcess, start_relay
 from siprec.server.config import Config, ConfigError, MediaServerConfig
 from siprec.server.mediaservers import ServerAddress, connect
+from siprec.server.orphans import Orphans
 from siprec.server.relay_process import relay_options
 from siprec.server.relaywatch import LOOK, HangWatch, effort
 from siprec.sip.clock import Clock, Timer
@@ -65,6 +66,7 @@ class MediaSupervisor:
         self._watch: asyncio.Task[None] | None = None
         self._leaving: list[MediaServer] = []
         self._own: weakref.WeakSet[MediaServer] = weakref.WeakSet()
+        self._orphans = Orphans(clock, config)
         self._hung = ""
         self._look: Timer | None = None
         self.traced: Callable[[MediaServer], None] | None = None
@@ -124,11 +126,19 @@ class MediaSupervisor:
 
     def _remote(self, wanted: MediaServerConfig) -> MediaServer:
         try:
-            server = connect(self._clock, self._loop, wanted.address, name=wanted.called, prompt=wanted.prompt)
+            server = connect(
+                self._clock,
+                self._loop,
+                wanted.address,
+                name=wanted.called,
+                prompt=wanted.prompt,
+                label=self._orphans.label,
+            )
         except (ValueError, OSError) as error:
             raise ConfigError(f"media server {wanted.address}: {error}") from None
         if self.traced is not None:
             self.traced(server)
+        self._clock.call_later(0, self._orphans.end, server)
         return server
 
     def apply(self, config: Config) -> None:
@@ -254,6 +264,7 @@ class MediaSupervisor:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         self.pool.close()
+        self._orphans.close()
         for server in [*self._leaving, *(member.server for member in self.pool)]:
             if server is not None:
                 server.close()

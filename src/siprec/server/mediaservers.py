@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from siprec.media import lines, sockets
-from siprec.media.engine import MediaServer
+from siprec.media.engine import MediaFlags, MediaServer
 from siprec.media.rtpengine import RtpEngine
 from siprec.media.rtpproxy import RtpProxy
 from siprec.net.address import split_host_port
@@ -40,9 +40,9 @@ class ServerAddress:
 
 
 def connect(
-    clock: Clock, loop: asyncio.AbstractEventLoop, text: str, *, name: str = "", prompt: str = ""
+    clock: Clock, loop: asyncio.AbstractEventLoop, text: str, *, name: str = "", prompt: str = "", label: str = ""
 ) -> MediaServer:
-    """The client of the media server `text`; `prompt` is an RTPProxy's tone.
+    """The client of the media server `text`; `prompt` is an RTPProxy's tone, `label` is given to the parties of calls.
 
     Raises:
         ValueError: `text` is of none of the forms.
@@ -51,7 +51,7 @@ def connect(
     where = (address.host, address.port)
     if address.kind == "ng":
         opener = (sockets.udp if address.transport == "udp" else sockets.tcp)(loop, where)
-        return RtpEngine(clock, opener, name=name or text)
+        return RtpEngine(clock, opener, name=name or text, flags=MediaFlags(label=label))
     if address.path:
         opener = (lines.unix if address.transport == "unix" else lines.cunix)(loop, address.path)
     else:

@@ -1,10 +1,13 @@
-"""Responses that cannot be delivered where the request came from: where the name in their Via leads (RFC 3263 5)."""
+"""Responses that cannot be delivered the usual way: over a connection that is gone, or to an address where nobody
+listens (RFC 3261 18.2.2, RFC 3263 5)."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Final
 
 from siprec.sip.errors import SipError
 from siprec.sip.headers import Via
@@ -13,43 +16,110 @@ from siprec.sip.uri import Uri
 
 Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
 
+_MAX_MOVED: Final = 1024
 
-def sent_by_uri(via: Via) -> Uri | None:
-    """The sent-by of `via` as a URI to be resolved: by SRV where it has no port. None for a numeric address, which is
-    no other place than where the request came from, or one behind a NAT."""
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(via.host.strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
-        transport = via.transport.lower()
-        if transport == "tls":
-            return Uri("sips", None, via.host.lower(), via.port)
-        return Uri("sip", None, via.host.lower(), via.port, {"transport": transport})
-    return None
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
-def send_by_name(
-    transport: Transport, resolve: Resolve, data: bytes, via: Via, tried: Hop, failed: SendFailed | None, reason: str
-) -> None:
-    """Send a response's octets, which `tried` did not take for `reason`, to the hops that the name in `via` leads to,
-    one after the other. `failed` hears of it when none takes them, never from inside."""
-    uri = sent_by_uri(via)
+def sent_by_uri(via: Via, transport: str) -> Uri | None:
+    """The sent-by of `via` as a URI to be resolved: by SRV where it has no port. None for a numeric address.
 
-    def give_up(why: str) -> None:
-        if failed is not None:
-            failed(why)
+    `transport` is that of the request: what Via says of it is the word of its sender.
+    """
+    if _address(via.host) is not None:
+        return None
+    if transport == "tls":
+        return Uri("sips", None, via.host.lower(), via.port)
+    return Uri("sip", None, via.host.lower(), via.port, {"transport": transport})
 
-    def found(result: list[Hop] | SipError) -> None:
-        hops = [] if isinstance(result, SipError) else list(result)
-        hops = [replace(hop, local=tried.local) for hop in hops if (hop.host, hop.port) != (tried.host, tried.port)]
-        following(hops, reason)
 
-    def following(hops: list[Hop], why: str) -> None:
-        if hops:
-            transport.send(data, hops[0], lambda error: following(hops[1:], error))
+def _port(via: Via, transport: str) -> int:
+    return via.port if via.port is not None else 5061 if transport == "tls" else 5060
+
+
+def _is_nearer(host: str, source: str) -> bool:
+    """Whether an address is known only closer to us than `source` is: a stranger must not have us connect there."""
+    one, other = _address(host), _address(source)
+    return one is None or other is None or _distance(one) < _distance(other)
+
+
+def _distance(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    if address.is_loopback or address.is_unspecified:
+        return 0
+    return 1 if address.is_link_local else 2 if address.is_private else 3
+
+
+class ResponseDelivery:
+    """Finds other ways for responses. What was found for a connection that is gone holds for its later responses."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._moved: dict[Hop, Hop] = {}
+
+    def connection_gone(
+        self, data: bytes, via: Via, tried: Hop, failed: SendFailed | None, resolve: Resolve | None, reason: str
+    ) -> None:
+        """The connection `tried` is gone: open one to the source and the port of sent-by, else to where sent-by leads.
+
+        The received address is that of `tried`, whatever Via says. With TLS the name in sent-by is verified.
+        `failed` hears of it when no way is left, never from inside.
+        """
+        number = _address(via.host)
+        name = via.host.lower() if number is None and tried.transport == "tls" else ""
+        hop = replace(tried, port=_port(via, tried.transport), connection=0, server_name=name, tls=None)
+        hops = [hop]
+        if number is not None and number != _address(tried.host) and not _is_nearer(via.host, tried.host):
+            hops.append(_towards(replace(hop, host=str(number)), tried))
+        moved = self._moved.get(tried)
+        if moved is not None:
+            hops = [moved, *(each for each in hops if each != moved)]
+        last: SendFailed | None = failed
+        if resolve is not None:
+            last = partial(self.by_name, data, via, tried, failed, resolve)
+        self._following(data, tried, hops, last, reason)
+
+    def by_name(
+        self, data: bytes, via: Via, tried: Hop, failed: SendFailed | None, resolve: Resolve, reason: str
+    ) -> None:
+        """Send octets, which `tried` did not take for `reason`, to the hops that the name in `via` leads to, one after
+        the other. `failed` hears of it when none takes them, never from inside."""
+        uri = sent_by_uri(via, tried.transport)
+
+        def found(result: list[Hop] | SipError) -> None:
+            known = [] if isinstance(result, SipError) else result
+            hops = [
+                _towards(hop, tried)
+                for hop in known
+                if (hop.host, hop.port) != (tried.host, tried.port) and not _is_nearer(hop.host, tried.host)
+            ]
+            self._following(data, tried, hops, failed, reason)
+
+        if uri is None:
+            self._following(data, tried, (), failed, reason)
         else:
-            give_up(why)
+            resolve(uri, found)
 
-    if uri is None:
-        give_up(reason)
-    else:
-        resolve(uri, found)
+    def _following(self, data: bytes, tried: Hop, hops: Sequence[Hop], failed: SendFailed | None, reason: str) -> None:
+        if not hops:
+            self._moved.pop(tried, None)
+            if failed is not None:
+                failed(reason)
+            return
+        hop = hops[0]
+        if tried.connection:
+            if len(self._moved) >= _MAX_MOVED:
+                self._moved.clear()
+            self._moved[tried] = hop
+        self._transport.send(data, hop, lambda why: self._following(data, tried, hops[1:], failed, why))
+
+
+def _towards(hop: Hop, tried: Hop) -> Hop:
+    """`hop` from the same socket as `tried`, if that has the family for it."""
+    return replace(hop, local=tried.local if (":" in hop.host) == (":" in tried.host) else ("", 0))

@@ -21,7 +21,7 @@ from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
 from siprec.sip.headers import Via
 from siprec.sip.message import MalformedRequest, SipMessage, SipRequest, SipResponse, encode
-from siprec.sip.sentby import Resolve, send_by_name
+from siprec.sip.sentby import Resolve, ResponseDelivery
 from siprec.sip.transaction_client import (
     ClientTransaction,
     InviteClientTransaction,
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 COOKIE: Final = "z9hG4bK"
 _COOKIE_LOWER: Final = COOKIE.lower()
+_TRYING: Final = b"SIP/2.0 100 "
 
 
 class TransactionUser(Protocol):
@@ -133,6 +134,7 @@ class TransactionLayer:
         self.new_branch = branch or branch_source()
         self.resolve: Resolve | None = None
         """RFC 3263, for responses that cannot be delivered otherwise (DNS-06)."""
+        self._delivery = ResponseDelivery(transport)
         self._invite_clients: dict[str, ClientTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
         self._invite_servers: dict[tuple[str, ...], InviteServerTransaction] = {}
@@ -353,20 +355,13 @@ class TransactionLayer:
         """Send a response's octets to `hop` (as :func:`response_hop` found it; None: drop)."""
         if hop is None:
             return
-        if hop.reliable:
-            failed = partial(self._connection_gone, data, request, hop, failed)
+        if data.startswith(_TRYING):
+            pass  # nobody waits for it: not worth another way
+        elif hop.reliable:
+            # RFC 3261 18.2.2: a new connection.
+            failed = partial(self._delivery.connection_gone, data, request.top_via, hop, failed, self.resolve)
         elif self.resolve is not None:
-            failed = partial(send_by_name, self.transport, self.resolve, data, request.top_via, hop, failed)
-        self.transport.send(data, hop, failed)
-
-    def _connection_gone(
-        self, data: bytes, request: SipRequest, hop: Hop, failed: SendFailed | None, reason: str
-    ) -> None:
-        # RFC 3261 18.2.2: a new connection to `received` and the port of sent-by.
-        via = request.top_via
-        hop = replace(hop, port=via.effective_port, connection=0)
-        if self.resolve is not None:
-            failed = partial(send_by_name, self.transport, self.resolve, data, via, hop, failed)
+            failed = partial(self._delivery.by_name, data, request.top_via, hop, failed, self.resolve)
         self.transport.send(data, hop, failed)
 
     # -- for the machines ------------------------------------------------------------------------------------------

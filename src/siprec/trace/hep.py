@@ -86,6 +86,9 @@ class HepSender:
         self._password = password
         self.sent = 0
         self.dropped = 0
+        """Packets that the socket did not take."""
+        self.refused = 0
+        """ICMP errors: nobody listens at the collector's address."""
 
     def sip(self, wall: float, direction: str, hop: Hop, data: bytes, correlation: str) -> None:
         """One message that went or came; never waits, never raises."""
@@ -105,7 +108,9 @@ class HepSender:
             try:
                 self._socket.send(packet)
             except ConnectionRefusedError:
-                continue  # an ICMP error for an earlier packet; this one was not sent yet
+                # An ICMP error: an earlier packet was lost; this one was not sent yet.
+                self.refused += 1
+                continue
             except OSError:
                 break  # no room just now: a trace is not worth a pause
             self.sent += 1

@@ -17,7 +17,10 @@ from siprec.sip.transport import Hop
 
 MAX_STEPS: Final = 500
 """Messages kept of one dialog: the first half, and the newest."""
-_OVERHEAD: Final = 200
+OVERHEAD: Final = 300
+"""What Python needs for a message beside its octets: the tuple, its address, time, and place in a list."""
+DIALOG_OVERHEAD: Final = 800
+"""The same for a dialog: its Call-ID in four dictionaries, two lists."""
 _NO_CALL: Final = (b"SIP/2.0", b"REGISTER", b"OPTIONS", b"PUBLISH")
 """What begins nothing that is kept: registrations and pings would push the calls out."""
 _CALL_ID: Final = re.compile(rb"^(?:call-id|i)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.I | re.M)
@@ -122,8 +125,9 @@ class TraceRing:
     def _add(self, call_id: str, step: Step) -> None:
         kept = self._kept.get(call_id)
         if kept is None:
-            kept = self._kept[call_id] = Kept()
-        size = len(step.data) + _OVERHEAD
+            kept = self._kept[call_id] = Kept(octets=DIALOG_OVERHEAD)
+            self.octets += DIALOG_OVERHEAD
+        size = len(step.data) + OVERHEAD
         if len(kept.first) < MAX_STEPS // 2:
             kept.first.append(step)
         else:
@@ -131,7 +135,7 @@ class TraceRing:
             if len(kept.last) > MAX_STEPS // 2:
                 gone = kept.last.pop(0)
                 kept.dropped += 1
-                size -= len(gone.data) + _OVERHEAD
+                size -= len(gone.data) + OVERHEAD
         kept.octets += size
         self.octets += size
         while self.octets > self.limit and len(self._kept) > 1:

@@ -10,7 +10,7 @@ from time import monotonic
 
 import pytest
 
-from siprec.net.timers import TICK, TimerWheel
+from siprec.net.timers import SPARE, TICK, TimerWheel
 from tests.unit.net.net_support import Run, until
 
 
@@ -44,6 +44,43 @@ def test_a_call_due_now_is_not_made_from_inside(run: Run) -> None:
         await until(lambda: len(fired) == 2)
         assert fired == [1, 2]
         assert wheel.pending == 0
+
+    run(main())
+
+
+def test_cancelled_calls_do_not_fill_the_wheel(run: Run) -> None:
+    async def main() -> None:
+        wheel = TimerWheel()
+        fired: list[int] = []
+        kept = [wheel.call_later(0.1 + number / 1000, fired.append, number) for number in range(50)]
+        for number in range(20_000):
+            wheel.call_later(900 + number, fired.append, -1).cancel()
+            assert wheel.held <= 2 * wheel.pending + SPARE + 1
+        assert wheel.pending == len(kept)
+        await until(lambda: len(fired) == 50)
+        assert fired == list(range(50))
+        assert wheel.pending == 0
+
+    run(main())
+
+
+def test_calls_cancelled_by_a_call_that_is_made_leave_the_others(run: Run) -> None:
+    async def main() -> None:
+        wheel = TimerWheel()
+        fired: list[int] = []
+        others = [wheel.call_later(60 + number % 3, fired.append, -1) for number in range(3 * SPARE)]
+
+        def cancel_all() -> None:
+            for timer in others:
+                timer.cancel()
+
+        wheel.call_later(0.01, cancel_all)
+        for number in range(20):
+            wheel.call_later(0.012 + number / 100, fired.append, number)
+        await until(lambda: len(fired) == 20)
+        assert fired == list(range(20))
+        assert wheel.pending == 0
+        assert wheel.held <= SPARE
 
     run(main())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 from siprec.recording.events import SiprecEvent
 from siprec.sip.transport import Hop
-from siprec.trace.ring import MAX_STEPS, TraceRing, call_id_of, without_keys
+from siprec.trace.ring import DIALOG_OVERHEAD, MAX_STEPS, OVERHEAD, TraceRing, call_id_of, without_keys
 
 PHONE = Hop("udp", "192.0.2.1", 5070, ("192.0.2.9", 5060))
 SRS = Hop("tcp", "192.0.2.3", 5060, ("192.0.2.9", 5060))
@@ -72,8 +75,32 @@ def test_the_oldest_dialogs_go_first_and_their_links_with_them() -> None:
     assert ring.octets <= 20_000
     assert ring.find("call-0") == ring.find("session-0") == ring.find("d0") == ""
     assert ring.find("session-99") == "call-99"
-    assert ring.octets > 20_000 - 2 * 800
-    assert 700 * len(ring) < ring.octets < 800 * len(ring)
+    each = 500 + OVERHEAD + DIALOG_OVERHEAD
+    assert ring.octets > 20_000 - 2 * each
+    assert each * len(ring) <= ring.octets < (each + 100) * len(ring)
+
+
+def test_the_limit_is_the_memory_that_is_really_used() -> None:
+    ring = TraceRing(500_000)
+    messages = [request("INVITE", f"call-{number}", size=500) for number in range(1000)]
+
+    def fill() -> None:
+        for number, message in enumerate(messages):
+            hop = replace(PHONE, port=10_000 + number)
+            for _ in range(8):
+                ring.sip(float(number), "in", hop, bytes(bytearray(message)))
+            ring.dialog(f"d{number}", f"call-{number}")
+            ring.link(f"call-{number}", f"session-{number}")
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        fill()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 400_000 < ring.octets <= 500_000
+    assert 0.6 * ring.octets < grown < 1.2 * ring.octets
 
 
 def test_of_a_chatty_dialog_the_beginning_and_the_newest_are_kept() -> None:
@@ -85,7 +112,7 @@ def test_of_a_chatty_dialog_the_beginning_and_the_newest_are_kept() -> None:
     assert times[: MAX_STEPS // 2] == [float(n) for n in range(MAX_STEPS // 2)]
     assert times[-1] == 3 * MAX_STEPS - 1
     assert ring.dropped("call") == 2 * MAX_STEPS
-    assert ring.octets == sum(len(step.data) + 200 for _, step in ring.steps("call"))
+    assert ring.octets == DIALOG_OVERHEAD + sum(len(step.data) + OVERHEAD for _, step in ring.steps("call"))
 
 
 def test_a_call_id_is_found_however_it_is_written_and_never_in_a_body() -> None:
