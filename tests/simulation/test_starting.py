@@ -391,7 +391,8 @@ def test_without_relay_media_it_is_refused_with_the_reason(when: str, caplog: py
     w.clock.run_for(5)
     assert w.srs.requests == []
     assert w.server.log == []
-    assert w.told() == []
+    assert w.told() == ["FAILED"]  # told once, however often it is tried
+    assert "no relay media" in w.events[0].reason
     hang_up(w)
     w.finish()
 

@@ -64,6 +64,12 @@ class Journal:
         if event.name in (events.MEDIA_UP, events.MEDIA_DOWN, events.LOOP):
             self.results[event.name, event.server] += 1
             return
+        if not event.server:
+            # Nobody was asked: no SRS's doing.
+            self.results[event.name, ""] += 1
+            self._entry(event).last_error = _error(event)
+            self._forget(event)
+            return
         server = event.server if event.server in self.servers or len(self.servers) < MAX_SERVERS else OTHER
         self.results[event.name, server] += 1
         health = self.servers.setdefault(server, SrsHealth())
@@ -73,12 +79,7 @@ class Journal:
             if event.name == events.SRS_DOWN:
                 health.last_failure, health.status, health.reason = event.wall, event.status, event.reason
             return
-        key = (event.dlg_id, event.instance)
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = Entry()
-            while len(self._entries) > MAX_ENTRIES:
-                self._entries.popitem(last=False)
+        entry = self._entry(event)
         if event.name == events.START:
             self._established(event, entry, health)
         elif event.name in (events.FAILOVER, events.FAILED):
@@ -92,9 +93,21 @@ class Journal:
         elif event.name == events.STOP:
             _end_pause(entry, event.wall)
             entry.attempts.append(_attempt(event, "ended"))
+        self._forget(event)
+
+    def _entry(self, event: SiprecEvent) -> Entry:
+        key = (event.dlg_id, event.instance)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = Entry()
+            while len(self._entries) > MAX_ENTRIES:
+                self._entries.popitem(last=False)
+        return entry
+
+    def _forget(self, event: SiprecEvent) -> None:
+        """Of calls that are over nothing can be asked any more: the proof has it."""
         if event.name in (events.STOP, events.FAILED) and self._find_call(event.dlg_id) is None:
-            # Of calls that are over nothing can be asked any more.
-            self._entries.pop(key, None)
+            self._entries.pop((event.dlg_id, event.instance), None)
 
     def _established(self, event: SiprecEvent, entry: Entry, health: SrsHealth) -> None:
         entry.attempts.append(_attempt(event, "established"))

@@ -206,6 +206,11 @@ class Metrics(Collector):
         proofs = self.parts.proofs()
         if proofs:
             yield _counter("siprec_proofs", "Proofs of recording written, by verdict; lost ones.", "verdict", proofs)
+        error = self.parts.proof_error()
+        if error is not None:
+            yield GaugeMetricFamily(
+                "siprec_proof_writable", "1: proofs of recording can be written, 0: the disk refuses.", value=not error
+            )
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:

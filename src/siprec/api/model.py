@@ -488,7 +488,9 @@ class MediaRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ReloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Nothing to be said."""
+    """How the configuration is to be read."""
+
+    force: Annotated[bool, Meta(description="Also one that has none of the routes and profiles in use.")] = False
 
 
 class Reload(msgspec.Struct, kw_only=True):
@@ -501,7 +503,7 @@ class Reload(msgspec.Struct, kw_only=True):
 class Health(msgspec.Struct, kw_only=True):
     """`ok`, or why not."""
 
-    status: Literal["ok", "draining", "no media server", "not listening"]
+    status: Literal["ok", "draining", "no media server", "not listening", "no proofs of recording"]
 
 
 class Event(msgspec.Struct, kw_only=True):

@@ -52,7 +52,8 @@ class Reloaded(Protocol):
 
 @dataclass(slots=True)
 class Parts:
-    """A proxy process. `reload` raises :class:`ConfigProblem`."""
+    """A proxy process. `reload` raises :class:`ConfigProblem`. `proof_error`: why no proof of recording can be written,
+    empty when it can, None when none is to be; `proof_needed`: without one there is no readiness."""
 
     clock: Clock
     core: ProxyCore
@@ -69,7 +70,9 @@ class Parts:
     tap: Tap | None = None
     holds: HoldJournal | None = None
     proofs: Callable[[], dict[str, int]] = dict
-    reload: Callable[[], Reloaded] | None = None
+    proof_error: Callable[[], str | None] = lambda: None
+    proof_needed: bool = False
+    reload: Callable[[bool], Reloaded] | None = None
 
     def recorder(self, dlg_id: str) -> CallRecorder | None:
         """The recordings of one call."""

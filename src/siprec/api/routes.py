@@ -76,6 +76,8 @@ async def _ready(api: Api, asked: Asked) -> Answer:
         health.status = "not listening"
     elif not any(member.usable for member in parts.media.pool) and parts.core.options.media_use != "never":
         health.status = "no media server"
+    elif parts.proof_needed and parts.proof_error():
+        health.status = "no proofs of recording"
     if health.status == "ok":
         return health
     return Response(msgspec.json.encode(health), 503, media_type="application/json")
@@ -285,8 +287,10 @@ async def _reload(api: Api, asked: Asked) -> Answer:
     reload = api.parts.reload
     if reload is None:
         raise Problem(409, "this process has no configuration file")
+    body = asked.body
+    assert isinstance(body, model.ReloadRequest)
     try:
-        result = reload()
+        result = reload(body.force)
     except ConfigProblem as problem:
         raise Problem(409, str(problem)) from None
     return model.Reload(changed=list(result.changed), restart=list(result.restart))

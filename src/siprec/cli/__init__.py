@@ -218,21 +218,26 @@ def audit(
     *,
     since: str = "24h",
     until: str = "",
+    call_id: str = "",
+    strict: bool = False,
     json: bool = False,
 ) -> int:
     """List calls that were not, or not wholly, recorded, and why; from the proofs that `siprec serve` writes.
 
-    Exit status: 0 all were recorded wholly, 1 not all, 2 the proofs cannot be read.
+    Exit status: 0 all were recorded, 1 not all or not wholly, 2 there are no proofs, or they cannot be read.
+    Recordings that the SRS did not confirm are listed and counted; with --strict the status is 1 for them too.
 
     Args:
         directory: Where the proofs are ([proof] directory).
         since: Calls answered since then: a span such as 24h or 7d, a date, or a time (UTC).
         until: The same, for the end of the period.
+        call_id: Only the call with this Call-ID.
+        strict: Count what the SRS did not confirm as not recorded.
         json: Print JSON.
     """
     from siprec.cli.audit import main as run_audit
 
-    return run_audit(directory, since, until, as_json=json)
+    return run_audit(directory, since, until, as_json=json, strict=strict, call_id=call_id)
 
 
 def main() -> None:

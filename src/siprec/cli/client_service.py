@@ -97,9 +97,13 @@ def drain(
 
 
 @told
-def reload(*, api: Url = DEFAULT, json: AsJson = False) -> None:
-    """Read the configuration and the routing script again, as SIGHUP does; calls go on."""
-    found = ApiClient(api).send("POST", "/reload", {})
+def reload(*, force: bool = False, api: Url = DEFAULT, json: AsJson = False) -> None:
+    """Read the configuration and the routing script again, as SIGHUP does; calls go on.
+
+    Args:
+        force: Take also a file that has none of the routes and recording profiles in use.
+    """
+    found = ApiClient(api).send("POST", "/reload", {"force": True} if force else {})
     if json:
         dump(found)
         return

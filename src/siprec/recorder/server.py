@@ -28,6 +28,8 @@ _KEY_FRAME: Final = (
     b"</to_encoder></vc_primitive></media_control>\r\n"
 )
 RETRY_AFTER: Final = "5"
+_PATIENCE: Final = (0.01, 0.02, 0.04, 0.08, 0.15)
+"""Seconds between looks whether all is on the disk, before a BYE is answered: less than T1 in all."""
 _METADATA_TYPE: Final = "application/rs-metadata+xml"
 
 
@@ -120,6 +122,7 @@ class RecordingCall(CallHandler):
         self._server = server
         self._call: Call = call
         self._session: RecordingSession | None = None
+        self._farewell: Reply | None = None
 
     def begin(self, call: IncomingCall) -> None:
         """Answer the first INVITE."""
@@ -216,11 +219,33 @@ class RecordingCall(CallHandler):
         except (RecorderError, SipError) as error:
             log.warning("Call-ID %s: answer in ACK not understood: %s", self._call.call_id, error.reason)
 
+    def bye_received(self, call: Call, request: SipRequest, reply: Reply) -> None:
+        """Answered when it is known what became of the recording."""
+        if self._session is None:
+            reply(200)
+        else:
+            self._farewell = reply
+
+    def _say_farewell(self, session: RecordingSession, waited: int = 0) -> None:
+        if session.progress == "pending" and waited < len(_PATIENCE):
+            self._server.recorder.clock.call_later(_PATIENCE[waited], self._say_farewell, session, waited + 1)
+            return
+        reply, self._farewell = self._farewell, None
+        if reply is not None:
+            reply(200, headers=session.tally.headers(session.progress))
+
     def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
         """BYE of the SRC, or the dialog died. Metadata in the BYE counts (SRS-26)."""
         session = self._session
         if session is None:
             return
+        try:
+            self._end(call, session, reason, request)
+        finally:
+            if self._farewell is not None:
+                self._say_farewell(session)
+
+    def _end(self, call: Call, session: RecordingSession, reason: str, request: SipRequest | None) -> None:
         if request is not None:
             try:
                 metadata, charset = _metadata(request)
@@ -232,8 +257,10 @@ class RecordingCall(CallHandler):
 
     def hang_up(self, reason: str, status: int = 0) -> None:
         """End the recording session from this side. With the `status` 503 the client should take another SRS."""
-        self._call.bye(headers=[("Reason", reason_header(status, reason))] if status else [])
+        session = self._session
+        headers = [("Reason", reason_header(status, reason))] if status else []
         self._finish(reason)
+        self._call.bye(headers + (session.tally.headers(session.progress) if session is not None else []))
 
     def _finish(self, reason: str, request: SipRequest | None = None) -> None:
         session, self._session = self._session, None

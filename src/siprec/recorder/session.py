@@ -32,6 +32,7 @@ from siprec.recorder.ports import Poller, PortPool
 from siprec.recorder.recording import Recording
 from siprec.recorder.secure import SrtpPolicy, keys_for
 from siprec.recorder.space import Space
+from siprec.recorder.tally import Tally
 from siprec.recorder.writer import DiskWriter
 from siprec.sip.clock import Clock, Timer
 
@@ -157,6 +158,9 @@ class RecordingSession:
         self._snapshot_asked: float | None = None
         self._snapshots_asked = 0
         self._key_frames: set[int] = set()
+        self.tally = Tally()
+        self._failed = False
+        self._ended: list[Recording] = []
         self._result: Future[RecordingResult] | None = None
         self._last: Future[RecordingResult] | None = None
 
@@ -275,6 +279,22 @@ class RecordingSession:
         return self._result
 
     @property
+    def progress(self) -> str:
+        """What became of what was received: ``complete``, ``pending`` (not all is on the disk yet), ``failed``."""
+        self._review()
+        if self._failed or any(
+            recording.trouble or recording.disk.refused_since is not None for recording in self.recordings
+        ):
+            return "failed"
+        return "pending" if self.recordings or self._ended else "complete"
+
+    def _review(self) -> None:
+        """What has become of the recordings that are over."""
+        done = [recording for recording in self._ended if recording.result is not None and recording.result.done()]
+        self._failed |= any(recording.progress == "failed" for recording in done)
+        self._ended = [recording for recording in self._ended if recording not in done]
+
+    @property
     def lines(self) -> list[MediaLine]:
         """The streams of now, in the order of their m-lines."""
         return [line for _, line in sorted(self._lines.items())]
@@ -370,6 +390,7 @@ class RecordingSession:
         if line is None:
             return
         owner = self._owners.pop(index, None)
+        self.tally.add(line, kept=owner is not None)
         if owner is not None:
             if not self.closing:
                 line.pause(wall)
@@ -538,6 +559,7 @@ class RecordingSession:
             # What comes from now on is another stream, on the same socket.
             fresh = self._lines[index] = line.successor(wall)
             owner.leave(line)
+            self.tally.add(line, kept=True)
             del self._owners[index]
             self._left[index] = self._clock.now()
             line = fresh
@@ -588,6 +610,8 @@ class RecordingSession:
         for index in [i for i, owner in self._owners.items() if owner is recording]:
             self._move(index, self._lines[index], None, wall)
         self.recordings.remove(recording)
+        self._review()
+        self._ended.append(recording)
         self._last = recording.close(reason, wall)
         counters = self.recorder.counters
         counters["recordings"] += 1

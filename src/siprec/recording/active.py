@@ -16,6 +16,7 @@ from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSessio
 from siprec.proxy.call import StartMode
 from siprec.proxy.forward import MAX_BREADTH
 from siprec.recording import events, secure
+from siprec.recording.confirmation import Recorded
 from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.health import HealthTable
@@ -256,6 +257,17 @@ class ActiveRecording:
         return self._subscription
 
     @property
+    def recorded(self) -> dict[str, Recorded]:
+        """What the SRS says of each label, once the session with it is over; nothing where it does not say."""
+        return self._dialog.recorded if isinstance(self._dialog, RsDialog) else {}
+
+    @property
+    def declined(self) -> dict[tuple[str, int], list[str]]:
+        """Codecs of the call that the SRS's last answer leaves out, by the tag of the party and its m-line."""
+        description, answer = self._description, self._answer
+        return description.left_out(answer) if description is not None and answer is not None else {}
+
+    @property
     def labels(self) -> dict[tuple[str, int], str]:
         """The label of each stream, by the tag of its party and its m-line."""
         return self._description.labels if self._description is not None else {}
@@ -393,7 +405,8 @@ class ActiveRecording:
             self._media, self._media_session = self.call.media, self.call.media_session
         media, session = self._media, self._media_session
         if media is None or session is None:
-            self._later(Event(Kind.FORK_FAILED, reason="the call's media pass through no media server"))
+            why = f": {self.call.media_error}" if self.call.media_error else ""
+            self._later(Event(Kind.FORK_FAILED, reason=f"the call's media pass through no media server{why}"))
             return
         if self.machine.state is State.FORKING:
             self._attached = self.around.clock.wall()

@@ -55,6 +55,7 @@ class RecordedCall(Protocol):
     end_message: SipMessage | None
     media: MediaServer | None
     media_session: MediaSession | None
+    media_error: str
     caller_sdp: bytes
     callee_sdp: bytes
     parties: dict[str, Party]
@@ -354,10 +355,11 @@ class CallMetadata:
         own, other = self.call.caller_sdp, self.call.callee_sdp
         if leg == "callee":
             own, other = other, own
-        return _may(own, index, "send") and _may(other, index, "recv")
+        return may(own, index, "send") and may(other, index, "recv")
 
 
-def _may(description: bytes, index: int, what: str) -> bool:
+def may(description: bytes, index: int, what: Literal["send", "recv"]) -> bool:
+    """Whether who sent `description` sends or receives on its m-line `index`; what cannot be read forbids nothing."""
     parsed = _parsed(description)
     if parsed is None or index >= len(parsed.media):
         return True

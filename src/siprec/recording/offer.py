@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from siprec import sdp
 from siprec.media.engine import ForkedStream, Subscription
@@ -36,6 +37,10 @@ def media_family(server: str, media: str = "") -> str:
         return "IP6" if ipaddress.ip_address(host).version == 6 else "IP4"
     except (SipError, ValueError):
         return ""
+
+
+#: What is said beside a codec: a recording is whole without.
+_SIDE: Final = frozenset({"telephone-event", "cn", "red", "rtx", "ulpfec", "flexfec"})
 
 
 @dataclass(slots=True)
@@ -161,6 +166,19 @@ class RsDescription:
             if slot.stream is not None and not line.rejected and not secure.declines(slot.stream.section, line)
         )
 
+    def left_out(self, theirs: SessionDescription) -> dict[StreamKey, list[str]]:
+        """Codecs that were offered for a stream and that the SRS, which takes the stream, does not take."""
+        found = {}
+        for slot, line in zip(self.slots, theirs.media, strict=False):
+            if slot.stream is None or line.rejected:
+                continue
+            taken = {name.lower() for name in _codecs(line).values()}
+            offered = _codecs(slot.stream.section)
+            left = [name for name in offered.values() if name.lower() not in taken and name.lower() not in _SIDE]
+            if left:
+                found[stream_key(slot.stream)] = list(dict.fromkeys(left))
+        return found
+
     @property
     def secure(self) -> bool:
         """Whether SRTP is offered for any stream."""
@@ -193,6 +211,12 @@ class RsDescription:
             self.origin = self.origin.bump()
         self._last = lines
         return sdp.build_session(self.origin, media).to_bytes()
+
+
+def _codecs(line: MediaDescription) -> dict[str, str]:
+    """Format -> name, of the m-line's formats; one without a meaning is called by its number."""
+    maps = line.rtpmaps
+    return {text: maps[int(text)].encoding if text.isdecimal() and int(text) in maps else text for text in line.formats}
 
 
 def _reachable(ours: MediaDescription, theirs: MediaDescription) -> None:

@@ -13,21 +13,21 @@ from typing import Final
 
 import msgspec
 
-from siprec.media.engine import MediaError, MediaStatistics
+from siprec.media.engine import MediaError, MediaServer, MediaStatistics
 from siprec.proxy.call import Call, CallObserver
 from siprec.recording import events
 from siprec.recording.active import ActiveRecording
 from siprec.recording.events import SiprecEvent
-from siprec.recording.secure import is_secure
-from siprec.recording.verdict import KEPT, Begun, Line, Pause, Proof, Refusal, Session, StreamProof, Verdict, judge
+from siprec.recording.proofcase import Case, text_of
+from siprec.recording.verdict import KEPT, Begun, Line, Proof, Verdict, judge
 from siprec.sip.clock import Clock, Timer
-from siprec.sip.errors import SipError
 
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 30.0
 """Seconds after the end of a call by which its proof is written, whatever is still missing."""
-_LIMIT: Final = 200
+_EARLY: Final = 10_000
+"""Calls not answered yet of which a failure to record them is remembered."""
 
 
 class ProofCollector(CallObserver):
@@ -55,27 +55,40 @@ class ProofCollector(CallObserver):
         self._active = active
         self._counted = counted
         self._encoder = msgspec.json.Encoder()
-        self._open: dict[str, dict[str, _Case]] = {}
+        self._open: dict[str, dict[str, Case]] = {}
         self._patience: dict[str, Timer] = {}
-        # Settings that were ignored before the answer, when it is not known yet what will be recorded.
         self._early: dict[str, list[SiprecEvent]] = {}
-        self.verdicts: dict[Verdict, int] = {"complete": 0, "partial": 0, "none": 0}
+        self.verdicts: dict[Verdict, int] = {"complete": 0, "unconfirmed": 0, "partial": 0, "none": 0}
 
     def __len__(self) -> int:
         """Proofs that are being collected: for leak checks."""
-        return sum(len(cases) for cases in self._open.values())
+        return sum(len(cases) for cases in self._open.values()) + len(self._early)
 
     # -- the proxy's observer ------------------------------------------------------------------------------------------
 
     def call_answered(self, call: Call) -> None:
         """See :class:`siprec.proxy.call.CallObserver`."""
-        early = self._early.pop(call.dlg_id, ())
         for name in call.recordings:
-            case = self._case(call, name)
-            for event in early:
+            self._case(call, name)
+        for event in self._early.pop(call.dlg_id, ()):
+            if not event.reason.startswith(events.IGNORED):
+                self._case(call, event.instance).take(event)
+                continue
+            for case in self._open.get(call.dlg_id, {}).values():
                 # What was set for an instance that nobody records is of concern to those who look at the others.
-                if event.instance == name or event.instance not in call.recordings:
+                if event.instance == case.proof.instance or event.instance not in call.recordings:
                     case.take(event)
+
+    def call_media_changed(self, call: Call, who: str) -> None:
+        """See :class:`siprec.proxy.call.CallObserver`."""
+        for case in self._open.get(call.dlg_id, {}).values():
+            case.media_changed(self._clock.now())
+
+    def call_media_moved(self, call: Call) -> None:
+        """See :class:`siprec.proxy.call.CallObserver`: what was counted before, and was not asked for, is unknown."""
+        name = call.media.name if call.media is not None else "none"
+        for case in self._open.get(call.dlg_id, {}).values():
+            case.proof.incidents.append(f"the media server of the call was lost; it went on at {name}")
 
     def call_ended(self, call: Call) -> None:
         """See :class:`siprec.proxy.call.CallObserver`."""
@@ -84,9 +97,8 @@ class ProofCollector(CallObserver):
         if cases is None:
             return
         for case in cases.values():
-            case.over = True
-            case.proof.ended = call.end_wall if call.end_wall is not None else self._clock.wall()
-            case.proof.end_reason = call.end_reason
+            wall = call.end_wall if call.end_wall is not None else self._clock.wall()
+            case.end(wall, call.end_reason, self._clock.now())
         self._ask(call, list(cases.values()), self._counted)
         # Late answers of an SRS are waited for, but not for ever.
         self._patience[call.dlg_id] = self._clock.call_later(PATIENCE, self._give_up, call.dlg_id)
@@ -97,22 +109,29 @@ class ProofCollector(CallObserver):
 
     def event(self, event: SiprecEvent) -> None:
         """A subscriber of the recordings' events."""
+        if event.name in events.OF_SERVERS:
+            return
         case = self._open.get(event.dlg_id, {}).get(event.instance)
         if case is None:
             call = self._find_call(event.dlg_id)
-            if call is None or call.state != "confirmed":
-                if call is not None and event.reason.startswith(events.IGNORED):
-                    self._early.setdefault(call.dlg_id, []).append(event)
+            if call is None:
                 return
+            if call.state != "confirmed":
+                if event.name == events.FAILED and call.state == "early" and len(self._early) < _EARLY:
+                    self._early.setdefault(event.dlg_id, [])[10:] = [event]
+                return
+            if event.reason.startswith(events.IGNORED):
+                return  # nothing is recorded, and nothing was to be
             case = self._case(call, event.instance)
-        case.take(event)
+        recording = self._active(event.dlg_id, event.instance)
+        case.take(event, recording)
 
     def releasing(self, recording: ActiveRecording) -> None:
         """The copies for a recording are about to end: its streams are counted now."""
         case = self._open.get(recording.call.dlg_id, {}).get(recording.instance)
         if case is None:
             return
-        case.know(recording)
+        case.leave(recording)
         if not case.over:
             self._ask(case.call, [case], lambda result: None)
 
@@ -125,7 +144,7 @@ class ProofCollector(CallObserver):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _case(self, call: Call, instance: str) -> _Case:
+    def _case(self, call: Call, instance: str) -> Case:
         cases = self._open.setdefault(call.dlg_id, {})
         case = cases.get(instance)
         if case is None:
@@ -135,12 +154,12 @@ class ProofCollector(CallObserver):
                 dlg_id=call.dlg_id,
                 call_id=call.call_id,
                 instance=instance,
-                caller=_text(call.caller.uri_text),
-                callee=_text(call.callee.uri_text),
+                caller=text_of(call.caller.uri_text),
+                callee=text_of(call.callee.uri_text),
                 # One that is wanted later has nothing to answer for what was before.
                 answered=answered if instance in call.recordings and wall - answered < KEPT else wall,
             )
-            case = cases[instance] = _Case(call, proof)
+            case = cases[instance] = Case(call, proof, self._clock.now())
             self._put(
                 Begun(
                     dlg_id=proof.dlg_id,
@@ -153,7 +172,7 @@ class ProofCollector(CallObserver):
             )
         return case
 
-    def _ask(self, call: Call, cases: Iterable[_Case], also: Callable[[MediaStatistics | MediaError], object]) -> None:
+    def _ask(self, call: Call, cases: Iterable[Case], also: Callable[[MediaStatistics | MediaError], object]) -> None:
         media, session = call.media, call.media_session
         if media is None or session is None:
             return
@@ -163,18 +182,19 @@ class ProofCollector(CallObserver):
             if recording is not None:
                 case.know(recording)
             case.waiting += 1
+        server: MediaServer = media
 
         def done(result: MediaStatistics | MediaError) -> None:
             also(result)
             for case in asked:
                 case.waiting -= 1
                 if isinstance(result, MediaStatistics):
-                    case.count(result)
+                    case.count(server.name, result)
                 self._settle(case)
 
         media.query(session, done)
 
-    def _settle(self, case: _Case) -> None:
+    def _settle(self, case: Case) -> None:
         proof = case.proof
         if case.over and not case.waiting and self._active(proof.dlg_id, proof.instance) is None:
             self._finish(case)
@@ -183,7 +203,7 @@ class ProofCollector(CallObserver):
         for case in list(self._open.get(dlg_id, {}).values()):
             self._finish(case)
 
-    def _finish(self, case: _Case) -> None:
+    def _finish(self, case: Case) -> None:
         proof = case.proof
         cases = self._open.get(proof.dlg_id)
         if cases is None or cases.get(proof.instance) is not case:
@@ -194,17 +214,17 @@ class ProofCollector(CallObserver):
             timer = self._patience.pop(proof.dlg_id, None)
             if timer is not None:
                 timer.cancel()
+        case.sum_up()
         judge(proof)
         self.verdicts[proof.verdict] += 1
         self._put(proof)
 
     def close(self) -> None:
-        """Write what there is: the process ends."""
+        """Write what there is: the process ends, and calls that are left go on without it."""
         for cases in list(self._open.values()):
             for case in list(cases.values()):
                 if not case.over:
-                    case.proof.ended = self._clock.wall()
-                    case.proof.end_reason = "shutdown"
+                    case.end(self._clock.wall(), "shutdown", self._clock.now())
                 self._finish(case)
 
     def _put(self, line: Line) -> None:
@@ -212,90 +232,3 @@ class ProofCollector(CallObserver):
             self._write(self._encoder.encode(line))
         except Exception:
             log.exception("a proof of recording cannot be written (call %s)", line.call_id)
-
-
-class _Case:
-    """A proof in the making."""
-
-    __slots__ = ("call", "over", "parties", "proof", "streams", "tag", "waiting")
-
-    def __init__(self, call: Call, proof: Proof) -> None:
-        self.call = call
-        self.proof = proof
-        self.over = False
-        self.waiting = 0
-        self.tag = ""
-        self.parties: dict[str, str] = {}
-        self.streams: dict[tuple[str, int], StreamProof] = {}
-
-    def know(self, recording: ActiveRecording) -> None:
-        """Keep what a recording knows of its streams."""
-        proof = self.proof
-        proof.session_id = recording.metadata.session_id
-        proof.srs = list(recording.targets)
-        subscription = recording.subscription
-        if subscription is None:
-            return
-        self.tag = subscription.tag
-        self.parties = dict(recording.metadata.tags())
-        labels = recording.labels
-        for stream in subscription.streams:
-            key = (stream.from_tag, stream.source_index)
-            if key not in self.streams:
-                party = self.parties.get(stream.from_tag, "")
-                self.streams[key] = StreamProof(party=party, kind=stream.kind, label=labels.get(key, ""))
-            self.streams[key].srtp = is_secure(stream.section)
-
-    def count(self, statistics: MediaStatistics) -> None:
-        """Take over the media server's counters."""
-        for stream in statistics.streams:
-            found = self.streams.get((stream.tag, stream.index))
-            if found is not None:
-                found.received = stream.packets
-                found.lost_before = stream.lost
-        for fork in statistics.forks:
-            found = self.streams.get((fork.from_tag, fork.source_index))
-            if found is not None and fork.tag == self.tag:
-                found.forked = fork.packets
-                found.dropped = dict(fork.dropped)
-                found.reports = fork.rtcp_received
-                found.srs_lost = fork.lost_reported
-        self.proof.streams = list(self.streams.values())
-
-    def take(self, event: SiprecEvent) -> None:
-        """Note an event."""
-        proof = self.proof
-        proof.session_id = event.session_id or proof.session_id
-        session = proof.sessions[-1] if proof.sessions and proof.sessions[-1].end is None else None
-        if event.name == events.START and len(proof.sessions) < _LIMIT:
-            proof.sessions.append(Session(server=event.server, callid=event.callid, start=event.wall))
-        elif event.name == events.STOP:
-            if session is not None:
-                session.end, session.reason, session.status = event.wall, _text(event.reason), event.status
-                session.lost = bool(event.status)
-            self._resumed(event)
-        elif event.name == events.FAILED and event.reason.startswith(events.IGNORED):
-            if len(proof.ignored) < _LIMIT:
-                proof.ignored.append(_text(event.reason.removeprefix(events.IGNORED)))
-        elif event.name in (events.FAILOVER, events.FAILED):
-            if len(proof.refusals) < _LIMIT:
-                server = event.server if event.status else ""
-                refusal = Refusal(at=event.wall, server=server, status=event.status, reason=_text(event.reason))
-                proof.refusals.append(refusal)
-        elif event.name == events.PAUSED and len(proof.pauses) < _LIMIT:
-            proof.pauses.append(Pause(start=event.wall, by=_text(event.reason)))
-        elif event.name == events.RESUMED:
-            self._resumed(event)
-
-    def _resumed(self, event: SiprecEvent) -> None:
-        pauses = self.proof.pauses
-        if pauses and pauses[-1].end is None:
-            pauses[-1].end = event.wall
-            pauses[-1].resumed_by = _text(event.reason) if event.name == events.RESUMED else ""
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value)[:500]
-    except SipError:
-        return ""

@@ -42,6 +42,9 @@ from siprec.sip.useragent import Result, UserAgent
 log = logging.getLogger(__name__)
 
 DEFAULT: Final = "default"
+_AGAIN: Final = 5.0
+"""Seconds in which the same refusal of the same recording is told once."""
+_REFUSALS: Final = 1000
 _OURS: Final = frozenset({"INVITE", "UPDATE", "BYE", "CANCEL", "ACK", "PRACK"})
 
 
@@ -113,6 +116,8 @@ class RecordingService(CallObserver):
         )
         self.trunks = self.around.trunks = TrunkPool(clock, agent, from_uri)
         self.profiles: Mapping[str, RecordingProfile] = {}
+        self._refusals: dict[tuple[str, str, str], float] = {}
+        self._retired: dict[str, tuple[RecordingProfile, float]] = {}
         self.set_profiles(profiles or {}, skip_failover_codes)
         self._recorders: dict[str, CallRecorder] = {}
         self.indications = Indications(self)
@@ -127,10 +132,20 @@ class RecordingService(CallObserver):
         for name, profile in profiles.items():
             if profile.on_failure == "end-call" and self.hang_up is None:
                 raise ValueError(f'recording.{name}.on_failure: "end-call" is not possible here')
+        wall = self.around.clock.wall()
+        self._retired |= {name: (self.profiles[name], wall) for name in self.profiles.keys() - profiles.keys()}
         self.profiles = dict(profiles)
         self.skip_failover_codes = skip_failover_codes
         self.trunks.configure(self.profiles)
         self.around.health.watch(list(profiles.values()))
+
+    def profile_for(self, call: Call, name: str) -> RecordingProfile | None:
+        """The profile `name`; for a call that began before a reload took it away, as it was."""
+        found = self.profiles.get(name)
+        if found is None and name in self._retired:
+            profile, until = self._retired[name]
+            return profile if call.start_wall <= until else None
+        return found
 
     def answer_srs(self, settings: RequestSettings, calls: Callable[[], Iterable[Call]]) -> RequestedSessions:
         """Take recording sessions that SRSs ask for (SRC-18): what is returned takes their INVITEs. `calls` are those
@@ -162,7 +177,7 @@ class RecordingService(CallObserver):
             return
         recorder = self._recorders.get(call.dlg_id)
         for name in list(call.recordings):
-            profile = self.profiles.get(name)
+            profile = self.profile_for(call, name)
             if (
                 profile is not None
                 and profile.start == "early"
@@ -293,14 +308,14 @@ class RecordingService(CallObserver):
             media server, or that has this instance already. Then there is no new RS.
         """
         if start not in ("", "answer", "early"):
-            return self._refused(call, instance, f'start: "answer" or "early", not {start[:20]!r}')
+            return self.not_recorded(call, instance, f'start: "answer" or "early", not {start[:20]!r}')
         if not srs:
             return self._record(call, instance, settings, start)
         base = self.profiles.get(instance) or self.profiles.get(DEFAULT)
         try:
             profile = base.with_srs(srs) if base is not None else self._bare(srs)
         except SettingError as error:
-            return self._refused(call, instance, str(error))
+            return self.not_recorded(call, instance, str(error))
         if not start and at_once and call.early is not None and call.talk_began is None:
             start = "early"
         return self._engage(call, instance, profile, settings, start)
@@ -309,11 +324,11 @@ class RecordingService(CallObserver):
         return RecordingProfile(srs=srs, skip_failover_codes=self.skip_failover_codes)
 
     def _record(self, call: Call, name: str, settings: Any = None, start: str = "", *, promised: bool = False) -> str:
-        profile = self.profiles.get(name)
+        profile = self.profile_for(call, name)
         if profile is None and self.requested is not None:
             profile = self.requested.profile(name)
         if profile is None:
-            return self._refused(call, name, "no such recording profile")
+            return self.not_recorded(call, name, "no such recording profile")
         return self._engage(call, name, profile, settings, start, promised=promised)
 
     def setting_ignored(self, call: Call, instance: str, reason: str) -> None:
@@ -380,7 +395,7 @@ class RecordingService(CallObserver):
         engaged = recorder is not None and instance in recorder.recordings
         if call.media is None and not promised and not engaged and (call.media_bypassed or call.state == "confirmed"):
             why = call.media_error or "they were not led through one when the call was set up (media.use)"
-            return self._refused(call, instance, f"no relay media: the call's media pass no media server: {why}")
+            return self.not_recorded(call, instance, f"no relay media: the call's media pass no media server: {why}")
         if recorder is None:
             recorder = self._recorders[call.dlg_id] = CallRecorder(self, call)
             if call.answer_wall is not None:
@@ -389,6 +404,22 @@ class RecordingService(CallObserver):
         mode: StartMode = "early" if (start or profile.start) == "early" else "answer"
         why = recorder.engage(instance, profile, given, mode, promised=promised)
         return self._refused(call, instance, why) if why else ""
+
+    def not_recorded(self, call: Call, instance: str, reason: str) -> str:
+        """A recording was wanted and does not begin: an E_SIPREC_FAILED, so that subscribers, page and proof have it.
+        Returns the reason. For who finds out before there is a recording (a rule, a script's setting, an error)."""
+        clock = self.around.clock
+        before = self._refusals.get((call.dlg_id, instance, reason))
+        if before is not None and clock.now() - before < _AGAIN:
+            return self._refused(call, instance, reason)  # a script that tries again when it hears of it
+        self._refusals[call.dlg_id, instance, reason] = clock.now()
+        if len(self._refusals) > _REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
+        found = self._recorders.get(call.dlg_id)
+        session_id = found.metadata.session_id if found is not None else ""
+        wall = clock.wall()
+        self.events.emit(SiprecEvent(FAILED, call.dlg_id, call.call_id, "", session_id, "", instance, wall, reason))
+        return self._refused(call, instance, reason)
 
     @staticmethod
     def _refused(call: Call, instance: str, why: str) -> str:

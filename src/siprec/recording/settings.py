@@ -362,6 +362,9 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     (RFC 4568), so the SRS should be reached by TLS."""
     srtp_fallback: bool = False
     """An SRS that declines SRTP gets plain RTP; false: it does not get the recording, the next one is tried."""
+    confirm: Literal["required", "if-available"] = "if-available"
+    """What the proof of recording says of a call that the SRS does not confirm, by receiver reports or (our recorder)
+    by its own count: ``unconfirmed``, or with ``required`` ``partial``, which `siprec audit` counts as not recorded."""
     session_expires: int = 1800
     """Session timer asked for on the recording session (RFC 4028); 0: none."""
     group: str = ""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from siprec import sdp
+from siprec.recording import confirmation
+from siprec.recording.confirmation import Recorded
 from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE, Recording
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError, SessionDescription
@@ -204,6 +206,8 @@ class RsDialog(CallHandler):
         self._redirected = 0
         self.retry_after = 0.0
         """Seconds, as a 503 said."""
+        self.recorded: dict[str, Recorded] = {}
+        """At the end: what the SRS says of each label, if it does."""
 
     # -- what the SRC does ---------------------------------------------------------------------------------------------
 
@@ -317,7 +321,13 @@ class RsDialog(CallHandler):
         if self._call is None:
             self.agent.clock.call_later(0, done, "ended")
         else:
-            self._call.bye((self._date(),), done=done)
+
+            def answered(result: Result) -> None:
+                if isinstance(result, SipResponse) and result.status < 300:
+                    self.recorded = confirmation.read(result)
+                done(result)
+
+            self._call.bye((self._date(),), done=answered)
 
     def abandon(self, reason: str) -> None:
         """Give up an SRS that seems to be gone. The BYE may still reach it; nobody waits for the answer."""
@@ -433,6 +443,8 @@ class RsDialog(CallHandler):
 
     def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
         """BYE of the SRS, or the dialog broke."""
+        if request is not None:
+            self.recorded = confirmation.read(request)
         if reason == "bye":
             self.owner.rs_ended(self, 0, "BYE from the SRS")
         else:

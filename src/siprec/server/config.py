@@ -288,6 +288,9 @@ class ProofConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     a configuration file nothing is written."""
     keep_days: int = 0
     """Days after which files are deleted; 0: never."""
+    on_failure: Literal["warn", "not-ready"] = "warn"
+    """What becomes of us while no proof can be written (disk full, read-only): a warning in log and metrics only, or
+    ``/health/ready`` says no as well, so that calls go elsewhere."""
 
 
 class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

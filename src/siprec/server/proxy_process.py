@@ -34,7 +34,7 @@ from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
-from siprec.recording.events import LOOP, MEDIA_DOWN, MEDIA_UP, EventDispatcher, SiprecEvent
+from siprec.recording.events import FAILED, LOOP, MEDIA_DOWN, MEDIA_UP, EventDispatcher, SiprecEvent
 from siprec.recording.proof import ProofCollector
 from siprec.recording.requested import is_request
 from siprec.recording.scripting import ScriptEvents
@@ -47,7 +47,7 @@ from siprec.server.media import MediaSupervisor
 from siprec.server.mediacare import MediaCare
 from siprec.server.notify import Notifier
 from siprec.server.prooflog import ProofLog
-from siprec.server.reload import Reloaded, compare, merged, read
+from siprec.server.reload import Reloaded, compare, merged, read, recording_changes, refusal
 from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
 from siprec.server.why import why
 from siprec.sip.message import SipRequest
@@ -299,6 +299,8 @@ class ProxyProcess:
             timers=lambda: self.clock.pending,
             reload=self._reload_for_api,
             proofs=self._proof_counts,
+            proof_error=lambda: self.proof_log.error if self.proof_log is not None else None,
+            proof_needed=self.config.proof.on_failure == "not-ready",
             tap=self.tap,
             holds=self.holds,
         )
@@ -309,6 +311,8 @@ class ProxyProcess:
         Raises:
             OSError, ValueError, RelayFailed: it cannot be done; the text says why.
         """
+        if self.proof_log is not None:
+            await asyncio.to_thread(self.proof_log.probe)
         await self.media.start()
         await self.transport.listen(self.config.sip.listen, advertise=self.config.sip.advertise)
         for listener in self.transport.listeners:
@@ -355,8 +359,11 @@ class ProxyProcess:
             await asyncio.sleep(0.05)
         return False
 
-    def reload(self) -> Reloaded:
+    def reload(self, force: bool = False) -> Reloaded:
         """Read configuration and script again; calls and recordings that exist go on as they began.
+
+        Args:
+            force: take also a file that has none of the routes and profiles in use.
 
         Raises:
             ConfigError, ScriptError: they cannot be used; everything stays as it was. Logged.
@@ -364,11 +371,17 @@ class ProxyProcess:
         try:
             new, script = read(self.file)
             result = compare(self.config, new)
+            mistake = "" if force else refusal(self.config, new)
+            if mistake:
+                raise ConfigError(mistake)
+            changes = recording_changes(self.config, new)
             self._apply(new, script)
         except (ConfigError, ScriptError, ValueError, OSError) as error:
             log.error("the configuration stays as it is: %s", error)
             raise error if isinstance(error, ConfigError | ScriptError) else ConfigError(str(error)) from None
         log.info("configuration read again: %s", result)
+        for change in changes:
+            log.warning("what is recorded changes: %s", change)
         log_warnings(new, self.file, but="recorder.")
         return result
 
@@ -380,9 +393,9 @@ class ProxyProcess:
             "lost": self.proof_log.lost,
         }
 
-    def _reload_for_api(self) -> Reloaded:
+    def _reload_for_api(self, force: bool) -> Reloaded:
         try:
-            return self.reload()
+            return self.reload(force)
         except (ConfigError, ScriptError) as error:
             raise ConfigProblem(str(error)) from None
 
@@ -467,7 +480,9 @@ def _own_uri(config: Config) -> str:
 
 
 def _log_event(event: SiprecEvent) -> None:
-    log.info(
+    # A call is not recorded although it should be: nobody may miss that.
+    log.log(
+        logging.WARNING if event.name == FAILED else logging.INFO,
         "%s dlg_callid=%s callid=%s session_id=%s server=%s instance=%s%s",
         event.name,
         event.dlg_callid,

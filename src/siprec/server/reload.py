@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from siprec.proxy.routes import RouteRule
 from siprec.proxy.script import Script, load_script
 from siprec.recording.events import EVENTS
 from siprec.server.config import Config, load
@@ -116,3 +117,63 @@ def merged(old: Config, new: Config) -> Config:
             }
             values[field.name] = msgspec.structs.replace(before, **inner)
     return msgspec.structs.replace(old, **values)
+
+
+# -- what is recorded --------------------------------------------------------------------------------------------------
+
+
+def refusal(old: Config, new: Config) -> str:
+    """Why `new` must be a mistake: it has none of the profiles and routes of the configuration that runs. Empty: it has
+    some, or there are none now."""
+    if not (old.recording or old.route):
+        return ""
+    if old.recording.keys() & new.recording.keys() or any(rule in new.route for rule in old.route):
+        return ""
+    if new.route and not old.recording:
+        return ""  # routes were edited, and nothing was recorded before
+    if not new.recording and not new.route:
+        return "the file has no route and no recording profile, the running configuration has (reload --force)"
+    return "the file has none of the routes and recording profiles of the running configuration (reload --force)"
+
+
+def recording_changes(old: Config, new: Config) -> list[str]:
+    """What the reload changes in what is recorded, with the names of routes and profiles."""
+    before, after = _recorded_by(old.route, new.route), _recorded_by(new.route, old.route)
+    found = []
+    for route, profiles in before.items():
+        now = after.get(route, ())
+        lost, more = _missing(profiles, now), _missing(now, profiles)
+        if route not in after and not _has(new.route, route):
+            found.append(f"route {route} is gone: it recorded with {', '.join(profiles)}")
+        elif lost or more:
+            found.append(f"route {route} records with {', '.join(now) or 'nothing'} (before: {', '.join(profiles)})")
+    for route, profiles in after.items():
+        if route not in before:
+            found.append(f"route {route} records with {', '.join(profiles)} (new)")
+    gone = _missing(tuple(old.recording), tuple(new.recording))
+    if gone:
+        found.append(f"recording profiles are gone: {', '.join(gone)}; recordings that run keep theirs")
+    return found
+
+
+def route_name(number: int, rule: RouteRule) -> str:
+    """What a route is called: its name, else its place in the file."""
+    return rule.name or f"route[{number}]"
+
+
+def _recorded_by(rules: Sequence[RouteRule], others: Sequence[RouteRule]) -> dict[str, tuple[str, ...]]:
+    """Profiles by route, of those that are not among the others as they are."""
+    found: dict[str, tuple[str, ...]] = {}
+    for number, rule in enumerate(rules):
+        names = (rule.record,) if isinstance(rule.record, str) else tuple(rule.record)
+        if names and rule not in others:
+            found[route_name(number, rule)] = tuple(dict.fromkeys((*found.get(route_name(number, rule), ()), *names)))
+    return found
+
+
+def _has(rules: Sequence[RouteRule], name: str) -> bool:
+    return any(route_name(number, rule) == name for number, rule in enumerate(rules))
+
+
+def _missing(these: tuple[str, ...], those: tuple[str, ...]) -> list[str]:
+    return [each for each in these if each not in those]

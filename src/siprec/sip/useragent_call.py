@@ -349,7 +349,10 @@ class Call:
             return
         dialog.remote_cseq = number
         if method == "BYE":
-            reply(200)
+            if self.state == "ended":
+                reply(200)
+            else:
+                self.handler.bye_received(self, request, reply)
             self._bye_received(request)
         elif method == "PRACK":
             reply(481)  # we never send a reliable provisional response (RFC 3262 3)

@@ -58,6 +58,10 @@ class CallHandler:
         else:
             reply(501)
 
+    def bye_received(self, call: Call, request: SipRequest, reply: Reply) -> None:
+        """A BYE came. `reply` has to be called, at once or soon; :meth:`ended` follows either way."""
+        reply(200)
+
     def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
         """The call is over: ``bye`` (with the BYE), ``cancelled`` (with the CANCEL), ``no ACK``, ``session expired``,
         ``dialog dead: ...``, ``no answer``."""

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from siprec.audio.melody import caller_melody
 from siprec.cli.audit import audit
 from siprec.recording.verdict import Begun, Proof
 from siprec.server.prooflog import read
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import Command, Sipp, free_port, until
 from tests.interop.calls.rig import Rig
+from tests.interop.calls.wire import RATE, write_rtp_pcap
 from tests.parallel import unused_port
 
 
@@ -35,19 +37,37 @@ def proof_of(rig: Rig, known: int) -> Proof:
     return last
 
 
-def test_a_recorded_call_is_proved_complete(rig: Rig) -> None:
+def talking(tmp_path: Path) -> tuple[Path, Path]:
+    """What the parties say: a second of sound each."""
+    files = tmp_path / "caller.pcap", tmp_path / "callee.pcap"
+    for number, file in enumerate(files):
+        write_rtp_pcap(file, caller_melody(1.0, RATE), 0x1000 + number)
+    return files
+
+
+def test_a_recorded_call_is_proved_complete_by_the_count_of_the_recorder(rig: Rig, tmp_path: Path) -> None:
     known = len(lines(rig))
-    rig.call(scenarios.caller(0.5), scenarios.callee())
+    rig.call(scenarios.caller(2.0, play=True), scenarios.callee(play=True), audio=talking(tmp_path))
     proof = proof_of(rig, known)
     assert (proof.verdict, proof.reasons, proof.end_reason) == ("complete", [], "bye")
+    assert proof.confirmed
     (session,) = proof.sessions
+    assert session.stored in ("complete", "pending")
     assert session.start >= proof.answered
     assert session.end is not None
     assert [(stream.party, stream.kind, stream.label) for stream in proof.streams] == [
         ("caller", "audio", "1"),
         ("callee", "audio", "2"),
     ]
-    assert all(stream.forked == stream.received for stream in proof.streams)
+    assert all(stream.forked == stream.received == stream.srs_packets == 50 for stream in proof.streams)
+
+
+def test_a_call_in_which_nobody_says_anything_is_unconfirmed(rig: Rig) -> None:
+    known = len(lines(rig))
+    rig.call(scenarios.caller(0.5), scenarios.callee())
+    proof = proof_of(rig, known)
+    assert (proof.verdict, proof.end_reason) == ("unconfirmed", "bye")
+    assert all("nothing came of it" in reason for reason in proof.reasons)
 
 
 @pytest.mark.parametrize(("user", "why"), [("busy", "486"), ("gone", "sip:127.0.0.1")])

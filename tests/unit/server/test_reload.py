@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from siprec.server.config import Config, parse
-from siprec.server.reload import AT_ONCE, compare, merged
+from siprec.server.reload import AT_ONCE, compare, merged, recording_changes, refusal
 
 OLD = parse('[sip]\ndomains = ["a.test"]\n[recording.default]\nsrs = "sip:a"\n')
 NEW = parse(
@@ -39,3 +41,61 @@ def test_every_key_said_to_take_effect_at_once_exists() -> None:
     for key in AT_ONCE:
         section, _, name = key.partition(".")
         assert hasattr(getattr(config, section), name) if name else hasattr(config, section), key
+
+
+RECORDED = """
+[recording.default]
+srs = "sip:a"
+[[route]]
+name = "sales"
+user = "1.*"
+record = "default"
+targets = ["sip:10.0.0.1"]
+[[route]]
+user = "2.*"
+record = ["default", "second"]
+[recording.second]
+srs = "sip:b"
+"""
+
+
+@pytest.mark.parametrize(
+    ("new", "refused"),
+    [
+        ("", True),
+        ('[log]\nlevel = "debug"\n', True),
+        ('[recording.other]\nsrs = "sip:c"\n[[route]]\nrelay = true\n', True),
+        ('[recording.default]\nsrs = "sip:c"\n', False),
+        ('[[route]]\nuser = "2.*"\nrecord = ["default", "second"]\n[recording.default]\nsrs = "sip:c"\n', False),
+    ],
+    ids=["empty", "neither", "all others", "a profile is left", "a route is left"],
+)
+def test_a_file_that_has_nothing_of_what_runs_is_a_mistake(new: str, refused: bool) -> None:
+    other = parse(new.replace('record = ["default", "second"]', 'record = "default"'))
+    assert bool(refusal(parse(RECORDED), other)) is refused
+    assert refusal(Config(), other) == ""
+
+
+def test_routes_of_a_proxy_that_records_nothing_may_all_be_others() -> None:
+    before, after = parse("[[route]]\nrelay = true\n"), parse('[[route]]\ntargets = ["sip:10.0.0.1"]\n')
+    assert refusal(before, after) == ""
+    assert refusal(before, Config())
+
+
+def test_what_changes_in_what_is_recorded_is_told_with_the_names_of_the_routes() -> None:
+    after = parse(
+        '[recording.default]\nsrs = "sip:a"\n[[route]]\nuser = "3.*"\nrecord = "default"\n'
+        '[[route]]\nname = "support"\nrecord = "default"\n'
+    )
+    assert recording_changes(parse(RECORDED), after) == [
+        "route sales is gone: it recorded with default",
+        "route route[1] is gone: it recorded with default, second",
+        "route route[0] records with default (new)",
+        "route support records with default (new)",
+        "recording profiles are gone: second; recordings that run keep theirs",
+    ]
+    assert recording_changes(parse(RECORDED), parse(RECORDED)) == []
+    moved = parse('[[route]]\nuser = "9"\n' + RECORDED)
+    assert recording_changes(parse(RECORDED), moved) == []
+    quiet = parse(RECORDED.replace('record = "default"', "record = []"))
+    assert recording_changes(parse(RECORDED), quiet) == ["route sales records with nothing (before: default)"]

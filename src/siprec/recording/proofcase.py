@@ -1,0 +1,231 @@
+"""The proof of one recording in the making: what events, counters and the SRS say of it, until it is summed up."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from siprec.media.engine import ForkStatistics, MediaStatistics, StreamStatistics
+from siprec.proxy.call import Call
+from siprec.recording import events
+from siprec.recording.active import ActiveRecording
+from siprec.recording.confirmation import Recorded
+from siprec.recording.describe import may
+from siprec.recording.events import SiprecEvent
+from siprec.recording.offer import StreamKey
+from siprec.recording.secure import is_secure
+from siprec.recording.verdict import VERSION, Pause, Proof, Refusal, Session, StreamProof
+from siprec.sip.errors import SipError
+
+_LIMIT: Final = 200
+
+
+class Case:
+    """A proof that is being collected. `over`: the call is; `waiting`: questions to the media server."""
+
+    __slots__ = (
+        "_descriptions",
+        "_flowing",
+        "_flows",
+        "_forks",
+        "_since",
+        "_tags",
+        "_told",
+        "_until",
+        "call",
+        "over",
+        "proof",
+        "streams",
+        "waiting",
+    )
+
+    def __init__(self, call: Call, proof: Proof, now: float) -> None:
+        proof.version = VERSION
+        self.call = call
+        self.proof = proof
+        self.over = False
+        self.waiting = 0
+        self.streams: dict[StreamKey, StreamProof] = {}
+        self._tags: set[str] = set()
+        self._forks: dict[tuple[str, str, StreamKey], ForkStatistics] = {}
+        self._flows: dict[tuple[str, StreamKey], StreamStatistics] = {}
+        self._told: dict[StreamKey, list[Recorded]] = {}
+        # Of a stream of which nothing comes, how long it could have flowed is what matters.
+        self._descriptions = (call.caller_sdp, call.callee_sdp)
+        self._since = self._until = now
+        self._flowing: dict[StreamKey, float] = {}
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def know(self, recording: ActiveRecording) -> None:
+        """Keep what a recording knows of its streams."""
+        proof = self.proof
+        proof.session_id = recording.metadata.session_id
+        proof.srs = list(recording.targets)
+        proof.confirm = recording.profile.confirm
+        subscription = recording.subscription
+        if subscription is None:
+            return
+        self._tags.add(subscription.tag)
+        parties: dict[str, str] = dict(recording.metadata.tags())
+        labels = recording.labels
+        for stream in subscription.streams:
+            key = (stream.from_tag, stream.source_index)
+            known = self.streams.get(key)
+            if known is None:
+                known = self.streams[key] = StreamProof(party=parties.get(stream.from_tag, ""), kind=stream.kind)
+            known.label = labels.get(key, known.label)
+            known.srtp = is_secure(stream.section)
+
+    def leave(self, recording: ActiveRecording) -> None:
+        """The copies for a recording are about to end."""
+        self.know(recording)
+        for key, codecs in recording.declined.items():
+            if key in self.streams:
+                self.streams[key].declined = codecs
+
+    def count(self, server: str, statistics: MediaStatistics) -> None:
+        """Take over the media server's counters, in place of those of before."""
+        for stream in statistics.streams:
+            self._flows[server, (stream.tag, stream.index)] = stream
+        for fork in statistics.forks:
+            if fork.tag in self._tags:
+                self._forks[server, fork.tag, (fork.from_tag, fork.source_index)] = fork
+
+    def media_changed(self, now: float) -> None:
+        """The parties agreed on something else."""
+        self._pass_time(now)
+        self._descriptions = (self.call.caller_sdp, self.call.callee_sdp)
+
+    def end(self, wall: float, reason: str, now: float) -> None:
+        """The call is over, or we are."""
+        self.over = True
+        self._until = now
+        self.proof.ended = max(wall, self.proof.answered)
+        self.proof.end_reason = reason
+
+    def take(self, event: SiprecEvent, recording: ActiveRecording | None = None) -> None:
+        """Note an event; `recording`: whose it is, if it is still there."""
+        proof = self.proof
+        proof.session_id = event.session_id or proof.session_id
+        session = proof.sessions[-1] if proof.sessions and proof.sessions[-1].end is None else None
+        if event.name == events.START and len(proof.sessions) < _LIMIT:
+            proof.sessions.append(Session(server=event.server, callid=event.callid, start=event.wall))
+            if recording is not None:
+                self.know(recording)
+        elif event.name == events.STOP:
+            if session is not None:
+                session.end, session.reason, session.status = event.wall, text_of(event.reason), event.status
+                session.lost = bool(event.status)
+                if recording is not None:
+                    self._hear(session, recording)
+            self._resumed(event)
+        elif event.name == events.FAILED and event.reason.startswith(events.IGNORED):
+            if len(proof.ignored) < _LIMIT:
+                proof.ignored.append(text_of(event.reason.removeprefix(events.IGNORED)))
+        elif event.name in (events.FAILOVER, events.FAILED):
+            if len(proof.refusals) < _LIMIT:
+                server = event.server if event.status else ""
+                refusal = Refusal(at=event.wall, server=server, status=event.status, reason=text_of(event.reason))
+                proof.refusals.append(refusal)
+        elif event.name == events.PAUSED and len(proof.pauses) < _LIMIT:
+            proof.pauses.append(Pause(start=event.wall, by=text_of(event.reason)))
+        elif event.name == events.RESUMED:
+            self._resumed(event)
+
+    def _resumed(self, event: SiprecEvent) -> None:
+        pauses = self.proof.pauses
+        if pauses and pauses[-1].end is None:
+            pauses[-1].end = event.wall
+            pauses[-1].resumed_by = text_of(event.reason) if event.name == events.RESUMED else ""
+
+    def _hear(self, session: Session, recording: ActiveRecording) -> None:
+        """What the SRS says at the end of a session."""
+        recorded = recording.recorded
+        if not recorded:
+            return
+        self.know(recording)
+        states = {each.state for each in recorded.values()}
+        session.stored = next(state for state in ("failed", "pending", "complete") if state in states)
+        for key, label in recording.labels.items():
+            if label in recorded:
+                self._told.setdefault(key, []).append(recorded[label])
+
+    # -- the sum -------------------------------------------------------------------------------------------------------
+
+    def sum_up(self) -> None:
+        """Bring the counters into the proof."""
+        self._pass_time(self._until)
+        pauses = self.proof.pauses
+        paused = sum((pause.end if pause.end is not None else self.proof.ended) - pause.start for pause in pauses)
+        for key, stream in self.streams.items():
+            forks = [fork for (_, _, each), fork in self._forks.items() if each == key]
+            self._sum_forks(stream, forks)
+            self._sum_flows(stream, key)
+            told = self._told.get(key, [])
+            # Of several sessions each has to tell, or the sum says nothing.
+            if told and len(told) == len(self.proof.sessions):
+                stream.srs_packets = sum(each.packets for each in told)
+            stream.undecoded = sum(each.undecoded for each in told)
+            stream.unwritten = sum(each.unwritten for each in told)
+            if stream.received == 0:
+                stream.silent = round(max(0.0, self._flowing.get(key, 0.0) - paused), 1)
+        self.proof.streams = list(self.streams.values())
+
+    @staticmethod
+    def _sum_forks(stream: StreamProof, forks: list[ForkStatistics]) -> None:
+        counts = [fork.packets for fork in forks]
+        if not counts or None in counts:
+            return
+        stream.forked = sum(count or 0 for count in counts)
+        for fork in forks:
+            stream.withheld += fork.withheld
+            stream.refused += fork.refused
+            stream.waiting += fork.waiting
+            for reason, number in fork.dropped.items():
+                stream.dropped[reason] = stream.dropped.get(reason, 0) + number
+        last = forks[-1]
+        stream.reports = sum(fork.reports for fork in forks)
+        reported = [fork.lost_reported for fork in forks if fork.lost_reported is not None]
+        stream.srs_lost = sum(reported) if reported else None
+        stream.behind = last.behind
+        stream.report_age, stream.report_interval = last.report_age, last.report_interval
+
+    def _sum_flows(self, stream: StreamProof, key: StreamKey) -> None:
+        """What came in the time that was to be recorded, and how much of it no copy had a part in."""
+        for (server, each), flow in self._flows.items():
+            if each != key:
+                continue
+            forks = [fork for (name, _, of), fork in self._forks.items() if name == server and of == key]
+            received = flow.packets
+            if stream.forked is not None and forks:
+                seen = sum(
+                    (fork.packets or 0)
+                    + fork.withheld
+                    + fork.refused
+                    + fork.waiting
+                    + sum(number for reason, number in fork.dropped.items() if not reason.startswith("rtcp-"))
+                    for fork in forks
+                )
+                received = max(received - min(fork.before for fork in forks), seen)
+                stream.uncopied += received - seen
+            stream.received = (stream.received or 0) + received
+            if flow.lost is not None:
+                stream.lost_before = (stream.lost_before or 0) + flow.lost
+
+    def _pass_time(self, now: float) -> None:
+        elapsed, self._since = now - self._since, now
+        caller, callee = self._descriptions
+        for key, stream in self.streams.items():
+            if any(flow.packets for (_, each), flow in self._flows.items() if each == key):
+                continue  # something came: nobody asks
+            own, other = (callee, caller) if stream.party == "callee" else (caller, callee)
+            if may(own, key[1], "send") and may(other, key[1], "recv"):
+                self._flowing[key] = self._flowing.get(key, 0.0) + elapsed
+
+
+def text_of(value: object) -> str:
+    """As text of bounded length; empty for what has none."""
+    try:
+        return str(value)[:500]
+    except SipError:
+        return ""
