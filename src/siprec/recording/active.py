@@ -12,10 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from siprec.media.engine import MediaError, MediaFlags, MediaServer, MediaSession, StatisticsResult, Subscription
+from siprec.media.engine import (
+    MediaError,
+    MediaFlags,
+    MediaServer,
+    MediaSession,
+    MediaStatistics,
+    StatisticsResult,
+    Subscription,
+)
 from siprec.proxy.call import StartMode
 from siprec.proxy.forward import MAX_BREADTH
-from siprec.recording import events, secure
+from siprec.recording import events, secure, silence
 from siprec.recording.confirmation import Recorded
 from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
@@ -226,6 +234,19 @@ class ActiveRecording:
     def way(self) -> Hop | None:
         """The hop that the SRS was reached by."""
         return self._dialog.way if self._dialog is not None else None
+
+    def look_for_media(self, result: MediaStatistics, since: float) -> None:
+        """Tell of streams that carry nothing since the recording began (`since`, seconds since the epoch)."""
+        subscription, description, answer = self._subscription, self._description, self._answer
+        if self.machine.state is not State.ACTIVE or self.machine.paused_wanted:
+            return
+        if subscription is None or description is None or answer is None:
+            return
+        found = silence.silent(self.call, subscription, description.labels, answer, result, since)
+        if found:
+            why = f"in {silence.AFTER:g} s: {'; '.join(found)}"
+            log.warning("streams without media, %s (call %s)", why, self.call.call_id, extra=self._fields)
+            self._notify(Notify(events.NO_MEDIA, why, 0, self.machine.target))
 
     def media_lost(self, reason: str) -> None:
         """The media server that copies the streams is gone."""

@@ -25,6 +25,8 @@ UPDATED: Final = "E_SIPREC_UPDATED"
 """The SRS took a change of the call: metadata (hold, a party that came or left) or streams. Pauses have their own."""
 UPDATE_FAILED: Final = "E_SIPREC_UPDATE_FAILED"
 """The SRS refused a change; the recording goes on as before it."""
+NO_MEDIA: Final = "E_SIPREC_NO_MEDIA"
+"""Five seconds after the start a negotiated stream has carried nothing; `reason` says which. The recording goes on."""
 SRS_DOWN: Final = "E_SIPREC_SRS_DOWN"
 """An SRS is silent, unreachable or answers 5xx: others are tried first. `server` says which; there is no call."""
 SRS_UP: Final = "E_SIPREC_SRS_UP"
@@ -40,7 +42,9 @@ IGNORED: Final = "setting ignored: "
 """How the reason of a `FAILED` begins that is about a setting only: the recording goes on without it."""
 OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP})
 """Those that belong to no call."""
-EVENTS: Final = frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED, LOOP}) | OF_SERVERS
+EVENTS: Final = (
+    frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED, NO_MEDIA, LOOP}) | OF_SERVERS
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from siprec.media.engine import ForkStatistics, MediaError, MediaStatistics
+from siprec.recording.silence import AFTER
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipResponse
 from siprec.sip.transport import Hop
@@ -42,6 +43,10 @@ class _Look:
     strikes: int = 0
     asked: bool = False
     tag: str = ""
+    first: float = 0.0
+    began: float = 0.0
+    """When it is to be seen whether the streams carry anything (monotonic; 0: it was), and when the recording began
+    (since the epoch)."""
 
 
 class SrsWatch:
@@ -65,7 +70,8 @@ class SrsWatch:
         else:
             due = now + (profile.watch or float("inf"))
             keepalive = now + (profile.keepalive or float("inf"))
-        self._looks[recording] = _Look(due, keepalive)
+        first = now + AFTER
+        self._looks[recording] = _Look(min(due, first), keepalive, first=first, began=self._clock.wall())
         self._wake()
 
     def discard(self, recording: ActiveRecording) -> None:
@@ -89,13 +95,13 @@ class SrsWatch:
 
     def _sweep(self) -> None:
         self._timer = None
-        now, looked = self._clock.now(), 0
-        for recording, look in list(self._looks.items()):
-            if look.asked or min(look.due, look.keepalive) > now or recording not in self._looks:
+        now = self._clock.now()
+        due = [each for each in self._looks.items() if not each[1].asked and min(each[1].due, each[1].keepalive) <= now]
+        # Who is to be asked comes before those whose counters are only looked at.
+        due.sort(key=lambda each: each[1].keepalive > now)
+        for recording, look in due[:RATE]:
+            if self._looks.get(recording) is not look:
                 continue
-            if looked >= RATE:
-                break
-            looked += 1
             if look.keepalive <= now:
                 self._ask(recording, look, "no answer")
             else:
@@ -105,12 +111,24 @@ class SrsWatch:
     # -- the media server's counters -----------------------------------------------------------------------------------
 
     def _query(self, recording: ActiveRecording, look: _Look) -> None:
-        look.due = self._clock.now() + recording.profile.watch
+        now = self._clock.now()
+        look.due = now + (recording.profile.watch or float("inf"))
+        first = 0.0 < look.first <= now
+        if first:
+            # Early media may well be silent: what counts is what comes after the answer.
+            answered = recording.call.answer_wall
+            talked = self._clock.wall() - answered if answered is not None else 0.0
+            first, look.first = talked >= AFTER, now + AFTER - talked if talked < AFTER else 0.0
+            look.began = max(look.began, answered or 0.0)
+        if look.first:
+            look.due = min(look.due, look.first)
 
         def done(result: MediaStatistics | MediaError) -> None:
             subscription = recording.subscription
             if self._looks.get(recording) is not look or subscription is None or isinstance(result, MediaError):
                 return
+            if first:
+                recording.look_for_media(result, look.began)
             if look.tag != subscription.tag:
                 look.tag, look.refused, look.reports = subscription.tag, 0, 0
             sign = self._sign(recording, look, [fork for fork in result.forks if fork.tag == subscription.tag])
