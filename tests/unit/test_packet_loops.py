@@ -11,14 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siprec.relay.copies import Copies
-from siprec.relay.flow import Flow, Latching
+from siprec.relay.flow import Flow
+from siprec.relay.learning import ALL_PAYLOADS, Expected, Latching
 from siprec.relay.loop import PacketLoop
 from siprec.relay.native import NativeFlow, NativeLoop, packet_loop
 
@@ -52,7 +53,7 @@ def received(sock: socket.socket) -> list[bytes]:
 class World:
     """Two parties of a call through a packet loop; whoever sends, `a` or others, sends to `port_a`."""
 
-    def __init__(self, kind: str, stack: ExitStack) -> None:
+    def __init__(self, kind: str, stack: ExitStack, learn: Literal["any", "host", "signalled"] = "signalled") -> None:
         self.loop = asyncio.new_event_loop()
         stack.callback(self.loop.close)
         self.packets = packet_loop(self.loop, time.monotonic, kind)  # type: ignore[arg-type]
@@ -60,22 +61,29 @@ class World:
         self._stack = stack
         self.sent = 0
         self.a, self.b, self.stranger, self.recorder = (self.open() for _ in range(4))
-        self.port_a, self.port_b, self.port_r, self.port_c = (self.open() for _ in range(4))
-        latching = Latching(learn="signalled")
+        self.port_a, self.port_b, self.port_r, self.port_c, self.port_o = (self.open() for _ in range(5))
+        latching = Latching(learn=learn)
         self.from_a = self.packets.flow(self.port_a, latching)
         self.from_b = self.packets.flow(self.port_b, latching)
-        self.control = self.packets.control(self.port_c, latching)
-        for sock in (self.port_a, self.port_b, self.port_c):
+        self.control = self.packets.flow(self.port_c, latching, 0, "control")
+        self.control.attend(self.from_a)
+        self.opaque = self.packets.flow(self.port_o, latching, 0, "opaque")
+        for sock in (self.port_a, self.port_b, self.port_c, self.port_o):
             stack.callback(self.packets.remove, sock)
         self.from_a.pair(self.from_b)
         self.from_b.pair(self.from_a)
         self.from_a.signal(self.a.getsockname())
         self.control.signal(self.a.getsockname())
+        self.opaque.signal(self.a.getsockname())
         self.from_b.signal(self.b.getsockname())
+        self.opaque.pair(self.from_b)
         self.port_r.connect(self.recorder.getsockname())
         self.copies = self.packets.copies(self.from_a, 10.0)
         self.copies.direct(self.port_r)
         self.from_a.forks = (self.copies,)
+        self.copies_o = self.packets.copies(self.opaque, 10.0)
+        self.copies_o.direct(self.port_r)
+        self.opaque.forks = (self.copies_o,)
 
     def open(self) -> socket.socket:
         return self._stack.enter_context(udp())
@@ -101,7 +109,7 @@ class World:
 
     def counters(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name, flow in (("a", self.from_a), ("c", self.control)):
+        for name, flow in (("a", self.from_a), ("c", self.control), ("o", self.opaque)):
             for key in COUNTERS:
                 found[f"{name} {key}"] = getattr(flow, key)
         found["copies"] = (self.copies.packets, self.copies.octets, self.copies.dropped)
@@ -109,13 +117,14 @@ class World:
 
 
 @contextmanager
-def world(kind: str) -> Iterator[World]:
+def world(kind: str, learn: Literal["any", "host", "signalled"] = "signalled") -> Iterator[World]:
     if kind == "native":
         pytest.importorskip("siprec.relay._native", reason="the native packet loop was not built (no C compiler)")
     with ExitStack() as stack:
-        yield World(kind, stack)
+        yield World(kind, stack, learn)
 
 
+stream = st.builds(lambda seq: struct.pack("!BBHII", 0x80, 0, seq, seq * 160, 7) + b"x" * 20, st.integers(0, 9))
 rtp_like = st.builds(
     lambda first, second, seq, timestamp, ssrc, rest: struct.pack("!BBHII", first, second, seq, timestamp, ssrc) + rest,
     st.one_of(st.just(0x80), st.integers(0, 255)),
@@ -126,24 +135,38 @@ rtp_like = st.builds(
     st.binary(max_size=80),
 )
 stun = st.binary(max_size=30).map(lambda rest: b"\0\1\0\0\x21\x12\xa4\x42" + rest)
-anything = st.one_of(rtp_like, rtp_like, st.binary(max_size=60), stun)
+anything = st.one_of(stream, rtp_like, rtp_like, st.binary(max_size=60), stun)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans(), anything), max_size=40))
-def test_whatever_arrives_both_loops_count_and_pass_on_the_same(datagrams: list[tuple[bool, bool, bytes]]) -> None:
+@given(
+    st.sampled_from(["any", "host", "signalled"]),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from("aaco"), anything), max_size=40),
+)
+def test_whatever_arrives_both_loops_count_and_pass_on_the_same(
+    learn: Literal["any", "host", "signalled"], nat: bool, secure: bool, datagrams: list[tuple[int, str, bytes]]
+) -> None:
     outcomes = []
     for kind in BOTH:
-        with world(kind) as it:
-            for friendly, control, packet in datagrams:
-                it.send(packet, it.a if friendly else it.stranger, it.port_c if control else it.port_a)
+        with world(kind, learn) as it:
+            for flow in (it.from_a, it.opaque):
+                flow.expect(Expected(ALL_PAYLOADS, nat, False, secure), lambda packet: False)
+            senders, ports = (it.a, it.stranger, it.b), {"a": it.port_a, "c": it.port_c, "o": it.port_o}
+            before = ""
+            for sender, port, packet in datagrams:
+                if port != before:
+                    it.settle()  # which of two sockets is read first is nobody's to say
+                before = port
+                it.send(packet, senders[sender], ports[port])
             it.settle()
-            outcomes.append((it.counters(), received(it.b), received(it.recorder), received(it.stranger)))
+            outcomes.append((it.counters(), *(received(each) for each in (it.a, it.b, it.recorder, it.stranger))))
     assert outcomes[0] == outcomes[1]
 
 
 @both
-def test_largest_and_odd_packets_pass_unchanged_and_truncated_ones_are_counted(kind: str) -> None:
+def test_every_datagram_of_a_known_source_passes_and_what_is_rtp_is_copied(kind: str) -> None:
     with world(kind) as it:
         good = [
             rtp(1),
@@ -155,14 +178,48 @@ def test_largest_and_odd_packets_pass_unchanged_and_truncated_ones_are_counted(k
             rtp(7, payload=b"\x40").replace(b"\x80\x00", b"\x80\x0d", 1),  # comfort noise (RFC 3389)
             rtp(8, first=0xA0, payload=b"\xff" * 4),  # padding longer than the packet: the payload is not ours to judge
         ]
-        bad = [rtp(9, first=0x8F, payload=bytes(59)), rtp(9, first=0x90, payload=b"\0\0\0\2" + bytes(7)), rtp()[:11]]
-        bad.append(rtp(9, first=0x91, payload=bytes(7)))
-        for packet in (*good[:4], *bad, *good[4:]):
+        other = [
+            rtp(9, first=0x8F, payload=bytes(59)),  # headers longer than the packet
+            rtp(9, first=0x90, payload=b"\0\0\0\2" + bytes(7)),
+            rtp(9, first=0x91, payload=bytes(7)),
+            rtp()[:11],
+            b"",
+            b"\0",
+            b"\r\n\r\n",
+            b"\0\1\0\0\x21\x12\xa4\x42" + bytes(12),  # STUN
+            b"\x16\xfe\xff" + bytes(200),  # DTLS
+            b"\x10\0\0\1ZRTP" + bytes(60),
+        ]
+        for packet in (*good[:4], *other, *good[4:]):
             it.send(packet)
         it.settle()
-        assert received(it.b) == good == received(it.recorder)
-        assert it.from_a.dropped == {"malformed": 3, "short": 1}
+        assert received(it.b) == [*good[:4], *other, *good[4:]]
+        assert received(it.recorder) == good
+        assert it.from_a.packets == len(good)
+        assert it.from_a.dropped == {}
         assert it.from_a.lost == 0
+        for packet in other:
+            it.send(packet, it.stranger)
+        it.settle()
+        assert received(it.b) == []
+        assert it.from_a.dropped == {"stranger": len(other)}
+
+
+@both
+def test_a_stream_that_is_not_rtp_passes_and_is_copied_whatever_it_looks_like(kind: str) -> None:
+    with world(kind) as it:
+        datagrams = [
+            *(b"", b"\0", b"\0\1\6", b"\x80\0" * 5, rtp(1), rtp(9, first=0x8F, payload=bytes(59)), bytes(1501)),
+            *(b"\x81\xc8" + bytes(30), b"\0\1\0\0\x21\x12\xa4\x42" + bytes(12), os.urandom(60_000), b"\xff" * 12),
+        ]
+        for packet in datagrams:
+            it.send(packet, to=it.port_o)
+        it.send(b"not mine", it.stranger, it.port_o)
+        it.settle()
+        assert received(it.b) == datagrams == received(it.recorder)
+        assert (it.opaque.packets, it.opaque.octets) == (len(datagrams), sum(map(len, datagrams)))
+        assert it.opaque.dropped == {"stranger": 1}
+        assert it.opaque.rtcp_packets == 0
 
 
 @both
@@ -344,10 +401,10 @@ def test_a_flow_that_python_serves_can_be_removed_like_any() -> None:
     with world("native") as it:
         it.from_a.send = lambda packet, target: 0
         it.packets.remove(it.port_a)
-        assert it.packets.sockets == 2
+        assert it.packets.sockets == 3
         it.packets.remove(it.port_a)
         it.from_a.send = it.port_b.sendto  # no longer of interest
-        assert it.packets.sockets == 2
+        assert it.packets.sockets == 3
         it.send(rtp(1))
         it.packets.pump()
         assert it.from_a.packets == 0
@@ -426,38 +483,44 @@ def test_the_native_objects_refuse_what_makes_no_sense_and_survive_being_closed(
     native = pytest.importorskip("siprec.relay._native", reason="the native packet loop was not built (no C compiler)")
     thread, other = native.Loop(), native.Loop()
     with udp() as sock:
-        channel = native.Channel(thread, sock, False, 0, 2.0, 0.0)
+        channel = native.Channel(thread, sock, 0, 0, 1.0)
         wrongs: tuple[Callable[[], object], ...] = (
-            lambda: channel.signal("127.0.0.1", False),
-            lambda: channel.signal((1, 2), False),
-            lambda: channel.pair(native.Channel(other, sock, False, 0, 2.0, 0.0)),
+            lambda: channel.signal("127.0.0.1", False, 0.0),
+            lambda: channel.signal((1, 2), False, 0.0),
+            lambda: channel.pair(native.Channel(other, sock, 0, 0, 1.0)),
             lambda: channel.set_forks([]),
             lambda: channel.set_forks((native.Copies(thread, 1.0), 5)),
             lambda: channel.set_forks((native.Copies(other, 1.0),)),
             lambda: native.Copies(thread, 1.0).inherit(native.Copies(other, 1.0), 0.0),
             lambda: native.Copies(None, 1.0),
-            lambda: native.Channel(thread, object(), False, 0, 2.0, 0.0),
+            lambda: native.Channel(thread, object(), 0, 0, 1.0),
+            lambda: channel.attend(native.Channel(other, sock, 0, 0, 1.0)),
+            lambda: channel.admit(("127.0.0.1", 5), 0.0, 5),
+            lambda: channel.expect(0, 0, False, False),
         )
         for wrong in wrongs:
             with pytest.raises(TypeError):
                 wrong()
         for address in (("nonsense", 5), ("127.0.0.1", 65536), ("127.0.0.1", -1), ("fe80::1%lo", 5, 0, 0)):
             with pytest.raises(ValueError):
-                channel.signal(address, False)
+                channel.signal(address, False, 0.0)
+        for role, learn in ((3, 0), (-1, 0), (0, 3), (0, -1)):
+            with pytest.raises(ValueError):
+                native.Channel(thread, sock, role, learn, 1.0)
         with pytest.raises((ValueError, OverflowError)):
             channel.packets = -1
         with pytest.raises(AttributeError):
             del channel.last
         channel.watch(True)
         channel.watch(True)
-        twin = native.Channel(thread, sock, False, 0, 2.0, 0.0)
+        twin = native.Channel(thread, sock, 0, 0, 1.0)
         with pytest.raises(FileExistsError):
             twin.watch(True)
         channel.pair(channel)
-        channel.signal(sock.getsockname(), False)
+        channel.signal(sock.getsockname(), False, 0.0)
         for _ in range(200):  # the table grows, and slots are used again
             several = [udp() for _ in range(3)]
-            watched = [native.Channel(thread, each, False, 0, 2.0, 0.0) for each in several]
+            watched = [native.Channel(thread, each, 0, 0, 1.0) for each in several]
             for each in watched:
                 each.watch(True)
             for each in watched[:2]:
@@ -478,7 +541,7 @@ def test_the_native_objects_refuse_what_makes_no_sense_and_survive_being_closed(
     for _ in range(3):  # cycles go
         thread = native.Loop()
         with udp() as sock:
-            one, two = (native.Channel(thread, sock, False, 0, 2.0, 0.0) for _ in range(2))
+            one, two = (native.Channel(thread, sock, 0, 0, 1.0) for _ in range(2))
             one.pair(two)
             two.pair(one)
             copies = native.Copies(thread, 1.0)

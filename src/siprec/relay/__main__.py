@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from siprec.logs import LEVELS, setup_logging
-from siprec.relay.flow import Latching
 from siprec.relay.heartbeat import Heartbeat
+from siprec.relay.learning import Latching
 from siprec.relay.ports import Interface, parse_interface
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
@@ -51,7 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
     parser.add_argument("--setup-timeout", type=float, default=300.0, metavar="SECONDS")
     parser.add_argument("--preroll", type=float, default=10.0, metavar="SECONDS")
     parser.add_argument("--learn", choices=("any", "host", "signalled"), default="any")
-    parser.add_argument("--relearn-after", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--relearn", type=float, default=1.0, metavar="SECONDS")
     parser.add_argument("--dscp", type=int, default=0, help="mark media with this code point (0..63; voice: 46)")
     parser.add_argument("--rtcp-mux", action="store_true", help="offer recorders RTCP on the RTP port (RFC 5761)")
     parser.add_argument("--max-calls", type=int, default=20_000)
@@ -71,7 +71,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
         interfaces=tuple(found.interface or (Interface("127.0.0.1"),)),
         ports=(found.port_min, found.port_max),
         timeouts=Timeouts(media=found.media_timeout, held=found.held_timeout, setup=found.setup_timeout),
-        latching=Latching(learn=found.learn, host_silence=found.relearn_after),
+        latching=Latching(learn=found.learn, relearn=found.relearn),
         preroll=found.preroll,
         max_calls=found.max_calls,
         packet_loop=found.packet_loop,

@@ -13,8 +13,9 @@ from typing import Protocol
 from siprec import sdp
 from siprec.relay import bridge
 from siprec.relay.bridge import BridgeError, Transport
-from siprec.relay.flow import Flow, Latching, Sink
+from siprec.relay.flow import Flow, Role, Sink
 from siprec.relay.fork import Subscription
+from siprec.relay.learning import ALL_PAYLOADS, Expected, Latching, behind_nat, expected
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import Interface, NoPorts, PortPair, PortPool, socket_address
 from siprec.relay.secure import Security
@@ -24,7 +25,7 @@ from siprec.sip.clock import Clock
 
 _ICE = ("candidate", "end-of-candidates", "remote-candidates", "ice-ufrag", "ice-pwd", "ice-options", "ice-mismatch")
 _ICE_SESSION = ("ice-lite", "ice-options", "ice-ufrag", "ice-pwd", "ice-pacing")
-RELAYED = ("RTP/", "UDPTL", "UDP/TLS/RTP/")
+RELAYED = ("RTP/", "UDP", "DTLS/")
 
 
 class CallError(Exception):
@@ -54,7 +55,7 @@ class Player(Protocol):
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``,
-    ``transport protocol``, ``SDES``.
+    ``transport protocol``, ``SDES``, ``received-from`` (the address alone).
 
     Two of ours: `preroll`, seconds that a subscription goes back at most (``pre-roll age``, in ms; None: as far as
     there is anything), and `hold`, keep everything for another recorder than the one before (``pre-roll hold``).
@@ -71,6 +72,7 @@ class Wishes:
     hold: bool = False
     transport: str = ""
     sdes: frozenset[str] = frozenset()
+    received_from: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -89,6 +91,7 @@ class Stream:
     pair: PortPair
     rtp: Flow
     rtcp: Flow
+    role: Role = "rtp"
     keeper: Keeper | None = None
     key_asked: float = -math.inf
     key_number: int = 0
@@ -98,6 +101,10 @@ class Stream:
 
     def __post_init__(self) -> None:
         self.transport = Transport(self.security)
+
+    def authentic(self, packet: bytes) -> bool:
+        """Is it SRTP of this party?"""
+        return self.security.authentic(packet)
 
 
 @dataclass(eq=False, slots=True)
@@ -112,6 +119,7 @@ class Party:
     answered: bool = False
     label: str = ""
     public: str = ""
+    received_from: str = ""
 
 
 class Call:
@@ -128,6 +136,8 @@ class Call:
         self.subscriptions: dict[str, Subscription] = {}
         self.players: dict[int, Player] = {}
         self.answered = False
+        self.client: object = None
+        """Who offered last."""
         self.ended = Totals()
         """Of streams and forks that ended before the call."""
         self._group = plane.packets.group()
@@ -140,8 +150,10 @@ class Call:
         party, peer = self._dialogue(from_tag, to_tag, description, wishes)
         for index, media in enumerate(description.media):
             if not media.rejected and relayed(media):
-                self._stream(party, peer, index, media.kind)
+                self._stream(party, peer, index, media)
         self._signalled(party, description, wishes)
+        self._expect(party)
+        self._expect(peer)
         out = self._rewritten(description, party, peer, wishes)
         for index, media in enumerate(description.media):
             mine, theirs = _at(party.streams, index), _at(peer.streams, index)
@@ -183,13 +195,15 @@ class Call:
                 self._release(offerer, index)
                 self._release(answerer, index)
             elif relayed(media):
-                self._stream(offerer, answerer, index, media.kind)
+                self._stream(offerer, answerer, index, media)
         self._signalled(answerer, description, wishes)
         out = self._rewritten(description, answerer, offerer, wishes)
         self._agree(offerer, answerer, out)
         if "pre-roll" in wishes.flags:
             self.keep()
         self.answered = offerer.answered = answerer.answered = True
+        self._expect(offerer)
+        self._expect(answerer)
         return out.to_bytes()
 
     def _agree(self, offerer: Party, answerer: Party, out: SessionDescription) -> None:
@@ -253,16 +267,17 @@ class Call:
             del self.parties[""]
         party.tag = tag
 
-    def _stream(self, party: Party, peer: Party, index: int, kind: str) -> None:
+    def _stream(self, party: Party, peer: Party, index: int, media: MediaDescription) -> None:
         """See to it that both sides have a stream for m-line `index`."""
+        role: Role = "rtp" if is_rtp(media) else "opaque"
         for side in (party, peer):
             while len(side.streams) <= index:
                 side.streams.append(None)
             present = side.streams[index]
-            if present is not None and present.kind != kind:
+            if present is not None and (present.kind, present.role) != (media.kind, role):
                 self._release(side, index)  # a slot may be used again for other media (RFC 3264 8.3.2)
             if side.streams[index] is None:
-                side.streams[index] = self._open(side, kind)
+                side.streams[index] = self._open(side, media.kind, role)
         mine, theirs = party.streams[index], peer.streams[index]
         assert mine is not None
         assert theirs is not None
@@ -272,19 +287,18 @@ class Call:
             mine.rtcp.pair(theirs.rtcp)
             theirs.rtcp.pair(mine.rtcp)
 
-    def _open(self, party: Party, kind: str) -> Stream:
+    def _open(self, party: Party, kind: str, role: Role) -> Stream:
         try:
             pair = self.plane.pool.allocate(party.interface)
         except NoPorts as error:
             raise CallError(f"No ports: {error}") from error
         packets, latching = self.plane.packets, self.plane.latching
         try:
-            return Stream(
-                kind,
-                pair,
-                packets.flow(pair.rtp, latching, self._group),
-                packets.control(pair.rtcp, latching, self._group),
-            )
+            rtp = packets.flow(pair.rtp, latching, self._group, role)
+            rtcp = packets.flow(pair.rtcp, latching, self._group, "control")
+            rtcp.attend(rtp)
+            rtp.owner = self
+            return Stream(kind, pair, rtp, rtcp, role)
         except OSError as error:
             packets.remove(pair.rtp)
             pair.close()
@@ -298,6 +312,8 @@ class Call:
         self.ended.add_flows(stream.rtp, stream.rtcp)
         for flow in (stream.rtp, stream.rtcp):
             self.plane.packets.remove(flow.sock)
+            flow.owner = None
+            flow.attend(None)
             if flow.peer is not None:
                 flow.peer.pair(None)
                 flow.pair(None)
@@ -309,6 +325,7 @@ class Call:
         """Take over where `party` says it receives."""
         self.last_signal = self.plane.clock.now()
         party.description = description
+        party.received_from = wishes.received_from or party.received_from
         party.label = wishes.label or party.label
         shared = _bundled(description)
         for index, media in enumerate(description.media):
@@ -322,10 +339,41 @@ class Call:
             rtp = rtcp = None
             if connection is not None and not held:
                 rtp = socket_address(family, connection.address, where.port)
-                control = where.rtcp
+                control = where.rtcp if stream.role == "rtp" else None
                 rtcp = socket_address(family, *control) if control is not None else None
             stream.rtp.signal(rtp, held=held)
             stream.rtcp.signal(rtcp, held=held)
+
+    def _expect(self, party: Party) -> None:
+        """Tell the flows of `party` what to expect from it, as far as that is known."""
+        peer = self._peer(party).description
+        own = party.description
+        if own is None:
+            return
+        shared = _bundled(own)
+        positions = {id(media): index for index, media in enumerate(own.media)}
+        agreed: dict[int, tuple[int, bool]] = {}
+        for index, media in enumerate(own.media):
+            at = positions[id(shared[index])] if index in shared else index
+            theirs = peer.media[index] if peer is not None and index < len(peer.media) else None
+            if not self.answered or theirs is None or theirs.rejected or media.rejected:
+                continue
+            payloads, pauses = expected(media, theirs) if is_rtp(media) else (ALL_PAYLOADS, False)
+            before = agreed.get(at, (0, False))
+            agreed[at] = before[0] | payloads, before[1] or pauses
+        for index, stream in enumerate(party.streams):
+            if stream is None or index >= len(own.media):
+                continue
+            payloads, pauses = agreed.get(index, (0, False))
+            connection, interface = own.media[index].connection, stream.pair.interface
+            nat = connection is not None and behind_nat(connection.address, party.received_from, interface.address)
+            security = stream.security
+            secure = security.secure and security.readable and bool(security.keys)
+            stream.rtp.expect(Expected(payloads, nat, pauses, secure), stream.authentic if secure else None)
+
+    def moved(self, flow: Flow) -> tuple[Party, int] | None:
+        """The party and m-line of a flow."""
+        return next(((party, index) for party, index, stream in self.streams() if stream.rtp is flow), None)
 
     def _rewritten(
         self, description: SessionDescription, sender: Party, receiver: Party, wishes: Wishes
@@ -450,9 +498,14 @@ def _at(streams: list[Stream | None], index: int) -> Stream | None:
 
 
 def relayed(media: MediaDescription) -> bool:
-    """Do media of this m-line pass through here? (RTP in all its profiles, T.38; not TCP.)"""
+    """Do media of this m-line pass through here? (RTP in all its profiles, T.38, whatever else is UDP; not TCP.)"""
     proto = media.proto.upper()
     return proto.startswith(RELAYED) and "TCP" not in proto
+
+
+def is_rtp(media: MediaDescription) -> bool:
+    """Does this m-line say RTP, in any profile?"""
+    return "RTP/" in media.proto.upper()
 
 
 def _parse(body: bytes) -> SessionDescription:

@@ -160,7 +160,7 @@ def arguments(options: RelayOptions) -> list[str]:
         f"--setup-timeout={options.timeouts.setup}",
         f"--preroll={options.preroll}",
         f"--learn={options.latching.learn}",
-        f"--relearn-after={options.latching.host_silence}",
+        f"--relearn={options.latching.relearn}",
         f"--max-calls={options.max_calls}",
         f"--packet-loop={options.packet_loop}",
         f"--dscp={options.dscp}",

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from siprec.relay.copies import Copies
-from siprec.relay.flow import Flow, Latching, Sink
+from siprec.relay.flow import Flow, Moved, Role, Sink
 from siprec.relay.heartbeat import INTERVAL, Heartbeat
+from siprec.relay.learning import PAUSE, Latching
 
 _BATCH = 256
 _LARGEST = 65536
@@ -41,6 +42,8 @@ class PacketLoop:
         self._buffer = bytearray(_LARGEST)
         self._view = memoryview(self._buffer)
         self._beat: asyncio.TimerHandle | None = None
+        self.moved: Moved | None = None
+        """Hears of each change of host of a flow (the flow, from, to)."""
         loop.add_reader(self._epoll.fileno(), self.pump)
 
     @property
@@ -52,33 +55,34 @@ class PacketLoop:
         """Where the flows of a new call are best served; only flows of the same group may be paired."""
         return 0
 
-    def flow(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
-        """A flow of RTP that arrives on `sock`, which is watched from now on. Raises OSError."""
-        flow = Flow(sock, latching)
-        self._serve_rtp(flow)
+    def flow(self, sock: socket.socket, latching: Latching, group: int = 0, role: Role = "rtp") -> Flow:
+        """A flow of what arrives on `sock`, which is watched from now on. Raises OSError."""
+        flow = Flow(sock, latching, role, self._now)
+        flow.notify = self._moved
+        self._serve(flow)
         return flow
 
-    def control(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
-        """The same for RTCP."""
-        flow = Flow(sock, latching)
-        self._serve_control(flow)
-        return flow
+    def _moved(self, flow: Flow, before: object, now: object) -> None:
+        if self.moved is not None:
+            self.moved(flow, before, now)
 
     def copies(self, source: Flow, seconds: float) -> Sink:
         """Where copies of `source` go; to be put into its `forks`. `seconds` of packets are kept at most."""
         return Copies(source, self._now, seconds)
 
-    def _serve_rtp(self, flow: Flow) -> None:
-        self._epoll.register(flow.sock.fileno(), select.EPOLLIN)
-        self._flows[flow.sock.fileno()] = flow
+    def _serve(self, flow: Flow) -> None:
+        if flow.role == "rtp":
+            self._epoll.register(flow.sock.fileno(), select.EPOLLIN)
+            self._flows[flow.sock.fileno()] = flow
+            return
+        handle = flow.control if flow.role == "control" else flow.opaque
 
-    def _serve_control(self, flow: Flow) -> None:
         def arrived(now: float) -> None:
             try:
                 size, source = flow.receive(self._buffer)
             except OSError:
                 return
-            flow.control(source, self._view[:size], now)
+            handle(source, self._view[:size], now)
 
         self.add(flow.sock, arrived)
 
@@ -131,19 +135,18 @@ class PacketLoop:
             except OSError:
                 continue
             if size < 12:
-                flow.drop("short")
+                flow.not_rtp(source, view[:size], now)
                 continue
             first, second, seq, timestamp, ssrc = unpack(buffer)
             packet = view[:size]
-            if first != 0x80 or 192 <= second <= 223:  # RTP without anything special is the rule
-                if first & 0xC0 != 0x80 or 192 <= second <= 223:
-                    flow.not_rtp(source, packet, now)
-                    continue
-                if truncated(packet):
-                    flow.drop("malformed")
-                    continue
-            if source != flow.source and not flow.admit(source, now):
+            # RTP without anything special is the rule
+            if (first != 0x80 or 192 <= second <= 223) and not is_rtp(packet):
+                flow.not_rtp(source, packet, now)
                 continue
+            if source != flow.source and not flow.admit(source, now, packet):
+                continue
+            if now - flow.last > PAUSE:
+                flow.resumed(seq, ssrc, timestamp)
             flow.packets += 1
             flow.octets += size
             flow.last = now
@@ -167,11 +170,13 @@ class PacketLoop:
                     fork.failed(error.errno or 0, size)
 
 
-def truncated(packet: memoryview) -> bool:
-    """Does the RTP header of `packet` (12 octets or more) say that it is longer than `packet`?"""
+def is_rtp(packet: memoryview) -> bool:
+    """Is `packet`, of 12 octets or more, RTP rather than RTCP (RFC 5761 4), with its whole header?"""
+    if packet[0] & 0xC0 != 0x80 or 192 <= packet[1] <= 223:
+        return False
     header = 12 + 4 * (packet[0] & 0x0F)
     if packet[0] & 0x10:
         header += 4
         if header <= len(packet):
             header += 4 * int.from_bytes(packet[header - 2 : header])
-    return header > len(packet)
+    return header <= len(packet)

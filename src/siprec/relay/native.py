@@ -14,8 +14,9 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from siprec.relay.flow import Address, Flow, Latching, Sink
+from siprec.relay.flow import Address, Flow, Role, Sink
 from siprec.relay.heartbeat import PYTHON, Heartbeat
+from siprec.relay.learning import Expected, Latching
 from siprec.relay.loop import Descriptor, PacketLoop
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ MAX_THREADS: Final = 4
 BUSY: Final = 1000
 """Sockets of a thread, of which half carry RTP, that make it take a quarter of a processor."""
 _LEARN: Final = {"any": 0, "host": 1, "signalled": 2}
+_ROLES: Final = {"rtp": 0, "control": 1, "opaque": 2}
+_HALF: Final = (1 << 64) - 1
 
 
 def packet_loop(loop: asyncio.AbstractEventLoop, now: Callable[[], float], choice: Choice = "auto") -> PacketLoop:
@@ -71,7 +74,9 @@ class NativeFlow(Flow):
 
     source = _of_channel("source")
     signalled = _of_channel("signalled")
+    tentative = _of_channel("tentative")
     target = _of_channel("target")
+    control_target = _of_channel("control_target")
     held = _of_channel("held")
     blocked = _of_channel("blocked")
     ssrcs = _of_channel("ssrcs")
@@ -87,14 +92,17 @@ class NativeFlow(Flow):
     last = _of_channel("last", writable=True)
     heard = _of_channel("heard", writable=True)
     timestamp = _of_channel("timestamp", writable=True)
+    paused = _of_channel("paused", writable=True)
 
     def __init__(
-        self, loop: NativeLoop, thread: _native.Loop, sock: socket.socket, latching: Latching, *, control: bool
+        self, loop: NativeLoop, thread: _native.Loop, sock: socket.socket, latching: Latching, role: Role
     ) -> None:
         # not Flow's, which would set what lives in the channel
         self.sock = sock
         self.latching = latching
-        self.peer = None
+        self.role = role
+        self.peer = self.media = self.owner = self.notify = None
+        self.authentic = None
         self._loop = loop
         self._foreign: dict[str, int] = {}
         self._forks: tuple[Sink, ...] = ()
@@ -104,7 +112,7 @@ class NativeFlow(Flow):
         self._plain_send: Callable[[memoryview, Address], int] | None = None
         self.thread = thread
         self.channel: _native.Channel = loop.module.Channel(
-            thread, sock, control, _LEARN[latching.learn], latching.port_silence, latching.host_silence
+            thread, sock, _ROLES[role], _LEARN[latching.learn], latching.relearn
         )
 
     @property
@@ -168,8 +176,17 @@ class NativeFlow(Flow):
     def retarget(self) -> None:
         self.channel.retarget()
 
-    def signal(self, address: Address, *, held: bool = False) -> None:
-        self.channel.signal(address, held)
+    def attend(self, media: Flow | None) -> None:
+        self.media = media
+        self.channel.attend(media.channel if isinstance(media, NativeFlow) else None)
+
+    def expect(self, expected: Expected, authentic: Callable[[bytes], bool] | None = None) -> None:
+        self.authentic = authentic
+        bits = expected.payloads
+        self.channel.expect(bits & _HALF, bits >> 64, expected.nat, expected.pauses, expected.secure)
+
+    def signal(self, address: Address, *, held: bool = False, now: float | None = None) -> None:
+        self.channel.signal(address, held, self.thread.now if now is None else now)
 
     def block(self, blocked: bool) -> None:
         self.channel.block(blocked)
@@ -177,8 +194,29 @@ class NativeFlow(Flow):
     def drop(self, reason: str) -> None:
         self._foreign[reason] = self._foreign.get(reason, 0) + 1
 
-    def admit(self, source: Address, now: float) -> bool:
-        return self.channel.admit(source, now)
+    def admit(self, source: Address, now: float, packet: memoryview | bytes) -> bool:
+        welcome = self.channel.admit(source, now, packet)
+        self.look(now)
+        return welcome or self.channel.source == source
+
+    def admit_other(self, source: Address, now: float, *, rtcp: bool) -> bool:
+        welcome = self.channel.admit_other(source, now, rtcp)
+        self.look(now)
+        return welcome
+
+    def admit_control(self, source: Address, now: float) -> bool:
+        return self.channel.admit_other(source, now, False)
+
+    def look(self, now: float | None = None) -> None:
+        """See to what the channel wants of Python: a packet to authenticate, changes of host to tell of."""
+        unverified = self.channel.unverified()
+        if unverified is not None:
+            source, packet = unverified
+            adopt = self.authentic is not None and self.authentic(packet)
+            self.channel.adopt(source, adopt, self.thread.now if now is None else now)
+        if self.notify is not None:
+            for before, after in self.channel.moves():
+                self.notify(self, before, after)
 
     def resequence(self, seq: int, ssrc: int) -> None:
         self.channel.resequence(seq, ssrc)
@@ -197,8 +235,10 @@ class NativeLoop(PacketLoop):
         super().__init__(loop, now)
         self.module = _native
         self.threads = [_native.Loop() for _ in range(threads or min(len(os.sched_getaffinity(0)), MAX_THREADS))]
-        self._native: dict[int, tuple[NativeFlow, Callable[[Flow], None]]] = {}
+        self._native: dict[int, NativeFlow] = {}
         self._in_python: set[int] = set()
+        for thread in self.threads:
+            loop.add_reader(thread.notify, self._noticed, thread)
 
     @property
     def sockets(self) -> int:
@@ -213,11 +253,18 @@ class NativeLoop(PacketLoop):
         """What the threads have served so far."""
         return sum(thread.datagrams for thread in self.threads)
 
-    def flow(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
-        return self._add(sock, latching, group, False)
+    def flow(self, sock: socket.socket, latching: Latching, group: int = 0, role: Role = "rtp") -> Flow:
+        flow = NativeFlow(self, self.threads[group % len(self.threads)], sock, latching, role)
+        flow.notify = self._moved
+        flow.channel.watch(True)
+        self._native[sock.fileno()] = flow
+        return flow
 
-    def control(self, sock: socket.socket, latching: Latching, group: int = 0) -> Flow:
-        return self._add(sock, latching, group, True)
+    def _noticed(self, thread: _native.Loop) -> None:
+        for channel in thread.notices():
+            flow = self._native.get(channel.fileno())
+            if flow is not None and flow.channel is channel:
+                flow.look()
 
     def copies(self, source: Flow, seconds: float) -> Sink:
         assert isinstance(source, NativeFlow)
@@ -227,12 +274,6 @@ class NativeLoop(PacketLoop):
         """Can the thread serve it?"""
         return type(sink) is self.module.Copies
 
-    def _add(self, sock: socket.socket, latching: Latching, group: int, control: bool) -> Flow:
-        flow = NativeFlow(self, self.threads[group % len(self.threads)], sock, latching, control=control)
-        flow.channel.watch(True)
-        self._native[sock.fileno()] = flow, self._serve_control if control else self._serve_rtp
-        return flow
-
     def place(self, flow: NativeFlow) -> None:
         """Let Python or the thread read from `flow`, as it needs."""
         number = flow.sock.fileno()
@@ -241,7 +282,8 @@ class NativeLoop(PacketLoop):
         if flow.in_python:
             flow.channel.watch(False)
             self._in_python.add(number)
-            self._native[number][1](flow)
+            self._serve(flow)
+            flow.look()
         else:
             super().remove(flow.sock)
             self._in_python.discard(number)
@@ -255,7 +297,8 @@ class NativeLoop(PacketLoop):
             self._in_python.discard(number)
             super().remove(sock)
         if found is not None:
-            found[0].channel.close()
+            found.channel.close()
+            found.look()
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
         if self._beat is None:
@@ -269,6 +312,8 @@ class NativeLoop(PacketLoop):
 
     def close(self) -> None:
         super().close()
+        for thread in self.threads:
+            self._loop.remove_reader(thread.notify)
         self._native.clear()
         self._in_python.clear()
         for thread in self.threads:

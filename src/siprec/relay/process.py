@@ -15,8 +15,8 @@ from siprec.media.bencode import BencodeError
 from siprec.media.ng import StreamFramer
 from siprec.net.datagrams import DatagramReader
 from siprec.relay.call import Plane
-from siprec.relay.flow import Latching
 from siprec.relay.heartbeat import Heartbeat
+from siprec.relay.learning import Latching
 from siprec.relay.native import Choice, packet_loop
 from siprec.relay.ports import Interface, PortPool
 from siprec.relay.server import Relay, Timeouts

@@ -37,6 +37,13 @@ class Security:
     readable: bool = True
     keys: tuple[Crypto, ...] = ()
     settled: bool = False
+    _judge: Decryptor | None = None
+
+    def authentic(self, packet: bytes) -> bool:
+        """Whether the party has the key that `packet` is encrypted with; for packets before they are taken."""
+        if self._judge is None or self._judge.cryptos != self.keys:
+            self._judge = Decryptor(*self.keys)
+        return self._judge.rtp(packet) is not None
 
     def offered(self, media: MediaDescription) -> None:
         """What will be, as long as nothing is agreed on: an offer in mid-call changes nothing before its answer."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, encode
 from siprec.relay.call import Call, CallError, Party, Plane, Wishes
+from siprec.relay.flow import Address, Flow
 from siprec.relay.player import Player, Sound, sound_of_wav
 from siprec.relay.statistics import Reply, statistics
 from siprec.relay.subscriptions import key_frame, subscribe_answer, subscribe_request, unsubscribe
@@ -23,6 +25,9 @@ MAX_ID: Final = 512
 REPLIES_KEPT: Final = 4096
 REPLIES_SECONDS: Final = 30.0
 EXPIRY_INTERVAL: Final = 2.0
+MOVES_TOLD: Final = 64
+MOVES_KEPT: Final = 1024
+"""Changes of a party's host that its client has not asked for yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,16 @@ class Relay:
         self.plane = plane
         self.timeouts = timeouts or Timeouts()
         self.calls: dict[str, Call] = {}
-        self.counters = {"requests": 0, "errors": 0, "repeated": 0, "malformed": 0, "timeouts": 0}
+        self.counters = {"requests": 0, "errors": 0, "repeated": 0, "malformed": 0, "timeouts": 0, "moved": 0}
+        self._moves: deque[tuple[object, Reply]] = deque(maxlen=MOVES_KEPT)
+        plane.packets.moved = self._source_moved
         self._ended = Totals()
+        self._client: object = None  # who asks at the moment
         self._max_calls = max_calls
         self._expiry_at = 0.0
         self._replies: OrderedDict[tuple[object, bytes], tuple[float, bytes]] = OrderedDict()
         self._commands: dict[str, Callable[[dict[str, Value]], Reply]] = {
-            "ping": lambda _: {"result": "pong"},
+            "ping": self._ping,
             "offer": self._offer,
             "answer": self._answer,
             "delete": self._delete,
@@ -150,7 +158,35 @@ class Relay:
         call.close()
         self.calls.pop(call.call_id, None)
 
+    def _source_moved(self, flow: Flow, before: Address, now: Address) -> None:
+        """A party's media come from another host."""
+        call = flow.owner
+        found = call.moved(flow) if isinstance(call, Call) else None
+        if not isinstance(call, Call) or found is None:
+            return
+        party, index = found
+        self.counters["moved"] += 1
+        log.warning(
+            "Call-ID %s: media of tag %s, m-line %d, come from %s, no longer from %s",
+            *(call.call_id, party.tag, index + 1, _shown(now), _shown(before)),
+        )
+        move: Reply = {"call-id": call.call_id, "tag": party.tag, "index": index + 1}
+        self._moves.append((call.client, {**move, "from": _shown(before), "to": _shown(now)}))
+
     # ---------- commands
+
+    def _ping(self, request: dict[str, Value]) -> Reply:
+        """``events`` (a key of ours): with changes of host in calls of this client since it asked last."""
+        reply: Reply = {"result": "pong"}
+        if request.get("events") == 1 and self._moves:
+            mine = [move for client, move in self._moves if client == self._client]
+            if mine:
+                reply["moved"] = mine[:MOVES_TOLD]
+                left = mine[MOVES_TOLD:]
+                self._moves = deque(
+                    (each for each in self._moves if each[0] != self._client or each[1] in left), maxlen=MOVES_KEPT
+                )
+        return reply
 
     def _call(self, request: dict[str, Value]) -> Call:
         call = self.calls.get(_needed(request, "call-id"))
@@ -171,8 +207,10 @@ class Relay:
             except Exception:
                 call.close()
                 raise
+            call.client = self._client
             self.calls[call_id] = call
             return {"sdp": reply}
+        call.client = self._client
         return {"sdp": call.offer(from_tag, _text(request, "to-tag"), body, _wishes(request))}
 
     def _answer(self, request: dict[str, Value]) -> Reply:
@@ -332,6 +370,11 @@ def _tone(tone: dict[str, Value]) -> Sound:
     return sound
 
 
+def _shown(address: Address) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _decoded(value: Value | None) -> str:
     if isinstance(value, bytes) and len(value) <= MAX_ID:
         return value.decode("utf-8", "surrogateescape")
@@ -366,6 +409,7 @@ def _wishes(request: dict[str, Value]) -> Wishes:
     age = request.get("pre-roll age")
     replace = {word.replace("-", " ") for word in _words(request.get("replace"))}
     single = _text(request, "interface")
+    received = _words(request.get("received-from"))
     return Wishes(
         origin="origin" in replace,
         session_name="session name" in replace,
@@ -378,4 +422,14 @@ def _wishes(request: dict[str, Value]) -> Wishes:
         hold=request.get("pre-roll hold") == 1,
         transport=_text(request, "transport protocol") or _text(request, "transport-protocol"),
         sdes=frozenset(_words(request.get("SDES"))),
+        received_from=_received(received[-1] if received else ""),
     )
+
+
+def _received(text: str) -> str:
+    """The address of ``received-from``, as :mod:`ipaddress` writes it; "" where it says nothing."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return ""
+    return "" if address.is_unspecified else address.compressed

@@ -10,7 +10,7 @@ from typing import Final
 from siprec import sdp, srtp
 from siprec.relay import keyframe
 from siprec.relay.bridge import PROTOCOLS
-from siprec.relay.call import Call, CallError, Party, Stream, Wishes, relayed
+from siprec.relay.call import Call, CallError, Party, Stream, Wishes, is_rtp, relayed
 from siprec.relay.fork import Fork, Subscription, release, watch
 from siprec.relay.ports import Interface, NoPorts, socket_address
 from siprec.relay.secure import ForkKeys, fork_keys, is_encrypted
@@ -59,7 +59,7 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
     try:
         for name, party in parties:
             for index, stream in enumerate(party.streams):
-                if stream is None:
+                if stream is None or not copied(party, index, stream):
                     continue
                 if not stream.security.readable:
                     unreadable = True
@@ -118,7 +118,7 @@ def subscribe_answer(call: Call, tag: str, body: bytes) -> None:
             remote = socket_address(family, connection.address, media.port)
             if remote is None:
                 raise CallError("Answer with an address that cannot be reached from the offered one")
-            where = media.rtcp
+            where = media.rtcp if is_rtp(media) else None
             control = socket_address(family, *where) if where is not None else None
             muxed = media.rtcp_mux and fork.section is not None and fork.section.rtcp_mux  # SDP-15: both said so
         if remote is None and not media.rejected and not held:
@@ -162,6 +162,12 @@ def _parties(call: Call, tags: Sequence[str]) -> list[tuple[str, Party]]:
     if not found or (tags and len(found) < len(set(tags))):
         raise CallError("No such from-tag")
     return found
+
+
+def copied(party: Party, index: int, stream: Stream) -> bool:
+    """Is this stream offered to recorders? RTP is, and T.38."""
+    media = _media(party, index)
+    return stream.role == "rtp" or (media is not None and media.proto.upper() == "UDPTL")
 
 
 def _interface(call: Call, stream: Stream, wishes: Wishes) -> Interface:

@@ -128,10 +128,11 @@ class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     setup_timeout: float = 300.0
     """Seconds after which the media of a call that nobody answers is given up."""
     learn: Literal["any", "host", "signalled"] = "any"
-    """Where a party's media may come from at first: ``any`` address (NAT), any port of the ``host`` it signalled, or
-    only what it ``signalled``."""
-    relearn_after: float = 0.0
-    """Seconds of silence after which another address may take a party's place; 0: never."""
+    """Where a party's media may come from: ``any`` host (NAT, media gateways that hand over), any port of the ``host``
+    it signalled, or only what it ``signalled``."""
+    relearn: float = 1.0
+    """Seconds without media from a known source after which another host may take its place, with ten packets in a
+    row; three times as long where comfort noise or DTX is in use; 0: never."""
     dscp: int = 0
     """Code point that media is marked with (RFC 2474), 0 to 63; 46 is usual for voice."""
     rtcp_mux: bool = False

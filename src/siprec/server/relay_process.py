@@ -9,8 +9,8 @@ from pathlib import Path
 from siprec.logs import setup_logging
 from siprec.net.address import split_host_port
 from siprec.net.timers import TimerWheel
-from siprec.relay.flow import Latching
 from siprec.relay.heartbeat import STILL, Heartbeat, Pulse
+from siprec.relay.learning import Latching
 from siprec.relay.ports import parse_interface
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
@@ -38,7 +38,7 @@ def relay_options(config: Config) -> RelayOptions:
         interfaces=interfaces,
         ports=port_range(relay.ports),
         timeouts=Timeouts(media=relay.media_timeout, held=relay.held_timeout, setup=relay.setup_timeout),
-        latching=Latching(learn=relay.learn, host_silence=relay.relearn_after),
+        latching=Latching(learn=relay.learn, relearn=relay.relearn),
         preroll=relay.preroll,
         max_calls=relay.max_calls,
         packet_loop=relay.packet_loop,

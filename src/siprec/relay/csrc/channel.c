@@ -2,49 +2,13 @@
 #include "relay.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <structmember.h>
 
 #define MAX_DROPOUT 3000 /* RFC 3550 A.1 */
-
-static const Address *remote_of(const Channel *channel)
-{
-    static const Address none;
-    if (channel->held)
-        return &none;
-    return channel->source.length ? &channel->source : &channel->signalled;
-}
-
-static void retarget(Channel *channel)
-{
-    if (channel->peer != NULL && !channel->blocked)
-        channel->target = *remote_of(channel->peer);
-    else
-        channel->target.length = 0;
-}
-
-bool channel_admit(Channel *channel, const Address *source, double now)
-{
-    bool welcome;
-    if (channel->source.length == 0)
-        welcome = address_same(source, &channel->signalled) || channel->learn == LEARN_ANY ||
-                  (channel->learn == LEARN_HOST && address_same_host(source, &channel->signalled));
-    else if (address_same(source, &channel->signalled))
-        welcome = true;
-    else if (address_same_host(source, &channel->source) && channel->learn != LEARN_SIGNALLED)
-        welcome = now - channel->last >= channel->port_silence;
-    else
-        welcome = channel->learn == LEARN_ANY && channel->host_silence > 0 &&
-                  now - channel->last >= channel->host_silence;
-    if (!welcome) {
-        channel->drops.count[REASON_STRANGER]++;
-        return false;
-    }
-    channel->source = *source;
-    if (channel->peer != NULL)
-        retarget(channel->peer);
-    return true;
-}
+#define PAUSE 0.2        /* seconds; and what a clock of 8000 Hz counts in them: DTX or comfort noise is in use */
+#define PAUSE_UNITS 1600
 
 static void remember(Channel *channel, uint32_t ssrc)
 {
@@ -88,36 +52,58 @@ static bool forward(Channel *channel, const uint8_t *packet, size_t size)
     return false;
 }
 
-static void control(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now)
+/* Whatever is not a packet of the stream: sent on, never copied. RTCP goes to `target`. */
+static void pass_on(Channel *channel, const Address *target, const uint8_t *packet, size_t size)
 {
-    if (size < 8 || packet[0] >> 6 != 2 || packet[1] < 192 || packet[1] > 223) {
-        channel->drops.count[REASON_MALFORMED]++;
+    const Channel *peer = channel->peer;
+    if (target->length == 0 || peer == NULL || peer->fd < 0)
         return;
-    }
-    if (!address_same(source, &channel->source) && !channel_admit(channel, source, now))
-        return;
+    if (sendto(peer->fd, packet, size, MSG_DONTWAIT | MSG_NOSIGNAL, &target->of.any, target->length) < 0)
+        channel->drops.count[reason_of(errno)]++;
+}
+
+static bool is_rtcp(const uint8_t *packet, size_t size)
+{
+    return size >= 8 && packet[0] >> 6 == 2 && packet[1] >= 192 && packet[1] <= 223;
+}
+
+static void count_rtcp(Channel *channel, size_t size)
+{
     channel->rtcp_packets++;
     channel->rtcp_octets += size;
-    channel->last = channel->heard = now;
-    forward(channel, packet, size);
+}
+
+static void control(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now)
+{
+    if (!channel_admit_control(channel, source, now))
+        return;
+    if (is_rtcp(packet, size))
+        count_rtcp(channel, size);
+    Address target = channel_control_target(channel);
+    pass_on(channel, &target, packet, size);
 }
 
 static void not_rtp(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now)
 {
-    if (packet[0] < 4 && size >= 20 && memcmp(packet + 4, "\x21\x12\xa4\x42", 4) == 0) {
-        channel->drops.count[REASON_STUN]++;
+    bool rtcp = is_rtcp(packet, size);
+    if (!channel_admit_other(channel, source, rtcp, now))
+        return;
+    if (!rtcp) {
+        pass_on(channel, &channel->target, packet, size);
         return;
     }
-    if (!address_same(source, &channel->source) && !address_same(source, &channel->signalled)) {
-        channel->drops.count[REASON_STRANGER]++;
-        return;
-    }
-    if (packet[0] >> 6 == 2) {
-        channel->rtcp_packets++;
-        channel->rtcp_octets += size;
-    }
-    channel->heard = now;
-    forward(channel, packet, size);
+    count_rtcp(channel, size);
+    Address target = channel_control_target(channel);
+    pass_on(channel, &target, packet, size);
+}
+
+/* Does the header say that it is longer than the packet? */
+static bool truncated(const uint8_t *packet, size_t size)
+{
+    size_t header = 12 + 4 * (size_t)(packet[0] & 0x0F);
+    if (packet[0] & 0x10)
+        header += header + 4 <= size ? 4 + 4 * (size_t)(packet[header + 2] << 8 | packet[header + 3]) : 4;
+    return header > size;
 }
 
 static uint32_t word(const uint8_t *at)
@@ -125,56 +111,68 @@ static uint32_t word(const uint8_t *at)
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
-void channel_arrived(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now)
+static void relay(Channel *channel, const uint8_t *packet, size_t size, double now)
 {
-    if (channel->control) {
-        control(channel, source, packet, size, now);
-        return;
-    }
-    if (size < 12) {
-        channel->drops.count[REASON_SHORT]++;
-        return;
-    }
-    if ((packet[0] & 0xC0) != 0x80 || (packet[1] >= 192 && packet[1] <= 223)) {
-        not_rtp(channel, source, packet, size, now);
-        return;
-    }
-    size_t header = 12 + 4 * (size_t)(packet[0] & 0x0F);
-    if (packet[0] & 0x10)
-        header += header + 4 <= size ? 4 + 4 * (size_t)(packet[header + 2] << 8 | packet[header + 3]) : 4;
-    if (header > size) {
-        channel->drops.count[REASON_MALFORMED]++;
-        return;
-    }
-    if (!address_same(source, &channel->source) && !channel_admit(channel, source, now))
-        return;
-    uint16_t seq = (uint16_t)(packet[2] << 8 | packet[3]);
-    uint32_t ssrc = word(packet + 8);
     channel->packets++;
     channel->octets += size;
     channel->last = now;
-    channel->timestamp = word(packet + 4);
-    if (channel->next_seq == seq && channel->ssrc == (int64_t)ssrc)
-        channel->next_seq = (uint16_t)(seq + 1);
-    else
-        resequence(channel, seq, ssrc);
     if (!forward(channel, packet, size))
         channel->unsent++;
     for (Py_ssize_t i = 0; i < channel->fork_count; i++)
         copies_put(channel->forks[i], packet, size, now);
 }
 
+void channel_arrived(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now)
+{
+    if (channel->role == ROLE_CONTROL) {
+        control(channel, source, packet, size, now);
+        return;
+    }
+    if (channel->role == ROLE_OPAQUE) {
+        if (address_same(source, &channel->source) || channel_admit(channel, source, packet, size, now))
+            relay(channel, packet, size, now);
+        return;
+    }
+    if (size < 12 || (packet[0] & 0xC0) != 0x80 || (packet[1] >= 192 && packet[1] <= 223) ||
+        ((packet[0] & 0x1F) != 0 && truncated(packet, size))) {
+        not_rtp(channel, source, packet, size, now);
+        return;
+    }
+    if (!address_same(source, &channel->source) && !channel_admit(channel, source, packet, size, now))
+        return;
+    uint16_t seq = (uint16_t)(packet[2] << 8 | packet[3]);
+    uint32_t timestamp = word(packet + 4), ssrc = word(packet + 8);
+    if (channel->next_seq == seq && channel->ssrc == (int64_t)ssrc) {
+        if (now - channel->last > PAUSE && (uint32_t)(timestamp - channel->timestamp) - PAUSE_UNITS < 0x7FFFFFFF)
+            channel->paused = true;
+        channel->next_seq = (uint16_t)(seq + 1);
+    } else {
+        resequence(channel, seq, ssrc);
+    }
+    channel->timestamp = timestamp;
+    relay(channel, packet, size, now);
+}
+
 /* -- Python ------------------------------------------------------------------------------------------------------- */
+
+/* address_from_python() */
+static int address_converter(PyObject *given, void *out)
+{
+    return address_from_python(given, out) == 0;
+}
 
 static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"loop", "sock", "control", "learn", "port_silence", "host_silence", NULL};
+    static char *names[] = {"loop", "sock", "role", "learn", "relearn", NULL};
     PyObject *loop, *sock;
-    int is_control, learn;
-    double port_silence, host_silence;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!Opidd", names, LoopType, &loop, &sock, &is_control, &learn,
-                                     &port_silence, &host_silence))
+    int role, learn;
+    double relearn;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!Oiid", names, LoopType, &loop, &sock, &role, &learn, &relearn))
         return NULL;
+    if (role < ROLE_RTP || role > ROLE_OPAQUE || learn < LEARN_ANY || learn > LEARN_SIGNALLED) {
+        PyErr_SetString(PyExc_ValueError, "no such role, or no such way to learn");
+        return NULL;
+    }
     int fd = PyObject_AsFileDescriptor(sock);
     if (fd < 0)
         return NULL;
@@ -183,10 +181,9 @@ static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         return NULL;
     channel->loop = (Loop *)Py_NewRef(loop);
     channel->fd = fd;
-    channel->control = is_control != 0;
+    channel->role = role;
     channel->learn = learn;
-    channel->port_silence = port_silence;
-    channel->host_silence = host_silence;
+    channel->relearn = relearn;
     channel->next_seq = channel->ssrc = -1;
     return (PyObject *)channel;
 }
@@ -197,15 +194,17 @@ static int channel_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(channel->loop);
     Py_VISIT(channel->peer);
+    Py_VISIT(channel->media);
     for (Py_ssize_t i = 0; i < channel->fork_count; i++)
         Py_VISIT(channel->forks[i]);
     return 0;
 }
 
 /* What must not be let go under the lock (a destructor may want it) is let go after it. */
-static void release(Channel *peer, Copies **forks, Py_ssize_t count)
+static void release(Channel *peer, Channel *media, Copies **forks, Py_ssize_t count)
 {
     Py_XDECREF(peer);
+    Py_XDECREF(media);
     for (Py_ssize_t i = 0; i < count; i++)
         Py_DECREF(forks[i]);
     PyMem_Free(forks);
@@ -219,15 +218,15 @@ static int channel_clear(PyObject *self)
     if (channel->loop == NULL)
         return 0;
     loop_lock(channel->loop);
-    Channel *peer = channel->peer;
+    Channel *peer = channel->peer, *media = channel->media;
     Copies **forks = channel->forks;
     Py_ssize_t count = channel->fork_count;
-    channel->peer = NULL;
+    channel->peer = channel->media = NULL;
     channel->forks = NULL;
     channel->fork_count = 0;
     channel->target.length = 0;
     loop_unlock(channel->loop);
-    release(peer, forks, count);
+    release(peer, media, forks, count);
     return 0;
 }
 
@@ -237,6 +236,7 @@ static void channel_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     channel_clear(self);
+    channel_forget(channel);
     Py_CLEAR(channel->loop);
     type->tp_free(self);
     Py_DECREF(type);
@@ -283,51 +283,78 @@ static PyObject *channel_close(PyObject *self, PyObject *Py_UNUSED(none))
     Py_RETURN_NONE;
 }
 
-static PyObject *channel_pair(PyObject *self, PyObject *given)
+/* Replaces a reference to a channel of the same loop; -1: `given` is none. */
+static int refer(Channel *channel, Channel **member, PyObject *given)
 {
-    Channel *channel = (Channel *)self, *peer = NULL;
+    Channel *other = NULL;
     if (given != Py_None) {
         if (!PyObject_TypeCheck(given, ChannelType) || ((Channel *)given)->loop != channel->loop) {
-            PyErr_SetString(PyExc_TypeError, "pair() takes None or a channel of the same loop");
-            return NULL;
+            PyErr_SetString(PyExc_TypeError, "None, or a channel of the same loop, is needed");
+            return -1;
         }
-        peer = (Channel *)Py_NewRef(given);
+        other = (Channel *)Py_NewRef(given);
     }
     loop_lock(channel->loop);
-    Channel *before = channel->peer;
-    channel->peer = peer;
-    retarget(channel);
+    Channel *before = *member;
+    *member = other;
+    channel_retarget(channel);
     loop_unlock(channel->loop);
     Py_XDECREF(before);
+    return 0;
+}
+
+static PyObject *channel_pair(PyObject *self, PyObject *given)
+{
+    Channel *channel = (Channel *)self;
+    if (refer(channel, &channel->peer, given) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
-static PyObject *channel_retarget(PyObject *self, PyObject *Py_UNUSED(none))
+static PyObject *channel_attend(PyObject *self, PyObject *given)
+{
+    Channel *channel = (Channel *)self;
+    if (refer(channel, &channel->media, given) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_retarget_python(PyObject *self, PyObject *Py_UNUSED(none))
 {
     Channel *channel = (Channel *)self;
     loop_lock(channel->loop);
-    retarget(channel);
+    channel_retarget(channel);
     loop_unlock(channel->loop);
     Py_RETURN_NONE;
 }
 
-static PyObject *channel_signal(PyObject *self, PyObject *args)
+static PyObject *channel_signal_python(PyObject *self, PyObject *args)
 {
     Channel *channel = (Channel *)self;
-    PyObject *given;
     int held;
+    double now;
     Address address;
-    if (!PyArg_ParseTuple(args, "Op", &given, &held) || address_from_python(given, &address) < 0)
+    if (!PyArg_ParseTuple(args, "O&pd", address_converter, &address, &held, &now))
         return NULL;
     loop_lock(channel->loop);
-    channel->held = held != 0;
-    bool same = address.length == 0 ? channel->signalled.length == 0 : address_same(&address, &channel->signalled);
-    if (!same && !held) {
-        channel->signalled = address;
-        channel->source.length = 0;
-    }
-    if (channel->peer != NULL)
-        retarget(channel->peer);
+    channel_signal(channel, &address, held != 0, now);
+    loop_unlock(channel->loop);
+    Py_RETURN_NONE;
+}
+
+static PyObject *channel_expect(PyObject *self, PyObject *args)
+{
+    Channel *channel = (Channel *)self;
+    unsigned long long low, high;
+    int nat, pauses, secure;
+    if (!PyArg_ParseTuple(args, "KKppp", &low, &high, &nat, &pauses, &secure))
+        return NULL;
+    loop_lock(channel->loop);
+    channel->payloads[0] = low;
+    channel->payloads[1] = high;
+    channel->nat = nat != 0;
+    channel->pauses = pauses != 0;
+    channel->secure = secure != 0;
     loop_unlock(channel->loop);
     Py_RETURN_NONE;
 }
@@ -340,7 +367,62 @@ static PyObject *channel_block(PyObject *self, PyObject *given)
         return NULL;
     loop_lock(channel->loop);
     channel->blocked = blocked != 0;
-    retarget(channel);
+    channel_retarget(channel);
+    loop_unlock(channel->loop);
+    Py_RETURN_NONE;
+}
+
+/* What Python is to be told: pairs (from, to). */
+static PyObject *channel_moves(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    Channel *channel = (Channel *)self;
+    loop_lock(channel->loop);
+    Move *moves = channel->moves;
+    channel->moves = NULL;
+    channel->move_count = 0;
+    loop_unlock(channel->loop);
+    PyObject *found = PyList_New(0);
+    while (moves != NULL) {
+        Move *first = moves;
+        moves = first->next;
+        if (found != NULL) {
+            PyObject *pair = Py_BuildValue("(NN)", address_to_python(&first->from), address_to_python(&first->to));
+            if (pair == NULL || PyList_Append(found, pair) < 0)
+                Py_CLEAR(found);
+            Py_XDECREF(pair);
+        }
+        free(first);
+    }
+    return found;
+}
+
+/* (source, packet) that waits to be authenticated, or None. */
+static PyObject *channel_unverified(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    Channel *channel = (Channel *)self;
+    uint8_t packet[2048];
+    loop_lock(channel->loop);
+    bool any = channel->unverified != NULL && channel->unverified_size <= sizeof packet;
+    size_t size = channel->unverified_size;
+    Address source = channel->rival.source;
+    if (any)
+        memcpy(packet, channel->unverified, size);
+    loop_unlock(channel->loop);
+    if (!any)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(Ny#)", address_to_python(&source), (const char *)packet, (Py_ssize_t)size);
+}
+
+static PyObject *channel_adopt_python(PyObject *self, PyObject *args)
+{
+    Channel *channel = (Channel *)self;
+    Address source;
+    int adopt;
+    double now;
+    if (!PyArg_ParseTuple(args, "O&pd", address_converter, &source, &adopt, &now))
+        return NULL;
+    loop_lock(channel->loop);
+    channel_adopt(channel, &source, adopt != 0, now);
     loop_unlock(channel->loop);
     Py_RETURN_NONE;
 }
@@ -360,7 +442,7 @@ static PyObject *channel_set_forks(PyObject *self, PyObject *given)
         PyObject *each = PyTuple_GET_ITEM(given, i);
         if (!PyObject_TypeCheck(each, CopiesType) || ((Copies *)each)->loop != channel->loop) {
             PyErr_SetString(PyExc_TypeError, "forks are copies of the same loop");
-            release(NULL, forks, i);
+            release(NULL, NULL, forks, i);
             return NULL;
         }
         forks[i] = (Copies *)Py_NewRef(each);
@@ -372,20 +454,36 @@ static PyObject *channel_set_forks(PyObject *self, PyObject *given)
     channel->fork_count = count;
     uint64_t packets = channel->packets;
     loop_unlock(channel->loop);
-    release(NULL, before, count_before);
+    release(NULL, NULL, before, count_before);
     return PyLong_FromUnsignedLongLong(packets);
 }
 
 static PyObject *channel_admit_python(PyObject *self, PyObject *args)
 {
     Channel *channel = (Channel *)self;
-    PyObject *given;
+    Py_buffer packet;
     double now;
     Address source;
-    if (!PyArg_ParseTuple(args, "Od", &given, &now) || address_from_python(given, &source) < 0)
+    if (!PyArg_ParseTuple(args, "O&dy*", address_converter, &source, &now, &packet))
         return NULL;
     loop_lock(channel->loop);
-    bool welcome = channel_admit(channel, &source, now);
+    bool welcome = channel_admit(channel, &source, packet.buf, (size_t)packet.len, now);
+    loop_unlock(channel->loop);
+    PyBuffer_Release(&packet);
+    return PyBool_FromLong(welcome);
+}
+
+static PyObject *channel_admit_other_python(PyObject *self, PyObject *args)
+{
+    Channel *channel = (Channel *)self;
+    int rtcp;
+    double now;
+    Address source;
+    if (!PyArg_ParseTuple(args, "O&dp", address_converter, &source, &now, &rtcp))
+        return NULL;
+    loop_lock(channel->loop);
+    bool welcome = channel->role == ROLE_CONTROL ? channel_admit_control(channel, &source, now)
+                                                 : channel_admit_other(channel, &source, rtcp != 0, now);
     loop_unlock(channel->loop);
     return PyBool_FromLong(welcome);
 }
@@ -402,6 +500,15 @@ static PyObject *channel_resequence(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *channel_fileno(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    Channel *channel = (Channel *)self;
+    loop_lock(channel->loop);
+    int fd = channel->fd;
+    loop_unlock(channel->loop);
+    return PyLong_FromLong(fd);
+}
+
 static PyObject *channel_position(PyObject *self, PyObject *Py_UNUSED(none))
 {
     Channel *channel = (Channel *)self;
@@ -413,7 +520,18 @@ static PyObject *channel_position(PyObject *self, PyObject *Py_UNUSED(none))
     return Py_BuildValue("(LId)", ssrc, timestamp, last);
 }
 
-typedef enum { F_SOURCE, F_SIGNALLED, F_TARGET, F_HELD, F_BLOCKED, F_SSRCS, F_DROPPED, F_WATCHED } Field;
+typedef enum {
+    F_SOURCE,
+    F_SIGNALLED,
+    F_TARGET,
+    F_CONTROL_TARGET,
+    F_TENTATIVE,
+    F_HELD,
+    F_BLOCKED,
+    F_SSRCS,
+    F_DROPPED,
+    F_WATCHED,
+} Field;
 
 static PyObject *channel_get(PyObject *self, void *which)
 {
@@ -433,6 +551,12 @@ static PyObject *channel_get(PyObject *self, void *which)
         break;
     case F_TARGET:
         address = channel->target;
+        break;
+    case F_TENTATIVE:
+        address = channel->tentative;
+        break;
+    case F_CONTROL_TARGET:
+        address = channel_control_target(channel);
         break;
     case F_HELD:
         flag = channel->held;
@@ -575,15 +699,43 @@ static int timestamp_set(PyObject *self, PyObject *given, void *Py_UNUSED(closur
     return 0;
 }
 
+static PyObject *paused_get(PyObject *self, void *Py_UNUSED(closure))
+{
+    Channel *channel = (Channel *)self;
+    loop_lock(channel->loop);
+    bool paused = channel->paused;
+    loop_unlock(channel->loop);
+    return PyBool_FromLong(paused);
+}
+
+static int paused_set(PyObject *self, PyObject *given, void *Py_UNUSED(closure))
+{
+    Channel *channel = (Channel *)self;
+    int paused = given != NULL ? PyObject_IsTrue(given) : 0;
+    if (paused < 0)
+        return -1;
+    loop_lock(channel->loop);
+    channel->paused = paused != 0;
+    loop_unlock(channel->loop);
+    return 0;
+}
+
 static PyMethodDef channel_methods[] = {
     {"watch", channel_watch, METH_O, NULL},
     {"close", channel_close, METH_NOARGS, NULL},
+    {"fileno", channel_fileno, METH_NOARGS, NULL},
     {"pair", channel_pair, METH_O, NULL},
-    {"retarget", channel_retarget, METH_NOARGS, NULL},
-    {"signal", channel_signal, METH_VARARGS, NULL},
+    {"attend", channel_attend, METH_O, NULL},
+    {"retarget", channel_retarget_python, METH_NOARGS, NULL},
+    {"signal", channel_signal_python, METH_VARARGS, NULL},
+    {"expect", channel_expect, METH_VARARGS, NULL},
+    {"moves", channel_moves, METH_NOARGS, NULL},
+    {"unverified", channel_unverified, METH_NOARGS, NULL},
+    {"adopt", channel_adopt_python, METH_VARARGS, NULL},
     {"block", channel_block, METH_O, NULL},
     {"set_forks", channel_set_forks, METH_O, NULL},
     {"admit", channel_admit_python, METH_VARARGS, NULL},
+    {"admit_other", channel_admit_other_python, METH_VARARGS, NULL},
     {"resequence", channel_resequence, METH_VARARGS, NULL},
     {"position", channel_position, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -594,6 +746,8 @@ static PyGetSetDef channel_getset[] = {
     {"source", channel_get, NULL, NULL, (void *)F_SOURCE},
     {"signalled", channel_get, NULL, NULL, (void *)F_SIGNALLED},
     {"target", channel_get, NULL, NULL, (void *)F_TARGET},
+    {"tentative", channel_get, NULL, NULL, (void *)F_TENTATIVE},
+    {"control_target", channel_get, NULL, NULL, (void *)F_CONTROL_TARGET},
     {"held", channel_get, NULL, NULL, (void *)F_HELD},
     {"blocked", channel_get, NULL, NULL, (void *)F_BLOCKED},
     {"watched", channel_get, NULL, NULL, (void *)F_WATCHED},
@@ -611,6 +765,7 @@ static PyGetSetDef channel_getset[] = {
     {"last", time_get, time_set, NULL, AT(last)},
     {"heard", time_get, time_set, NULL, AT(heard)},
     {"timestamp", timestamp_get, timestamp_set, NULL, NULL},
+    {"paused", paused_get, paused_set, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -100,6 +100,27 @@ void loop_unwatch(Loop *loop, Channel *channel)
     loop->free_slot = channel->slot;
     channel->watched = false;
     loop->channels--;
+    for (Channel **at = &loop->noticed; *at != NULL; at = &(*at)->next_noticed)
+        if (*at == channel) {
+            *at = channel->next_noticed;
+            break;
+        }
+    channel->noticed = false;
+}
+
+/* Only a watched channel is put into the list: the table keeps it alive, and the thread takes no references. Whoever
+   works on another one is Python, which looks by itself. */
+void loop_notice(Channel *channel)
+{
+    Loop *loop = channel->loop;
+    uint64_t one = 1;
+    if (channel->noticed || !channel->watched)
+        return;
+    channel->noticed = true;
+    channel->next_noticed = loop->noticed;
+    loop->noticed = channel;
+    if (channel->next_noticed == NULL && write(loop->notify, &one, sizeof one) < 0)
+        return; /* it is readable already */
 }
 
 /* Everything that waits on one socket, but no more than a burst: then it is asked for again, after the others. */
@@ -168,7 +189,8 @@ static int start(Loop *loop)
     event.data.u64 = WAKE;
     loop->epoll = epoll_create1(EPOLL_CLOEXEC);
     loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (loop->epoll < 0 || loop->wake < 0 || epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event) < 0) {
+    loop->notify = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (loop->epoll < 0 || loop->wake < 0 || loop->notify < 0 || epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -202,7 +224,7 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Loop *loop = (Loop *)type->tp_alloc(type, 0);
     if (loop == NULL)
         return NULL;
-    loop->epoll = loop->wake = -1;
+    loop->epoll = loop->wake = loop->notify = -1;
     pthread_mutex_init(&loop->lock, NULL);
     pthread_mutex_init(&loop->gate, NULL);
     loop->ready = true;
@@ -242,7 +264,9 @@ static void halt(Loop *loop)
         close(loop->epoll);
     if (loop->wake >= 0)
         close(loop->wake);
-    loop->epoll = loop->wake = -1;
+    if (loop->notify >= 0)
+        close(loop->notify);
+    loop->epoll = loop->wake = loop->notify = -1;
 }
 
 static PyObject *loop_close(PyObject *self, PyObject *Py_UNUSED(none))
@@ -269,6 +293,30 @@ static PyObject *loop_heartbeat(PyObject *self, PyObject *args)
     while (write(loop->wake, &one, sizeof one) < 0 && errno == EINTR)
         ;
     Py_RETURN_NONE;
+}
+
+static PyObject *loop_notices(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    Loop *loop = (Loop *)self;
+    PyObject *found = PyList_New(0);
+    uint64_t count;
+    if (found == NULL)
+        return NULL;
+    loop_lock(loop);
+    if (loop->notify >= 0 && read(loop->notify, &count, sizeof count) < 0)
+        count = 0;
+    while (loop->noticed != NULL) {
+        Channel *channel = loop->noticed;
+        if (PyList_Append(found, (PyObject *)channel) < 0) {
+            loop_unlock(loop);
+            Py_DECREF(found);
+            return NULL;
+        }
+        loop->noticed = channel->next_noticed;
+        channel->noticed = false;
+    }
+    loop_unlock(loop);
+    return found;
 }
 
 static int loop_traverse(PyObject *self, visitproc visit, void *arg)
@@ -301,7 +349,8 @@ static PyObject *loop_get(PyObject *self, void *which)
     Loop *loop = (Loop *)self;
     loop_lock(loop);
     uint64_t rounds = loop->rounds, datagrams = loop->datagrams, channels = loop->channels;
-    double offset = loop->offset;
+    double offset = loop->offset, now = loop_now(loop);
+    int notify = loop->notify;
     loop_unlock(loop);
     switch ((intptr_t)which) {
     case 0:
@@ -310,6 +359,10 @@ static PyObject *loop_get(PyObject *self, void *which)
         return PyLong_FromUnsignedLongLong(datagrams);
     case 2:
         return PyLong_FromUnsignedLongLong(channels);
+    case 4:
+        return PyLong_FromLong(notify);
+    case 5:
+        return PyFloat_FromDouble(now);
     default:
         return PyFloat_FromDouble(offset);
     }
@@ -330,6 +383,7 @@ static int loop_set_offset(PyObject *self, PyObject *given, void *Py_UNUSED(clos
 static PyMethodDef loop_methods[] = {
     {"close", loop_close, METH_NOARGS, NULL},
     {"heartbeat", loop_heartbeat, METH_VARARGS, NULL},
+    {"notices", loop_notices, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -337,6 +391,8 @@ static PyGetSetDef loop_getset[] = {
     {"rounds", loop_get, NULL, NULL, (void *)0},
     {"datagrams", loop_get, NULL, NULL, (void *)1},
     {"channels", loop_get, NULL, NULL, (void *)2},
+    {"notify", loop_get, NULL, NULL, (void *)4},
+    {"now", loop_get, NULL, NULL, (void *)5},
     {"offset", loop_get, loop_set_offset, NULL, (void *)3},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -5,8 +5,8 @@
 
 PyTypeObject *LoopType, *ChannelType, *CopiesType;
 
-static const char *const words[REASONS] = {"short",   "malformed",   "stranger", "stun",    "congested",
-                                           "refused", "unreachable", "send",     "preroll", "memory"};
+static const char *const words[REASONS] = {"stranger", "congested", "refused", "unreachable",
+                                           "send",     "preroll",   "memory"};
 
 Reason reason_of(int error)
 {

@@ -23,16 +23,12 @@ typedef struct {
         struct sockaddr any;
         struct sockaddr_in four;
         struct sockaddr_in6 six;
-        struct sockaddr_storage storage;
     } of;
 } Address;
 
 /* Why a datagram went nowhere; the words are those of the Python loop. */
 typedef enum {
-    REASON_SHORT,
-    REASON_MALFORMED,
     REASON_STRANGER,
-    REASON_STUN,
     REASON_CONGESTED,
     REASON_REFUSED,
     REASON_UNREACHABLE,
@@ -74,6 +70,8 @@ typedef struct {
     uint8_t *buffer;
     uint64_t *beat; /* in the page below: counted up by the thread at each turn; NULL: nobody looks */
     Py_buffer page;
+    int notify;       /* eventfd, readable while `noticed` is not empty */
+    Channel *noticed; /* watched channels with something for Python to see, linked by `next_noticed` */
 } Loop;
 
 /* Copies of a stream to one recorder (siprec.relay.copies.Copies). */
@@ -106,31 +104,65 @@ typedef struct {
 
 #define MAX_SSRCS 16
 
+/* What a socket carries: RTP, the RTCP of another one, or datagrams that are not looked into (T.38). */
+enum { ROLE_RTP, ROLE_CONTROL, ROLE_OPAQUE };
+enum { LEARN_ANY, LEARN_HOST, LEARN_SIGNALLED };
+
+/* A source that may take over: how many packets in a row, and the state they were in. */
+typedef struct {
+    Address source;
+    uint16_t seq; /* of its newest packet */
+    uint32_t ssrc;
+    uint32_t count;
+    uint64_t mark; /* packets of the known source by then */
+    double since, last;
+} Rival;
+
+/* A change of host that nobody has been told of. */
+typedef struct Move {
+    struct Move *next;
+    Address from, to;
+} Move;
+
+#define MAX_MOVES 8
+
 /* One direction of media (siprec.relay.flow.Flow). */
 struct Channel {
     PyObject_HEAD
     Loop *loop;
     int fd; /* -1: closed */
-    bool control;
+    int role;
     bool watched;
     uint32_t slot;
     int learn; /* LEARN_* */
-    double port_silence, host_silence;
+    double relearn;
     Address source, signalled, target;
+    Address old;       /* had the place before `source` */
+    Address tentative; /* without a source: who sent something that is not RTP */
     bool held, blocked;
-    Channel *peer; /* owned */
+    bool nat, secure; /* what is expected: Channel.expect() */
+    bool pauses, paused;
+    uint64_t payloads[2]; /* bit per payload type; 0: nothing is agreed on */
+    Rival rival;
+    double verify_at;    /* no verification before */
+    uint8_t *unverified; /* a packet of `rival` that Python is to authenticate */
+    size_t unverified_size;
+    Move *moves;
+    int move_count;
+    Channel *next_noticed;
+    bool noticed;
+    Channel *peer;  /* owned */
+    Channel *media; /* owned; of a control channel: that of the RTP */
     Copies **forks; /* owned */
     Py_ssize_t fork_count;
     uint64_t packets, octets, rtcp_packets, rtcp_octets, gaps, late, unsent;
-    double last, heard;
+    double since, last, heard;
     int64_t next_seq, ssrc; /* -1: none yet */
     uint32_t timestamp;
     uint32_t ssrcs[MAX_SSRCS];
     int ssrc_count;
     Drops drops;
 };
-
-enum { LEARN_ANY, LEARN_HOST, LEARN_SIGNALLED };
 
 extern PyTypeObject *LoopType, *ChannelType, *CopiesType;
 extern PyType_Spec loop_spec, channel_spec, copies_spec;
@@ -151,9 +183,19 @@ void loop_unlock(Loop *loop);
 double loop_now(const Loop *loop);
 int loop_watch(Loop *loop, Channel *channel);    /* with the lock; an errno, or 0 */
 void loop_unwatch(Loop *loop, Channel *channel); /* with the lock; the caller drops the reference the slot held */
+void loop_notice(Channel *channel);              /* with the lock: Python shall look at it */
+
+/* learn.c, with the lock */
+void channel_retarget(Channel *channel);
+bool channel_admit(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now);
+bool channel_admit_other(Channel *channel, const Address *source, bool rtcp, double now);
+bool channel_admit_control(Channel *channel, const Address *source, double now);
+Address channel_control_target(const Channel *channel);
+void channel_signal(Channel *channel, const Address *address, bool held, double now);
+void channel_adopt(Channel *channel, const Address *source, bool adopt, double now);
+void channel_forget(Channel *channel); /* what is allocated */
 
 /* channel.c, with the lock */
-bool channel_admit(Channel *channel, const Address *source, double now);
 void channel_arrived(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now);
 
 /* copies.c, with the lock */
