@@ -325,10 +325,14 @@ class Flow:
                 self._take(source)
             self.heard = now
             return True
-        near, learn = self._known_host(source), self.latching.learn
-        if rtcp:
-            return (near and learn != "signalled") or self._stranger()
-        if self.source is not None or self.expected.secure or learn == "signalled" or not (near or self._first_come):
+        learn = self.latching.learn
+        if (
+            rtcp
+            or self.source is not None
+            or self.expected.secure
+            or learn == "signalled"
+            or not (self._known_host(source) or self._first_come)
+        ):
             return self._stranger()
         self.tentative = source
         self.heard = now

@@ -151,6 +151,9 @@ def test_multiplexed_rtcp_of_the_parties_passes_and_is_not_recorded(kind: str) -
             _, srs = await it.subscribed()
             sent = await it.talk(3)
             report = rtcp.empty_report(0xA, b"caller")
+            it.a.rtp.sendto(report, it.to_a)  # goes nowhere yet: nothing came from the callee
+            it.b.send(it.to_b, 1)
+            await until(lambda: len(it.a.poll()) == 1, "the callee is heard")
             it.a.rtp.sendto(report, it.to_a)
             it.rig.endpoint().rtp.sendto(report, it.to_a)  # from a stranger
             sent += await it.talk(3)

@@ -223,10 +223,8 @@ bool channel_admit_other(Channel *channel, const Address *source, bool rtcp, dou
         channel->heard = now;
         return true;
     }
-    bool near = known_host(channel, source);
-    if (rtcp)
-        return (near && channel->learn != LEARN_SIGNALLED) || stranger(channel);
-    if (channel->source.length != 0 || channel->secure || channel->learn == LEARN_SIGNALLED || !(near || first_come(channel)))
+    if (rtcp || channel->source.length != 0 || channel->secure || channel->learn == LEARN_SIGNALLED ||
+        !(known_host(channel, source) || first_come(channel)))
         return stranger(channel);
     channel->tentative = *source;
     channel->heard = now;
