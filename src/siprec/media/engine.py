@@ -26,12 +26,14 @@ class MediaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MediaSession:
-    """A call at the media server: `from_tag` is the tag of who made the offer at hand, `to_tag` of who answers it."""
+    """A call at the media server: `from_tag` is the tag of who made the offer at hand, `to_tag` of who answers it.
+    `received_from` is the address that the description at hand came from, if known."""
 
     call_id: str
     from_tag: str
     to_tag: str = ""
     via_branch: str = ""
+    received_from: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ class RtpEngine(MediaServer):
         wishes = _wishes(self._flags, flags)
         if not self._gates and "flags" in wishes:  # words of ours that others would complain about
             wishes["flags"] = [flag for flag in _flags_of(wishes) if flag not in _OURS]
+        if self._gates and session.received_from:
+            wishes["received-from"] = ["IP6" if ":" in session.received_from else "IP4", session.received_from]
         self.client.request(command, {**_address(session), "sdp": body, **wishes}, replied)
 
     def delete(self, session: MediaSession, done: Result | None = None) -> None:

@@ -159,7 +159,8 @@ class Negotiation:
         if dialog is not None:
             sdp = sdp_of(request) if request.method in _OFFERS else b""
             if sdp:
-                self._in_dialog(dialog, context.side, request, sdp, lambda: passed(0))
+                sender = context.transaction.source.host
+                self._in_dialog(dialog, context.side, request, sdp, lambda: passed(0), sender)
             else:
                 passed(0)
             return
@@ -174,7 +175,7 @@ class Negotiation:
             rejected = bool(call.media_error) and self.on_failure == "reject"
             passed(503 if rejected else 0)
             return
-        session = MediaSession(call.call_id, call.from_tag, "", branch.via_branch)
+        session = MediaSession(call.call_id, call.from_tag, "", branch.via_branch, context.transaction.source.host)
 
         def offered(result: bytes | None) -> None:
             if call.media is not None:
@@ -203,7 +204,13 @@ class Negotiation:
             self.settle(dialog)
 
     def _in_dialog(
-        self, dialog: ProxiedDialog, side: Side, request: SipRequest, sdp: bytes, go_on: Callable[[], None]
+        self,
+        dialog: ProxiedDialog,
+        side: Side,
+        request: SipRequest,
+        sdp: bytes,
+        go_on: Callable[[], None],
+        sender: str = "",
     ) -> None:
         was_open = dialog.open is not None
         kind = self._core.dialogs.offered(dialog, side, request, sdp)
@@ -231,6 +238,7 @@ class Negotiation:
             finish,
             dialog,
             OTHER[side],
+            sender,
         )
 
     def _through(
@@ -245,6 +253,7 @@ class Negotiation:
         go_on: Callable[[], None],
         dialog: ProxiedDialog,
         receiver: Side,
+        sender: str = "",
     ) -> None:
         path = self._path(call)
         before = dialog.told.get(receiver)
@@ -273,7 +282,7 @@ class Negotiation:
             if kind == "answer":
                 self.settle(dialog)
 
-        session = MediaSession(call.call_id, offerer, answerer, via_branch)
+        session = MediaSession(call.call_id, offerer, answerer, via_branch, sender)
         if kind == "offer":
             path.offer(session, sdp, passed)
         else:
@@ -418,7 +427,8 @@ class Negotiation:
         mine, theirs = dialog.tag(side), dialog.tag(OTHER[side])
         via_branch = branch.via_branch if initial and kind == "answer" else ""
         offerer, answerer = (mine, theirs) if kind == "answer" else (theirs, mine)
-        self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish, dialog, side)
+        sender = transaction.hop.host
+        self._through(call, kind, offerer, answerer, via_branch, response, sdp, finish, dialog, side, sender)
 
     def _learn(
         self,

@@ -115,6 +115,8 @@ class Party:
     created: float
     interface: Interface
     streams: list[Stream | None] = field(default_factory=list)
+    replaced: dict[int, Stream] = field(default_factory=dict)
+    """What an m-line was before an offer of other media: it goes on until that is answered."""
     description: SessionDescription | None = None
     answered: bool = False
     label: str = ""
@@ -202,8 +204,9 @@ class Call:
         if "pre-roll" in wishes.flags:
             self.keep()
         self.answered = offerer.answered = answerer.answered = True
-        self._expect(offerer)
-        self._expect(answerer)
+        for party in (offerer, answerer):
+            self._settle(party)
+            self._expect(party)
         return out.to_bytes()
 
     def _agree(self, offerer: Party, answerer: Party, out: SessionDescription) -> None:
@@ -275,7 +278,7 @@ class Call:
                 side.streams.append(None)
             present = side.streams[index]
             if present is not None and (present.kind, present.role) != (media.kind, role):
-                self._release(side, index)  # a slot may be used again for other media (RFC 3264 8.3.2)
+                self._replace(side, index, media.kind, role)
             if side.streams[index] is None:
                 side.streams[index] = self._open(side, media.kind, role)
         mine, theirs = party.streams[index], peer.streams[index]
@@ -304,11 +307,33 @@ class Call:
             pair.close()
             raise CallError(f"No sockets: {error.strerror}") from error
 
+    def _replace(self, party: Party, index: int, kind: str, role: Role) -> None:
+        """A slot may be used again for other media (RFC 3264 8.3.2). An offer of them may be refused (T.38: 488), so
+        what was agreed on stays until the answer, and comes back with an offer of it."""
+        present, before = party.streams[index], party.replaced.get(index)
+        party.streams[index] = None
+        if before is not None and (before.kind, before.role) == (kind, role):
+            party.streams[index] = party.replaced.pop(index)
+        elif present is not None and before is None and self.answered:
+            party.replaced[index] = present
+            return
+        if present is not None:
+            self._end(present)
+
+    def _settle(self, party: Party) -> None:
+        """What was replaced is over."""
+        for stream in party.replaced.values():
+            self._end(stream)
+        party.replaced.clear()
+
     def _release(self, party: Party, index: int) -> None:
         stream = party.streams[index] if index < len(party.streams) else None
         if stream is None:
             return
         party.streams[index] = None
+        self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
         self.ended.add_flows(stream.rtp, stream.rtcp)
         for flow in (stream.rtp, stream.rtcp):
             self.plane.packets.remove(flow.sock)
@@ -489,6 +514,8 @@ class Call:
         self.players.clear()
         for party, index, _ in self.streams():
             self._release(party, index)
+        for party in self.parties.values():
+            self._settle(party)
         self.parties.clear()
         self.pairs.clear()
 
