@@ -61,7 +61,7 @@ class Journal:
 
     def __call__(self, event: SiprecEvent) -> None:
         """Take note of an event."""
-        if event.name in (events.MEDIA_UP, events.MEDIA_DOWN, events.LOOP):
+        if event.name in (events.MEDIA_UP, events.MEDIA_DOWN, events.MEDIA_SOURCE, events.LOOP):
             self.results[event.name, event.server] += 1
             return
         if not event.server:

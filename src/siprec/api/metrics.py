@@ -178,6 +178,8 @@ class Metrics(Collector):
         yield CounterMetricFamily("siprec_media_restarts", "Times the relay was started again.", value=restarts)
         moved = self.parts.core.counters["media_moved"]
         yield CounterMetricFamily("siprec_media_moved_calls", "Calls that went to another media server.", value=moved)
+        sources = self.parts.core.counters["media_sources_moved"]
+        yield CounterMetricFamily("siprec_media_source_moves", "Parties whose media changed host.", value=sources)
 
     def _queues(self) -> Iterator[Metric]:
         hooks = self.webhooks.hooks

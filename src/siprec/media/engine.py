@@ -222,6 +222,18 @@ class MediaStatistics:
     forks: tuple[ForkStatistics, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SourceMove:
+    """The media of the party `tag` on its m-line `index` (from 0) come from `now`, another host than `before`, without
+    a description that says so. Addresses are texts, ``192.0.2.1:4000``."""
+
+    call_id: str
+    tag: str
+    index: int
+    before: str
+    now: str
+
+
 SdpResult: TypeAlias = Callable[["bytes | MediaError"], None]
 Result: TypeAlias = Callable[["MediaError | None"], None]
 SubscriptionResult: TypeAlias = Callable[["Subscription | MediaError"], None]
@@ -233,9 +245,11 @@ MediaTrace: TypeAlias = Callable[[str, str, str, bytes], None]
 
 
 class MediaServer(ABC):
-    """One media server. `name` says which, in logs and events."""
+    """One media server. `name` says which, in logs and events; `on_source` hears of media that come from another host,
+    from servers that tell."""
 
     name: str
+    on_source: Callable[[SourceMove], None] | None = None
 
     @abstractmethod
     def offer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:

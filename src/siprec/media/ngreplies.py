@@ -7,7 +7,14 @@ from typing import Final
 
 from siprec import sdp
 from siprec.media.bencode import Value
-from siprec.media.engine import ForkedStream, ForkStatistics, MediaStatistics, StreamStatistics, Subscription
+from siprec.media.engine import (
+    ForkedStream,
+    ForkStatistics,
+    MediaStatistics,
+    SourceMove,
+    StreamStatistics,
+    Subscription,
+)
 from siprec.media.ng import Reply
 
 MAX_NUMBERS: Final = 100
@@ -150,6 +157,20 @@ def _read_fork(tag: str, media: dict[str, Value], sources: list[str]) -> ForkSta
         report_interval=integer(ours.get("report interval")) / 1000,
         behind=integer(ours.get("behind")),
     )
+
+
+def read_moves(reply: Reply) -> list[SourceMove]:
+    """Changes of host in the reply to ``ping``."""
+    return [
+        SourceMove(
+            text(move.get("call-id")),
+            text(move.get("tag")),
+            max(0, integer(move.get("index")) - 1),
+            text(move.get("from")),
+            text(move.get("to")),
+        )
+        for move in map(dictionary, items(reply.get("moved")))
+    ]
 
 
 def numbers(reply: Mapping[str, Value]) -> dict[str, int]:

@@ -37,7 +37,16 @@ from siprec.media.engine import (
 )
 from siprec.media.exchange import Opener
 from siprec.media.ng import NgClient, Reply
-from siprec.media.ngreplies import dictionary, integer, items, numbers, read_statistics, read_subscription, text
+from siprec.media.ngreplies import (
+    dictionary,
+    integer,
+    items,
+    numbers,
+    read_moves,
+    read_statistics,
+    read_subscription,
+    text,
+)
 from siprec.sip.clock import Clock, Timer
 
 _OURS = frozenset({"pre-roll", "re-key"})
@@ -279,7 +288,18 @@ class RtpEngine(MediaServer):
         self.client.request("list", {"limit": LISTED}, listed)
 
     def ping(self, done: Result) -> None:
-        self._simple("ping", {}, done)
+        if not self._gates or self.on_source is None:
+            self._simple("ping", {}, done)
+            return
+
+        def replied(reply: Reply | MediaError) -> None:
+            moves = [] if isinstance(reply, MediaError) else read_moves(reply)
+            done(reply if isinstance(reply, MediaError) else None)
+            for move in moves:
+                if self.on_source is not None:
+                    self.on_source(move)
+
+        self.client.request("ping", {"events": 1}, replied)
 
     @property
     def counters(self) -> Mapping[str, int]:

@@ -40,10 +40,13 @@ LOOP: Final = "E_SIPREC_LOOP"
 """A Call-ID passed more often than `sip.max_passes`: a loop, or an attack. `dlg_callid` and `reason` are set."""
 IGNORED: Final = "setting ignored: "
 """How the reason of a `FAILED` begins that is about a setting only: the recording goes on without it."""
+MEDIA_SOURCE: Final = "E_SIPREC_MEDIA_SOURCE"
+"""Media of a party come from another host, without a description that says so. `server` is the media server."""
 OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP})
 """Those that belong to no call."""
 EVENTS: Final = (
-    frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED, NO_MEDIA, LOOP}) | OF_SERVERS
+    frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED, NO_MEDIA, LOOP, MEDIA_SOURCE})
+    | OF_SERVERS
 )
 
 

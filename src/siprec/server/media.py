@@ -7,10 +7,11 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from siprec.media import sockets
-from siprec.media.engine import MediaError, MediaServer
+from siprec.media.engine import MediaError, MediaServer, SourceMove
 from siprec.media.pool import MediaPool, Member
 from siprec.media.rtpengine import RtpEngine
 from siprec.proxy.call import Call
@@ -71,6 +72,8 @@ class MediaSupervisor:
         self._look: Timer | None = None
         self.traced: Callable[[MediaServer], None] | None = None
         """Sees each server before it is used."""
+        self.on_source: Callable[[MediaServer, SourceMove], None] | None = None
+        """Hears of parties whose media come from another host."""
         self.pool = MediaPool(clock, self._changed, every=config.media.ping)
 
     def carry(self, load: Mapping[MediaServer, int]) -> None:
@@ -136,10 +139,15 @@ class MediaSupervisor:
             )
         except (ValueError, OSError) as error:
             raise ConfigError(f"media server {wanted.address}: {error}") from None
-        if self.traced is not None:
-            self.traced(server)
+        self._met(server)
         self._clock.call_later(0, self._orphans.end, server)
         return server
+
+    def _met(self, server: MediaServer) -> None:
+        if self.traced is not None:
+            self.traced(server)
+        if self.on_source is not None:
+            server.on_source = partial(self.on_source, server)
 
     def apply(self, config: Config) -> None:
         """Another configuration: servers come, drain and go. One that goes keeps the calls it has. The embedded relay
@@ -174,8 +182,7 @@ class MediaSupervisor:
         self._relay = relay = await start_relay(relay_options(self._config))
         server = RtpEngine(self._clock, sockets.udp(self._loop, relay.ng_address), name="embedded")
         self._own.add(server)
-        if self.traced is not None:
-            self.traced(server)
+        self._met(server)
         watch = HangWatch(
             self._clock.now(),
             lambda done: server.ping(lambda error: done(error is None)),

@@ -19,7 +19,7 @@ from siprec.api.holds import HoldJournal
 from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
 from siprec.logs import setup_logging
-from siprec.media.engine import MediaFlags
+from siprec.media.engine import MediaFlags, MediaServer, SourceMove
 from siprec.net.address import is_local_address, is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
@@ -34,7 +34,7 @@ from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
-from siprec.recording.events import FAILED, LOOP, MEDIA_DOWN, MEDIA_UP, EventDispatcher, SiprecEvent
+from siprec.recording.events import FAILED, LOOP, MEDIA_DOWN, MEDIA_SOURCE, MEDIA_UP, EventDispatcher, SiprecEvent
 from siprec.recording.proof import ProofCollector
 from siprec.recording.requested import is_request
 from siprec.recording.scripting import ScriptEvents
@@ -154,6 +154,7 @@ class ProxyProcess:
             returned=lambda server: self.care.returned(server),
             health=self._media_health,
         )
+        self.media.on_source = self._media_source
         self.events = EventDispatcher()
         self.events.subscribe(_log_event)
         registrar = config.registrar
@@ -440,6 +441,12 @@ class ProxyProcess:
     def _media_health(self, name: str, up: bool, reason: str) -> None:
         event = MEDIA_UP if up else MEDIA_DOWN
         self.events.emit(SiprecEvent(event, "", "", "", "", name, "", self.clock.wall(), reason))
+
+    def _media_source(self, server: MediaServer, move: SourceMove) -> None:
+        self.core.counters["media_sources_moved"] += 1
+        reason = f"tag {move.tag}, m-line {move.index + 1}: {move.before} -> {move.now}"
+        name, wall = server.name, self.clock.wall()
+        self.events.emit(SiprecEvent(MEDIA_SOURCE, "", move.call_id, "", "", name, "", wall, reason))
 
     def counts(self) -> dict[str, object]:
         """What is alive in this process: for leak checks."""

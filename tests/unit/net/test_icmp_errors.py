@@ -28,7 +28,7 @@ from siprec.media.rtpproxy_protocol import RtpProxyClient
 from siprec.net.dnscache import DnsCache
 from siprec.net.timers import TimerWheel
 from siprec.recorder.ports import PortPool
-from siprec.relay.flow import Latching
+from siprec.relay.learning import Latching
 from siprec.relay.native import packet_loop
 from siprec.relay.process import RelayOptions, run_relay
 from siprec.sip.transport import Hop
@@ -206,7 +206,8 @@ def test_the_relay_hears_parties_and_recorders_after_errors(run: Run, kind: Any,
         packets = packet_loop(asyncio.get_running_loop(), time.monotonic, kind)
         party = bound(host)
         rtp, rtcp, fork = bound(host), bound(host), bound(host)
-        flow, control = packets.flow(rtp, Latching(learn="any")), packets.control(rtcp, Latching(learn="any"))
+        flow, control = packets.flow(rtp, Latching()), packets.flow(rtcp, Latching(), 0, "control")
+        control.attend(flow)
         reports: list[bytes] = []
         packets.add(fork, lambda now: reports.append(b"") if _read(fork, reports) else None)
         fork.connect((host, closed_port(host)))
