@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import IO, Final, Literal
+from typing import IO, Any, Final, Literal
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
@@ -88,12 +88,35 @@ def _priority(level: int) -> int:
     return next((priority for least, priority in _PRIORITY if level >= least), 7)
 
 
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, line separators, direction marks and undecodable octets as escapes.
+
+    What a stranger sends can then neither begin a line nor steer a terminal.
+    """
+    if _CONTROLS.search(text) is None:
+        return text
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
 class TextFormatter(logging.Formatter):
-    """Lines for people. `journal`: with priorities instead of time and level, on every line of a traceback."""
+    """Lines for people. `journal`: with priorities instead of time and level, on every line of a traceback.
+
+    A message is one line. The lines of a traceback are set in, each made :func:`visible`.
+    """
 
     def __init__(self, journal: bool = False) -> None:
         super().__init__("%(name)s %(message)s" if journal else "%(asctime)s %(levelname)-7s %(name)s %(message)s")
         self._journal = journal
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join("  " + visible(line) for line in super().formatException(ei).split("\n"))
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

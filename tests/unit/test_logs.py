@@ -87,7 +87,7 @@ def test_the_journal_gets_priorities_on_every_line(
         journal.seek(0)
         text = journal.read()
     if form == "text":
-        assert text == "<3>siprec.test a\n<3>b\n<6>siprec.test c\n"
+        assert text == "<3>siprec.test a\\nb\n<6>siprec.test c\n"
     else:
         assert [line[:4] for line in text.splitlines()] == ["<3>{", "<6>{"]
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
@@ -120,3 +120,28 @@ def test_the_configuration_says_what_is_wrong_with_it() -> None:
     for text in ('level = "loud"', 'format = "xml"', 'levels = {"asyncio" = "info"}', 'levels = {"siprec.sip" = "x"}'):
         with pytest.raises(ConfigError, match=r"siprec.toml: log\."):
             parse(f"[log]\n{text}")
+
+
+def test_a_stranger_can_neither_begin_a_line_nor_steer_the_terminal() -> None:
+    out = io.StringIO()
+    logs.setup_logging("info", "text", {}, out)
+    log = logging.getLogger("siprec.test")
+    hostile = "a\r\n2026-11-30 00:00:00,000 INFO siprec forged\x1b[2J\x00\x9b\u2028\u202ex\udcff"
+    log.info("user %s, Call-ID %s", hostile, hostile)
+    try:
+        raise ValueError(hostile)
+    except ValueError:
+        log.exception("it failed")
+    text = out.getvalue()
+    assert [line for line in text.split("\n") if "forged" in line and line.startswith("2026-11-30 00:00")] == []
+    assert not set(text) & {"\r", "\x1b", "\x00", "\x9b", "\u2028", "\u202e", "\udcff"}
+    first, *rest = text.rstrip("\n").split("\n")
+    assert r"user a\r\n2026" in first
+    assert all(line.startswith("  ") for line in rest[1:])
+    assert "ValueError" in text
+
+
+def test_each_line_of_the_journal_keeps_its_priority_whatever_a_stranger_sends() -> None:
+    formatter = logs.TextFormatter(journal=True)
+    record = logging.LogRecord("siprec.test", logging.INFO, "", 0, "user %s", ("a\n<2>forged",), None)
+    assert formatter.format(record) == r"<6>siprec.test user a\n<2>forged"

@@ -59,6 +59,10 @@ class Api:
         if self.redis is not None:
             await self.redis.stop()
 
+    def tokens_changed(self) -> None:
+        """End the event streams of those who may not listen any more."""
+        self.hub.check()
+
     def close(self) -> None:
         """Let go of the events; streams end."""
         for unsubscribe in self._unsubscribe:

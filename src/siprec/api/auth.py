@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +13,9 @@ from starlette.requests import Request
 from siprec.api.problem import Problem
 from siprec.api.settings import Role
 from siprec.net.address import split_host_port
+from siprec.sourcelog import SourceLog
+
+log = logging.getLogger(__name__)
 
 _RANK: Final[dict[str, int]] = {"read": 1, "listen": 2, "control": 3}
 _REALM: Final = 'Bearer realm="siprec"'
@@ -21,7 +25,16 @@ class Authorization:
     """Checks requests against `tokens`; without any, only that they come from this host and from no foreign page."""
 
     def __init__(self, tokens: Mapping[str, Role]) -> None:
+        self._refusals = SourceLog(log)
         self._tokens = [(token.encode(), role) for token, role in tokens.items()]
+
+    def allows(self, request: Request, role: Role) -> bool:
+        """Whether :meth:`check` would let the request pass."""
+        try:
+            self.check(request, role)
+        except Problem:
+            return False
+        return True
 
     def check(self, request: Request, role: Role) -> None:
         """Whether the request may do what takes `role`.
@@ -34,10 +47,14 @@ class Authorization:
             self._check_host(request)
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        source = request.client.host if request.client is not None else ""
         if scheme.lower() != "bearer" or not given.strip():
+            if given:
+                self._refusals.warning(source, "API: %s credentials from source=%s", scheme[:20], source)
             raise Problem(401, "a bearer token is needed", {"WWW-Authenticate": _REALM})
         found = self._role(given.strip().encode("utf-8", "replace"))
         if found is None:
+            self._refusals.warning(source, "API: unknown token from source=%s", source)
             raise Problem(401, "this token is not known", {"WWW-Authenticate": f'{_REALM}, error="invalid_token"'})
         if _RANK[found] < _RANK[role]:
             header = {"WWW-Authenticate": f'{_REALM}, error="insufficient_scope"'}

@@ -30,9 +30,10 @@ Wanted = Callable[[SiprecEvent], bool]
 class Subscriber:
     """One listener with a bounded queue. When that is full it is emptied, and the subscriber `dropped`."""
 
-    def __init__(self, size: int, wanted: Wanted) -> None:
+    def __init__(self, size: int, wanted: Wanted, allowed: Callable[[], bool] = lambda: True) -> None:
         self._size = size
         self._wanted = wanted
+        self._allowed = allowed
         self._queue: deque[Numbered] = deque()
         self._wake = asyncio.Event()
         self.dropped = False
@@ -56,6 +57,12 @@ class Subscriber:
         """Nothing more will come."""
         self.closed = True
         self._wake.set()
+
+    def check(self) -> None:
+        """End here, with what waits, when the listener may not listen any more."""
+        if not self._allowed():
+            self._queue.clear()
+            self.close()
 
     async def take(self, limit: float) -> list[Numbered]:
         """What is queued; waits for something for up to `limit` seconds."""
@@ -109,9 +116,9 @@ class EventHub:
         for sink in self.sinks:
             sink(numbered)
 
-    def subscribe(self, size: int, wanted: Wanted) -> Subscriber:
-        """A new subscriber; :meth:`unsubscribe` it."""
-        subscriber = Subscriber(size, wanted)
+    def subscribe(self, size: int, wanted: Wanted, allowed: Callable[[], bool] = lambda: True) -> Subscriber:
+        """A new subscriber; :meth:`unsubscribe` it. `allowed` says whether it still may listen."""
+        subscriber = Subscriber(size, wanted, allowed)
         self._subscribers.add(subscriber)
         return subscriber
 
@@ -124,6 +131,11 @@ class EventHub:
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """No more."""
         self._subscribers.discard(subscriber)
+
+    def check(self) -> None:
+        """Who may listen has changed: end the subscriptions of those who may not any more."""
+        for subscriber in self._subscribers:
+            subscriber.check()
 
     def since(self, last_id: str) -> tuple[list[Numbered], bool]:
         """The events after `last_id`, and whether some of them are no longer kept."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 
 from siprec.api import model
 from siprec.api.problem import Problem
@@ -84,11 +84,11 @@ class Library:
 
         recording = await self._find(name)
         try:
-            document = await _in_thread(lambda: msgspec.json.encode(export(recording)))
+            pieces = await _in_thread(lambda: export(recording))
         except (VconError, OSError, KeyError) as error:
             raise Problem(409, f"no vCon of this recording: {error}") from None
         headers = {"Content-Disposition": f'attachment; filename="{name}.vcon"', "Cache-Control": "private, no-store"}
-        return Response(document, headers=headers, media_type="application/vcon+json")
+        return StreamingResponse(pieces, headers=headers, media_type="application/vcon+json")
 
     async def waveform(self, name: str, points: int) -> model.Waveforms:
         """Peaks of each participant's audio."""

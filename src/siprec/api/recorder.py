@@ -46,6 +46,9 @@ class RecorderApi:
     async def started(self) -> None:
         """Nothing to be done."""
 
+    def tokens_changed(self) -> None:
+        """Nothing lasts longer than its request."""
+
     def close(self) -> None:
         """Nothing to be let go of."""
 

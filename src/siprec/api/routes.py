@@ -228,7 +228,10 @@ async def _events(api: Api, asked: Asked) -> Answer:
             and (not query.instance or event.instance == query.instance)
         )
 
-    subscriber = api.hub.subscribe(config.subscriber_queue, wanted)
+    def allowed() -> bool:
+        return api.authorization.allows(asked.request, "read")
+
+    subscriber = api.hub.subscribe(config.subscriber_queue, wanted, allowed)
     last = asked.request.headers.get("last-event-id", "")
     backlog, gap = api.hub.since(last) if last else ([], False)
     return EventStream(api.hub, subscriber, [each for each in backlog if wanted(each.event)], gap)

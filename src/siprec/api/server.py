@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from siprec.api.app import Api
 from siprec.api.auth import Authorization
 from siprec.api.parts import Parts
 from siprec.api.settings import ApiConfig, ListenConfig, Role
+from siprec.net.tls import TlsSettings
 
 UNSENT: Final = 32768
 """Octets that the kernel takes for a client beyond what it can send: one that does not read is noticed soon, and a
@@ -47,6 +49,8 @@ class Service(Protocol):
 
     async def started(self) -> None: ...
 
+    def tokens_changed(self) -> None: ...
+
     def close(self) -> None: ...
 
     async def stopped(self) -> None: ...
@@ -61,6 +65,8 @@ class WebServer:
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._tls = TlsSettings(config.tls_certificate, config.tls_key) if config.tls_certificate else None
+        self._context: ssl.SSLContext | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -88,12 +94,18 @@ class WebServer:
             raise ValueError(f"api.tokens: needed while listening on {self.config.address[0]}")
 
     def set_tokens(self, tokens: Mapping[str, Role]) -> None:
-        """Other tokens from the next request on; event streams that are open stay open. Raises ValueError."""
+        """Other tokens from the next request on; event streams of tokens that are gone end. Raises ValueError."""
         self.check_tokens(tokens)
         self._api.authorization = Authorization(tokens)
+        self._api.tokens_changed()
+
+    def refresh_tls(self) -> None:
+        """Read the certificate again. Raises OSError: it cannot be used; the old one stays."""
+        if self._tls is not None and self._context is not None:
+            self._tls.refresh(self._context)
 
     async def start(self) -> None:
-        """Listen.
+        """Listen. TLS is as strict as that of SIP (:mod:`siprec.net.tls`).
 
         Raises:
             OSError: the address is taken, or certificate or key cannot be read.
@@ -121,6 +133,8 @@ class WebServer:
                 ssl_keyfile=self.config.tls_key or None,
             )
             options.load()
+            if self._tls is not None:
+                options.ssl = self._context = self._tls.server_context()
         except (OSError, ValueError) as error:
             listener.close()
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

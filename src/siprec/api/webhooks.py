@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import hmac
 import logging
+import os
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -110,7 +111,9 @@ class DeadLetters:
     def _append(self, lines: bytes) -> None:
         if self._path.exists() and self._path.stat().st_size > MAX_FILE:
             self._path.replace(self._path.with_name(self._path.name + ".1"))
-        with self._path.open("ab") as file:
+        # Numbers and names are in it: for owner and group only, whatever the umask.
+        with open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640), "ab") as file:
+            os.fchmod(file.fileno(), 0o640)
             file.write(lines)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from siprec.recorder.library import RecordingResult
 from siprec.recorder.summary import FILE
@@ -16,13 +18,13 @@ def main(directory: Path, output: Path | None, *, streams: bool) -> int:
     """Write the vCon; exit status 0, or 1 with the reason on standard error."""
     try:
         summary = json.loads((directory / FILE).read_bytes())
-        text = json.dumps(export(RecordingResult(directory, summary), streams=streams), ensure_ascii=False)
+        pieces = export(RecordingResult(directory, summary), streams=streams)
         if output is None:
-            print(text)
+            _write(pieces, sys.stdout.buffer)
         else:
             # Like the recording itself: for owner and group only.
-            with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
-                file.write(text + "\n")
+            with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:
+                _write(pieces, file)
     except FileNotFoundError:
         print(f"siprec vcon: {directory} is no recording: it has no {FILE}", file=sys.stderr)
         return 1
@@ -30,3 +32,10 @@ def main(directory: Path, output: Path | None, *, streams: bool) -> int:
         print(f"siprec vcon: {directory}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _write(pieces: Iterable[bytes], file: BinaryIO) -> None:
+    for piece in pieces:
+        file.write(piece)
+    file.write(b"\n")
+    file.flush()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import soundfile  # type: ignore[import-untyped]
 
@@ -24,6 +25,9 @@ from siprec.recorder.space import RESERVE, reserve
 from siprec.recorder.summary import FILE, write_json
 
 log = logging.getLogger(__name__)
+
+_NAME: Final = re.compile(r"[0-9]{8}[0-9A-Za-z_.-]{1,56}")
+"""Names of directories of recordings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ class RecorderLibrary:
 
     def by_id(self, name: str) -> RecordingResult | None:
         """The recording of that id (name of its directory); None if there is none."""
-        if len(name) < 9 or "/" in name or not name[:8].isdigit():
+        if _NAME.fullmatch(name) is None:
             return None
         directory = self.root / name[:4] / name[4:6] / name[6:8] / name
         return self.load(directory) if (directory / FILE).is_file() else None

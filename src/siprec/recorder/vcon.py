@@ -7,6 +7,7 @@ conversation goes with it: who was there when, digits pressed, and the metadata 
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from typing import Any, Final
 from siprec.recorder.library import RecordingResult
 
 SYNTAX: Final = "0.4.0"
-MAX_OCTETS: Final = 1 << 30
-"""More audio than that is not put into one JSON document."""
+PIECE: Final = 3 << 16
+"""Octets of audio in one piece: a multiple of three, so that the base64 of the pieces joins without padding."""
 _TYPES: Final = {".wav": "audio/x-wav", ".flac": "audio/flac"}
 
 
@@ -25,11 +26,13 @@ class VconError(Exception):
     """A recording cannot be exported; the text says why."""
 
 
-def export(recording: RecordingResult, *, streams: bool = False) -> dict[str, Any]:
-    """The vCon of a recording, ready for JSON; `streams`: each participant's audio by itself instead of the mix.
+def export(recording: RecordingResult, *, streams: bool = False) -> Iterator[bytes]:
+    """The vCon of a recording as JSON, piece by piece: the audio is read while it is written, however long it is.
+
+    `streams`: each participant's audio by itself instead of the mix.
 
     Raises:
-        VconError: the recording goes on, or has no audio, or more than 1 GiB of it.
+        VconError: before the first piece: the recording goes on, or has no audio.
         OSError: a file cannot be read.
     """
     summary = recording.summary
@@ -38,23 +41,41 @@ def export(recording: RecordingResult, *, streams: bool = False) -> dict[str, An
     people = [p for p in summary.get("participants", []) if isinstance(p, dict)]
     parties = [_party(person) for person in people]
     index = {str(person.get("participant_id")): number for number, person in enumerate(people)}
-    dialog = list(_dialogs(recording, index, streams))
-    if not dialog:
+    dialogs = list(_dialogs(recording, index, streams))
+    if not dialogs:
         raise VconError("the recording has no audio")
     history = list(_history(summary, index))
-    for each in dialog:
-        each["party_history"] = history
+    for _, dialog in dialogs:
+        dialog["party_history"] = history
     end = summary.get("end") or summary["start"]
-    return {
+    head = {
         "vcon": SYNTAX,
         "uuid": _uuid(recording.id, summary),
         "created_at": end,
         "subject": f"Recording {recording.id}",
         "parties": parties,
-        "dialog": dialog,
-        "attachments": list(_attachments(recording)),
-        "analysis": [],
     }
+    tail = {"attachments": list(_attachments(recording)), "analysis": []}
+    return _pieces(head, dialogs, tail)
+
+
+def _pieces(head: dict[str, Any], dialogs: list[tuple[Path, dict[str, Any]]], tail: dict[str, Any]) -> Iterator[bytes]:
+    yield _encode(head)[:-1] + b',"dialog":'
+    before = b"["
+    for path, dialog in dialogs:
+        yield before + _encode(dialog)[:-1] + b',"body":"'
+        digest = hashlib.sha512()
+        with path.open("rb") as audio:
+            while octets := audio.read(PIECE):
+                digest.update(octets)
+                yield urlsafe_b64encode(octets).rstrip(b"=")
+        yield f'","content_hash":"sha512-{_base64url(digest.digest())}"}}'.encode()
+        before = b","
+    yield b"]," + _encode(tail)[1:]
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _party(person: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +93,7 @@ def _party(person: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _dialogs(recording: RecordingResult, index: dict[str, int], streams: bool) -> Iterator[dict[str, Any]]:
+def _dialogs(recording: RecordingResult, index: dict[str, int], streams: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
     mix = recording.summary.get("mix")
     by_number = {stream.get("number"): stream for stream in recording.streams}
     if mix and not streams:
@@ -94,11 +115,11 @@ def _side(numbers: list[Any], streams: dict[Any, dict[str, Any]], index: dict[st
 
 def _dialog(
     recording: RecordingResult, name: str, duration: float | None, parties: list[int | list[int]]
-) -> dict[str, Any]:
+) -> tuple[Path, dict[str, Any]]:
+    """A file of audio, and the dialog object without its body."""
     path = recording.directory / name
-    if path.stat().st_size > MAX_OCTETS:
-        raise VconError(f"{name} has more than {MAX_OCTETS >> 30} GiB")
-    octets = path.read_bytes()
+    if not path.is_file():
+        raise VconError(f"{name} is missing")
     found: dict[str, Any] = {
         "type": "recording",
         "start": recording.summary.get("audio_start") or recording.summary["start"],
@@ -106,15 +127,13 @@ def _dialog(
         "parties": parties,
         "mediatype": _TYPES.get(path.suffix, "application/octet-stream"),
         "filename": name,
-        "body": _base64url(octets),
         "encoding": "base64url",
-        "content_hash": f"sha512-{_base64url(hashlib.sha512(octets).digest())}",
         "application": "SIPREC",
     }
     ids = [pair for session in recording.summary.get("communication_sessions", []) for pair in _session_ids(session)]
     if ids:
         found["session_id"] = ids[0] if len(ids) == 1 else ids
-    return found
+    return path, found
 
 
 def _session_ids(session: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -429,6 +429,8 @@ class ProxyProcess:
             setup_logging(new.log.level, new.log.format, new.log.levels)
         self.config = merged(self.config, new)
         self.transport.refresh_tls()
+        if self.api is not None:
+            self.api.refresh_tls()
 
     def _script_failed(self, error: Exception) -> None:
         self.core.counters["script_errors"] += 1

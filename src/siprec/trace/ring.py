@@ -25,6 +25,8 @@ _NO_CALL: Final = (b"SIP/2.0", b"REGISTER", b"OPTIONS", b"PUBLISH")
 """What begins nothing that is kept: registrations and pings would push the calls out."""
 _CALL_ID: Final = re.compile(rb"^(?:call-id|i)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.I | re.M)
 _KEYS: Final = re.compile(rb"(inline:)([A-Za-z0-9+/=_-]+)")
+_CREDENTIALS: Final = re.compile(rb"^(?:proxy-)?authorization[ \t]*:", re.I | re.M)
+_RESPONSE: Final = re.compile(rb"(\bresponse[ \t]*=[ \t]*\"?)([0-9a-z+/=_-]+)", re.I)
 
 
 class Step(NamedTuple):
@@ -168,7 +170,14 @@ def call_id_of(data: bytes) -> str:
 
 
 def without_keys(data: bytes) -> bytes:
-    """The same octets with media keys (SDES, RFC 4568) made unreadable; lengths stay as they are."""
-    if b"inline:" not in data:
-        return data
-    return _KEYS.sub(lambda match: match[1] + b"*" * len(match[2]), data)
+    """The same octets with media keys (SDES, RFC 4568) and the responses of digest (RFC 7616), from which passwords can
+    be guessed, made unreadable; lengths stay as they are."""
+    if b"inline:" in data:
+        data = _KEYS.sub(_stars, data)
+    if _CREDENTIALS.search(data) is not None:
+        data = _RESPONSE.sub(_stars, data)
+    return data
+
+
+def _stars(match: re.Match[bytes]) -> bytes:
+    return match[1] + b"*" * len(match[2])

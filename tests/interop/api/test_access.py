@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from siprec.api.routes import OPERATIONS
+from siprec.recording.events import START, STOP, SiprecEvent
 from siprec.server.config import ConfigError, parse
 from siprec.server.proxy_process import ProxyProcess
-from tests.interop.api.apiworld import CONTROL, READ, Client, client, proxy
+from tests.interop.api.apiworld import CONTROL, READ, Client, client, proxy, until
+from tests.interop.api.test_events import Listener
 
 TOKENS = f'tokens = {{ "{READ}" = "read", "{CONTROL}" = "control" }}'
 
@@ -55,6 +57,41 @@ def test_a_basic_password_is_no_token(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_an_event_stream_ends_when_its_token_is_taken_away(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9", api=TOKENS) as process:
+            assert process.api is not None
+            address = client(process).address
+            async with (
+                Listener().listen(address, token=READ) as gone,
+                Listener().listen(address, token=CONTROL) as stays,
+            ):
+                process.api.set_tokens({CONTROL: "control"})
+                await until(lambda: gone.ended)
+                process.events.emit(SiprecEvent(START, "d", "c", "r", "s", "sip:srs", "default", 1.0, ""))
+                await until(lambda: stays.events)
+                assert not gone.events
+                assert not stays.ended
+                # Demoted is not revoked: reading takes the least role.
+                process.api.set_tokens({CONTROL: "read"})
+                process.events.emit(SiprecEvent(STOP, "d", "c", "r", "s", "sip:srs", "default", 1.0, ""))
+                await until(lambda: len(stays.events) == 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_token_that_is_tried_is_logged_with_its_source_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9", api=TOKENS) as process:
+            for number in range(5):
+                assert (await client(process, f"guess-{number}-0123456789").get("/calls")).status == 401
+
+    with caplog.at_level("WARNING", "siprec.api.auth"):
+        asyncio.run(scenario())
+    told = [record.getMessage() for record in caplog.records if record.name == "siprec.api.auth"]
+    assert told == ["API: unknown token from source=127.0.0.1"]
+
+
 def test_pages_of_others_get_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
@@ -91,6 +128,19 @@ def test_it_is_served_over_tls(tmp_path: Path) -> None:
             context = ssl.create_default_context(cafile=str(certificate))
             reply = await Client(process.api.address, context=context).get("/calls")
             assert reply.json["calls"] == []
+            # As strict as SIP: no TLS 1.1, no cipher without forward secrecy.
+            for weak in ("old", "cipher"):
+                context = ssl.create_default_context(cafile=str(certificate))
+                if weak == "old":
+                    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+                    context.maximum_version = ssl.TLSVersion.TLSv1_1
+                    context.set_ciphers("ALL:@SECLEVEL=0")
+                else:
+                    context.maximum_version = ssl.TLSVersion.TLSv1_2
+                    context.set_ciphers("AES128-GCM-SHA256:AES256-SHA:ECDHE-ECDSA-AES128-SHA")
+                with pytest.raises(OSError):
+                    await Client(process.api.address, context=context).get("/calls")
+            process.api.refresh_tls()
 
     asyncio.run(scenario())
 

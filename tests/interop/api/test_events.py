@@ -28,9 +28,12 @@ class Listener:
         self.ended = False
 
     @asynccontextmanager
-    async def listen(self, address: tuple[str, int], path: str = "/events", last: str = "") -> AsyncIterator[Listener]:
+    async def listen(
+        self, address: tuple[str, int], path: str = "/events", last: str = "", token: str = ""
+    ) -> AsyncIterator[Listener]:
         reader, writer = await asyncio.open_connection(*address)
         header = f"Last-Event-ID: {last}\r\n" if last else ""
+        header += f"Authorization: Bearer {token}\r\n" if token else ""
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         assert b" 200 " in head.split(b"\r\n")[0]

@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 import re
+import tracemalloc
 import uuid
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import soundfile  # type: ignore[import-untyped]
 
 from siprec.cli.vcon import main
 from siprec.recorder.library import RecorderLibrary, RecordingResult
-from siprec.recorder.vcon import VconError, export
+from siprec.recorder.vcon import PIECE, VconError, export
 
 ALICE, BOB = "f+W63ZtJQB6EjXMnq+yS9A==", "93n+JQnCSk6nwGY1vugYng=="
 START, END = "2026-11-23T06:37:47.365Z", "2026-11-23T06:37:50.578Z"
@@ -78,11 +79,16 @@ def recording(tmp_path: Path) -> RecordingResult:
     return RecordingResult(directory, summary())
 
 
+def vcon(recording: RecordingResult, *, streams: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(b"".join(export(recording, streams=streams)))
+    return found
+
+
 def test_parties_times_and_identifiers_are_as_the_draft_asks(recording: RecordingResult) -> None:
-    found = export(recording)
+    found = vcon(recording)
     assert found["vcon"] == "0.4.0"
     assert uuid.UUID(found["uuid"]).version == 8
-    assert found["uuid"] == export(recording)["uuid"]
+    assert found["uuid"] == vcon(recording)["uuid"]
     assert datetime.fromisoformat(found["created_at"]).tzinfo is not None
     assert found["parties"] == [
         {"sip": "sip:alice@example.com", "name": "Alice", "uuid": "7fe5badd-9b49-401e-848d-7327abec92f4"},
@@ -91,7 +97,7 @@ def test_parties_times_and_identifiers_are_as_the_draft_asks(recording: Recordin
 
 
 def test_the_mix_is_one_dialog_whose_channels_are_the_parties(recording: RecordingResult) -> None:
-    (dialog,) = export(recording)["dialog"]
+    (dialog,) = vcon(recording)["dialog"]
     assert (dialog["type"], dialog["parties"], dialog["encoding"]) == ("recording", [0, 1], "base64url")
     assert re.fullmatch(r"[A-Za-z0-9_-]+", dialog["body"])
     octets = urlsafe_b64decode(dialog["body"] + "==")
@@ -103,13 +109,13 @@ def test_the_mix_is_one_dialog_whose_channels_are_the_parties(recording: Recordi
 
 
 def test_who_came_and_went_and_pressed_digits_is_in_the_history(recording: RecordingResult) -> None:
-    (dialog,) = export(recording)["dialog"]
+    (dialog,) = vcon(recording)["dialog"]
     events = [(event["party"], event["event"], event.get("button")) for event in dialog["party_history"]]
     assert events == [(0, "join", None), (1, "join", None), (0, "keydown", "5"), (0, "drop", None), (1, "drop", None)]
 
 
 def test_streams_can_be_exported_one_by_one(recording: RecordingResult) -> None:
-    dialogs = export(recording, streams=True)["dialog"]
+    dialogs = vcon(recording, streams=True)["dialog"]
     assert [(dialog["filename"], dialog["parties"]) for dialog in dialogs] == [
         ("stream-1.wav", [0]),
         ("stream-2.wav", [1]),
@@ -117,7 +123,7 @@ def test_streams_can_be_exported_one_by_one(recording: RecordingResult) -> None:
 
 
 def test_the_metadata_goes_with_it(recording: RecordingResult) -> None:
-    (attachment,) = export(recording)["attachments"]
+    (attachment,) = vcon(recording)["attachments"]
     assert (attachment["body"], attachment["encoding"]) == ("<recording/>", "none")
     assert {"start", "party", "dialog"} <= set(attachment)
 
@@ -127,6 +133,30 @@ def test_what_goes_on_or_is_silent_is_not_exported(recording: RecordingResult) -
         export(RecordingResult(recording.directory, {**recording.summary, "state": "recording"}))
     with pytest.raises(VconError, match="no audio"):
         export(RecordingResult(recording.directory, {**recording.summary, "mix": None, "streams": []}))
+
+
+def test_the_audio_is_read_piece_by_piece(recording: RecordingResult) -> None:
+    mix = recording.directory / "mix.wav"
+    with mix.open("r+b") as file:
+        file.truncate(200_000_000)  # sparse
+    tracemalloc.start()
+    try:
+        digest, size, tail = hashlib.sha256(), 0, b""
+        for piece in export(recording):
+            assert len(piece) <= 2 * PIECE
+            digest.update(piece)
+            size += len(piece)
+            tail = (tail + piece)[-2000:]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 200_000_000 * 4 // 3
+    assert peak < 4_000_000
+    hashed = hashlib.sha512()
+    with mix.open("rb") as file:
+        while octets := file.read(1 << 20):
+            hashed.update(octets)
+    assert urlsafe_b64encode(hashed.digest()).rstrip(b"=") in tail
 
 
 def test_the_command_writes_a_file_for_owner_and_group(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tracemalloc
 from dataclasses import replace
 
+import pytest
+
 from siprec.recording.events import SiprecEvent
 from siprec.sip.transport import Hop
 from siprec.trace.ring import DIALOG_OVERHEAD, MAX_STEPS, OVERHEAD, TraceRing, call_id_of, without_keys
@@ -135,3 +137,23 @@ def test_media_keys_are_not_kept() -> None:
     ring.sip(1.0, "in", PHONE, message)
     ring.media(1.0, "out", "m", "call", b"1 d3:sdp5:x" + message)
     assert all(key.encode() not in step.data for _, step in ring.steps("call"))
+
+
+@pytest.mark.parametrize("header", ["Authorization", "Proxy-Authorization", "PROXY-AUTHORIZATION \t"])
+@pytest.mark.parametrize("parameter", ['response="{}"', "response={}", '\r\n\tRESPONSE = "{}"'])
+def test_responses_of_digest_are_not_kept(header: str, parameter: str) -> None:
+    secret = "6629fae49393a05397450978507c4ef1"
+    message = (
+        f'REGISTER sip:x SIP/2.0\r\nVia: x\r\n{header}: Digest username="bob", nonce="n", uri="sip:x", '
+        f"{parameter.format(secret)}, algorithm=MD5\r\nCall-ID: a\r\n\r\nresponse=body"
+    ).encode()
+    hidden = without_keys(message)
+    assert secret.encode() not in hidden
+    assert len(hidden) == len(message)
+    assert b'username="bob"' in hidden
+    assert b"algorithm=MD5" in hidden
+
+
+def test_a_message_without_credentials_is_kept_as_it_is() -> None:
+    message = b"SIP/2.0 200 OK\r\nCall-ID: a\r\n\r\nresponse=0123456789abcdef"
+    assert without_keys(message) is message
