@@ -47,9 +47,11 @@ class Asking:
             self.overs += 1
 
         you = Uri.parse(target)
-        hop = Uri.parse("sip:10.0.0.1")
+        hop = Uri.parse("sip:10.0.0.1;transport=" + (you.transport or "tcp"))
         # The domain in the Request-URI need not be an address.
-        self.agent.resolve = lambda uri, done, resolve=self.agent.resolve: resolve(hop if uri == you else uri, done)  # type: ignore[misc]
+        self.agent.resolve = lambda uri, done, resolve=self.agent.resolve: resolve(  # type: ignore[misc]
+            hop if uri.host == you.host else uri, done
+        )
         record_from(
             self.server, self.agent, you, from_=ME, to=NameAddr("", target),
             outcome=lambda status, _: self.outcomes.append(status), over=over,
@@ -231,6 +233,19 @@ def test_only_tag_and_feature_together_make_a_recording_session(head: str, yes: 
     request = parse_datagram(text.encode())
     assert isinstance(request, SipRequest)
     assert is_request(request) is yes
+
+
+@pytest.mark.parametrize(("transport", "outcome"), [("udp", 403), ("tcp", 200), ("", 200)])
+def test_an_address_is_believed_over_tcp_and_not_over_udp(
+    root: Path, transport: str, outcome: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    asking = Asking(root)
+    asking.ask("sip:10.0.0.1" + (f";transport={transport}" if transport else ""))
+    assert asking.outcomes == [outcome]
+    assert ("forged" in caplog.text) is (outcome == 403)
+    asking.server.close()
+    asking.world.clock.run_for(60)
+    asking.assert_over()
 
 
 def test_a_recorder_keeps_asking_with_growing_patience(root: Path) -> None:

@@ -155,9 +155,12 @@ def record_from(
 ) -> InvitedRecording:
     """Ask the recording client at `target` for its calls (SRS-04).
 
-    `outcome` is called once: with 200 when the recording runs, else with a SIP status and the reason. `over` is called
-    when a recording that ran has ended.
+    It goes by TCP unless the URI says else: clients that compare addresses cannot trust those of datagrams. `outcome`
+    is called once: with 200 when the recording runs, else with a SIP status and the reason. `over` is called when a
+    recording that ran has ended.
     """
+    if target.scheme == "sip" and not target.transport:
+        target = target.replace(params={**target.params, "transport": "tcp"})
     recording = InvitedRecording(server, outcome, over)
     recording.dial(agent, target, from_, to)
     return recording

@@ -42,8 +42,9 @@ class RequestSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     """
 
     allow: tuple[str, ...] = ()
-    """Addresses or networks of the SRSs that may ask; nobody, by default: 403. Over TLS the peer is who its certificate
-    says, where ``sip.tls_verify_clients`` is set; else an address is all there is."""
+    """Addresses or networks of the SRSs that may ask, over TCP or TLS; nobody, by default. Anybody else, and everybody
+    over UDP, where an address can be forged, gets 403. Over TLS the peer is who its certificate says, where
+    ``sip.tls_verify_clients`` is set; over TCP an address is all there is."""
     scope: tuple[Scope, ...] = ("call", "party", "all")
     """What may be asked for: one call by its Call-ID or dialog id, the calls of one address of record, all calls."""
     profile: str = "default"
@@ -211,6 +212,8 @@ class RequestedSessions:
     def _refusal(self, incoming: IncomingCall, source: str) -> tuple[int, str]:
         if not self.settings.allows(source):
             return 403, "not allowed"
+        if incoming.transaction.source.transport == "udp":
+            return 403, "not over UDP, where an address can be forged: TCP or TLS"
         if incoming.invite.body:
             # An SRS makes no offer (SRS-04), and nothing else is wanted here.
             return 488, "A recording server makes no offer"
