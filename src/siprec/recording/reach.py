@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent_exchange import Resolve
 
+OUR_REALM: Final = "siprec"
+"""What `siprec recorder` calls itself in challenges unless it is told else."""
 TlsPolicy = Literal["full", "chain", "none"]
 
 
@@ -40,7 +42,7 @@ class SrsSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 @dataclass(frozen=True, slots=True)
 class Reach:
     """What an SRS is reached by. `socket` is ``transport:address:port``, `tls` None: as all other TLS connections;
-    `server_name` is the name to verify, empty: the host of the URI."""
+    `server_name` is the name to verify, empty: the host of the URI. The credentials are for `more_realms`, too."""
 
     transport: str = ""
     outbound_proxy: str = ""
@@ -48,11 +50,15 @@ class Reach:
     credentials: Credentials | None = None
     tls: TlsSettings | None = None
     server_name: str = ""
+    more_realms: tuple[str, ...] = ()
 
     @property
     def store(self) -> CredentialStore | None:
         """The digest credentials, if there are any."""
-        return CredentialStore([self.credentials]) if self.credentials is not None else None
+        known = self.credentials
+        if known is None:
+            return None
+        return CredentialStore([known, *(replace(known, realm=realm) for realm in self.more_realms)])
 
     @property
     def route(self) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from siprec.proxy.call import Call
 from siprec.recording.identity import IdentityPolicy
 from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
-from siprec.recording.reach import Reach, SrsSettings, TlsPolicy, place_of, tls_of
+from siprec.recording.reach import OUR_REALM, Reach, SrsSettings, TlsPolicy, place_of, tls_of
 from siprec.recording.secure import SrtpPolicy
 from siprec.recording.xmlcheck import check_extension, check_participant, extension, with_namespace
 from siprec.sip.digest import Credentials
@@ -337,8 +337,8 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     username: str = ""
     password: str = ""
     realm: str = ""
-    """Digest credentials (401, 407). `realm` is what the SRS calls itself in its challenge; empty: the host of its URI;
-    ``*``: any, so that whoever answers 401 is given a hash of the password."""
+    """Digest credentials (401, 407). `realm` is what the SRS calls itself in its challenge; empty: the host of its URI,
+    or ``siprec`` as our recorder has it; ``*``: any, so that whoever answers 401 is given a hash of the password."""
     allow_no_qop: bool = False
     """Answer challenges without ``qop`` (RFC 2069), which are weaker: servers from before RFC 3261."""
     tls_certificate: str = ""
@@ -445,6 +445,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             _credentials(who, server) if who.username else None,
             tls_of(shown.tls_certificate, shown.tls_key, shown.tls_key_password, own.tls_ca or self.tls_ca, policy),
             own.tls_server_name or self.tls_server_name,
+            (OUR_REALM,) if who.username and not who.realm else (),
         )
 
     @property

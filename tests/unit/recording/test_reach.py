@@ -33,6 +33,13 @@ def test_credentials_without_a_realm_are_for_the_host_of_the_srs_and_for_any_onl
         allow_no_qop=True,
         servers={"192.0.2.3": SrsSettings(username="v", realm="*"), "[2001:db8::2]": SrsSettings(username="w")},
     )
+    for server, host in ((ONE, "one.test"), (TWO, "2001:db8::2")):
+        store = profile.reach(server).store
+        assert store is not None
+        assert [realm for realm in (host, "siprec", "elsewhere", "") if store.find(realm)] == [host, "siprec"]
+    store = profile.reach(OTHER).store
+    assert store is not None
+    assert store.find("elsewhere") is not None
     assert [profile.reach(each).credentials for each in (ONE, TWO, OTHER)] == [
         Credentials("u", "", "one.test", allow_no_qop=True),
         Credentials("w", "", "2001:db8::2"),
