@@ -299,6 +299,36 @@ def test_session_timer_is_asked_for_if_configured() -> None:
     w.finish()
 
 
+@pytest.mark.parametrize(
+    ("said", "min_se", "runs"), [("1", "", 90), ("89", "", 90), ("1", "120", 120), ("300", "", 300), ("0", "", 0)]
+)
+def test_own_timer_of_a_session_is_never_shorter_than_min_se_and_the_header_passes(
+    said: str, min_se: str, runs: int
+) -> None:
+    w = ProxyWorld()
+    old = w.node.on_message
+
+    def rewrite(message: Any, source: Hop) -> None:
+        if isinstance(message, SipResponse) and message.status == 200 and source.host == "10.0.0.2":
+            message.set("session-expires", f"{said};refresher=uac")
+        old(message, source)
+
+    w.node.on_message = rewrite
+    s = Stranger(w)
+    s.send("INVITE", "sip:bob@10.0.0.2", contact="<sip:a@10.0.0.50>", min_se=min_se, supported="timer")
+    answer = next(r for r in s.responses if r.status == 200)
+    assert answer.get("session-expires") == f"{said};refresher=uac", "passed on unchanged"
+    s.send("ACK", "sip:10.0.0.2:5060", to=answer.get("to") or "", cseq="1 ACK")
+    dialog = w.core.dialogs.all()[0]
+    assert dialog.session_interval == runs
+    if runs:
+        w.clock.run_for(runs - 10)
+        assert w.core.counts()["dialogs"] == 1
+        w.clock.run_for(45)
+        assert w.core.counts()["dialogs"] == 0
+    w.core.shutdown()
+
+
 # -- torture -----------------------------------------------------------------------------------------------------------
 
 

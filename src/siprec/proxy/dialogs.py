@@ -17,6 +17,7 @@ from siprec.proxy.media import sdp_of
 from siprec.proxy.ownrequests import Lane
 from siprec.proxy.parties import Party
 from siprec.proxy.peers import Peers, contact_of
+from siprec.proxy.sessiontimer import smallest
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
@@ -365,7 +366,8 @@ class DialogTable:
         if value is not None:
             try:
                 timer = SessionExpires.parse(value)
-                interval = timer.interval
+                # RFC 4028 4, 8.2: the header is the UAS's affair, but nobody has to refresh a session more often.
+                interval = max(timer.interval, smallest(request, response)) if timer.interval else 0
                 dialog.refresher = side if timer.refresher == "uac" else OTHER[side]
             except SipError:
                 interval = 0

@@ -69,7 +69,10 @@ def preprocess(request: SipRequest, identity: Identity) -> tuple[bool, str]:
         params = {name: value for name, value in uri.params.items() if name not in ("maddr", "transport")}
         request.uri = uri.replace(params=params, port=None).text  # REQ-09
     while request.has("route"):
-        top = NameAddr.parse(request.values("route")[0]).uri
+        values = request.values("route")
+        if not values:
+            break
+        top = NameAddr.parse(values[0]).uri
         if not identity.is_us(top):
             break
         found = cookie_of(top)
@@ -79,6 +82,8 @@ def preprocess(request: SipRequest, identity: Identity) -> tuple[bool, str]:
         ours, cookie = True, found
         if not found:
             break
+    if ours and request.has("route") and not request.values("route"):
+        request.remove("route")  # commas, and nothing between them
     return ours, cookie
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
-from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.message import SipMessage, SipRequest, SipResponse
 
 MIN_SE: Final = 90
 
@@ -34,6 +34,11 @@ def ask(request: SipRequest, seconds: int) -> None:
         request.set("session-expires", str(SessionExpires(MIN_SE, current.refresher)))
     elif current.interval > wanted:
         request.set("session-expires", str(SessionExpires(wanted, current.refresher)))
+
+
+def smallest(*messages: SipMessage) -> int:
+    """The shortest interval in seconds that may be counted down: 90, or the largest Min-SE (RFC 4028 4, 5)."""
+    return max(MIN_SE, *(_seconds(message.get("min-se")) for message in messages))
 
 
 def confirm(request: SipRequest, response: SipResponse, seconds: int) -> None:

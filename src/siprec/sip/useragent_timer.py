@@ -43,7 +43,8 @@ def agreed_as_uac(response: SipResponse) -> Agreement | None:
     expires = session_expires(response)
     if expires is None or expires.interval <= 0:
         return None
-    return Agreement(expires.interval, expires.refresher != "uas")
+    # Whatever the peer says, nobody has to refresh more often than that (RFC 4028 4).
+    return Agreement(max(expires.interval, min_se(response)), expires.refresher != "uas")
 
 
 def agreed_as_uas(request: SipRequest, wanted: int = 0) -> tuple[Agreement | None, list[tuple[str, str]]]:
@@ -64,7 +65,7 @@ def agreed_as_uas(request: SipRequest, wanted: int = 0) -> tuple[Agreement | Non
     headers = [("Session-Expires", str(SessionExpires(interval, refresher)))]
     if refresher == "uac":
         headers.append(("Require", "timer"))
-    return Agreement(interval, refresher == "uas"), headers
+    return Agreement(max(interval, min_se(request)), refresher == "uas"), headers
 
 
 class SessionTimer:

@@ -71,7 +71,10 @@ def check_forwarding(
         raise SipError("Request-URI with header fields")
     if request.max_forwards == 0:
         raise SipError("Max-Forwards is 0", 483)
-    for route in request.routes:
+    routes = request.routes
+    if not routes and request.has("route"):
+        raise SipError("Route is empty")
+    for route in routes:
         if not route.uri.is_sip:
             raise SipError("Route is no SIP URI")
     # ACK and CANCEL cannot be refused, and must not carry Proxy-Require (RFC 3261 8.2.2.3).
