@@ -216,3 +216,14 @@ def test_phone_whose_connection_is_gone_is_looked_for_where_its_contact_says() -
     assert w.journal.events == ["created", "answered"]
     w.alice.agent.calls()[0].bye()
     w.finish()
+
+
+@pytest.mark.parametrize("aor", ["sip:bob@[2001:db8::1]", "sip:bob@example.com", "sip:bob@[2001:DB8::0:1]:5060"])
+def test_address_of_record_is_shown_as_it_was_registered(aor: str) -> None:
+    w = ProxyWorld(addresses=(("udp", PROXY, 5060), ("udp", "2001:db8::1", 5060)))
+    register = Registering(w)
+    assert register("<sip:bob@10.0.0.2>", to=f"<{aor}>").status == 200
+    shown = w.registrar.describe(*next(w.registrar.bindings()))["aor"]
+    assert shown == Uri.parse(aor).aor
+    assert w.registrar.lookup(Uri.parse(str(shown))), "and can be called"
+    w.clock.run_until_idle()

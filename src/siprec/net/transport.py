@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -130,7 +131,10 @@ class SocketTransport:
         try:
             for text in texts:
                 wanted = ListenAddress.parse(text)
-                listener = await self._open(wanted, (host, port or 0), tls or self._tls, opened)
+                # A numeric address stands for the listeners of its family only.
+                fits = family_of(host) in (socket.AF_UNSPEC, wanted.family)
+                named = (host, port or 0) if fits else ("", 0)
+                listener = await self._open(wanted, named, tls or self._tls, opened)
                 opened.append(listener)
         except BaseException:
             for listener in opened:

@@ -11,6 +11,7 @@ from siprec.sip.digest import AuthValue, DigestServer
 from siprec.sip.errors import SipError
 from siprec.sip.lines import field_value
 from siprec.sip.message import SipRequest
+from siprec.sip.throttle import GuessThrottle
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Authentication:
         legacy_agents: Iterable[str] = (),
     ) -> None:
         self.users: Users = dict(users or {})
+        self.throttle = GuessThrottle(clock)
         self._digest = DigestServer(clock, realm, algorithms=algorithms, legacy_agents=legacy_agents)
 
     @property
@@ -66,6 +68,7 @@ class Authentication:
         users: Users | None = None,
         algorithms: Sequence[str] = (),
         again: bool = False,
+        source: str = "",
     ) -> str:
         """The authenticated user of a request as it was received; never to be asked about ACK and CANCEL.
 
@@ -73,18 +76,26 @@ class Authentication:
             proxy: challenge with 407; else with 401. None: 401 for REGISTER, 407 for the others.
             realm, users, algorithms: for this request instead of the usual ones.
             again: this request was authenticated before, so its nonce count has been used.
+            source: the address it came from: after some failures from there, credentials wait for their turn.
 
         Raises:
-            SipError: 401 or 407 with its challenges.
+            SipError: 401 or 407 with its challenges; 503 with Retry-After, too many failures.
         """
         if proxy is None:
             proxy = request.method != "REGISTER"
         lookup: Callable[[str], str | Mapping[str, str] | None] = (self.users if users is None else users).get
         digest = self._digest
+        claimed = digest.claims(request, realm=realm, algorithms=algorithms, proxy=proxy) if source else None
+        if claimed is not None:
+            self.throttle.check(source, claimed)
         result = digest.verify(request, lookup, realm=realm, algorithms=algorithms, proxy=proxy, again=again)
         if result.ok:
+            if claimed is not None:
+                self.throttle.succeeded(source, result.username)
             return result.username
         if result.outcome == "denied":
+            if claimed is not None:
+                self.throttle.failed(source, result.username)
             log.warning(
                 "%s of %r refused: %s, Call-ID %s", request.method, result.username, result.reason, request.call_id
             )

@@ -34,6 +34,7 @@ from siprec.proxy.registrar import Registrar
 from siprec.proxy.relocation import Relocation
 from siprec.proxy.routes import TRUSTED, Authenticate, CompiledRule, Decision, Rules, Target
 from siprec.proxy.scripterror import OnScriptError
+from siprec.proxy.sourcecounts import SourceCounts
 from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
@@ -60,6 +61,7 @@ class ProxyOptions:
     `trusted` networks may be relayed to foreign domains, everybody with `allow_relay`, and users with a password with
     `relay_authenticated`. `silence_timeout`: how long a next hop may say nothing at all while another one waits.
     `session_expires`: session timer to ask for (RFC 4028; 0: only observe). `recurse`: follow 3xx for own domains.
+    `max_unanswered`: calls of one source that wait for an answer, unless it is trusted (0: any number).
     `max_branches` of one request, parallel and serial together; `max_passes` of one Call-ID within 32 s.
     `cookie_secret` signs Record-Route (random when empty). `on_script_error`: see :mod:`siprec.proxy.scripterror`.
     """
@@ -73,6 +75,7 @@ class ProxyOptions:
     session_expires: int = 0
     dialog_idle: float = 43200.0
     dialog_max_age: float = 0.0
+    max_unanswered: int = 500
     max_branches: int = 60
     max_passes: int = 10
     on_script_error: OnScriptError = "route"
@@ -141,6 +144,7 @@ class ProxyCore:
         self.relocation = Relocation(self)
         self.dialogs.check = LifeCheck(self)
         self.passes = Passes(clock)
+        self._unanswered = SourceCounts(clock)
         self.on_limit: Callable[[str, str, SipRequest, Hop], None] | None = None
         """Told of limits that a request has reached: ``max_branches`` or ``max_passes``, what happened, the request and
         its source."""
@@ -479,6 +483,7 @@ class ProxyCore:
             users=users,
             algorithms=algorithms,
             again=before is not None and before.realm == realm,
+            source=context.transaction.source.host,
         )
         context.authenticated = Authenticated(user, realm, users, tuple(algorithms))
         strip_credentials(context.base, realm)
@@ -583,6 +588,7 @@ class ProxyCore:
         call.response = response
         call.answer_wall = self.clock.wall()
         call.state = "confirmed"
+        self._unanswered.remove(call.dlg_id)
         found = [dialog for dialog in self.dialogs.of(call) if dialog.callee_tag == call.to_tag]
         if found:
             self.media.take(found[0])
@@ -621,11 +627,19 @@ class ProxyCore:
 
     def _new_call(self, context: ResponseContext) -> Call:
         transaction = context.transaction
+        source, limit = transaction.source, self.options.max_unanswered
+        bounded = limit > 0 and not self.is_trusted(source)
+        if bounded and self._unanswered.count(source.host) >= limit:
+            self.counters["max_unanswered"] += 1
+            self._unanswered.tell(source.host, f"{limit} unanswered calls: refused (max_unanswered)")
+            raise SipError("Too Many Unanswered Calls", 503, (("Retry-After", "10"),))
         call = Call(self.cookies.new_id(), transaction.request, str(transaction.source), self.clock.wall())
         call.recorder = self.recorder
         call.settings = self.settings() if self.settings is not None else None
         call.relations = self.transfers.relations(transaction.request)
         self.calls[call.dlg_id] = call
+        if bounded:
+            self._unanswered.add(call.dlg_id, source.host)
         context.key = call.dlg_id
         context.caller_flow = _sender(transaction.request, transaction.source)
         context.watch()
@@ -653,6 +667,7 @@ class ProxyCore:
         if call.state == "terminated":
             return
         call.state = "terminated"
+        self._unanswered.remove(call.dlg_id)
         call.end_wall = self.clock.wall()
         call.end_reason, call.end_message, call.end_side = reason, message, side
         for dialog in self.dialogs.of(call):

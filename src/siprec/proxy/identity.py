@@ -60,11 +60,11 @@ class Identity:
 
     def set_domains(self, domains: Iterable[str]) -> None:
         """Serve these domains from now on, and no others besides our own addresses."""
-        self.domains = {domain.lower() for domain in domains}
+        self.domains = {_spelt(domain) for domain in domains}
 
     def add(self, transport: str, host: str, port: int) -> None:
         """One more address or name of ours."""
-        host = host.lower()
+        host = _spelt(host)
         if host in ("127.0.0.1", "::1"):
             self.add(transport, "localhost", port)
         self._addresses.add((host, port))
@@ -96,22 +96,29 @@ class Identity:
 
     def is_address(self, host: str, port: int) -> bool:
         """Whether this is where we listen: sent-by of a Via of ours (LOOP-03)."""
-        return (host.lower(), port) in self._addresses
+        return (_spelt(host), port) in self._addresses
 
     def has_udp(self, host: str, port: int) -> bool:
         """Whether we can be reached there by UDP, so that a Record-Route needs no transport (RR-05)."""
-        return (host.lower(), port) in self._udp
+        return (_spelt(host), port) in self._udp
 
     def is_us(self, uri: Uri) -> bool:
         """Whether a Route or Request-URI leads to this proxy (RFC 3261 16.4, 16.12)."""
         if not uri.is_sip:
             return False
-        return (uri.host, uri.effective_port) in self._addresses or (uri.port is None and uri.host in self.domains)
+        host = uri.host if ":" not in uri.host else _spelt(uri.host)
+        return (host, uri.effective_port) in self._addresses or (uri.port is None and host in self.domains)
 
     def serves(self, uri: Uri) -> bool:
         """Whether users of this URI's domain are ours (REQ-11)."""
+        host = uri.host if ":" not in uri.host else _spelt(uri.host)
         return uri.is_sip and (
-            uri.host in self.domains
-            or (uri.host, uri.effective_port) in self._addresses
-            or (uri.port is None and uri.host in self._hosts)
+            host in self.domains
+            or (host, uri.effective_port) in self._addresses
+            or (uri.port is None and host in self._hosts)
         )
+
+
+def _spelt(host: str) -> str:
+    """A name in lower case; an IPv6 address without brackets, in its usual spelling."""
+    return (numeric(host) if ":" in host else "") or host.lower()

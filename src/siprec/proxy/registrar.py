@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,10 +13,12 @@ from siprec.proxy.contacts import first_hop, is_public_name, paths, place
 from siprec.proxy.flow import flow_of
 from siprec.proxy.identity import Identity
 from siprec.proxy.routes import TRUSTED, Target
+from siprec.proxy.sourcecounts import SourceCounts
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
+from siprec.sip.throttle import source_key
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri, unescape
@@ -24,12 +27,15 @@ from siprec.sip.validate import check_for_endpoint
 log = logging.getLogger(__name__)
 
 _SWEEP = 10.0
+#: Characters of each text that a binding keeps.
+MAX_TEXT = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
     """One contact of an address of record. `expires` is monotonic; `flow` set when the phone is reached the way it came
-    (`only_flow`: in no other way); `path` the Path values; `given_by` the address of a stranger, as in `Target`."""
+    (`only_flow`: in no other way); `path` the Path values; `aor` the address of record as it
+    was written; `given_by` the address of a stranger, as in `Target`."""
 
     uri: Uri
     q: float
@@ -41,6 +47,7 @@ class Binding:
     path: tuple[str, ...] = ()
     given_by: str = ""
     only_flow: bool = False
+    aor: str = ""
 
 
 class Registrar:
@@ -48,7 +55,8 @@ class Registrar:
 
     With users in `authentication` everybody is asked for a password, and only those users may register, each as
     themselves; without, anyone may. `allow_foreign_contacts`: strangers may register Contacts at other public hosts
-    than the one they register from. `changed(aor, bindings)` is told of every change.
+    than the one they register from. `max_per_source`: contacts that a stranger's address may register where nobody is
+    asked for a password (0: any number). `changed(aor, bindings)` is told of every change.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class Registrar:
         authentication: Authentication | None = None,
         max_users: int = 100_000,
         allow_foreign_contacts: bool = False,
+        max_per_source: int = 200,
         changed: Callable[[str, list[Binding]], None] | None = None,
     ) -> None:
         self._clock = clock
@@ -73,9 +82,13 @@ class Registrar:
         self._max_contacts = max_contacts
         self._max_users = max_users
         self._allow_foreign = allow_foreign_contacts
+        self._max_per_source = max_per_source
         self.authentication = authentication or Authentication(clock, "siprec")
         self._changed = changed
         self._bindings: dict[str, list[Binding]] = {}
+        self.counters: Counter[str] = Counter()
+        self._by_source: Counter[str] = Counter()
+        self._told = SourceCounts(clock)
         self._sweep: Timer | None = None
 
     def reconfigure(
@@ -86,6 +99,7 @@ class Registrar:
         default_expires: int,
         max_contacts: int,
         allow_foreign_contacts: bool = False,
+        max_per_source: int = 200,
     ) -> None:
         """Go on with other limits; bindings of users who are no more end when they expire."""
         self._min = min_expires
@@ -93,6 +107,7 @@ class Registrar:
         self._default = default_expires
         self._max_contacts = max_contacts
         self._allow_foreign = allow_foreign_contacts
+        self._max_per_source = max_per_source
 
     def __len__(self) -> int:
         return sum(len(bindings) for bindings in self._bindings.values())
@@ -118,7 +133,7 @@ class Registrar:
     def describe(self, aor: str, binding: Binding) -> dict[str, object]:
         """A binding as plain values; `expires` is the seconds left."""
         return {
-            "aor": aor,
+            "aor": binding.aor or aor,
             "contact": binding.uri.text,
             "q": binding.q,
             "expires": round(binding.expires - self._clock.now()),
@@ -154,7 +169,7 @@ class Registrar:
             raise SipError("Bad Extension", 420, (("Unsupported", ", ".join(unsupported)),))
         aor = request.to.uri
         if not username and self.authentication.users:
-            username = self.authentication.check(request, proxy=False)
+            username = self.authentication.check(request, proxy=False, source=source.host)
         if not self._identity.serves(aor):
             raise SipError("Not Found", 404)
         user = unescape(aor.user or "")
@@ -162,13 +177,15 @@ class Registrar:
             raise SipError("Forbidden", 403)
         key = self._key(aor)
         now = self._clock.now()
+        _check_sizes(request)
         old = [binding for binding in self._bindings.get(key, ()) if binding.expires > now]
         values = request.values("contact")
         if values:
             new = self._removed(request, old) if values == ["*"] else self._merged(request, source, old, now, trusted)
             if key not in self._bindings and len(self._bindings) >= self._max_users:
                 raise SipError("Too many users", 503)
-            self._bindings[key] = new
+            self._check_source(source, old, new, trusted)
+            self._store(key, new)
             self._arm()
             if self._changed is not None:
                 self._changed(aor.aor, new)
@@ -178,6 +195,33 @@ class Registrar:
             ("Contact", f"<{binding.uri.text}>;expires={max(1, round(binding.expires - now))}" + _q(binding.q))
             for binding in old
         ]
+
+    def _check_source(self, source: Hop, old: list[Binding], new: list[Binding], trusted: bool) -> None:
+        """Without passwords anybody can fill the memory: one source gets so many contacts. Raises SipError."""
+        limit = self._max_per_source
+        if trusted or not limit or self.authentication.users:
+            return
+        mine = source_key(source.host)
+        before = sum(source_key(each.given_by) == mine for each in old)
+        after = sum(source_key(each.given_by) == mine for each in new)
+        if after > before and self._by_source[mine] + after - before > limit:
+            self.counters["max_per_source"] += 1
+            self._told.tell(source.host, f"{limit} registered contacts: refused (max_per_source)")
+            raise SipError("Too many registrations from this address", 403)
+
+    def _store(self, key: str, new: list[Binding]) -> None:
+        for each in self._bindings.get(key, ()):
+            owner = source_key(each.given_by)
+            self._by_source[owner] -= 1
+            if not self._by_source[owner]:
+                del self._by_source[owner]
+        for each in new:
+            self._by_source[source_key(each.given_by)] += 1
+        self._bindings[key] = new
+
+    def has_contacts_of(self, host: str) -> bool:
+        """Whether somebody at this address has registered."""
+        return source_key(host) in self._by_source
 
     def _removed(self, request: SipRequest, old: list[Binding]) -> list[Binding]:
         if self._wanted(request) != 0:
@@ -219,7 +263,19 @@ class Registrar:
                 agent = (request.get("user-agent") or "")[:80]
                 number, given_by = request.cseq.number, TRUSTED if trusted else source.host
                 result.append(
-                    Binding(uri, contact.q, expires, request.call_id, number, flow, agent, path, given_by, only_flow)
+                    Binding(
+                        uri,
+                        contact.q,
+                        expires,
+                        request.call_id,
+                        number,
+                        flow,
+                        agent,
+                        path,
+                        given_by,
+                        only_flow,
+                        request.to.uri.aor,
+                    )
                 )
         if len(result) > self._max_contacts:
             raise SipError("Too many contacts", 403)
@@ -258,8 +314,16 @@ class Registrar:
             if not left and not bindings:
                 del self._bindings[key]  # gone for a whole round
             elif len(left) != len(bindings):
-                self._bindings[key] = left
+                self._store(key, left)
         self._arm()
+
+
+def _check_sizes(request: SipRequest) -> None:
+    """What a binding keeps is of the size that phones have. Raises SipError."""
+    if len(request.call_id) > MAX_TEXT or any(
+        len(value) > MAX_TEXT for name in ("to", "contact", "path") for value in request.values(name)
+    ):
+        raise SipError("To, Contact, Path or Call-ID too long", 400)
 
 
 def _q(q: float) -> str:

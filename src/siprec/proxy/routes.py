@@ -213,6 +213,10 @@ class Rules:
         self.authenticate = any(rule.rule.authenticated for rule in self._rules)
         """Whether one of them wants a password."""
 
+    def names(self, host: str) -> bool:
+        """Whether a rule has an address in its `source`."""
+        return any(rule.networks is not None and host in rule.networks for rule in self._rules)
+
     def decide(
         self, request: SipRequest, source: Hop, authenticate: Authenticate | None = None, *, guarded: bool = False
     ) -> Decision:

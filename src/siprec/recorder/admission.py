@@ -10,6 +10,7 @@ from siprec.sip.clock import Clock
 from siprec.sip.digest import DigestServer
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
+from siprec.sip.throttle import GuessThrottle
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 
@@ -71,12 +72,13 @@ class Admission:
         self._users = dict(users or {})
         self._digest = DigestServer(clock, realm, algorithms=algorithms, legacy_agents=legacy_agents)
         self._certificate = certificate
+        self._throttle = GuessThrottle(clock)
 
     def check(self, request: SipRequest, source: Hop) -> None:
         """Let `request`, which came from `source`, in.
 
         Raises:
-            SipError: 403, or 401 with its challenges.
+            SipError: 403, or 401 with its challenges; 503 with Retry-After after too many wrong passwords.
         """
         if self._networks and not self._from_known_network(source.host):
             raise SipError(f"{source.host} is not among the clients", 403)
@@ -85,8 +87,15 @@ class Admission:
             if not found & self._names:
                 raise SipError(f"certificate of {', '.join(sorted(found)) or 'nobody'} is not among the clients", 403)
         if self._users:
+            claimed = self._digest.claims(request)
+            if claimed is not None:
+                self._throttle.check(source.host, claimed)
             result = self._digest.verify(request, self._users.get)
-            if not result.ok:
+            if result.ok:
+                self._throttle.succeeded(source.host, result.username)
+            else:
+                if result.outcome == "denied":
+                    self._throttle.failed(source.host, result.username)
                 challenge = self._digest.challenge(request, stale=result.outcome == "stale")
                 raise SipError(f"user {result.username!r}: {result.reason or result.outcome}", 401, tuple(challenge))
 

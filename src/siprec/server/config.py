@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from siprec.api.settings import ApiConfig, RecorderApiConfig
+from siprec.proxy.guard import AGENTS
 from siprec.proxy.routes import RouteRule
 from siprec.recording.requested import RequestSettings
 from siprec.recording.settings import RecordingProfile
@@ -54,6 +55,17 @@ class SipConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Seconds without any message after which a call that has no session timer is looked into: a call whose RTP flows
     goes on; else both parties get an OPTIONS, and the call is forgotten only when one of them does not know it any more
     (481), or neither answers and no RTP came for a minute. The same when a session timer has run out. 0: never."""
+    max_unanswered: int = 500
+    """Calls that one source may have waiting for an answer (IPv6: its /64), unless it is ``trusted``; more get 503.
+    0: any number."""
+    guard: bool = False
+    """Drop what scanners send, without an answer: requests with a User-Agent of ``guard_agents``, and for ``guard_ban``
+    seconds everything from a source that got ``guard_refusals`` refusals (4xx) within 32 seconds; each success (2xx)
+    makes up for two. Sources that are ``trusted``, named in a route, or have registered are never dropped."""
+    guard_agents: tuple[str, ...] = AGENTS
+    """Texts looked for in User-Agent, without regard to case."""
+    guard_refusals: int = 30
+    guard_ban: float = 300.0
     max_branches: int = 60
     """How often one request may be sent on, to several targets and hops, at once and one after the other together."""
     max_passes: int = 10
@@ -165,6 +177,9 @@ class RegistrarConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     challenges (RFC 8760 2.4)."""
     legacy_agents: tuple[str, ...] = ()
     """Regular expressions searched for in User-Agent, without regard to case: what matches is asked for MD5 only."""
+    max_per_source: int = 200
+    """Where nobody is asked for a password: contacts that one source may register (IPv6: its /64), unless it is
+    ``trusted``; more get 403. 0: any number."""
     allow_foreign_contacts: bool = False
     """Take Contacts at other public hosts than the one that registers, without Path and from sources that are not
     ``trusted``: whoever registers then chooses who gets the calls."""

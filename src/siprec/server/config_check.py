@@ -84,6 +84,22 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
             ipaddress.ip_network(text, strict=False)
         except ValueError as error:
             yield f"sip.trusted[{number}]", str(error)
+    for key, text in (("sip.advertise", config.sip.advertise), ("recorder.advertise", config.recorder.advertise)):
+        try:
+            if text:
+                split_host_port(text)
+        except ValueError as error:
+            yield key, str(error)
+    for key, number in (
+        ("sip.max_unanswered", config.sip.max_unanswered),
+        ("registrar.max_per_source", config.registrar.max_per_source),
+    ):
+        if not 0 <= number <= 1_000_000:
+            yield key, "must lie in 0..1000000"
+    if not 1 <= config.sip.guard_refusals <= 1_000_000:
+        yield "sip.guard_refusals", "must lie in 1..1000000"
+    if not 1 <= config.sip.guard_ban <= 86400:
+        yield "sip.guard_ban", "must lie in 1..86400 seconds"
     for key, count in (("sip.max_branches", config.sip.max_branches), ("sip.max_passes", config.sip.max_passes)):
         if not 1 <= count <= 1000:
             yield key, "must lie in 1..1000"

@@ -27,6 +27,7 @@ from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
 from siprec.proxy.authentication import Authentication
 from siprec.proxy.core import ProxyCore, ProxyOptions
+from siprec.proxy.guard import Guard
 from siprec.proxy.hangup import HangUp
 from siprec.proxy.identity import Identity
 from siprec.proxy.media import MediaTimes
@@ -175,6 +176,7 @@ class ProxyProcess:
                 max_contacts=registrar.max_contacts,
                 authentication=self.authentication,
                 allow_foreign_contacts=registrar.allow_foreign_contacts,
+                max_per_source=registrar.max_per_source,
             )
             if registrar.enabled
             else None
@@ -242,8 +244,12 @@ class ProxyProcess:
         requests = self.recording.answer_srs(config.srs_requests, self.core.calls.values)
         self.agent.accept = lambda request: is_request(request) and self.identity.serves(request.ruri)
         self.agent.on_invite = requests.take
-        self.transport.on_message = self.layer.receive
-        self.transport.on_malformed = self.layer.receive_malformed
+        self.guard = Guard(self.clock, self._is_known)
+        # One place for what is counted, as the metrics show it.
+        self.guard.counters = self.authentication.throttle.counters = self.core.counters
+        if self.registrar is not None:
+            self.registrar.counters = self.core.counters
+        self._set_guard(config)
         self.transport.on_closed = self.recording.around.watch.connection_closed
         self.api = ApiServer(self._parts(), config.api) if config.api.listen else None
 
@@ -409,6 +415,7 @@ class ProxyProcess:
         if self.recording.requested is not None:
             self.recording.requested.settings = new.srs_requests
         self.core.reconfigure(_options(new), rules, script)
+        self._set_guard(new)
         self.care.policy = new.media.on_lost
         if new.media_server != self.config.media_server:
             self.media.apply(new)
@@ -422,6 +429,7 @@ class ProxyProcess:
                 default_expires=limits.default_expires,
                 max_contacts=limits.max_contacts,
                 allow_foreign_contacts=limits.allow_foreign_contacts,
+                max_per_source=limits.max_per_source,
             )
         if self.api is not None:
             self.api.set_tokens(new.api.tokens)
@@ -434,6 +442,23 @@ class ProxyProcess:
 
     def _script_failed(self, error: Exception) -> None:
         self.core.counters["script_errors"] += 1
+
+    def _set_guard(self, config: Config) -> None:
+        """Messages pass the guard, or go straight to the transactions."""
+        sip, layer, guard = config.sip, self.layer, self.guard
+        guard.configure(sip.guard_agents, sip.guard_refusals, sip.guard_ban)
+        layer.on_response = guard.answered if sip.guard else None
+        self.transport.on_message = guard.before(layer.receive) if sip.guard else layer.receive
+        malformed = layer.receive_malformed
+        self.transport.on_malformed = guard.before_malformed(malformed) if sip.guard else malformed
+
+    def _is_known(self, host: str) -> bool:
+        """Whether the guard lets an address alone."""
+        return (
+            self.core.is_trusted(Hop("udp", host, 0))
+            or self.core.rules.names(host)
+            or (self.registrar is not None and self.registrar.has_contacts_of(host))
+        )
 
     def _limit_reached(self, limit: str, text: str, request: SipRequest, source: Hop) -> None:
         if limit == "max_passes":
@@ -471,6 +496,7 @@ def _options(config: Config, secret: bytes = b"") -> ProxyOptions:
         trusted=config.sip.trusted,
         session_expires=config.sip.session_expires,
         dialog_idle=config.sip.dialog_idle,
+        max_unanswered=config.sip.max_unanswered,
         max_branches=config.sip.max_branches,
         max_passes=config.sip.max_passes,
         media_use=config.media.use,
@@ -485,7 +511,9 @@ def _options(config: Config, secret: bytes = b"") -> ProxyOptions:
 def _own_uri(config: Config) -> str:
     """What names us as SRC (SRC-07)."""
     name = config.sip.advertise or next(iter(config.sip.domains), "localhost")
-    return f"sip:siprec@{name}"
+    host, port = split_host_port(name)
+    where = f"[{host}]" if ":" in host else host
+    return f"sip:siprec@{where}" + (f":{port}" if port else "")
 
 
 def _log_event(event: SiprecEvent) -> None:

@@ -432,6 +432,13 @@ class DigestServer:
             return Verification("stale", username, "nonce count used before")
         return Verification("ok", username)
 
+    def claims(
+        self, request: SipMessage, *, realm: str = "", algorithms: Sequence[str] = (), proxy: bool | None = None
+    ) -> str | None:
+        """The user that the request's credentials for the realm name, right or wrong; None without any."""
+        value = self._credentials(request, realm or self.realm, self._offered(request, algorithms), proxy)
+        return value.get("username") if value is not None else None
+
     def _offered(self, request: SipMessage | None, algorithms: Sequence[str]) -> Sequence[str]:
         if self._legacy and request is not None:
             agent = (request.get("user-agent") or "")[:_MAX_AGENT]

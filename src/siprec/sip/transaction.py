@@ -134,6 +134,8 @@ class TransactionLayer:
         self.new_branch = branch or branch_source()
         self.resolve: Resolve | None = None
         """RFC 3263, for responses that cannot be delivered otherwise (DNS-06)."""
+        self.on_response: Callable[[int, Hop], None] | None = None
+        """Told of responses that are sent: status, and where to."""
         self._delivery = ResponseDelivery(transport)
         self._invite_clients: dict[str, ClientTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
@@ -355,6 +357,8 @@ class TransactionLayer:
         """Send a response's octets to `hop` (as :func:`response_hop` found it; None: drop)."""
         if hop is None:
             return
+        if self.on_response is not None:
+            self.on_response(int(data[8:11]), hop)
         if data.startswith(_TRYING):
             pass  # nobody waits for it: not worth another way
         elif hop.reliable:
