@@ -156,6 +156,15 @@ class OwnRequests:
                 lane.given_up, lane.tries = False, 0
         self.changed(dialog.call)
 
+    def pending(self) -> int:
+        """How many parties have still to be told where their media go now, and may be."""
+        return sum(
+            1
+            for dialog in self._core.dialogs.all()
+            for side in dialog.relocated
+            if (lane := dialog.lanes.get(_other(side))) is None or not lane.given_up
+        )
+
     def _try(self, dialog: ProxiedDialog, side: Side) -> None:
         lane = dialog.lanes.get(side)
         if self._body(dialog, side) and (lane is None or not (lane.busy or lane.waiting)):

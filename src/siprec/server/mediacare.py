@@ -51,6 +51,16 @@ class MediaCare:
             if call.state == "confirmed" and call.media_session is not None:
                 server.query(call.media_session, partial(self._known, call, server))
 
+    def leave(self) -> int:
+        """The embedded relay is about to end: its calls go on without it. Returns how many there are."""
+        calls = [call for call in self._core.calls.values() if call.media is not None and self._embedded(call.media)]
+        calls = [call for call in calls if call.media is not None and self.moves(call.media)]
+        for call in calls:
+            if call.media_path is not None:
+                call.media_path.gone = True
+                call.media_path.fail("siprec serve ends")
+        return len(calls)
+
     def _known(self, call: Call, server: MediaServer, result: MediaStatistics | MediaError) -> None:
         if isinstance(result, MediaError) and not result.timeout and call.media is server:
             self._without(call, f"media server {server.name} has forgotten the call")

@@ -346,6 +346,7 @@ class ProxyProcess:
         if not await self._calm(2.0):
             self.recording.hurry()
             await self._calm(2.0)
+        await self._hand_over(3.0)
         if self.api is not None:
             await self.api.stop()
         await self.transport.close()
@@ -357,6 +358,17 @@ class ProxyProcess:
         if self.tap is not None:
             self.tap.close()
         self.clock.close()
+
+    async def _hand_over(self, seconds: float) -> None:
+        """The embedded relay ends with us: the parties of calls through it are told each other's addresses. Media at
+        other servers flow on; the next start looks after what is left there."""
+        if not self.care.leave():
+            return
+        for _ in range(round(seconds / 0.05)):
+            if not self.core.own.pending():
+                return
+            await asyncio.sleep(0.05)
+        log.warning("%d parties could not be told that the relay ends", self.core.own.pending())
 
     async def _calm(self, seconds: float) -> bool:
         """Wait until no recording session is left, but not longer than that."""

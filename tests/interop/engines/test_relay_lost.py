@@ -87,3 +87,17 @@ async def starve(it: World, relay: int) -> None:
         await asyncio.sleep(1.8)
         os.kill(relay, signal.SIGCONT)
         await asyncio.sleep(0.2)
+
+
+def test_a_call_that_outlives_a_drain_is_led_past_the_relay_that_ends(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, "embedded") as it:
+            await it.alice.dial("bob")
+            await until(lambda: it.proxy.recording.counts().get("active") == 1, "it is recorded")
+            await it.talk(30)
+            relay = it.proxy.media.relay_pid
+            await it.proxy.stop()
+            assert not Path(f"/proc/{relay}").exists()
+            await it.talk(60)
+
+    asyncio.run(scenario())
