@@ -37,6 +37,7 @@ class Api:
         self.redis = RedisStream(config.redis, self.hub) if config.redis is not None else None
         self.metrics = Metrics(parts, self.hub, self.webhooks, self.redis)
         self.journal = Journal(parts.core.calls.get, self.metrics.setup.observe)
+        parts.core.observers.add(self.journal)
         self.metrics.journal = self.journal
         self.view = View(parts, self.journal)
         self.steering = Steering(parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from siprec.api.model import Attempt, Pause
-from siprec.proxy.call import Call
+from siprec.proxy.call import Call, CallObserver
 from siprec.recording import events
 from siprec.recording.events import SiprecEvent
 
@@ -44,7 +44,7 @@ class SrsHealth:
     reason: str = ""
 
 
-class Journal:
+class Journal(CallObserver):
     """A subscriber of recording events. `on_setup(seconds)` gets the time from answer to the SRS's answer."""
 
     def __init__(self, find_call: Callable[[str], Call | None], on_setup: Callable[[float], object]) -> None:
@@ -87,7 +87,7 @@ class Journal:
         elif event.name == events.UPDATE_FAILED:
             entry.last_error = _error(event)
         elif event.name == events.PAUSED:
-            entry.pauses.append(Pause(start=event.wall))
+            entry.pauses.append(Pause(start=event.wall, by=event.reason))
         elif event.name == events.RESUMED:
             _end_pause(entry, event.wall)
         elif event.name == events.STOP:
@@ -103,6 +103,11 @@ class Journal:
             while len(self._entries) > MAX_ENTRIES:
                 self._entries.popitem(last=False)
         return entry
+
+    def call_ended(self, call: Call) -> None:
+        """See :class:`siprec.proxy.call.CallObserver`: the proof has it from here on."""
+        for name in {*call.recordings, *(call.wanted_by or ())}:
+            self._entries.pop((call.dlg_id, name), None)
 
     def _forget(self, event: SiprecEvent) -> None:
         """Of calls that are over nothing can be asked any more: the proof has it."""

@@ -116,7 +116,38 @@ class View:
         active = list(recorder.recordings.values()) if recorder is not None else []
         holds = self.parts.holds.of(call.dlg_id) if self.parts.holds is not None else []
         found = await self.recordings(active, statistics)
-        return model.CallDetail(**_call_fields(call), recording=found, holds=holds)
+        known = {each.instance for each in found}
+        wanted = dict.fromkeys((*call.recordings, *(call.wanted_by or ())))
+        found += [self._gone(call, name) for name in wanted if name not in known]
+        return model.CallDetail(**_call_fields(call), recording=found, holds=holds, why=_why(found))
+
+    def _gone(self, call: Call, instance: str) -> model.Recording:
+        """A recording that ended, or never began."""
+        entry = self.journal.entry(call.dlg_id, instance)
+        last = entry.attempts[-1] if entry.attempts else None
+        if last is not None and last.result == "ended":
+            why = f"ended: {last.status or ''} {last.reason}".replace("  ", " ").rstrip()
+        else:
+            why = entry.last_error or ("not begun: the call is not answered" if call.state == "early" else "not begun")
+        return model.Recording(
+            dlg_id=call.dlg_id,
+            call_id=call.call_id,
+            instance=instance,
+            state="ended" if entry.attempts or entry.last_error else "idle",
+            server=last.server if last is not None else "",
+            servers=[],
+            rs_call_id="",
+            session_id="",
+            caller=call.caller.uri_text,
+            callee=call.callee.uri_text,
+            rebuilds=0,
+            attempts=list(entry.attempts),
+            pauses=list(entry.pauses),
+            streams=[],
+            last_error=entry.last_error,
+            wanted_by=(call.wanted_by or {}).get(instance, ""),
+            why=why,
+        )
 
     async def recordings(self, active: Sequence[ActiveRecording], statistics: bool) -> list[model.Recording]:
         """Recordings, with the media server's counters if `statistics`: one question per call, all at once."""
@@ -167,6 +198,10 @@ class View:
             pauses=list(entry.pauses),
             streams=self._streams(recording, statistics),
             last_error=entry.last_error,
+            wanted_by=(call.wanted_by or {}).get(recording.instance, ""),
+            why=""
+            if recording.state in ("active", "paused")
+            else f"{recording.state}: {entry.last_error}".rstrip(": "),
             statistics_error=str(answer) if isinstance(answer, MediaError) else "",
         )
 
@@ -230,6 +265,18 @@ class View:
         return found
 
 
+def _unrecorded(state: str, error: str) -> str:
+    return "" if state in ("active", "paused") else f"{state}: {error}" if error else state
+
+
+def _why(recordings: Sequence[model.Recording]) -> str:
+    if not recordings:
+        return "no route, script or request asks for a recording"
+    if any(not each.why for each in recordings):
+        return ""
+    return "; ".join(f"{each.instance}: {each.why}" for each in recordings)
+
+
 def _call_fields(call: Call) -> dict[str, Any]:
     snapshot = call.snapshot()
     return {name: snapshot[name] for name in model.Call.__struct_fields__}
@@ -239,6 +286,7 @@ def _fork(fork: ForkStatistics) -> model.Fork:
     return model.Fork(
         packets=fork.packets,
         octets=fork.octets,
+        withheld=fork.withheld,
         dropped=dict(fork.dropped),
         paused=fork.paused,
         receiver_reports=fork.rtcp_received,

@@ -107,6 +107,7 @@ class Pause(msgspec.Struct, kw_only=True):
 
     start: float
     end: float | None = None
+    by: Annotated[str, Meta(description="Who asked for it, as far as it was said.")] = ""
 
 
 class Hold(msgspec.Struct, kw_only=True):
@@ -122,6 +123,7 @@ class Fork(msgspec.Struct, kw_only=True):
 
     packets: int | None = None
     octets: int | None = None
+    withheld: Annotated[int, Meta(description="Packets that came during pauses.")] = 0
     dropped: dict[str, int] = {}
     paused: bool = False
     receiver_reports: Annotated[int | None, Meta(description="RTCP packets that came from the SRS.")] = None
@@ -161,6 +163,8 @@ class Recording(msgspec.Struct, kw_only=True):
     pauses: list[Pause]
     streams: list[Stream]
     last_error: str = ""
+    wanted_by: Annotated[str, Meta(description="The route, `script`, `api` or `srs` that wanted it.")] = ""
+    why: Annotated[str, Meta(description="Why there is no recording now; empty: there is one.")] = ""
     statistics_error: Annotated[str, Meta(description="Why there are no counters.")] = ""
 
 
@@ -183,9 +187,10 @@ class Call(msgspec.Struct, kw_only=True):
 
 
 class CallDetail(Call, kw_only=True):
-    """One call, and its recordings in full."""
+    """One call, and its recordings in full: those that go on, and those that ended or never began."""
 
     recording: list[Recording]
+    why: Annotated[str, Meta(description="Why the call is not recorded now; empty: it is.")] = ""
     holds: list[Hold] = []
 
 

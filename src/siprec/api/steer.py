@@ -46,6 +46,7 @@ class Steering:
         given = settings if request.settings else None
 
         def start(call: Call) -> str:
+            call.wants(request.instance, "api")
             return self.service.start(
                 call, request.srs, request.instance, given, request.start, at_once=bool(request.srs)
             )

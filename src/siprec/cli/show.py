@@ -20,29 +20,37 @@ def describe(call: Mapping[str, Any]) -> list[str]:
         f"state      {call['state']}, begun {time_of(call['start'])}, answered {time_of(call['answer'])}",
         f"media      {call['media'] or call['media_error'] or 'direct'}",
     ]
+    if call["why"]:
+        lines.append(f"recorded   no: {call['why']}")
     for recording in call["recording"]:
         lines += ["", *_recording(recording)]
     return lines
 
 
 def _recording(recording: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"recording  {recording['instance']}: {recording['state']} at {recording['server']}",
-        f"session    {recording['session_id']}  {recording['rs_call_id']}",
-    ]
+    where = f" at {recording['server']}" if recording["server"] else ""
+    lines = [f"recording  {recording['instance']}: {recording['state']}{where}"]
+    if recording["wanted_by"]:
+        lines.append(f"wanted by  {recording['wanted_by']}")
+    if recording["session_id"]:
+        lines.append(f"session    {recording['session_id']}  {recording['rs_call_id']}")
     for attempt in recording["attempts"]:
         why = f" ({attempt['status'] or ''} {attempt['reason']})".replace("( ", "(") if attempt["reason"] else ""
         lines.append(f"attempt    {time_of(attempt['at'])} {attempt['server']}: {attempt['result']}{why}")
-    lines += [f"pause      {time_of(each['start'])} - {time_of(each['end'])}" for each in recording["pauses"]]
+    for each in recording["pauses"]:
+        by = f", by {each['by']}" if each["by"] else ""
+        lines.append(f"pause      {time_of(each['start'])} - {time_of(each['end'])}{by}")
     if recording["last_error"]:
         lines.append(f"error      {recording['last_error']}")
+    if recording["why"]:
+        lines.append(f"why        {recording['why']}")
     return lines + _streams(recording["streams"])
 
 
 def _streams(streams: Sequence[Mapping[str, Any]]) -> list[str]:
     if not streams:
         return ["no streams"]
-    rows = [("LABEL", "PARTY", "KIND", "CODECS", "FORKED", "LOST", "TO")]
+    rows = [("LABEL", "PARTY", "KIND", "CODECS", "FORKED", "WITHHELD", "LOST", "TO")]
     for stream in streams:
         counters = stream["counters"] or {}
         rows.append(
@@ -52,6 +60,7 @@ def _streams(streams: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{stream['kind']}, SRTP" if stream["srtp"] else stream["kind"],
                 " ".join(stream["codecs"]),
                 _number(counters.get("packets")),
+                _number(counters.get("withheld")),
                 _number(counters.get("lost_reported")),
                 counters.get("endpoint", "-"),
             )

@@ -98,7 +98,8 @@ class Call:
     server is chosen from, `media_flags` what it is asked besides (see `RouteRule`).
     `caller_sdp`, `callee_sdp` are what the parties last agreed, as each of them sent it.
     `parties` are the two sides as they are known now (connected identity, transfer), from the answer
-    on; `relations` the calls that this one continues; `metadata` belongs to the recording.
+    on; `relations` the calls that this one continues; `metadata` belongs to the recording; `wanted_by` says which
+    route, script or request wanted each recording.
     """
 
     __slots__ = (
@@ -139,6 +140,7 @@ class Call:
         "talk_began",
         "to_tag",
         "transport_protocol",
+        "wanted_by",
     )
 
     def __init__(self, dlg_id: str, invite: SipRequest, source: str, wall: float) -> None:
@@ -173,6 +175,7 @@ class Call:
         self.caller_sdp = b""
         self.callee_sdp = b""
         self.recordings: list[str] = []
+        self.wanted_by: dict[str, str] | None = None
         self.recorder: Recorder | None = None
         self.parties: dict[str, Party] = {}
         self.relations: tuple[Relation, ...] = ()
@@ -214,6 +217,13 @@ class Call:
         """Have the call recorded as ``[recording.NAME]`` says, from its answer or its early media on. Twice is once."""
         if name not in self.recordings:
             self.recordings.append(name)
+        self.wants(name, "script")
+
+    def wants(self, name: str, by: str) -> None:
+        """Note who first wanted the recording `name`: for who asks later why there is one, or none."""
+        if self.wanted_by is None:
+            self.wanted_by = {}
+        self.wanted_by.setdefault(name, by)
 
     def siprec_start_recording(self, srs: str, instance: str = "default", start: StartMode | Literal[""] = "") -> bool:
         """Record at `srs`, one or more SIP URIs separated by commas, in order of preference.
@@ -227,6 +237,7 @@ class Call:
             RecordingUnavailable: nothing that records is set up.
         """
         settings = self._settings[instance] if self._settings is not None else None
+        self.wants(instance, "script")
         return self._recorder().siprec_start_recording(self, srs, instance, settings, start)
 
     def siprec_pause_recording(self, instance: str = "default") -> bool:

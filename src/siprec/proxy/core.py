@@ -397,6 +397,7 @@ class ProxyCore:
         decision = self.decide(context)
         if context.call is not None:
             context.call.recordings += decision.record
+            context.call.wanted_by = decision.record_by
             context.call.media_use = decision.media
             context.call.media_set = decision.media_set
             context.call.transport_protocol = decision.transport_protocol

@@ -115,10 +115,23 @@ class RuleError(ValueError):
 class CompiledRule:
     """A rule made ready. Raises RuleError when it makes no sense."""
 
-    __slots__ = ("_targets", "domains", "headers", "media_flags", "methods", "networks", "record", "rule", "user")
+    __slots__ = (
+        "_targets",
+        "called",
+        "domains",
+        "headers",
+        "media_flags",
+        "methods",
+        "networks",
+        "record",
+        "rule",
+        "user",
+    )
 
-    def __init__(self, rule: RouteRule) -> None:
+    def __init__(self, rule: RouteRule, number: int = 0) -> None:
         self.rule = rule
+        self.called = f"route {rule.name}" if rule.name else f"route[{number}]"
+        """For people: its name, else its place in the file."""
         self.methods = frozenset(method.upper() for method in _listed(rule.method))
         self.domains = frozenset(domain.lower() for domain in _listed(rule.domain))
         self.user = _pattern("user", rule.user) if rule.user else None
@@ -195,10 +208,20 @@ class Decision:
 
     rule: CompiledRule | None = None
     record: list[str] = field(default_factory=list)
+    record_by: dict[str, str] | None = None
+    """Which rule wants each of them."""
     media: MediaUse = ""
     media_set: str = ""
     transport_protocol: TransportProtocol = ""
     media_flags: MediaFlags = NO_FLAGS
+
+    def add(self, rule: CompiledRule) -> None:
+        """The recordings that a rule wants."""
+        by = self.record_by = self.record_by or {}
+        for name in rule.record:
+            if name not in by:
+                by[name] = rule.called
+                self.record.append(name)
 
 
 class Rules:
@@ -209,7 +232,7 @@ class Rules:
     """
 
     def __init__(self, rules: Iterable[RouteRule] = ()) -> None:
-        self._rules = [CompiledRule(rule) for rule in rules]
+        self._rules = [CompiledRule(rule, number) for number, rule in enumerate(rules)]
         self.authenticate = any(rule.rule.authenticated for rule in self._rules)
         """Whether one of them wants a password."""
 
@@ -236,7 +259,8 @@ class Rules:
                 if authenticate is None:
                     raise SipError("Forbidden", 403)
                 authenticate(rule.rule.algorithms)
-            decision.record += [name for name in rule.record if name not in decision.record]
+            if rule.record:
+                decision.add(rule)
             decision.media = rule.rule.media or decision.media
             decision.media_set = rule.rule.media_set or decision.media_set
             decision.transport_protocol = rule.rule.transport_protocol or decision.transport_protocol

@@ -56,6 +56,7 @@ class RecordedCall(Protocol):
     media: MediaServer | None
     media_session: MediaSession | None
     media_error: str
+    wanted_by: dict[str, str] | None
     caller_sdp: bytes
     callee_sdp: bytes
     parties: dict[str, Party]

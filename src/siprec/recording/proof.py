@@ -156,6 +156,7 @@ class ProofCollector(CallObserver):
                 instance=instance,
                 caller=text_of(call.caller.uri_text),
                 callee=text_of(call.callee.uri_text),
+                wanted_by=(call.wanted_by or {}).get(instance, ""),
                 # One that is wanted later has nothing to answer for what was before.
                 answered=answered if instance in call.recordings and wall - answered < KEPT else wall,
             )

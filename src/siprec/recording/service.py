@@ -152,6 +152,7 @@ class RecordingService(CallObserver):
         of the proxy."""
 
         def engage(call: Call, instance: str, profile: RecordingProfile) -> str:
+            call.wants(instance, "srs")
             return self._engage(call, instance, profile, None, "")
 
         self.requested = RequestedSessions(self.trunks, settings, lambda name: self.profiles.get(name), calls, engage)

@@ -90,7 +90,8 @@ export async function call(context, id) {
       ["State", detail.state], ["Since", `${clock(answered)} (${span(now() - answered)})`], ["Call-ID", el("span", { class: "mono" }, detail.call_id)],
       ["Dialog id", el("span", { class: "mono" }, detail.dlg_id)], ["From", detail.source], ["Media server", detail.media || "none"], ["Media error", detail.media_error],
     ])),
-    ...(parts.length ? parts : [el("p", { class: "soft" }, "Not recorded.")]),
+    ...(detail.why ? [el("p", { class: parts.length ? "bad" : "soft" }, `Not recorded: ${detail.why}`)] : []),
+    ...parts,
     trace,
   ];
 }
@@ -98,18 +99,18 @@ export async function call(context, id) {
 function recordingCard(context, detail, recording) {
   const rows = recording.streams.map((stream) => {
     const counters = stream.counters ?? {};
-    return [stream.label, stream.party, stream.srtp ? `${stream.kind}, SRTP` : stream.kind, stream.codecs.join(", "), counters.packets ?? "–", counters.receiver_reports ?? "–", counters.lost_reported ?? "–"];
+    return [stream.label, stream.party, stream.srtp ? `${stream.kind}, SRTP` : stream.kind, stream.codecs.join(", "), counters.packets ?? "–", counters.withheld ?? "–", counters.receiver_reports ?? "–", counters.lost_reported ?? "–"];
   });
   const attempts = recording.attempts.map((each) => [clock(each.at), each.server, each.result, `${each.status || ""} ${each.reason}`.trim()]);
-  const pauses = recording.pauses.map((each) => [clock(each.start), each.end ? clock(each.end) : "still", each.end ? span(each.end - each.start) : ""]);
+  const pauses = recording.pauses.map((each) => [clock(each.start), each.end ? clock(each.end) : "still", each.end ? span(each.end - each.start) : "", each.by]);
   return el("section", { class: "card", "aria-label": `Recording ${recording.instance}` },
     el("div", { class: "bar" }, el("h3", {}, `Recording “${recording.instance}”`), state(recording.state), controls(context, recording)),
-    list([["SRS", el("span", { class: "mono" }, recording.server)], ["Session", el("span", { class: "mono" }, recording.session_id)], ["Call-ID of the RS", el("span", { class: "mono" }, recording.rs_call_id)],
+    list([["Wanted by", recording.wanted_by || null], ["Not recorded", recording.why ? el("span", { class: "bad" }, recording.why) : null], ["SRS", el("span", { class: "mono" }, recording.server)], ["Session", el("span", { class: "mono" }, recording.session_id)], ["Call-ID of the RS", el("span", { class: "mono" }, recording.rs_call_id)],
       ["Set up again", recording.rebuilds || null], ["Last error", recording.last_error ? el("span", { class: "bad" }, recording.last_error) : null], ["Counters", recording.statistics_error]]),
     el("h3", {}, "Time line"), timeline(detail, recording),
-    el("h3", {}, "Streams"), table(["Label", "Party", "Kind", "Codecs", "#Copied", "#Reports of the SRS", "#Lost there"], rows, "Streams"),
+    rows.length ? el("h3", {}, "Streams") : null, rows.length ? table(["Label", "Party", "Kind", "Codecs", "#Copied", "#Withheld", "#Reports of the SRS", "#Lost there"], rows, "Streams") : null,
     attempts.length ? el("h3", {}, "Servers tried") : null, attempts.length ? table(["When", "SRS", "Result", "Why"], attempts, "Servers tried") : null,
-    pauses.length ? el("h3", {}, "Pauses") : null, pauses.length ? table(["From", "To", "#Time"], pauses, "Pauses") : null,
+    pauses.length ? el("h3", {}, "Pauses") : null, pauses.length ? table(["From", "To", "#Time", "Asked for by"], pauses, "Pauses") : null,
   );
 }
 

@@ -78,9 +78,16 @@ export async function recording(context, id) {
     el("h3", {}, "Participants"), table(["Name", "Address", "From", "To"], participants(summary), "Participants"),
     el("h3", {}, "Streams"), table(["#", "Kind", "Label", "Codecs", "#Packets", "#Lost", "#Jitter ms"], (summary.streams ?? []).map((each) => [
       each.number, each.kind, each.label, Object.keys(each.codecs ?? {}).join(", "), each.packets?.received, each.packets?.lost, each.packets?.jitter_ms]), "Streams"),
+    ...pauses(summary),
     el("details", {}, el("summary", {}, "recording.json"), el("pre", { tabindex: 0 }, JSON.stringify(summary, null, 2))),
   );
   return found;
+}
+
+function pauses(summary) {
+  const show = (moment) => (moment ? new Date(moment).toLocaleTimeString() : "");
+  const rows = (summary.streams ?? []).flatMap((each) => (each.pauses ?? []).map((pause) => [each.number, each.label, show(pause.from), show(pause.to)]));
+  return rows.length ? [el("h3", {}, "Pauses"), table(["#", "Label", "From", "To"], rows, "Pauses")] : [];
 }
 
 function participants(summary) {
