@@ -10,6 +10,7 @@ from siprec.cli import config_check
 from siprec.proxy.authentication import Authentication
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.routes import Rules
+from siprec.proxy.script import load_script
 from siprec.server.config import Config, ConfigError, load, parse
 from siprec.server.config_check import warnings
 from siprec.server.config_reference import reference
@@ -103,6 +104,25 @@ def test_the_configuration_of_the_readme_lets_only_users_call_by_the_carrier(mon
     w.clock.run_for(1)
     assert w.journal.events[-1] == "answered"
     assert b"Proxy-Authorization" not in w.sent("INVITE", "10.0.0.2")[0].data
+    w.alice.agent.calls()[0].bye()
+    w.finish()
+
+
+def test_the_script_of_the_readme_lets_only_users_call_by_the_carrier(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "README.md").read_text().split("```python\n", 1)[1].split("```", 1)[0]
+    (tmp_path / "route.py").write_text(text.replace("siprec_start_recording(", "record("))
+    w = ProxyWorld(script=load_script(tmp_path / "route.py"), options=ProxyOptions(trusted=[]))
+    w.core.authentication = Authentication(w.clock, "example.com", {"alice": "secret"})
+    w.hosts["gw1.carrier.example"] = [Hop("udp", "10.0.0.2", 5060)]
+    for uri, event in (("sip:9001@example.com", "ended 407"), ("sip:9001@10.0.0.2", "ended 407"),
+                       ("sip:x@example.com", "ended 404"), ("sip:x@10.0.0.2", "ended 404")):  # fmt: skip
+        w.call(uri)
+        w.clock.run_for(1)
+        assert w.journal.events.pop() == event
+    assert w.sent("INVITE", "10.0.0.2") == []
+    w.call("sip:9001@example.com", credentials=CredentialStore([Credentials("alice", "secret")]))
+    w.clock.run_for(1)
+    assert w.journal.events[-1] == "answered"
     w.alice.agent.calls()[0].bye()
     w.finish()
 
