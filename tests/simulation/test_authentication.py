@@ -228,6 +228,18 @@ def test_one_answer_serves_a_rule_and_the_script_after_it() -> None:
     w.finish()
 
 
+def test_an_answer_that_a_rule_has_taken_still_serves_where_the_script_looks_elsewhere() -> None:
+    async def handler(request: Request) -> None:
+        assert await request.authenticate(users={"alice": "secret"}) == "alice"
+        request.reply(486)
+
+    w = scripted(handler, RouteRule(authenticated=True, record="main"))
+    w.call("sip:123@example.com", credentials=ALICE)
+    w.clock.run_for(1)
+    assert w.journal.events == ["created", "ended 407", "created", "ended 486"]
+    w.finish()
+
+
 def test_a_request_within_a_dialog_may_be_asked_as_well() -> None:
     async def handler(request: Request) -> None:
         if request.method == "INFO":
