@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import Final
 
 from siprec import sdp
+from siprec.recorder import headers
+from siprec.recorder.acceptance import EXTENSION
+from siprec.recorder.bodies import metadata_of, offer_of
 from siprec.recorder.errors import RecorderError
-from siprec.recorder.server import ACCEPT, EXTENSION, FEATURE, RecorderServer, RecordingCall, _metadata, _offer
+from siprec.recorder.server import ACCEPT, FEATURE, RecorderServer, RecordingCall
 from siprec.sip.clock import Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
@@ -32,6 +35,7 @@ class InvitedRecording(RecordingCall):
     def __init__(self, server: RecorderServer, outcome: Outcome, over: Callable[[], None]) -> None:
         self._server = server
         self._session = None
+        self._liveness = None
         self._outcome = outcome
         self._over = over
         self._up = False
@@ -46,6 +50,7 @@ class InvitedRecording(RecordingCall):
             handler=self,
             headers=[("Require", EXTENSION), ("Accept", ACCEPT)],
             contact_params=FEATURE,
+            session_expires=self._server.watching.session_expires,
         )
         self._server.calls.add(self)
 
@@ -56,9 +61,14 @@ class InvitedRecording(RecordingCall):
         wall = recorder.clock.wall()
         offer = b""
         try:
-            offer = _offer(response) or b""
-            metadata, charset = _metadata(response)
-            session = recorder.session(call_id=call.call_id, from_uri=response.to.uri_text, wall=wall)
+            offer = offer_of(response) or b""
+            metadata, charset = metadata_of(response)
+            session = recorder.session(
+                call_id=call.call_id,
+                from_uri=response.to.uri_text,
+                wall=wall,
+                kept=headers.kept(response, recorder.settings.headers),
+            )
             answer = session.offer(offer, metadata, received_wall=wall, charset=charset)
         except (RecorderError, SipError) as error:
             log.warning("Call-ID %s: offer of the recording client refused: %s", call.call_id, error.reason)

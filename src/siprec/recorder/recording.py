@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 2.0
 """Seconds that a disk may refuse before the recording client is told to take another SRS."""
+TOO_SLOW = 30.0
+"""Seconds that data may wait for the disk before the same."""
 _JSON_INTERVAL = 5.0
 _ORDERLY = frozenset({"BYE", "the communication session ended"})
 """How a recording ends that is complete: the recording client said so."""
@@ -155,12 +157,11 @@ class Recording:
             if part is not None:
                 if full:
                     line.dropped_disk += sum(len(s.items) for s in part.sources) + len(part.raw)
+                    self.incomplete = "packets lost: the disk was too slow"
                 else:
                     parts.append(part)
         if full or (not parts and self.pipeline.mix is None and self.disk.refused_since is None):
             return
-        if self._submitted - self._written >= MAX_BACKLOG // 2 and not self.trouble:
-            self.trouble = "disk: too slow"
         self._submitted += 1
         batch = Batch(now, min(before, now), parts)
         self._writer.submit(lambda: self._write(batch))
@@ -204,6 +205,8 @@ class Recording:
         since = self.disk.refused_since
         if not self.trouble and since is not None and self._clock.now() - since >= PATIENCE:
             self.trouble = self.disk.reason
+        if not self.trouble and self._writer.delay > TOO_SLOW:
+            self.trouble = "disk: too slow"
         if self._clock.now() >= self._json_due or self.disk.json_failed:
             self.save()
 

@@ -7,22 +7,27 @@ It sits on a :class:`siprec.sip.useragent.UserAgent`; what the dialog brings goe
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
+from siprec.recorder import headers
+from siprec.recorder.acceptance import EXTENSION, Acceptance
 from siprec.recorder.admission import Admission
+from siprec.recorder.bodies import metadata_of, offer_of
 from siprec.recorder.errors import RecorderError
+from siprec.recorder.liveness import Liveness
 from siprec.recorder.session import Recorder, RecordingSession
 from siprec.sip.date import parse_date
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
-from siprec.sip.multipart import SDP_TYPE, find_metadata, find_part
+from siprec.sip.multipart import SDP_TYPE
 from siprec.sip.useragent import Call, CallHandler, IncomingCall, Reply, Result
 
 log = logging.getLogger(__name__)
 
 ACCEPT: Final = "application/sdp, application/rs-metadata+xml, application/rs-metadata, multipart/mixed"
 FEATURE: Final = "+sip.srs"
-EXTENSION: Final = "siprec"
 _KEY_FRAME: Final = (
     b'<?xml version="1.0" encoding="utf-8"?>\r\n<media_control><vc_primitive><to_encoder><picture_fast_update/>'
     b"</to_encoder></vc_primitive></media_control>\r\n"
@@ -33,55 +38,105 @@ _PATIENCE: Final = (0.01, 0.02, 0.04, 0.08, 0.15)
 _METADATA_TYPE: Final = "application/rs-metadata+xml"
 
 
-class RecorderServer:
-    """Accepts recording sessions. `take` is the user agent's ``on_invite``.
+HANDOVER: Final = 10.0
+"""Seconds over which the sessions are spread that a planned stop ends."""
+_FLOWING: Final = 30.0
+_APART: Final = 0.05
+_COMPLAINT: Final = 60.0
+_SOURCES: Final = 1000
 
-    With `strict`, a request without ``+sip.src`` in its Contact is refused (SRS-02); otherwise it is accepted, because
-    deployed SRCs forget the parameter. `admission` says who is let in (None: everybody).
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """How sessions end without a BYE of their client: `session_expires` is the session timer asked for (RFC 4028),
+    `silence` the time without RTP after which the client is asked by OPTIONS, `max_duration` the longest session. All
+    in seconds; 0: off."""
+
+    session_expires: int = 1800
+    silence: float = 60.0
+    max_duration: float = 0.0
+
+
+class RecorderServer:
+    """Accepts recording sessions. `take` is the user agent's ``on_invite``, `acceptance.prepare` its ``prepare``.
+
+    `admission` says who is let in (None: everybody), `acceptance` what is taken for a recording session.
     """
 
-    def __init__(self, recorder: Recorder, *, strict: bool = False, admission: Admission | None = None) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        acceptance: Acceptance | None = None,
+        admission: Admission | None = None,
+        watching: Watching | None = None,
+    ) -> None:
         self.recorder = recorder
-        self.strict = strict
+        self.acceptance = acceptance or Acceptance("lenient")
         self.admission = admission
+        self.watching = watching or Watching()
         self.calls: set[RecordingCall] = set()
+        self.stopping = False
+        """No further sessions are taken."""
+        self._complained: dict[str, float] = {}
 
     def take(self, call: IncomingCall) -> None:
         """A new INVITE."""
         request = call.invite
+        source = call.transaction.source
         call.contact_params = FEATURE
+        if self.stopping:
+            self.recorder.counters["refused"] += 1
+            call.answer(503, headers=[("Retry-After", RETRY_AFTER)])
+            return
         if self.admission is not None:
             try:
-                self.admission.check(request, call.transaction.source)
+                self.admission.check(request, source)
             except SipError as error:
                 if error.status != 401 or request.get("authorization"):
-                    log.warning("Call-ID %s: recording client refused: %s", call.call_id, error.reason)
+                    self._complain(source.host, f"Call-ID {call.call_id}: recording client refused: {error.reason}")
                     self.recorder.counters["refused"] += 1
                 call.answer(error.status, headers=error.headers)
                 return
-        if EXTENSION not in request.tokens("require") | request.tokens("supported"):
-            # SRS-01, SRS-02: not a recording session. Nothing else is of any use here (RFC 3261 21.4.15).
-            call.answer(421, headers=[("Require", EXTENSION)], reason="Only recording sessions are accepted here")
+        refusal = self.acceptance.refusal(request, source)
+        if refusal is not None:
+            self.recorder.counters["refused"] += 1
+            self._complain(source.host, f"Call-ID {call.call_id}: INVITE of {source.host} refused: {refusal.reason}")
+            headers = [("Require", EXTENSION)] if refusal.status == 421 else []
+            call.answer(refusal.status, headers=headers, reason=refusal.reason)
             return
-        if not _is_src(request):
-            if self.strict:
-                call.answer(400, reason="Contact lacks +sip.src")
-                return
-            log.warning("Call-ID %s: Contact lacks +sip.src; accepted all the same", call.call_id)
+        call.session_expires = self.watching.session_expires
         RecordingCall(self, call).begin(call)
+
+    def _complain(self, host: str, text: str) -> None:
+        """A warning, once a minute for each source."""
+        now = self.recorder.clock.now()
+        if now - self._complained.get(host, float("-inf")) < _COMPLAINT:
+            return
+        if len(self._complained) >= _SOURCES:
+            self._complained.clear()
+        self._complained[host] = now
+        log.warning("%s", text)
+
+    def handover(self, done: Callable[[], None]) -> None:
+        """End all sessions with a BYE that sends their clients to another SRS, one after the other within ten seconds;
+        then call `done`."""
+        self.stopping = True
+        waiting = list(self.calls)
+        apart = min(_APART, HANDOVER / len(waiting)) if waiting else 0.0
+        for number, call in enumerate(waiting):
+            self.recorder.clock.call_later(number * apart, self._hand_over, call)
+        self.recorder.clock.call_later(max(len(waiting) - 1, 0) * apart, done)
+
+    def _hand_over(self, call: RecordingCall) -> None:
+        if call in self.calls:
+            call.hang_up("the recorder stops", 503)
 
     def close(self) -> None:
         """BYE for every recording session; the recordings are finished by :meth:`Recorder.close`."""
+        self.stopping = True
         for call in list(self.calls):
-            call.hang_up("the recorder stops")
-
-
-def _is_src(request: SipRequest) -> bool:
-    try:
-        contact = request.contact
-    except SipError:
-        return False
-    return contact is not None and ("+sip.src" in contact.params or "+sip.src" in contact.uri_text)
+            call.hang_up("the recorder stops", 503)
 
 
 def reason_header(status: int, text: str) -> str:
@@ -102,19 +157,6 @@ def _said(request: SipRequest, arrived: float) -> float:
     return date
 
 
-def _metadata(message: SipMessage) -> tuple[bytes | None, str | None]:
-    """The metadata document of a message and its charset parameter."""
-    part = find_metadata(message)
-    if part is None:
-        return None, None
-    return part.content, part.content_type.param("charset") or None
-
-
-def _offer(message: SipMessage) -> bytes | None:
-    part = find_part(message, SDP_TYPE) if message.body else None
-    return part.content if part is not None else None
-
-
 class RecordingCall(CallHandler):
     """One RS dialog and its recording."""
 
@@ -123,32 +165,37 @@ class RecordingCall(CallHandler):
         self._call: Call = call
         self._session: RecordingSession | None = None
         self._farewell: Reply | None = None
+        self._liveness: Liveness | None = None
 
     def begin(self, call: IncomingCall) -> None:
         """Answer the first INVITE."""
         request = call.invite
         wall = self._server.recorder.clock.wall()
         try:
-            sdp = _offer(request)
-            if sdp is None:
-                # The SRC has to offer: only an RS that the SRS starts begins without (SRS-04).
-                call.answer(488, reason="A recording session needs an SDP offer")
-                return
-            metadata, charset = _metadata(request)
+            sdp = offer_of(request)
+            metadata, charset = metadata_of(request)
             session = self._server.recorder.session(
                 call_id=call.call_id,
                 from_uri=request.from_.uri_text,
                 src_address=call.transaction.source.host,
                 wall=_said(request, wall),
+                kept=headers.kept(request, self._server.recorder.settings.headers),
             )
-            answer = session.offer(sdp, metadata, received_wall=wall, charset=charset)
+            if sdp is not None:
+                answer = session.offer(sdp, metadata, received_wall=wall, charset=charset)
+            else:
+                # Some begin without an offer, although an SRC has to make one (SRS-04): then it is ours.
+                answer = session.make_offer()
+                if metadata is not None:
+                    session.metadata(metadata, received_wall=wall, charset=charset)
         except (RecorderError, SipError) as error:
-            log.warning("Call-ID %s: recording session refused: %s", call.call_id, error.reason)
+            source = call.transaction.source.host
+            self._server._complain(source, f"Call-ID {call.call_id}: recording session refused: {error.reason}")
             self._server.recorder.counters["refused"] += 1
-            headers = [("Retry-After", RETRY_AFTER)] if error.status == 503 else []
+            lines = [("Retry-After", RETRY_AFTER)] if error.status == 503 else []
             if error.status == 415:
-                headers.append(("Accept", ACCEPT))
-            call.answer(error.status, headers=headers, reason=error.reason if error.status == 400 else "")
+                lines.append(("Accept", ACCEPT))
+            call.answer(error.status, headers=lines, reason=error.reason if error.status == 400 else "")
             return
         self._began(session)
         self._server.calls.add(self)
@@ -159,13 +206,26 @@ class RecordingCall(CallHandler):
 
     def _began(self, session: RecordingSession) -> None:
         self._session = session
-        session.on_trouble = lambda reason: self.hang_up(reason, status=503)
+        session.on_trouble = lambda reason: self.hang_up(reason, 503)
+        watching = self._server.watching
+        self._liveness = Liveness(
+            self._server.recorder.clock,
+            self._call,
+            session,
+            self.hang_up,
+            silence=watching.silence,
+            limit=watching.max_duration,
+        )
 
     # -- CallHandler -----------------------------------------------------------------------------------------------
 
     def ack(self, call: Call, request: SipRequest) -> None:
         """The session is up: now a snapshot may be asked for."""
-        sdp = _offer(request)
+        try:
+            sdp = offer_of(request)
+        except SipError as error:
+            log.warning("Call-ID %s: ACK with a body that cannot be read: %s", call.call_id, error.reason)
+            sdp = None
         if sdp is not None:
             # The answer to an offerless re-INVITE (META-18): the lines are ours, only the directions can differ.
             self._take(request, sdp)
@@ -194,8 +254,8 @@ class RecordingCall(CallHandler):
         self._ask_snapshot()
 
     def _update(self, session: RecordingSession, request: SipRequest, reply: Reply) -> None:
-        sdp = _offer(request)
-        metadata, charset = _metadata(request)
+        sdp = offer_of(request)
+        metadata, charset = metadata_of(request)
         wall = self._server.recorder.clock.wall()
         if sdp is not None:
             answer = session.offer(sdp, metadata, received_wall=wall, charset=charset)
@@ -213,7 +273,7 @@ class RecordingCall(CallHandler):
     def _take(self, message: SipMessage, sdp: bytes) -> None:
         if self._session is None:
             return
-        metadata, charset = _metadata(message)
+        metadata, charset = metadata_of(message)
         try:
             self._session.offer(sdp, metadata, received_wall=self._server.recorder.clock.wall(), charset=charset)
         except (RecorderError, SipError) as error:
@@ -248,22 +308,49 @@ class RecordingCall(CallHandler):
     def _end(self, call: Call, session: RecordingSession, reason: str, request: SipRequest | None) -> None:
         if request is not None:
             try:
-                metadata, charset = _metadata(request)
+                metadata, charset = metadata_of(request)
                 if metadata is not None:
                     session.metadata(metadata, received_wall=self._server.recorder.clock.wall(), charset=charset)
             except (RecorderError, SipError) as error:
                 log.warning("Call-ID %s: metadata in BYE not understood: %s", call.call_id, error.reason)
         self._finish("BYE" if reason == "bye" else reason, request)
 
+    def out_of_order(self, call: Call, request: SipRequest) -> None:
+        """The client's own idea of the dialog is another than ours: it may have been started anew."""
+        if self._liveness is not None:
+            self._liveness.doubt(f"{request.method} with a CSeq lower than before")
+
+    def dead(self, call: Call, reason: str) -> bool:
+        """A request of ours failed. Only 481 ends the session at once; otherwise the client is asked by OPTIONS."""
+        if self._liveness is None or reason == "481":
+            return True
+        self._liveness.doubt(f"a request of ours got {reason}")
+        return False
+
+    def expired(self, call: Call) -> bool:
+        """The session timer was not refreshed. That is no reason to lose the audio of a call that goes on."""
+        session, liveness = self._session, self._liveness
+        if session is None or liveness is None or not (session.silent_for <= _FLOWING or liveness.answered_lately):
+            return True
+        log.warning("Call-ID %s: the session was not refreshed, but the client lives: it goes on", call.call_id)
+        return False
+
+    def refresh_refused(self, call: Call, status: int) -> None:
+        """An answer is an answer: who refuses UPDATE or re-INVITE (405, 488...) lives."""
+        if self._liveness is not None:
+            self._liveness.answered()
+
     def hang_up(self, reason: str, status: int = 0) -> None:
         """End the recording session from this side. With the `status` 503 the client should take another SRS."""
         session = self._session
-        headers = [("Reason", reason_header(status, reason))] if status else []
+        lines = [("Reason", reason_header(status, reason))] if status else []
         self._finish(reason)
-        self._call.bye(headers + (session.tally.headers(session.progress) if session is not None else []))
+        self._call.bye(lines + (session.tally.headers(session.progress) if session is not None else []))
 
     def _finish(self, reason: str, request: SipRequest | None = None) -> None:
         session, self._session = self._session, None
+        if self._liveness is not None:
+            self._liveness.stop()
         self._server.calls.discard(self)
         if session is not None:
             wall = self._server.recorder.clock.wall()
@@ -293,3 +380,5 @@ class RecordingCall(CallHandler):
     def _asked(self, result: Result) -> None:
         if not isinstance(result, SipResponse) or result.status >= 300:
             log.warning("Call-ID %s: no snapshot: %s", self._call.call_id, result)
+            if isinstance(result, SipResponse) and result.status != 491 and self._session is not None:
+                self._session.ask_no_more()

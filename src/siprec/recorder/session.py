@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from siprec import __version__, sdp
-from siprec.recorder import summary
+from siprec.recorder import headers, offering, summary
 from siprec.recorder.assignment import match_by_order, session_of
 from siprec.recorder.errors import MetadataError, OfferError, RecorderError, RecorderFull
 from siprec.recorder.files import Format
@@ -57,8 +57,10 @@ class RecorderSettings:
     the streams); `max_lines` the streams a recording session may have at a time; `kinds` the media that are accepted
     (all but audio is kept as raw RTP); `reject_bad_metadata` refuses requests whose metadata cannot be read, instead of
     recording without it; `srtp` says which transports are taken, `keep` what of the metadata is written down (SRS-21);
-    `min_free` octets have to be free on the disk for a session to be accepted;
-    `learn` and `relearn` (seconds) are the rules of :class:`~siprec.recorder.latch.Latch`.
+    `min_free` octets have to be free on the disk for a session to be accepted; `offerless_streams` audio streams are
+    offered to a client that offers none; `max_sessions_per_client` sessions a client may have at a time (0: any
+    number); `headers` of the INVITE are kept with the recording; `learn` and
+    `relearn` (seconds) are the rules of :class:`~siprec.recorder.latch.Latch`.
     """
 
     audio_format: Format = "wav"
@@ -71,6 +73,9 @@ class RecorderSettings:
     strict_metadata: bool = False
     srtp: SrtpPolicy = "allow"
     min_free: int = 0
+    offerless_streams: int = 2
+    max_sessions_per_client: int = 0
+    headers: tuple[str, ...] = headers.DEFAULT
     keep: frozenset[summary.Kept] = summary.EVERYTHING
     learn: Learn = "any"
     relearn: float = 1.0
@@ -97,19 +102,30 @@ class Recorder:
             raise ValueError(f"bound to {self.ports.address}: the address for answers (advertised) has to be given")
 
     def session(
-        self, *, call_id: str, from_uri: str, src_address: str = "", wall: float | None = None
+        self,
+        *,
+        call_id: str,
+        from_uri: str,
+        src_address: str = "",
+        wall: float | None = None,
+        kept: headers.Kept | None = None,
     ) -> RecordingSession:
         """Begin a recording session; raises :class:`RecorderFull`.
 
         `src_address` is where the request came from (an IP address, its media are trusted); `wall` its time of arrival
-        or its Date (SRS-22), Unix seconds. The files are made with the first offer.
+        or its Date (SRS-22), Unix seconds; `kept` headers of the request that are kept with the recordings. The files
+        are made with the first offer.
         """
         if len(self.sessions) >= self.settings.max_sessions:
             raise RecorderFull("too many recording sessions")
         if problem := self.space.problem():
             raise RecorderFull(problem)
+        most = self.settings.max_sessions_per_client
+        if most and sum(each.src_address == src_address for each in self.sessions) >= most:
+            raise RecorderFull(f"too many recording sessions of {src_address}")
         started = self.clock.wall() if wall is None else wall
         session = RecordingSession(self, call_id, from_uri, src_address, started)
+        session.headers = kept or []
         self.sessions.add(session)
         return session
 
@@ -138,6 +154,8 @@ class RecordingSession:
         self.closing = False
         self.discarded = 0
         """Packets on streams of no communication session."""
+        self.headers: headers.Kept = []
+        """Headers of the INVITE that are kept."""
         self.on_trouble: Callable[[str], None] = lambda reason: None
         """Called once, with the reason, when what arrives can no longer be kept."""
         self._trouble = ""
@@ -219,6 +237,39 @@ class RecordingSession:
         self._save()
         return answer
 
+    def make_offer(self) -> bytes:
+        """An offer of ours, to a client that began without one: audio that we receive. The answer goes to
+        :meth:`offer`.
+
+        Raises :class:`OfferError` where SRTP is demanded, :class:`RecorderFull`.
+        """
+        self._check_open()
+        if self.recorder.settings.srtp == "require":
+            self.recorder.sessions.discard(self)
+            raise OfferError("SRTP is required, and there is no offer")
+        ports = self.recorder.ports
+        media = sdp.parse(offering.description(self.recorder.settings.offerless_streams)).media
+        try:
+            for index, each in enumerate(media):
+                line = self._lines[index] = MediaLine(
+                    0, index, "audio", ports.acquire(), ports.address, self._clock, each.label or ""
+                )
+                line.table = codec_table(each)
+                line.codec_names = [codec.name for codec in line.table.values()]
+                line.trusted = frozenset({self.src_address} - {""})
+                each.port = line.pair.port
+        except RecorderFull:
+            self.recorder.sessions.discard(self)
+            for line in self._lines.values():
+                ports.release(line.pair)
+            self._lines.clear()
+            raise
+        for line in self._lines.values():
+            line.open(self.recorder.poller)
+        self._labels = {each.label: index for index, each in enumerate(media) if each.label}
+        self._tick()
+        return self._build(media)
+
     def metadata(self, document: bytes, *, received_wall: float | None = None, charset: str | None = None) -> None:
         """Take a metadata document that came without SDP (UPDATE, BYE); raises :class:`MetadataError`, and
         :class:`RecorderFull` when it begins a communication session for which there is no place."""
@@ -254,6 +305,10 @@ class RecordingSession:
         self._snapshot_asked = self._clock.now()
         self._snapshots_asked += 1
         return snapshot_request("Partial update refers to what was never described")
+
+    def ask_no_more(self) -> None:
+        """The client refuses snapshot requests."""
+        self._snapshots_asked = _SNAPSHOT_LIMIT
 
     def close(self, reason: str = "BYE", *, wall: float | None = None) -> Future[RecordingResult]:
         """End the session: sockets are closed and ports free when this returns; the future is done when all files of
@@ -578,7 +633,7 @@ class RecordingSession:
         if line.receiving and line.last_media is not None and line.last_media > until:
             recording = self._recording_of(None, None, [], self._clock.wall())
             if recording is not None:
-                recording.nameable = False
+                recording.nameable = not self.state.complete_seen
                 self._move(index, line, recording, self._clock.wall())
                 recording.configure()
                 return

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from siprec.recorder import headers
 from siprec.recorder.line import MediaLine
 from siprec.recorder.metadata import Extension, Id, Time
 from siprec.recorder.metadata_state import MetadataState, Participant, Session
@@ -89,6 +90,8 @@ def build(recording: Recording) -> dict[str, Any]:
             "call_id": session.call_id,
             "from": session.from_uri,
             "src_address": session.src_address,
+            "headers": [{"name": name, "value": value} for name, value in session.headers],
+            "parties": headers.parties(session.headers),
         },
         "mix": _mix(pipeline),
         "streams": [_stream(line, recording, state) for line in recording.lines],
@@ -110,11 +113,15 @@ def _forget(document: dict[str, Any], keep: frozenset[Kept]) -> None:
     """Take out what is not to be kept."""
     if keep == EVERYTHING:
         return
+    rs = document["recording_session"]
     if "names" not in keep:
+        rs["headers"] = [each for each in rs["headers"] if each["name"].lower() not in headers.PERSONAL]
+        rs["parties"] = []
         for participant in document["participants"]:
             participant["names"] = []
     if "extensions" not in keep:
         document.pop("extensions", None)
+        rs["headers"] = [each for each in rs["headers"] if each["name"].lower() in headers.PERSONAL]
         for kind in ("participants", "communication_sessions", "groups", "streams"):
             for element in document[kind]:
                 element.pop("extensions", None)

@@ -17,6 +17,7 @@ import msgspec
 from siprec.api.settings import ApiConfig, RecorderApiConfig
 from siprec.proxy.guard import AGENTS
 from siprec.proxy.routes import RouteRule
+from siprec.recorder import headers as recorder_headers
 from siprec.recording.requested import RequestSettings
 from siprec.recording.settings import RecordingProfile
 from siprec.server.config_check import problems
@@ -211,6 +212,8 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     """Megabytes that have to be free on the disk. Below that, recording sessions get a 503, so that the client takes
     another SRS; those under way go on. 0: as ``recorder.api.min_free``."""
     max_sessions: int = 1000
+    max_sessions_per_client: int = 0
+    """Recording sessions that one address may have at a time; 0: as many as ``max_sessions``."""
     max_streams: int = 256
     """Streams that one recording session may have at a time; further ones are declined."""
     invite: tuple[str, ...] = ()
@@ -232,8 +235,24 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     tls_ca: str = ""
     tls_verify_clients: bool = False
     """Clients have to show a certificate of ``tls_ca`` (mutual TLS)."""
-    strict: bool = False
-    """Refuse recording clients whose Contact lacks ``+sip.src``."""
+    accept: Literal["auto", "lenient", "strict"] = "auto"
+    """What is taken for a recording session. ``strict``: what says ``siprec`` in Require or Supported and ``+sip.src``
+    in Contact. ``lenient``: also what looks like one (Cisco's network-based recording, CUBE, jambonz), begins without
+    an offer, or has a Contact that cannot be read. ``auto``: lenient to `clients` and to loopback, strict to others."""
+    offerless_streams: int = 2
+    """Audio streams that are offered to a client whose INVITE has no offer."""
+    headers: tuple[str, ...] = recorder_headers.DEFAULT
+    """Headers of the client's INVITE that are kept with the recording; ``*`` stands for anything."""
+    session_expires: int = 1800
+    """Session timer asked for, in seconds (RFC 4028); 0: none."""
+    probe_silence: float = 60.0
+    """Seconds without RTP after which the client is asked by OPTIONS whether the session is still there; 0: never."""
+    max_duration: float = 0.0
+    """Seconds that a recording session may last; 0: any."""
+    on_stop: Literal["handover", "drain"] = "handover"
+    """What SIGTERM does to the sessions under way, while new ones get 503. ``handover``: a BYE with
+    ``Reason: SIP;cause=503`` within ten seconds, so that their clients take another SRS. ``drain``: they may go on for
+    ``service.drain`` seconds, then the same. A second SIGTERM, or SIGINT, ends them at once."""
     srtp: Literal["off", "allow", "require"] = "allow"
     """SRTP with keys in the SDP: declined, taken where it is offered, or the only thing that is taken. Keys in SDP are
     as safe as the signalling: listen on ``tls:``."""

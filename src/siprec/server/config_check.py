@@ -127,8 +127,13 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "recorder.port_quarantine", "must not be negative"
     if config.recorder.relearn <= 0:
         yield "recorder.relearn", "must be more than 0"
-    if config.recorder.min_free < 0:
-        yield "recorder.min_free", "must not be negative"
+    for key in ("min_free", "max_sessions_per_client", "max_duration", "probe_silence"):
+        if getattr(config.recorder, key) < 0:
+            yield f"recorder.{key}", "must not be negative"
+    if not 1 <= config.recorder.offerless_streams <= 16:
+        yield "recorder.offerless_streams", "must lie in 1..16"
+    if config.recorder.session_expires and not 90 <= config.recorder.session_expires <= 86400:
+        yield "recorder.session_expires", "must be 0 or lie in 90..86400 (RFC 4028 4)"
     if not 0 <= config.relay.dscp <= 63:
         yield "relay.dscp", "must lie in 0..63"
     if config.relay.max_calls < 1:

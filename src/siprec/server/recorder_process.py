@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from siprec.net.resolver import Resolver
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
+from siprec.recorder.acceptance import EXTENSION, Acceptance
 from siprec.recorder.admission import Admission
 from siprec.recorder.inviting import Invitations
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
-from siprec.recorder.server import ACCEPT, EXTENSION, RecorderServer
+from siprec.recorder.server import ACCEPT, HANDOVER, RecorderServer, Watching
 from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import log_warnings, port_range
@@ -77,6 +79,9 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
             max_sessions=settings.max_sessions,
             max_lines=settings.max_streams,
             srtp=settings.srtp,
+            offerless_streams=settings.offerless_streams,
+            max_sessions_per_client=settings.max_sessions_per_client,
+            headers=settings.headers,
             min_free=settings.required_space,
             keep=frozenset(settings.keep),
             learn=settings.learn,
@@ -97,7 +102,12 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         legacy_agents=settings.legacy_agents,
         certificate=lambda hop: _certificate(transport, hop),
     )
-    server = RecorderServer(recorder, strict=settings.strict, admission=admission)
+    server = RecorderServer(
+        recorder,
+        acceptance=Acceptance(settings.accept, settings.clients),
+        admission=admission,
+        watching=Watching(settings.session_expires, settings.probe_silence, settings.max_duration),
+    )
     resolver = Resolver(clock)
     layer.resolve = resolver.resolve
     endpoint.agent = UserAgent(
@@ -106,6 +116,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         resolver.resolve,
         contact=lambda hop: contact_uri(transport, hop, "recorder"),
         on_invite=server.take,
+        prepare=server.acceptance.prepare,
         user_agent="siprec recorder",
         extensions=(EXTENSION,),
         accept_types=ACCEPT,
@@ -133,9 +144,11 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         for client in clients:
             invitations.invite(client)
         with Signals(lambda: _renew(transport)) as signals:
-            await signals.wait()
+            number = await signals.wait()
+            invitations.close()
+            if number == signal.SIGTERM and server.calls:
+                await _planned_stop(server, config, notifier, signals)
         notifier.stopping("ending the recordings", 30.0)
-        invitations.close()
         server.close()
         # The BYEs get a moment to be answered.
         for _ in range(20):
@@ -151,6 +164,32 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         await resolver.close()
         clock.close()
     return 0
+
+
+async def _planned_stop(server: RecorderServer, config: Config, notifier: Notifier, signals: Signals) -> None:
+    """SIGTERM: further sessions go elsewhere, and those under way as well, at once or after the drain limit."""
+    over = asyncio.Event()
+    server.stopping = True
+    drain = config.service.drain if config.recorder.on_stop == "drain" else 0.0
+    log.warning("stopping: %d recording sessions, %s", len(server.calls), config.recorder.on_stop)
+    notifier.stopping(f"{config.recorder.on_stop} of {len(server.calls)} recording sessions", drain + HANDOVER + 30.0)
+    second = asyncio.ensure_future(signals.wait())
+    try:
+        await asyncio.wait(
+            {second, asyncio.ensure_future(_until_empty(server))},
+            timeout=drain or 0.001,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not second.done() and server.calls:
+            server.handover(over.set)
+            await asyncio.wait({second, asyncio.ensure_future(over.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        second.cancel()
+
+
+async def _until_empty(server: RecorderServer) -> None:
+    while server.calls:  # noqa: ASYNC110 - many ends, one place that waits for them
+        await asyncio.sleep(0.1)
 
 
 def _certificate(transport: SocketTransport, hop: Hop) -> dict[str, Any]:

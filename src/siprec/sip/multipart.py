@@ -31,6 +31,8 @@ MAX_BODY: Final = 1 << 20
 _PART_HEADER: Final = re.compile(
     rb"([!#-'*+\-.0-9A-Z^-z|~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t]+[^ \t\r\n][^\r\n]*)*)(?:\r?\n|\Z)"
 )
+_ODD_HEADER: Final = re.compile(rb"(?!v=)[^\r\n:=<{]{1,200}:[^\r\n]*\r?\n")
+"""A line among a part's headers that is none (a blank in its name, octets that no token has) and is passed over."""
 _EMPTY_LINE: Final = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _FIRST_DELIMITER: Final = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200}?)[ \t]*(?:\r?\n)")
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
@@ -182,10 +184,15 @@ class _Reader:
             part = self._part(start, end, default)
             part.alternative = alternative
             part.boundaries = boundaries
-            if part.media_type.startswith("multipart/"):
+            if part.media_type.startswith("multipart/") and self._divisible(part):
                 self.read(part, depth + 1)
             else:
                 self.leaves.append(part)
+
+    def _divisible(self, part: Part) -> bool:
+        """Whether a part that calls itself a multipart has a delimiter; one that has none is nothing we know."""
+        boundary = encode(part.content_type.param("boundary"))
+        return (b"--" + boundary in part.body) if boundary else _FIRST_DELIMITER.search(part.body) is not None
 
     def _spans(self, boundary: bytes, start: int, end: int) -> list[tuple[int, int]]:
         """Where the parts between the delimiters lie. The line end before a delimiter belongs to it."""
@@ -212,7 +219,15 @@ class _Reader:
         headers: list[tuple[str, str]] = []
         content_type = default
         position = start
-        while (match := _PART_HEADER.match(self.octets, position, end)) is not None:
+        blank = max(self.octets.find(b"\n\r\n", start, end), self.octets.find(b"\n\n", start, end))
+        while True:
+            match = _PART_HEADER.match(self.octets, position, end)
+            if match is None:
+                odd = _ODD_HEADER.match(self.octets, position, end)
+                if odd is None or position > blank:
+                    break
+                position = odd.end()
+                continue
             name = match[1].decode("ascii")
             value = _FOLD.sub(" ", match[2].decode("utf-8", "surrogateescape")).strip()
             headers.append((name, value))

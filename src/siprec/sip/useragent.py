@@ -57,6 +57,7 @@ class UserAgent:
         resolve: RFC 3263.
         contact: the Contact URI for messages that go to a hop.
         on_invite: gets each new call; without it INVITEs outside a dialog are not ours.
+        prepare: gets each new INVITE and its source before anything is made of it, and may mend it.
         accept: says whether a request outside a dialog is for us at all (default: all of them).
         on_request: gets requests outside a dialog other than INVITE and OPTIONS; returns whether it took them.
         user_agent: for User-Agent and Server headers; empty: none.
@@ -75,6 +76,7 @@ class UserAgent:
         *,
         contact: Callable[[Hop], str],
         on_invite: OnInvite | None = None,
+        prepare: Callable[[SipRequest, Hop], None] | None = None,
         accept: Callable[[SipRequest], bool] | None = None,
         on_request: Callable[[ServerTransaction], bool] | None = None,
         user_agent: str = "siprec",
@@ -89,6 +91,7 @@ class UserAgent:
         self.resolve = resolve
         self.contact = contact
         self.on_invite = on_invite
+        self.prepare = prepare
         self.accept = accept
         self.on_request = on_request
         self.user_agent = user_agent
@@ -274,6 +277,8 @@ class UserAgent:
         elif expires is not None and expires.interval < MIN_SE and "timer" in request.tokens("supported"):
             self._respond(transaction, 422, [("Min-SE", str(MIN_SE))])
         else:
+            if self.prepare is not None:
+                self.prepare(request, transaction.source)
             try:
                 call = IncomingCall(self, transaction)
                 call.next_hop()

@@ -18,7 +18,7 @@ from siprec.sip.uri import Uri
 from siprec.sip.useragent_exchange import Exchange, Resolve, Result
 from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
 from siprec.sip.useragent_queue import OfferQueue, Queued
-from siprec.sip.useragent_reply import AnsweredInvite, Reply, described, session_description
+from siprec.sip.useragent_reply import AnsweredInvite, Reply, described, describes, session_description
 from siprec.sip.useragent_timer import MIN_SE, Agreement, SessionTimer, agreed_as_uac, session_expires
 
 if TYPE_CHECKING:
@@ -252,6 +252,8 @@ class Call:
         dead = result == "timeout" if isinstance(result, str) else result.status in _DEAD
         if dead and self.state == "confirmed":
             reason = result if isinstance(result, str) else str(result.status)
+            if not self.handler.dead(self, reason):
+                return
             self.bye(headers=(("Reason", f'SIP;cause=408;text="dialog dead: {reason}"'),))
             self.handler.ended(self, f"dialog dead: {reason}", None)
 
@@ -308,9 +310,14 @@ class Call:
             self.remote_allow.discard("update")
         if not 200 <= status < 300:
             self.session_timer.refused()
+            if status and status not in _DEAD:
+                self.handler.refresh_refused(self, status)
 
     def _expired(self) -> None:
         if self.state == "confirmed":
+            if not self.handler.expired(self):
+                self.session_timer.start(self.session_timer.agreement)
+                return
             self.bye(headers=(("Reason", 'SIP;cause=408;text="session expired"'),))
             self.handler.ended(self, "session expired", None)
 
@@ -346,6 +353,8 @@ class Call:
         if number <= dialog.remote_cseq:
             # RFC 3261 12.2.2 (UAC-09); the same number again came by another way, 8.2.2.2.
             reply(500 if number < dialog.remote_cseq else 482)
+            if number < dialog.remote_cseq:
+                self.handler.out_of_order(self, request)
             return
         dialog.remote_cseq = number
         if method == "BYE":
@@ -378,7 +387,7 @@ class Call:
     def _offer_received(self, request: SipRequest, reply: Reply) -> None:
         """Glare (RFC 3261 14.2, RFC 3311 5.2; UAC-08), then the owner."""
         invite = request.method == "INVITE"
-        offer = invite or session_description(request) is not None
+        offer = invite or describes(request)
         ours_open = self._offer_open()
         if offer and ours_open:
             reply(491)

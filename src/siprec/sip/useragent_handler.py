@@ -62,6 +62,20 @@ class CallHandler:
         """A BYE came. `reply` has to be called, at once or soon; :meth:`ended` follows either way."""
         reply(200)
 
+    def out_of_order(self, call: Call, request: SipRequest) -> None:
+        """A request of the peer had a lower CSeq than one before it. It got 500 (RFC 3261 12.2.2)."""
+
+    def dead(self, call: Call, reason: str) -> bool:
+        """A request of ours got 481, 408 or no answer; true: the call ends (RFC 3261 12.2.1.2, UAC-11)."""
+        return True
+
+    def refresh_refused(self, call: Call, status: int) -> None:
+        """A session refresh of ours (RFC 4028) got `status`, which is neither a 2xx nor 408 nor 481."""
+
+    def expired(self, call: Call) -> bool:
+        """The session timer ran out (RFC 4028 10); true: the call ends, false: the timer begins anew."""
+        return True
+
     def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
         """The call is over: ``bye`` (with the BYE), ``cancelled`` (with the CANCEL), ``no ACK``, ``session expired``,
         ``dialog dead: ...``, ``no answer``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipResponse
 from siprec.sip.multipart import SDP_TYPE, find_part
 from siprec.sip.transaction import ServerTransaction
@@ -21,6 +22,14 @@ def session_description(message: SipMessage) -> bytes | None:
         return None
     part = find_part(message, SDP_TYPE)
     return part.content if part is not None else None
+
+
+def describes(message: SipMessage) -> bool:
+    """Whether a message has SDP, or may have: a body that cannot be taken apart is for the owner to judge."""
+    try:
+        return session_description(message) is not None
+    except SipError:
+        return True
 
 
 def described(body: bytes, content_type: str) -> bytes | None:
@@ -89,7 +98,7 @@ class AnsweredInvite:
         self._transaction = transaction
         self._response = response
         self.cseq = transaction.request.cseq.number
-        self.offered = session_description(transaction.request) is None and session_description(response) is not None
+        self.offered = not describes(transaction.request) and describes(response)
         layer = call.agent.layer
         self._interval = layer.t1
         self._elapsed = 0.0
