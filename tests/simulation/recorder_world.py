@@ -138,6 +138,8 @@ class Raw:
         while self.clock.now() < end:
             self.poller.pump()
             self.clock.run_for(min(0.5, end - self.clock.now()))
+            if self.recorder.writer.waiting > 50:
+                self.recorder.writer.call(lambda: None).result(timeout=60)  # the disk is as fast as time is here
 
     def results(self) -> list[RecordingResult]:
         """What is in the library, when everything has been written."""

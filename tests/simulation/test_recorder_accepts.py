@@ -205,7 +205,7 @@ def test_an_invite_without_offer_whose_ack_has_no_answer_is_recorded_if_media_co
     assert not list(r.library.root.rglob("*.json"))
     (session,) = r.recorder.sessions
     assert len(session.lines) == 2
-    r.talk()
+    r.talk(3)
     r.request("BYE", cseq=9)
     assert [result.state for result in r.results()] == ["complete"]
 

@@ -247,16 +247,18 @@ class RecordingSession:
         if self.recorder.settings.srtp == "require":
             self.recorder.sessions.discard(self)
             raise OfferError("SRTP is required, and there is no offer")
-        ports = self.recorder.ports
-        media = sdp.parse(offering.description(self.recorder.settings.offerless_streams)).media
+        ports, settings = self.recorder.ports, self.recorder.settings
+        media = sdp.parse(offering.description(settings.offerless_streams)).media
         try:
             for index, each in enumerate(media):
+                latch = Latch(settings.learn, settings.relearn, self._clock.now())
+                latch.signal(None, self.src_address, self._clock.now())
                 line = self._lines[index] = MediaLine(
-                    0, index, "audio", ports.acquire(), ports.address, self._clock, each.label or ""
+                    0, index, "audio", ports.acquire(), ports.address, self._clock, each.label or "", latch=latch
                 )
-                line.table = codec_table(each)
-                line.codec_names = [codec.name for codec in line.table.values()]
-                line.trusted = frozenset({self.src_address} - {""})
+                table = codec_table(each)
+                line.negotiated(table, table)
+                line.codec_names = [codec.name for codec in table.values()]
                 each.port = line.pair.port
         except RecorderFull:
             self.recorder.sessions.discard(self)
