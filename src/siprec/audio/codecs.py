@@ -15,7 +15,7 @@ import numpy as np
 from G722 import G722  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
-from siprec.audio import g711, opus
+from siprec.audio import g711, libav, opus
 
 Samples = NDArray[np.int16]
 Kind = Literal["audio", "event", "noise", "unknown"]
@@ -56,6 +56,8 @@ class Codec:
     channels: int
     sample_rate: int
     kind: Kind
+    mode: str = ""
+    """What the decoder has to know of the ``a=fmtp`` parameters."""
 
     def duration(self, payload: bytes) -> int:
         """Length of `payload` in RTP clock ticks; 0 when it cannot be told."""
@@ -65,7 +67,7 @@ class Codec:
             return len(payload) // (2 * self.channels)
         if self.name == "OPUS":
             return opus.duration(payload)
-        return 0
+        return libav.ticks(self.name, self.mode, payload) if self.kind == "audio" else 0
 
 
 def codec(name: str, clock_rate: int, channels: int = 1, fmtp: str = "") -> Codec:
@@ -89,6 +91,8 @@ def codec(name: str, clock_rate: int, channels: int = 1, fmtp: str = "") -> Code
         return Codec(name, clock_rate, 1, clock_rate, "event")
     if name == "CN":
         return Codec(name, clock_rate, 1, clock_rate, "noise")
+    if channels == 1 and clock_rate == (16000 if name == "AMR-WB" else 8000) and libav.readable(name, fmtp):
+        return Codec(name, clock_rate, 1, clock_rate, "audio", libav.mode(name, fmtp))
     return Codec(name, clock_rate, max(channels, 1), max(clock_rate, 1), "unknown")
 
 
@@ -176,7 +180,9 @@ def decoder(codec: Codec) -> Decoder | None:
         return _G722()
     if codec.name == "L16":
         return _L16(codec.channels)
-    return opus.decoder(codec.channels)
+    if codec.name == "OPUS":
+        return opus.decoder(codec.channels)
+    return libav.LibavDecoder(codec.name, codec.mode)
 
 
 def encoder(codec: Codec) -> Encoder | None:

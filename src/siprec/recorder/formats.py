@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from siprec import sdp
@@ -39,8 +40,10 @@ def accepted_formats(media: sdp.MediaDescription, kinds: frozenset[str], srtp: S
     return [str(number) for number in (known if decodable else table)]
 
 
-STATIC = {number: meaning for number in codecs.STATIC if (meaning := codecs.static_codec(number)) is not None}
-"""What a static payload type of audio means that nobody declared (RFC 3551 6)."""
+@functools.cache
+def _static() -> dict[int, codecs.Codec]:
+    """What a static payload type of audio means that nobody declared (RFC 3551 6)."""
+    return {number: codecs.codec(*entry) for number, entry in codecs.STATIC.items() if entry[1] != 90000}
 
 
 def meanings(
@@ -49,7 +52,7 @@ def meanings(
     """What each payload type means that may arrive: the formats that were taken, those that were declined but may be
     sent all the same, and for audio the static ones, declared or not."""
     found = dict(taken)
-    for more in (offered, STATIC if kind == "audio" else {}):
+    for more in (offered, _static() if kind == "audio" else {}):
         for number, codec in more.items():
             found.setdefault(number, codec)
     return found

@@ -127,7 +127,7 @@ def test_no_payload_makes_a_codec_raise(payload: bytes) -> None:
         ("opus", 48000, 2, "audio"),
         ("telephone-event", 8000, 1, "event"),
         ("CN", 8000, 1, "noise"),
-        ("iLBC", 8000, 1, "unknown"),
+        ("EVS", 16000, 1, "unknown"),
         ("PCMU", 8000, 2, "unknown"),
         ("L16", 0, 1, "unknown"),
         ("opus", 8000, 1, "unknown"),

@@ -204,7 +204,7 @@ def test_a_disk_that_refuses_for_a_moment_costs_nothing(bench: Open, disk: Disk,
     b = bench(audio_format=audio_format)
     troubles: list[str] = []
     b.session.on_trouble = troubles.append
-    b.offer(b.audio("1"), b.audio("2", "18", "rtpmap:18 G729/8000"))
+    b.offer(b.audio("1"), b.audio("2", "4", "rtpmap:4 G723/8000"))
     play(b, 0, 4)
     disk.fail()
     play(b, 4, 5)

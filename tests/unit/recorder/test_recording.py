@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from siprec.audio.codecs import codec
+from siprec.audio import libav
+from siprec.audio.codecs import Codec, codec
 from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
 from siprec.audio.packets import packets
+from siprec.recorder.rtp import build
 from siprec.recorder.session import RecorderSettings
+from tests.unit.audio import telephony
 from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network
 
 PCMU = codec("PCMU", 8000)
@@ -205,3 +208,101 @@ def test_every_codec_is_recorded_in_either_format(
     assert matches(mix[:, 1], to_int16(callee_melody(3, mix_rate)), mix_rate) > 0.98
     if channels == 1:
         assert matches(mix[:, 0], left, rate) > 0.98
+
+
+def test_rtp_in_a_format_that_was_declined_is_kept_raw_counted_and_said(
+    bench: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(libav, "available", lambda: False)
+    b = bench()
+    answer = b.offer(
+        b.audio("1", "18 0 97 101", "rtpmap:18 G729/8000", "rtpmap:97 EVS/16000", "rtpmap:101 telephone-event/8000")
+    )
+    assert answer.media[0].formats == ["0", "101"]
+    tune = tunes(2)[0]
+    spoken = list(packets(tune, PCMU, 0, ssrc=1))
+    declined = [(2 + n * 0.02, build(18, 100 + n, 16000 + n * 160, 1, bytes(20))) for n in range(50)]
+    declined += [(3 + n * 0.02, build(97, 150 + n, 24000 + n * 160, 1, bytes(33))) for n in range(20)]
+    declined += [(3.4 + n * 0.02, build(120, 170 + n, 27200 + n * 160, 1, bytes(5))) for n in range(10)]
+    b.inject([*spoken, *declined])
+    result = b.finish()
+    stream = result.streams[0]
+    assert matches(read(result.stream_file(1))[:, 0], tune, RATE) > 0.99
+    assert (stream["raw_packets"], stream["packets"]["unknown_payload_type"]) == (80, 80)
+    assert stream["packets"]["lost"] == 0
+    assert {(f["fault"], f["detail"], f["count"]) for f in stream["rtp_faults"]} == {
+        ("not-decodable", "G729", 50), ("not-decodable", "EVS", 20), ("not-decodable", "payload type 120", 10),
+    }  # fmt: skip
+    assert caplog.text.count("cannot be decoded, G729, is kept raw") == 1
+
+
+def test_only_declined_rtp_leaves_a_pcap_and_no_silence(bench: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libav, "available", lambda: False)
+    b = bench()
+    b.offer(b.audio("1", "18 0", "rtpmap:18 G729/8000"), b.audio("2", "18 0", "rtpmap:18 G729/8000"))
+    b.play(*([(n * 0.02, build(18, n, n * 160, k, bytes(20))) for n in range(50)] for k in (1, 2)))
+    result = b.finish()
+    assert [s["raw_packets"] for s in result.streams] == [50, 50]
+    assert [s["file"] for s in result.streams] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("payload_type", "kind"), [(8, codec("PCMA", 8000)), (9, codec("G722", 8000)), (11, codec("L16", 44100))]
+)
+def test_static_payload_types_that_nobody_declared_are_decoded(bench: Open, payload_type: int, kind: Codec) -> None:
+    b = bench()
+    b.offer(b.audio("1", "0"))
+    tune = to_int16(caller_melody(3, kind.sample_rate))
+    b.inject(packets(tune, kind, payload_type, ssrc=1, ptime=0.01))
+    result = b.finish()
+    assert result.streams[0]["codecs"] == {kind.name: 300}
+    assert matches(read(result.stream_file(1))[:, 0], tune, kind.sample_rate) > 0.98
+    assert result.streams[0]["raw_file"] is None
+
+
+@pytest.mark.parametrize("name", ["G729", "GSM", "AMR", "AMR-WB"])
+def test_speech_codecs_are_recorded_with_the_extra(bench: Open, name: str) -> None:
+    pytest.importorskip("av")
+    rate = 16000 if name == "AMR-WB" else 8000
+    tune = to_int16(caller_melody(4, rate))
+    payloads = {
+        "G729": lambda: telephony.g729(tune),
+        "GSM": lambda: telephony.gsm(tune),
+        "AMR": lambda: [telephony.amr_payload([frame]) for frame in telephony.amr(tune)],
+        "AMR-WB": lambda: [telephony.amr_payload([frame], wideband=True) for frame in telephony.amr_wb(tune)],
+    }[name]()
+    b = bench()
+    answer = b.offer(b.audio("1", "98 101 0", f"rtpmap:98 {name}/{rate}", "rtpmap:101 telephone-event/8000"))
+    assert answer.media[0].formats == ["98", "101", "0"]
+    sent = [(n * 0.02, build(98, n, n * rate // 50, 1, payload)) for n, payload in enumerate(payloads)]
+    b.inject(with_network(sent, 3, duplicate=0.1, jitter=0.03))
+    result = b.finish()
+    score, lag = match(read(result.stream_file(1))[:, 0], tune, rate)
+    assert score > 0.75
+    assert abs(lag) < 0.06
+    assert result.streams[0]["rate"] == rate
+    assert result.streams[0]["rtp_faults"] == []
+
+
+def test_a_recording_that_nothing_is_sent_to_does_not_grow(bench: Open) -> None:
+    b = bench()
+    b.offer(b.audio("1"), b.audio("2"))
+    left, right = tunes(2)
+    b.inject(packets(left, PCMU, 0, ssrc=1), packets(right, PCMU, 0, ssrc=2))
+    for _ in range(15):
+        b.wait(1)
+        b.settle()
+    directory = b.session.recordings[0].directory
+    sizes = {path.name: path.stat().st_size for path in directory.glob("*.wav")}
+    b.wait(600)
+    b.settle()
+    assert {path.name: path.stat().st_size for path in directory.glob("*.wav")} == sizes
+    # The silence is there as soon as something follows it.
+    b.inject([(at, restamp(d, sequence=100, timestamp=617 * 8000)) for at, d in packets(left, PCMU, 0, ssrc=1)])
+    b.wait(20)
+    result = b.finish()
+    for path in directory.glob("*.wav"):
+        assert len(read(path)) == pytest.approx(619 * RATE, abs=RATE // 4)
+    mix = read(result.mix)
+    assert np.array_equal(mix[-2 * RATE :, 0], read(result.stream_file(1))[-2 * RATE :, 0])
+    assert not mix[3 * RATE : 616 * RATE].any()
