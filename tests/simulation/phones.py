@@ -102,15 +102,17 @@ class Phone:
         call.handler = self.diary
         self.take(call)
 
-    def call(self, uri: str, body: bytes = SDP, **options: Any) -> OutgoingCall:
+    def call(
+        self,
+        uri: str,
+        body: bytes = SDP,
+        *,
+        by: str = "Alice <sip:alice@example.com>",
+        to: str = "<sip:bob@example.com>",
+        **options: Any,
+    ) -> OutgoingCall:
         options.setdefault("handler", self.diary)
-        return self.agent.invite(
-            Uri.parse(uri),
-            from_=NameAddr.parse("Alice <sip:alice@example.com>"),
-            to=NameAddr.parse("<sip:bob@example.com>"),
-            body=body,
-            **options,
-        )
+        return self.agent.invite(Uri.parse(uri), from_=NameAddr.parse(by), to=NameAddr.parse(to), body=body, **options)
 
     def left(self) -> dict[str, int]:
         """What is still alive, empty at the end."""

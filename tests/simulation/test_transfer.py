@@ -278,3 +278,62 @@ def test_a_party_of_a_group_that_comes_back_is_the_same_participant() -> None:
     call.bye()
     w.clock.run_for(5)
     w.finish()
+
+
+def ids_of_sessions(w: TransferWorld) -> dict[str, dict[str, set[str]]]:
+    """Session id -> address of a party -> the ids under which it was ever told to take part in that session."""
+    names: dict[str, str] = {}
+    found: dict[str, dict[str, set[str]]] = {}
+    for document in w.srs.documents:
+        names |= {ident: each[0] for ident, each in aors(document).items() if each}
+        for assoc in document.iter(f"{Q}participantsessionassoc"):
+            ident = assoc.get("participant_id")
+            found.setdefault(assoc.get("session_id"), {}).setdefault(names[ident], set()).add(ident)
+    return found
+
+
+@pytest.mark.parametrize("order", ["consultation first", "REFER first"])
+def test_in_an_attended_transfer_no_party_gets_a_second_id_in_a_session(order: str) -> None:
+    """ID-08: Bob talks to Alice and asks Carol; both sessions are there before anything says that they belong together.
+    Alice then takes Bob's place with Carol. Bob was told under one id in each session, and keeps it there."""
+    w = TransferWorld()
+    call, incoming = established(w)
+    carol = "<sip:carol@example.com>"
+    consultation = w.bob.call("sip:carol@10.0.0.3", by="<sip:bob@example.com>", to=carol, route=[f"<sip:{PROXY};lr>"])
+    w.clock.run_for(3)
+    at_carol = w.phones[2].calls[0]
+    assert at_carol.dialog is not None
+    d = at_carol.dialog
+    replaces = f"{d.call_id};to-tag={d.local_tag};from-tag={d.remote_tag}"
+    w.alice.diary.on["request"] = lambda call, request, reply: reply(202)
+    incoming.request("REFER", headers=[("Refer-To", "<sip:carol@10.0.0.3>"), ("Referred-By", "<sip:bob@example.com>")])
+    w.clock.run_for(1)
+    headers = [("Referred-By", "<sip:bob@example.com>"), ("Replaces", replaces)]
+    if order == "consultation first":
+        headers.reverse()
+    third = w.alice.call("sip:carol@10.0.0.3", to=carol, route=[f"<sip:{PROXY};lr>"], headers=headers)
+    w.clock.run_for(3)
+    told = ids_of_sessions(w)
+    assert len(told) == 3
+    for parties in told.values():
+        assert all(len(ids) == 1 for ids in parties.values()), told
+    groups = {g.get("group_id") for document in w.srs.documents for g in document.iter(f"{Q}group")}
+    assert len(groups) == 1
+    # Alice and Carol are in the new session who they were in the others (ID-07).
+    first, _, last = told.values()
+    assert last["sip:alice@example.com"] == first["sip:alice@example.com"]
+    consultation.bye()
+    call.bye()
+    w.clock.run_for(3)
+    third.bye()
+    w.clock.run_for(5)
+    for document in w.srs.documents:
+        stopped = {s.get("session_id") for s in document.iter(f"{Q}session") if s.find(f"{Q}stop-time") is not None}
+        for session in stopped:
+            left = {
+                a.get("participant_id")
+                for a in document.iter(f"{Q}participantsessionassoc")
+                if a.get("session_id") == session and a.find(f"{Q}disassociate-time") is not None
+            }
+            assert left == {ident for ids in told[session].values() for ident in ids}
+    w.finish()

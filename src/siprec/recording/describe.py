@@ -139,6 +139,11 @@ class CallMetadata:
             self.group_id, self._formed = group_id, formed
         for leg, ident in common.items():
             self._group_ids[leg, group_id] = ident
+        for leg in LEGS:
+            # Who was told in this session already keeps that id (ID-08), whoever of the group has another for the name.
+            told = self._group_ids.get((leg, ""))
+            if told is not None:
+                self._group_ids[leg, group_id] = told
 
     def participant_id(self, leg: Leg, group_id: str) -> str:
         """The id of a party in a group; the same from then on."""
