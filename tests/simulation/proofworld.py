@@ -146,14 +146,14 @@ class ProofWorld(World):
     def answer(self, call: Call) -> None:
         self.server.began[call.call_id] = self.clock.now()
         call.state = "confirmed"
-        call.answer_wall = self.clock.wall()
+        call.answer_wall = call.wall(self.clock.now())
         call.talk_began = self.clock.now()
         self.proofs.call_answered(call)
         self.service.call_answered(call)
 
     def end(self, call: Call, message: str = "BYE sip:x SIP/2.0\r\n\r\n", reason: str = "bye") -> None:
         call.state = "terminated"
-        call.end_wall = self.clock.wall()
+        call.end_wall = call.wall(self.clock.now())
         call.end_reason = reason
         self.live.pop(call.dlg_id, None)
         self.proofs.call_ended(call)

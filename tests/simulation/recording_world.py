@@ -221,7 +221,7 @@ class FakeMediaServer(MediaServer):
         self.log.append("close")
 
 
-def make_call(media: FakeMediaServer, number: int, wall: float) -> ProxyCall:
+def make_call(media: FakeMediaServer, number: int, clock: VirtualClock) -> ProxyCall:
     """A call as the proxy has it when the 200 was forwarded, but still ``early``."""
     call_id, from_tag, to_tag = f"cs{number}@a", f"ft{number}", f"tt{number}"
     head = (
@@ -234,7 +234,7 @@ def make_call(media: FakeMediaServer, number: int, wall: float) -> ProxyCall:
     response = parse_datagram(answer.encode())
     assert isinstance(invite, SipRequest)
     assert isinstance(response, SipResponse)
-    call = ProxyCall(f"dlg{number}", invite, "udp:10.1.1.1:5060", wall)
+    call = ProxyCall(f"dlg{number}", invite, "udp:10.1.1.1:5060", clock.wall(), clock.now())
     call.to_tag = to_tag
     call.response = response
     call.media, call.media_session = media, MediaSession(call_id, from_tag, to_tag)
@@ -419,14 +419,14 @@ class World:
     def new_call(self) -> ProxyCall:
         """A call that rings."""
         self.calls += 1
-        call = make_call(self.media, self.calls, self.clock.wall())
+        call = make_call(self.media, self.calls, self.clock)
         self.service.call_created(call)
         return call
 
     def answer(self, call: ProxyCall) -> None:
         """The 200 was forwarded."""
         call.state = "confirmed"
-        call.answer_wall = self.clock.wall()
+        call.answer_wall = call.wall(self.clock.now())
         self.service.call_answered(call)
 
     def end(
@@ -434,7 +434,7 @@ class World:
     ) -> None:
         """The call is over."""
         call.state = "terminated"
-        call.end_wall = self.clock.wall()
+        call.end_wall = call.wall(self.clock.now())
         call.end_reason = "bye"
         call.end_message = parse_datagram(message.encode())
         self.service.call_ended(call)

@@ -30,7 +30,7 @@ class HoldJournal(CallObserver):
         last = holds[-1] if holds and holds[-1].end is None else None
         if (last.by if last is not None else "") == held_by:
             return
-        now = self._clock.wall()
+        now = call.wall(self._clock.now())
         if last is not None:
             last.end = now
         if held_by:

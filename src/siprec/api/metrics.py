@@ -66,7 +66,7 @@ class Metrics(Collector):
     def _connected(self, recording: ActiveRecording) -> None:
         answered = self.parts.core.calls.get(recording.call.dlg_id)
         if answered is not None and answered.answer_wall is not None:
-            self.media_setup.observe(max(0.0, self.parts.clock.wall() - answered.answer_wall))
+            self.media_setup.observe(max(0.0, answered.wall(self.parts.clock.now()) - answered.answer_wall))
 
     def start(self) -> None:
         """Begin to watch the event loop."""

@@ -118,6 +118,7 @@ class Call:
         "end_reason",
         "end_side",
         "end_wall",
+        "epoch",
         "from_tag",
         "invite",
         "media",
@@ -143,7 +144,7 @@ class Call:
         "wanted_by",
     )
 
-    def __init__(self, dlg_id: str, invite: SipRequest, source: str, wall: float) -> None:
+    def __init__(self, dlg_id: str, invite: SipRequest, source: str, wall: float, now: float) -> None:
         self.dlg_id = dlg_id
         self.call_id = invite.call_id
         self.from_tag = invite.from_.tag
@@ -158,6 +159,7 @@ class Call:
         self.source = source
         self.state = "early"
         self.start_wall: float = wall
+        self.epoch = wall - now
         self.answer_wall: float | None = None
         self.end_wall: float | None = None
         self.end_reason = ""
@@ -181,6 +183,11 @@ class Call:
         self.relations: tuple[Relation, ...] = ()
         self.metadata: Any = None
         self._settings: Any = None
+
+    def wall(self, now: float) -> float:
+        """Seconds since the epoch at monotonic `now`, counted from the start of the call: nothing of it ends before it
+        began, whatever becomes of the host's clock meanwhile."""
+        return self.epoch + now
 
     @property
     def callee_tag(self) -> str:

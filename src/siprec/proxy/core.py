@@ -587,7 +587,7 @@ class ProxyCore:
     def _answered(self, call: Call, response: SipResponse, branch: Branch) -> None:
         call.to_tag = response.to.tag
         call.response = response
-        call.answer_wall = self.clock.wall()
+        call.answer_wall = call.wall(self.clock.now())
         call.state = "confirmed"
         self._unanswered.remove(call.dlg_id)
         found = [dialog for dialog in self.dialogs.of(call) if dialog.callee_tag == call.to_tag]
@@ -634,7 +634,8 @@ class ProxyCore:
             self.counters["max_unanswered"] += 1
             self._unanswered.tell(source.host, f"{limit} unanswered calls: refused (max_unanswered)")
             raise SipError("Too Many Unanswered Calls", 503, (("Retry-After", "10"),))
-        call = Call(self.cookies.new_id(), transaction.request, str(transaction.source), self.clock.wall())
+        clock = self.clock
+        call = Call(self.cookies.new_id(), transaction.request, str(transaction.source), clock.wall(), clock.now())
         call.recorder = self.recorder
         call.settings = self.settings() if self.settings is not None else None
         call.relations = self.transfers.relations(transaction.request)
@@ -669,7 +670,7 @@ class ProxyCore:
             return
         call.state = "terminated"
         self._unanswered.remove(call.dlg_id)
-        call.end_wall = self.clock.wall()
+        call.end_wall = call.wall(self.clock.now())
         call.end_reason, call.end_message, call.end_side = reason, message, side
         for dialog in self.dialogs.of(call):
             self.dialogs.end(dialog, reason)

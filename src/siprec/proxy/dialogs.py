@@ -289,7 +289,7 @@ class DialogTable:
         dialog = self._dialogs.get(key)
         if dialog is None:
             now = self._clock.now()
-            dialog = ProxiedDialog(call, tag, created_wall=self._clock.wall(), seen=now)
+            dialog = ProxiedDialog(call, tag, created_wall=call.wall(now), seen=now)
             dialog.cseq["caller"] = request.cseq.number
             dialog.unsettled.add(("caller", request.cseq.number))
             dialog.contact["caller"] = contact_of(request)
@@ -375,7 +375,7 @@ class DialogTable:
         dialog.expires = self._clock.now() + interval if interval else None
         if dialog.state == "early" and method == "INVITE":
             dialog.state = "confirmed"
-            dialog.confirmed_wall = self._clock.wall()
+            dialog.confirmed_wall = dialog.call.wall(self._clock.now())
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -397,7 +397,7 @@ class DialogTable:
         if not siblings:
             self._of_call.pop(dialog.call.dlg_id, None)
         dialog.state = "terminated"
-        dialog.ended_wall = self._clock.wall()
+        dialog.ended_wall = dialog.call.wall(self._clock.now())
         self._remember(dialog, reason)
         self._ended(dialog, reason, message, side)
 
@@ -472,5 +472,5 @@ class DialogTable:
             return "expired" if dialog.expires <= now else ""
         if self._idle and dialog.seen + self._idle <= now:
             return "idle"
-        age = self._clock.wall() - dialog.created_wall
+        age = dialog.call.wall(now) - dialog.created_wall
         return "too old" if self._max_age and age >= self._max_age else ""

@@ -149,7 +149,7 @@ class PartyWatch:
     def _told(self, dialog: ProxiedDialog, side: Side, message: SipMessage, sdp: bytes) -> None:
         before = self._of(dialog, side)
         try:
-            party, change = told(before, message, sdp, self._clock.wall())
+            party, change = told(before, message, sdp, dialog.call.wall(self._clock.now()))
         except SipError:
             return
         dialog.parties[side] = party

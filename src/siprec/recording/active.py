@@ -193,7 +193,7 @@ class ActiveRecording:
 
     def stop(self, reason: str = "stopped") -> None:
         """End this recording; the call goes on."""
-        wall = self.around.clock.wall()
+        wall = self._wall()
         self._post(Event(Kind.STOP, self._document().detached(wall), reason=reason))
 
     def hurry(self) -> None:
@@ -204,6 +204,10 @@ class ActiveRecording:
     def call_ended(self, wall: float, reasons: tuple[Reason, ...], reason: str) -> None:
         """The call ended at `wall`: what there is to tell goes to the SRS, then BYE."""
         self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason))
+
+    def _wall(self) -> float:
+        """The time of the call: see `Call.wall`."""
+        return self.call.wall(self.around.clock.now())
 
     @property
     def _fields(self) -> dict[str, str]:
@@ -315,7 +319,7 @@ class ActiveRecording:
             event.status,
             event.reason,
             event.retry_after,
-            self.around.clock.wall(),
+            self._wall(),
             event.again,
         )
 
@@ -376,7 +380,7 @@ class ActiveRecording:
             identities=self.profile.identity,
             groups=self.around.groups,
             secret=self.around.group_secret,
-            wall=self.around.clock.wall(),
+            wall=self._wall(),
         )
 
     def _set_timer(self, delay: float) -> None:
@@ -399,7 +403,7 @@ class ActiveRecording:
             self.metadata.session_id,
             self.targets[action.target],
             self.instance,
-            self.around.clock.wall(),
+            self._wall(),
             self.steered_by if action.name in (events.PAUSED, events.RESUMED) else action.reason,
             action.status,
         )
@@ -430,7 +434,7 @@ class ActiveRecording:
             self._later(Event(Kind.FORK_FAILED, reason=f"the call's media pass through no media server{why}"))
             return
         if self.machine.state is State.FORKING:
-            self._attached = self.around.clock.wall()
+            self._attached = self._wall()
         # A dialog there was before: its SRS is lost, and what is said now is for the next one (ERR-09).
         lost = self.machine.state is State.FORKING and self._dialog is not None and bool(self._tag)
         age = self.around.clock.now() - self._since if self._since is not None else None

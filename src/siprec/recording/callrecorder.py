@@ -136,7 +136,7 @@ class CallRecorder:
             self._changed()
         else:
             self.early = True
-            self.metadata.begin(self.service.around.clock.wall())
+            self.metadata.begin(self.call.wall(self.service.around.clock.now()))
             self._streams = stream_signature(self.call)
             self.service.group(self)
         self._begin(waiting, since)
@@ -182,7 +182,7 @@ class CallRecorder:
         elif before in ("", self._callee) or not self.differs("callee", response.to, response):
             self.metadata.identify("callee", response.to, response)
         else:
-            self.metadata.replace("callee", response.to, response, self.service.around.clock.wall())
+            self.metadata.replace("callee", response.to, response, self.call.wall(self.service.around.clock.now()))
 
     def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None) -> bool:
         """Whether `address` is another name than that of the party there, as the policies of the recordings see it."""
@@ -206,7 +206,7 @@ class CallRecorder:
         """The call is over."""
         self.over = True
         call = self.call
-        wall = call.end_wall if call.end_wall is not None else self.service.around.clock.wall()
+        wall = call.end_wall if call.end_wall is not None else call.wall(self.service.around.clock.now())
         for recording in list(self.recordings.values()):
             recording.call_ended(wall, self.metadata.reasons(), call.end_reason or "call ended")
 

@@ -61,6 +61,10 @@ class RecordedCall(Protocol):
     callee_sdp: bytes
     parties: dict[str, Party]
 
+    def wall(self, now: float) -> float:
+        """Seconds since the epoch at monotonic `now`."""
+        ...
+
     @property
     def callee_tag(self) -> str:
         """The tag of the answered branch, or of that whose early media pass."""

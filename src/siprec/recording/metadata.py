@@ -183,7 +183,8 @@ class Recording:
         return replace(
             self,
             sessions=tuple(
-                s if s.stop_time is not None else replace(s, stop_time=wall, reasons=reasons) for s in self.sessions
+                s if s.stop_time is not None else replace(s, stop_time=max(wall, s.start_time or wall), reasons=reasons)
+                for s in self.sessions
             ),
             session_assocs=tuple(_closed(a, wall) for a in self.session_assocs),
             participant_assocs=tuple(_closed(a, wall) for a in self.participant_assocs),
@@ -204,7 +205,10 @@ _Assoc = TypeVar("_Assoc", SessionRecordingAssoc, ParticipantSessionAssoc)
 
 
 def _closed(assoc: _Assoc, wall: float) -> _Assoc:
-    return assoc if assoc.disassociate_time is not None else replace(assoc, disassociate_time=wall)
+    if assoc.disassociate_time is not None:
+        return assoc
+    # Sessions of several calls in one document are by the times of each: none ends before it began.
+    return replace(assoc, disassociate_time=max(wall, assoc.associate_time or wall))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

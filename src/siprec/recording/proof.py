@@ -97,7 +97,7 @@ class ProofCollector(CallObserver):
         if cases is None:
             return
         for case in cases.values():
-            wall = call.end_wall if call.end_wall is not None else self._clock.wall()
+            wall = call.end_wall if call.end_wall is not None else call.wall(self._clock.now())
             case.end(wall, call.end_reason, self._clock.now())
         self._ask(call, list(cases.values()), self._counted)
         # Late answers of an SRS are waited for, but not for ever.
@@ -148,7 +148,7 @@ class ProofCollector(CallObserver):
         cases = self._open.setdefault(call.dlg_id, {})
         case = cases.get(instance)
         if case is None:
-            wall = self._clock.wall()
+            wall = call.wall(self._clock.now())
             answered = call.answer_wall if call.answer_wall is not None else wall
             proof = Proof(
                 dlg_id=call.dlg_id,
@@ -225,7 +225,7 @@ class ProofCollector(CallObserver):
         for cases in list(self._open.values()):
             for case in list(cases.values()):
                 if not case.over:
-                    case.end(self._clock.wall(), "shutdown", self._clock.now())
+                    case.end(case.call.wall(self._clock.now()), "shutdown", self._clock.now())
                 self._finish(case)
 
     def _put(self, line: Line) -> None:

@@ -132,8 +132,8 @@ class RecordingService(CallObserver):
         for name, profile in profiles.items():
             if profile.on_failure == "end-call" and self.hang_up is None:
                 raise ValueError(f'recording.{name}.on_failure: "end-call" is not possible here')
-        wall = self.around.clock.wall()
-        self._retired |= {name: (self.profiles[name], wall) for name in self.profiles.keys() - profiles.keys()}
+        now = self.around.clock.now()
+        self._retired |= {name: (self.profiles[name], now) for name in self.profiles.keys() - profiles.keys()}
         self.profiles = dict(profiles)
         self.skip_failover_codes = skip_failover_codes
         self.trunks.configure(self.profiles)
@@ -144,7 +144,7 @@ class RecordingService(CallObserver):
         found = self.profiles.get(name)
         if found is None and name in self._retired:
             profile, until = self._retired[name]
-            return profile if call.start_wall <= until else None
+            return profile if call.start_wall - call.epoch <= until else None
         return found
 
     def answer_srs(self, settings: RequestSettings, calls: Callable[[], Iterable[Call]]) -> RequestedSessions:
@@ -228,7 +228,7 @@ class RecordingService(CallObserver):
                 # Of what tells them apart nothing is to be used here: as far as it is known, the same party.
                 self.party_identified(call, leg, address, message)
                 return
-            recorder.metadata.replace(leg, address, message, self.around.clock.wall())
+            recorder.metadata.replace(leg, address, message, call.wall(self.around.clock.now()))
             for recording in list(recorder.recordings.values()):
                 # The newcomer's streams have new ids, whose labels need an offer beside them (META-06).
                 recording.changed(True)
@@ -335,7 +335,7 @@ class RecordingService(CallObserver):
     def setting_ignored(self, call: Call, instance: str, reason: str) -> None:
         """A script set something that cannot be: the call goes on, and its recording without that."""
         log.warning("recording %r: setting ignored: %s, Call-ID %s", instance, reason, call.call_id)
-        wall = self.around.clock.wall()
+        wall = call.wall(self.around.clock.now())
         text = IGNORED + reason
         self.events.emit(SiprecEvent(FAILED, call.dlg_id, call.call_id, "", "", "", instance, wall, text))
 
@@ -418,7 +418,7 @@ class RecordingService(CallObserver):
             del self._refusals[next(iter(self._refusals))]
         found = self._recorders.get(call.dlg_id)
         session_id = found.metadata.session_id if found is not None else ""
-        wall = clock.wall()
+        wall = call.wall(clock.now())
         self.events.emit(SiprecEvent(FAILED, call.dlg_id, call.call_id, "", session_id, "", instance, wall, reason))
         return self._refused(call, instance, reason)
 

@@ -117,7 +117,7 @@ class SrsWatch:
         if first:
             # Early media may well be silent: what counts is what comes after the answer.
             answered = recording.call.answer_wall
-            talked = self._clock.wall() - answered if answered is not None else 0.0
+            talked = recording.call.wall(now) - answered if answered is not None else 0.0
             first, look.first = talked >= AFTER, now + AFTER - talked if talked < AFTER else 0.0
             look.began = max(look.began, answered or 0.0)
         if look.first:

@@ -21,7 +21,7 @@ class Table:
         self.ended: list[str] = []
         self.table = DialogTable(self.clock, self._ended)
         self.invite = raw_request("INVITE", "sip:bob@example.com", contact="<sip:a@10.0.0.1>")
-        self.call = Call("d1", self.invite, "udp:10.0.0.1:5060", 0.0)
+        self.call = Call("d1", self.invite, "udp:10.0.0.1:5060", 0.0, 0.0)
 
     def _ended(self, dialog: ProxiedDialog, reason: str, message: SipMessage | None, side: str) -> None:
         self.ended.append(reason)
