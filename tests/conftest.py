@@ -11,6 +11,10 @@ from siprec import logs
 from tests.parallel import Machine
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--hostile", type=int, default=1, metavar="N", help="N times as many hostile messages")
+
+
 @pytest.fixture(scope="session")
 def _machine(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Machine:
     own = tmp_path_factory.getbasetemp()

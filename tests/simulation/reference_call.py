@@ -429,11 +429,20 @@ class ReferenceCall:
             self._exchange()
         self.clock.run_until(max(end, self.clock.now()))
 
+    def receive(self, data: bytes, source: Hop) -> None:
+        """What the transport does with octets that came, damaged ones too."""
+        if self.tap is not None:
+            self.tap.sip("in", source, data)
+        try:
+            message = parse_datagram(data)
+        except SipError as error:
+            self.layer.receive_malformed(error, source)
+        else:
+            self.layer.receive(message, source)
+
     def _deliver(self, data: bytes, source: Hop) -> None:
         with self._work():
-            if self.tap is not None:
-                self.tap.sip("in", source, data)
-            self.layer.receive(parse_datagram(data), source)
+            self.receive(data, source)
 
     def _exchange(self) -> None:
         """Answer what was sent until nothing is left to be answered."""
