@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from siprec.cli.phone_media import PhoneMedia
+from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaSession, SdpResult
 from tests.interop.engines.world import ENGINES, Camera, World, check_audio, until, world
 
 
@@ -201,5 +202,47 @@ def test_an_answer_that_does_not_fit_the_offer_is_mended(tmp_path: Path, engine:
                 camera.stop()
             assert not {"FAILED", "UPDATE_FAILED"} & set(it.names())
             assert it.names().count("START") == len(ANSWERS)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_parties_hear_each_other_when_the_media_server_does_not_take_the_answer(
+    tmp_path: Path, engine: str, failures: int
+) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, engine) as it:
+            server = it.proxy.media.current
+            assert server is not None
+            answer, left = server.answer, [failures]
+
+            def refuse(session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
+                left[0] -= 1
+                if left[0] < 0:
+                    answer(session, sdp, done, flags=flags)
+                else:
+                    asyncio.get_running_loop().call_soon(done, MediaError("refused"))
+
+            server.answer = refuse  # type: ignore[method-assign]
+            await it.alice.dial("bob")
+            await it.talk(40)
+            if failures == 1:
+                await until(lambda: it.proxy.recording.counts().get("active") == 1, "it is recorded")
+                await it.talk(70)
+            else:
+                await until(lambda: "FAILED" in it.names(), "it says that it is not recorded")
+                a, b = it.alice.media, it.bob.media
+                assert a is not None
+                assert b is not None
+                await until(
+                    lambda: (a._remote, b._remote) == (("127.0.0.1", b.port), ("127.0.0.1", a.port)),
+                    "they talk directly",
+                )
+                await it.talk(20)
+            await it.alice.hang_up()
+            if failures == 1:
+                check_audio(it, *await over(it, 0), last=True)
+            await until(lambda: not it.proxy.core.media.load, "nothing is left")
 
     asyncio.run(scenario())
