@@ -152,3 +152,16 @@ def test_nobody_is_asked_after_the_end() -> None:
     w.pool.close()
     w.clock.run_until_idle()
     assert w.clock.pending == 0
+
+
+def test_one_that_was_lost_is_usable_within_ten_seconds_of_its_return_however_seldom_it_is_asked() -> None:
+    w = World(("a", "default", 1))
+    w.pool.every = 60.0
+    w.clock.run_for(1)
+    w.servers["a"].mute = True
+    w.clock.run_for(70)
+    assert w.take() == ["-"]
+    w.servers["a"].mute = False
+    w.clock.run_for(10)
+    assert w.take() == ["a"]
+    w.pool.close()
