@@ -215,6 +215,16 @@ def test_media_of_a_dead_server_go_past_it_when_no_other_turns_up() -> None:
     assert w.journal.events.count("media failed") == 1
 
 
+def test_descriptions_that_passed_by_while_a_server_was_silent_leave_the_call_without_it() -> None:
+    w = World(0)
+    call = established(w)
+    w.core.media._pick = lambda call: None
+    w.core.relocation.move(w.journal.calls[0], "it is silent")
+    call.reinvite(changed(SDP))
+    w.settled(DIRECT, call)
+    assert w.journal.events.count("media failed") == 1
+
+
 def test_a_policy_to_reject_counts_a_server_that_is_lost_before_another_branch() -> None:
     rules = Rules([RouteRule(method="INVITE", targets=["sip:10.0.0.2", "sip:10.0.0.3"])])
     options = ProxyOptions(trusted=["10.0.0.0/8"], media_use="always", on_media_failure="reject")

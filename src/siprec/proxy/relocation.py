@@ -88,7 +88,7 @@ class Relocation:
     def _give_up(self, call: Call, path: CallMedia, dialog: ProxiedDialog | None) -> None:
         self._moving.discard(path)
         reason = path.lost
-        if dialog is None or path.gone or len(dialog.relaying) == 1:
+        if dialog is None or path.gone or len(dialog.relaying) < 2:
             path.fail(reason)
         else:
             log.warning("no other media server: the call stays, %s, Call-ID %s", reason, call.call_id)
