@@ -48,30 +48,32 @@ class SourceLog:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def warning(self, source: str, template: str, *args: object, exc_info: bool = False) -> None:
-        """A line at WARNING about what came from the host `source`, unless one like it was written lately."""
-        self.write(logging.WARNING, source, template, *args, exc_info=exc_info)
+    def warning(self, source: str, template: str, *args: object) -> bool:
+        """A line at WARNING about what came from the host `source`, unless one like it was written lately.
+
+        Returns whether it was written.
+        """
+        return self.write(logging.WARNING, source, template, *args)
 
     def exception(self, source: str, template: str, *args: object) -> None:
         """The same at ERROR with the traceback of the exception that is being handled."""
         self.write(logging.ERROR, source, template, *args, exc_info=True)
 
-    def write(self, level: int, source: str, template: str, *args: object, exc_info: bool = False) -> None:
-        """The same at any level."""
-        if not self._log.isEnabledFor(level):
-            return
+    def write(self, level: int, source: str, template: str, *args: object, exc_info: bool = False) -> bool:
+        """The same at any level; returns whether it was written."""
         now = self._now()
         key = (source_key(source), template)
         until, left_out = self._kept.get(key, (0.0, 0))
         if until > now:
             self._kept[key] = (until, left_out + 1)
-            return
+            return False
         self._kept[key] = (now + self._interval, 0)
         self._kept.move_to_end(key)
         if left_out:
             template, args = template + " (%d more before)", (*args, left_out)
         self._log.log(level, template, *args, exc_info=exc_info, stacklevel=3)
         self._forget(now)
+        return True
 
     def _forget(self, now: float) -> None:
         """Sources that went quiet: the count of what they sent after their last line is told once."""

@@ -12,6 +12,7 @@ from siprec.sip.errors import SipError
 from siprec.sip.lines import field_value
 from siprec.sip.message import SipRequest
 from siprec.sip.throttle import GuessThrottle
+from siprec.sourcelog import SourceLog
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Authentication:
     ) -> None:
         self.users: Users = dict(users or {})
         self.throttle = GuessThrottle(clock)
+        self._lines = SourceLog(log, now=clock.now)
         self._digest = DigestServer(clock, realm, algorithms=algorithms, legacy_agents=legacy_agents)
 
     @property
@@ -96,8 +98,14 @@ class Authentication:
         if result.outcome == "denied":
             if claimed is not None:
                 self.throttle.failed(source, result.username)
-            log.warning(
-                "%s of %r refused: %s, Call-ID %s", request.method, result.username, result.reason, request.call_id
+            self._lines.warning(
+                source,
+                "%s of %r from source=%s refused: %s, Call-ID %s",
+                request.method,
+                result.username,
+                source,
+                result.reason,
+                request.call_id,
             )
         stale = result.outcome == "stale"
         challenge = digest.challenge(request, stale=stale, realm=realm, algorithms=algorithms, proxy=proxy)

@@ -45,6 +45,7 @@ from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Resolve, UserAgent
 from siprec.sip.validate import check_forwarding, check_request
+from siprec.sourcelog import SourceLog
 
 if TYPE_CHECKING:
     from siprec.proxy.script import Script
@@ -134,6 +135,7 @@ class ProxyCore:
         self.recurse = options.recurse
         self.observers = Observers(observers)
         self.counters: Counter[str] = Counter()
+        self._lines = SourceLog(log, now=clock.now)
         self.contexts: set[ResponseContext] = set()
         self.calls: dict[str, Call] = {}
         self.dialogs = DialogTable(clock, self._dialog_ended, idle=options.dialog_idle, max_age=options.dialog_max_age)
@@ -198,10 +200,12 @@ class ProxyCore:
         self.media.times = options.media_times
 
     def limit_reached(self, limit: str, text: str, request: SipRequest, source: Hop) -> None:
-        """A request, or its Call-ID, has reached a limit."""
+        """A request, or its Call-ID, has reached a limit. Log line and event come once a minute for a source."""
         self.counters[limit] += 1
-        log.warning("%s: %s of %s from %s, Call-ID %s", limit, text, request.method, source, request.call_id)
-        if self.on_limit is not None:
+        told = self._lines.warning(
+            source.host, limit + ": %s of %s from %s, Call-ID %s", text, request.method, source, request.call_id
+        )
+        if told and self.on_limit is not None:
             self.on_limit(limit, text, request, source)
 
     def resolve_contact(self, uri: Uri, given_by: str, done: Callable[[list[Hop] | SipError], None]) -> None:
@@ -216,7 +220,7 @@ class ProxyCore:
                 allowed = [hop for hop in result if may_reach(hop, given_by, self.identity)]
                 if len(allowed) < len(result):
                     self.counters["contacts_refused"] += 1
-                    log.info("%s leads to %s: refused, given by %s", uri, result[0], given_by)
+                    self._lines.warning(given_by, "%s leads to %s: refused, given by %s", uri, result[0], given_by)
                 result = allowed or SipError("Loop Detected" if result else "no hop", 482)
             done(result)
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
-from siprec.sip.throttle import source_key
 from siprec.sip.transport import Hop
+from siprec.sourcelog import SourceLog, source_key
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ AGENTS: Final = (
 Receive = Callable[[SipRequest | SipResponse, Hop], None]
 ReceiveMalformed = Callable[[SipError, Hop], None]
 WINDOW: Final = 32.0
-TELL_EVERY: Final = 60.0
 MAX_KEPT: Final = 20_000
 
 
@@ -61,7 +60,7 @@ class Guard:
         self.counters: Counter[str] = Counter()
         self._scores: OrderedDict[str, tuple[int, float]] = OrderedDict()  # points, and when they are forgotten
         self._bans: OrderedDict[str, float] = OrderedDict()
-        self._told: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when to tell again, and what was not told
+        self._lines = SourceLog(log, now=clock.now)
         self.configure(agents, refusals, ban)
 
     def configure(self, agents: Collection[str], refusals: int, ban: float) -> None:
@@ -84,7 +83,7 @@ class Guard:
             agent = (message.get("user-agent") or "")[:256].lower()
             if agent and any(each in agent for each in self._agents) and not self._is_known(source.host):
                 self.counters["guard_dropped"] += 1
-                self._tell(key, source, f"User-Agent {agent[:80]!r}")
+                self._lines.warning(source.host, "source=%s dropped: User-Agent %r", source.host, agent[:80])
                 return False
         return True
 
@@ -127,19 +126,6 @@ class Guard:
             _trim(self._bans)
             self.counters["guard_banned"] += 1
             log.warning("source=%s banned for %.0f s: %d refusals", source.host, self._ban, points)
-
-    def _tell(self, key: str, source: Hop, why: str) -> None:
-        """One line per source and minute."""
-        now = self._clock.now()
-        again, untold = self._told.get(key, (0.0, 0))
-        if again > now:
-            self._told[key] = (again, untold + 1)
-            return
-        more = f", {untold} more before" if untold else ""
-        self._told[key] = (now + TELL_EVERY, 0)
-        self._told.move_to_end(key)
-        _trim(self._told)
-        log.warning("source=%s dropped: %s%s", source.host, why, more)
 
 
 def _trim(table: OrderedDict[str, Any]) -> None:

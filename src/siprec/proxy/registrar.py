@@ -18,11 +18,11 @@ from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
-from siprec.sip.throttle import source_key
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri, unescape
 from siprec.sip.validate import check_for_endpoint
+from siprec.sourcelog import source_key
 
 log = logging.getLogger(__name__)
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
-from typing import Final
+from collections import Counter
 
 from siprec.sip.clock import Clock
-from siprec.sip.throttle import source_key
+from siprec.sourcelog import SourceLog, source_key
 
 log = logging.getLogger(__name__)
-
-TELL_EVERY: Final = 60.0
-MAX_TOLD: Final = 10_000
 
 
 class SourceCounts:
@@ -22,7 +18,7 @@ class SourceCounts:
         self._clock = clock
         self._owners: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
-        self._told: OrderedDict[str, float] = OrderedDict()
+        self._lines = SourceLog(log, now=clock.now)
 
     def count(self, host: str) -> int:
         """How many belong to a source."""
@@ -44,13 +40,7 @@ class SourceCounts:
 
     def tell(self, host: str, what: str) -> None:
         """Log that a source has reached a limit: once a minute."""
-        key, now = source_key(host), self._clock.now()
-        if self._told.get(key, 0.0) <= now:
-            self._told[key] = now + TELL_EVERY
-            self._told.move_to_end(key)
-            while len(self._told) > MAX_TOLD:
-                self._told.popitem(last=False)
-            log.warning("source=%s has %s", host, what)
+        self._lines.warning(host, "source=%s has %s", host, what)
 
     def __len__(self) -> int:
         return len(self._owners)

@@ -5,15 +5,14 @@ They are never counted for a user alone: whoever could spend that count from any
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Hashable
-from functools import lru_cache
 from typing import Final
 
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
+from siprec.sourcelog import SourceLog, source_key
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +22,6 @@ SOURCE: Final = (30, 5.0)
 #: Seconds for which a user that was right stays apart from the failures of its source.
 KNOWN_GOOD: Final = 86400.0
 MAX_KEPT: Final = 20_000
-
-
-@lru_cache(maxsize=4096)
-def source_key(host: str) -> str:
-    """What counts as one source: an IPv4 address, or the /64 of an IPv6 address, which one host can fill alone."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 class _Buckets:
@@ -75,7 +60,7 @@ class GuessThrottle:
         self._pairs = _Buckets(*PAIR)
         self._sources = _Buckets(*SOURCE)
         self._good: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._told: OrderedDict[str, float] = OrderedDict()
+        self._lines = SourceLog(log, now=clock.now)
         self.counters: Counter[str] = Counter()
 
     def check(self, host: str, user: str) -> None:
@@ -92,12 +77,7 @@ class GuessThrottle:
         if wait <= 0:
             return
         self.counters["guesses_slowed"] += 1
-        if self._told.get(source, 0.0) <= now:
-            self._told[source] = now + 60.0
-            self._told.move_to_end(source)
-            while len(self._told) > MAX_KEPT:
-                self._told.popitem(last=False)
-            log.warning("password guessing: source=%s user=%r is slowed down", host, user[:128])
+        self._lines.warning(host, "password guessing: source=%s user=%r is slowed down", host, user[:128])
         raise SipError("Too Many Failed Attempts", 503, (("Retry-After", str(int(wait) + 1)),))
 
     def failed(self, host: str, user: str) -> None:

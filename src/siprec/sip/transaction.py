@@ -32,6 +32,7 @@ from siprec.sip.transaction_client import (
 from siprec.sip.transaction_server import InviteServerTransaction, NonInviteServerTransaction, ServerTransaction
 from siprec.sip.transport import Hop, SendFailed, Transport
 from siprec.sip.validate import check_request, check_response
+from siprec.sourcelog import SourceLog
 
 __all__ = [
     "COOKIE",
@@ -126,6 +127,7 @@ class TransactionLayer:
         branch: Callable[[], str] | None = None,
     ) -> None:
         self.clock = clock
+        self._lines = SourceLog(log, now=clock.now)
         self.transport = transport
         self.user = user
         self.t1 = t1
@@ -163,7 +165,9 @@ class TransactionLayer:
         except SipError as error:
             self._refuse(error, message if isinstance(message, SipRequest) else None, source)
         except Exception:
-            log.exception("error while handling %r from %s, Call-ID %s", message, source, message.get("call-id"))
+            self._lines.exception(
+                source.host, "error while handling %r from %s, Call-ID %s", message, source, message.get("call-id")
+            )
 
     def receive_malformed(self, error: SipError, source: Hop) -> None:
         """Something the transport could not parse. Answers it statelessly if it can be answered. Never raises."""
@@ -186,7 +190,7 @@ class TransactionLayer:
         except SipError:
             pass  # no usable Via: nobody can be told
         except Exception:
-            log.exception("error while refusing a message from %s", source)
+            self._lines.exception(source.host, "error while refusing a message from %s", source)
 
     def _receive_request(self, request: SipRequest, source: Hop) -> None:
         via = request.top_via
