@@ -296,10 +296,12 @@ def test_max_breadth_of_the_request_limits_what_goes_out_at_once() -> None:
 def test_request_that_a_helper_sends_back_is_ended_after_ten_passes(method: str) -> None:
     w = World((PUBLIC,))
     told: list[str] = []
+    reflected: list[SipRequest] = []
     w.core.on_limit = lambda limit, text, request, source: told.append(limit)
 
     def reflect(message: Any, source: Hop) -> None:
-        if isinstance(message, SipRequest) and message.method == method:
+        if isinstance(message, SipRequest) and message.method == method and len(reflected) < 60:
+            reflected.append(message)
             back = message.copy()
             back.uri = f"sip:bob@example.com;n={len(told)}{w.clock.now()}"  # loop detection sees another request
             back.remove("record-route")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -898,6 +899,28 @@ def test_callee_refreshes_for_a_caller_that_cannot() -> None:
     call, _ = w.established(supported=())
     w.clock.run_for(160)
     assert w.lines() == ["B UPDATE", "A 200"]
+    call.bye()
+    w.finish()
+
+
+@pytest.mark.parametrize("refresher", ["uac", "uas"])
+@pytest.mark.parametrize("seconds", [1, 2, 89])
+def test_peer_that_says_a_tiny_session_expires_is_not_refreshed_more_often_than_every_45_seconds(
+    refresher: str, seconds: int
+) -> None:
+    w = TwoPhones()
+    take = w.alice.node.on_message
+
+    def rewritten(message: Any, source: Hop) -> None:
+        if isinstance(message, SipResponse) and message.status == 200:
+            message.set("session-expires", f"{seconds};refresher={refresher}")
+        take(message, source)
+
+    w.alice.node.on_message = rewritten
+    call, _ = w.established(session_expires=1800)
+    w.clock.run_for(44)
+    assert call.state == "confirmed"
+    assert w.lines() == [], "RFC 4028 4: nobody has to refresh more often than every 90 s"
     call.bye()
     w.finish()
 

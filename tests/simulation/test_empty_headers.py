@@ -17,6 +17,7 @@ from tests.simulation.phones import ANSWER, SDP, TwoPhones
 from tests.simulation.proxyworld import PROXY, ProxyWorld, raw_request
 from tests.simulation.test_proxy_registrar import Registering
 from tests.simulation.test_proxy_routing import Stranger, last_request
+from tests.simulation.transferworld import SRS, TransferWorld
 
 HEADERS = (
     "Accept",
@@ -268,4 +269,37 @@ def test_user_agent_takes_requests_and_responses_with_every_empty_header(header:
         alice.on_message = old
     for each in (*w.alice.agent.calls(), *w.bob.agent.calls()):
         each.bye()
+    w.clock.run_for(100)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("header", HEADERS)
+def test_recording_client_takes_answers_of_an_srs_with_every_empty_header(header: str) -> None:
+    w = TransferWorld(2, setup_timeout=2.0, end_timeout=2.0, watch=0)
+    take, count = w.node.on_message, 0
+    values = itertools.cycle(VALUES)
+
+    def spoilt(message: Any, source: Hop) -> None:
+        nonlocal count
+        if source.host == SRS and isinstance(message, SipResponse) and message.status > 100:
+            count += 1
+            try:
+                message = parse_datagram(put(message, header, next(values), ("above", "instead", "below")[count % 3]))
+            except SipError:
+                return
+        take(message, source)
+
+    w.node.on_message = spoilt
+    for status in (200, 302, 401, 422, 503, 200, 200, 491, 200):
+        w.srs.status = status
+        call = w.call(session_expires=1800)
+        w.clock.run_for(1)
+        live = w.journal.calls[-1]
+        assert live.state == "confirmed", "the call is never harmed"
+        live.siprec_pause_recording()
+        w.clock.run_for(1)
+        call.bye()
+        w.clock.run_for(5)
+        assert live.state == "terminated"
+    assert count
     w.clock.run_for(100)

@@ -51,9 +51,11 @@ from siprec.server.prooflog import ProofLog
 from siprec.server.reload import Reloaded, compare, merged, read, recording_changes, refusal
 from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
 from siprec.server.why import why
+from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop
+from siprec.sip.uri import Params, Uri
 from siprec.sip.useragent import UserAgent
 from siprec.sip.users import secrets_of
 from siprec.trace.hep import HepSender
@@ -332,10 +334,22 @@ class ProxyProcess:
             name, port = listener.advertise
             if name:
                 self.identity.add(address.transport, name, port or address.port)
+                self._add_advertised(address.transport, name, port or address.port)
         self.recording.open()
         if self.api is not None:
             await self.api.start()
         self.loop.add_signal_handler(signal.SIGUSR1, self._report)
+
+    def _add_advertised(self, transport: str, name: str, port: int) -> None:
+        """The addresses of an advertised name are ours too, e.g. that of the NAT in front of us."""
+
+        def found(result: list[Hop] | SipError) -> None:
+            for hop in [] if isinstance(result, SipError) else result:
+                self.identity.add(transport, hop.host, hop.port)
+
+        secure = transport == "tls"
+        params: Params = {} if secure else {"transport": transport}
+        self.resolver.resolve(Uri("sips" if secure else "sip", None, name, port, params), found)
 
     async def stop(self) -> None:
         """End recordings and close everything."""

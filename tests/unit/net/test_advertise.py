@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from siprec.net.resolver import Resolver
 from siprec.net.transport import SocketTransport
+from siprec.proxy.identity import Identity
 from siprec.server.config import Config, ConfigError, SipConfig, parse
-from siprec.server.proxy_process import _own_uri
+from siprec.server.proxy_process import ProxyProcess, _own_uri
 from siprec.server.stack import contact_uri
+from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
+from tests.simulation.network import VirtualClock
 from tests.unit.net.net_support import Run
 
 
@@ -45,3 +49,18 @@ def test_own_uri_and_contact_can_be_read(advertise: str, uri: str, run: Run) -> 
 def test_malformed_advertise_is_named(advertise: str) -> None:
     with pytest.raises(ConfigError, match=r"sip\.advertise: malformed address"):
         parse(f'[sip]\nadvertise = "{advertise}"\n')
+
+
+def test_addresses_of_an_advertised_name_are_ours() -> None:
+    """A Contact at the address of the NAT in front of us leads back to us."""
+    process = ProxyProcess.__new__(ProxyProcess)
+    process.identity = Identity([])
+    process.resolver = resolver = Resolver(VirtualClock())
+    resolver.resolve = lambda uri, done: done([Hop(uri.transport or "tls", "192.0.2.80", uri.port or 0)])  # type: ignore[method-assign]
+    process._add_advertised("udp", "sip.example.com", 5070)
+    process._add_advertised("tls", "sip.example.com", 5071)
+    assert process.identity.is_own_contact(Uri.parse("sip:bob@192.0.2.80:5070"))
+    assert process.identity.is_own_contact(Uri.parse("sips:bob@192.0.2.80:5071"))
+    assert not process.identity.is_own_contact(Uri.parse("sip:bob@192.0.2.80:5072"))
+    resolver.resolve = lambda uri, done: done(SipError("no such host", 404))  # type: ignore[method-assign]
+    process._add_advertised("udp", "other.example.com", 5070)
