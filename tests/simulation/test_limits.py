@@ -279,7 +279,7 @@ def test_known_scanner_is_dropped_without_an_answer_and_one_line_says_so(caplog:
     assert w.guard.counters["guard_dropped"] == 50
     with caplog.at_level(logging.WARNING, "siprec.proxy.guard"):
         w.clock.run_for(60)
-        s.send("OPTIONS", f"sip:{PROXY}", user_agent="sipvicious\r\n x")
+        s.send("OPTIONS", f"sip:{PROXY}", user_agent="sipvicious x")
     assert caplog.records[-1].getMessage().endswith("(49 more before)")
 
 
