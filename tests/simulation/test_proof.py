@@ -251,6 +251,64 @@ def test_what_is_recorded_goes_on_after_a_reload_without_its_profile() -> None:
     w.assert_clean()
 
 
+def test_a_stream_that_ended_in_mid_call_is_not_vouched_for_and_spoils_nothing_else() -> None:
+    w = ProofWorld()
+    call = w.new_call()
+    call.record()
+    for tag, name in ((call.from_tag, "caller_sdp"), (call.to_tag, "callee_sdp")):
+        octets = getattr(call, name) + b"m=video 4002 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n"
+        setattr(call, name, octets)
+        w.media.parties[tag] = octets
+    w.answer(call)
+    w.clock.run_for(10.0)
+    for tag, name in ((call.from_tag, "caller_sdp"), (call.to_tag, "callee_sdp")):
+        octets = getattr(call, name).replace(b"m=video 4002", b"m=video 0")
+        setattr(call, name, octets)
+        w.media.parties[tag] = octets
+    w.proofs.call_media_changed(call, "caller")
+    w.service.call_media_changed(call)
+    w.clock.run_for(10.0)
+    proof = w.proved(call)
+    assert proof.verdict == "unconfirmed"
+    assert proof.reasons == [
+        f"{leg} video: it ended in mid-call, and its packets were not counted" for leg in ("caller", "callee")
+    ]
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["route", "script before the answer"])
+def test_a_recording_that_was_wanted_and_cannot_be_is_proved_to_be_none(early: bool) -> None:
+    w = ProofWorld()
+    call = w.new_call()
+    call.media = call.media_session = None
+    call.media_error = "rtpengine: no reply in time"
+    if early:
+        call.media_bypassed = True
+        assert "no relay media" in w.service.start(call, "sip:srs@10.0.0.2")
+    else:
+        call.record()
+    w.answer(call)
+    w.clock.run_for(10.0)
+    proof = w.proved(call)
+    assert (proof.verdict, proof.sessions) == ("none", [])
+    assert "rtpengine: no reply in time" in proof.reasons[0]
+    assert proof.wanted_by == ("" if early else "script")
+    assert w.names() == ["FAILED"]
+
+
+def test_what_failed_in_a_call_that_was_never_answered_leaves_no_proof() -> None:
+    w = ProofWorld()
+    call = w.new_call()
+    w.service.not_recorded(call, "default", "the script failed")
+    w.end(call, reason="486")
+    assert w.lines == []
+    assert len(w.proofs) == 0
+    answered = w.new_call()
+    w.service.not_recorded(answered, "default", "the script failed")
+    w.answer(answered)
+    w.clock.run_for(2.0)
+    assert w.proved(answered).reasons == ["the script failed"]
+
+
 def test_a_bye_that_nobody_answers_is_no_confirmation() -> None:
     w = ProofWorld()
     w.server.reporting = False

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from siprec import sdp
+from siprec.recorder import rtp
 from siprec.recorder.acceptance import Acceptance
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
 from siprec.recorder.server import RecorderServer
 from siprec.recorder.session import Recorder, RecorderSettings
+from siprec.recording import confirmation
+from siprec.recording.confirmation import Recorded
 from siprec.recording.metadata import NameId, Participant, Recording, new_id, write
 from siprec.sip.date import format_date
 from siprec.sip.headers import NameAddr
@@ -170,6 +175,40 @@ def test_parts_may_be_nested(tmp_path: Path) -> None:
     assert client.status == 200
     (session,) = client.recorder.sessions
     assert len(session.recordings[0].documents) == 1
+    client.close()
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["written", "a slow disk"])
+def test_the_answer_to_a_bye_tells_what_was_received_and_what_became_of_it(tmp_path: Path, slow: bool) -> None:
+    client = Client(tmp_path)
+    call = client.invite(OFFER.replace(b"a=sendonly", b"a=label:left\r\na=sendonly"))
+    (session,) = client.recorder.sessions
+    (line,) = session.lines
+    for number in range(20):
+        packet = rtp.build(0 if number < 15 else 99, number, 160 * number, 7, bytes(160))
+        line.rtp_datagram(packet, ("127.0.0.1", 5004), client.world.clock.now())
+    gate = threading.Event()
+    if slow:
+        client.recorder.writer.submit(gate.wait)
+    answers: list[SipResponse] = []
+
+    def done(result: Result) -> None:
+        assert isinstance(result, SipResponse)
+        answers.append(result)
+
+    call.bye(done=done)
+    began = client.world.clock.now()
+    for _ in range(400):
+        client.world.clock.run_for(0.001)
+        if answers:
+            break
+        time.sleep(0 if slow else 0.01)  # the disk thread lives in real time
+    assert client.world.clock.now() - began < 0.5  # before the BYE is sent again
+    gate.set()
+    (answer,) = answers
+    state = "pending" if slow else "complete"
+    assert answer.get("x-siprec-recorded") == f"left;packets=20;lost=0;undecoded=5;unwritten=0;state={state}"
+    assert confirmation.read(answer) == {"left": Recorded(20, 0, 5, 0, "pending" if slow else "complete")}
     client.close()
 
 

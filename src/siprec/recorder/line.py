@@ -64,6 +64,8 @@ class MediaLine:
     pauses: list[Pause] = field(default_factory=list)
     codec_names: list[str] = field(default_factory=list)
     latch: Latch = field(default_factory=Latch)
+    arrived: int = 0
+    """RTP packets of the stream's source, whatever became of them."""
     discarded_paused: int = 0
     side: str | None = None
     stream_ids: dict[Id, None] = field(default_factory=dict)
@@ -191,6 +193,7 @@ class MediaLine:
         """A packet of the stream's source."""
         packet, data = heard.packet, heard.data
         self.last_media = packet.arrival
+        self.arrived += 1
         if not self.receiving:
             self.discarded_paused += 1
             return

@@ -5,8 +5,8 @@ One header value for each label of the session::
     X-Siprec-Recorded: 1;packets=1500;lost=0;undecoded=0;unwritten=0;state=complete
 
 `packets` RTP packets came from the client on that stream; `lost` did not come, by their numbers; `undecoded` are of a
-payload type that was not agreed on; `unwritten` were not written. `state` is ``complete`` (all is on the disk),
-``pending`` (it is being written) or ``failed`` (the disk refused).
+format that was not agreed on and is only kept raw; `unwritten` were not written. `state` is ``complete`` (all is on the
+disk), ``pending`` (it is being written) or ``failed`` (the disk refused).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Tally:
         """`line` is over; `kept`: it belonged to a recording."""
         total = line.receiver.total()
         counts = self._labels.setdefault(line.label, Counts())
-        counts.packets += total.received + total.unknown_payload_type + total.probation + line.discarded_paused
+        counts.packets += line.arrived
         counts.lost += total.lost
-        counts.undecoded += total.unknown_payload_type
-        counts.unwritten += line.dropped_disk + total.probation if kept else total.received
+        counts.undecoded += sum(line.not_decodable.values())
+        counts.unwritten += line.dropped_disk + total.probation if kept else line.arrived
 
     def headers(self, state: str) -> list[tuple[str, str]]:
         """The header that says so; none when there is nothing to tell, or a label that no header can hold."""

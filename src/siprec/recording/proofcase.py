@@ -68,7 +68,11 @@ class Case:
         self._tags.add(subscription.tag)
         parties: dict[str, str] = dict(recording.metadata.tags())
         labels = recording.labels
-        for stream in subscription.streams:
+        streams = [stream for stream in subscription.streams if not stream.section.rejected]
+        present = {(stream.from_tag, stream.source_index) for stream in streams}
+        for key, stream_proof in self.streams.items():
+            stream_proof.ended = key not in present
+        for stream in streams:
             key = (stream.from_tag, stream.source_index)
             known = self.streams.get(key)
             if known is None:
@@ -155,6 +159,10 @@ class Case:
     def sum_up(self) -> None:
         """Bring the counters into the proof."""
         self._pass_time(self._until)
+        counted = {key for _, key in self._flows}
+        tags = {self.call.from_tag, self.call.callee_tag}
+        for key in [key for key in self.streams if key[0] not in tags and key not in counted]:
+            del self.streams[key]  # of a branch that another one took over from, with its counters
         pauses = self.proof.pauses
         paused = sum((pause.end if pause.end is not None else self.proof.ended) - pause.start for pause in pauses)
         for key, stream in self.streams.items():

@@ -77,8 +77,8 @@ class StreamProof(msgspec.Struct, kw_only=True, omit_defaults=True):
     Of the SRS's receiver reports: `reports` on what it was sent, `srs_lost` packets that it misses, `report_age`
     seconds from the last one to the end, `report_interval` between two, `behind` packets that the last one knew
     nothing of. Of what the SRS said itself at the end: `srs_packets` came to it, `undecoded`, `unwritten` of them.
-    `declined`: codecs of the call that it does not take. `silent`: seconds in which the stream could flow and nothing
-    came. `srtp`: it went encrypted.
+    `declined`: codecs of the call that it does not take. `ended`: in mid-call, with its counters. `silent`: seconds in
+    which the stream could flow and nothing came. `srtp`: it went encrypted.
     """
 
     party: str
@@ -102,6 +102,7 @@ class StreamProof(msgspec.Struct, kw_only=True, omit_defaults=True):
     undecoded: int = 0
     unwritten: int = 0
     declined: list[str] = []
+    ended: bool = False
     silent: float = 0.0
 
 
@@ -176,7 +177,8 @@ def judge(proof: Proof) -> None:
         proof.verdict = "none"
         proof.reasons = [_why(last) if last is not None else "no recording session was set up"]
         return
-    counted = bool(proof.streams) and all(stream.forked is not None for stream in proof.streams)
+    lasting = [stream for stream in proof.streams if not stream.ended]
+    counted = bool(lasting) and all(stream.forked is not None for stream in lasting)
     kept = counted and not any(_missing(stream) for stream in proof.streams)
     proof.gaps = list(_gaps(proof, kept=kept, counted=counted))
     missing = list(_incomplete(proof))
@@ -274,6 +276,8 @@ def _doubts(proof: Proof) -> Iterator[str]:
 
 def _doubt(stream: StreamProof, proof: Proof) -> str:
     """Why it is not sure that all of a stream has arrived; empty: it is."""
+    if stream.ended and stream.forked is None:
+        return "it ended in mid-call, and its packets were not counted"
     if stream.received is None and stream.srs_packets is None:
         return "there are no counters of the media server"
     if stream.received == 0 and not stream.forked:

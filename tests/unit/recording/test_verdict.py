@@ -62,8 +62,12 @@ def test_a_call_recorded_from_answer_to_end_and_confirmed_is_complete() -> None:
         (stream(declined=["G729"]), "caller audio: the SRS does not take G729"),
         (stream(received=0, forked=0, silent=2.0), "caller audio: nothing came of it in 2.0 s"),
         (stream(received=None, forked=None), "caller audio: there are no counters of the media server"),
+        (
+            stream(received=None, forked=None, ended=True),
+            "caller audio: it ended in mid-call, and its packets were not counted",
+        ),
     ],
-    ids=["silent SRS", "reports stopped", "declined codec", "nothing came, shortly", "no counters"],
+    ids=["silent SRS", "reports stopped", "declined codec", "nothing came, shortly", "no counters", "ended"],
 )
 def test_what_nobody_confirmed_is_unconfirmed_or_partial_where_the_profile_requires_it(
     lacks: StreamProof, reason: str
