@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from siprec.audio.melody import caller_melody
-from siprec.cli.audit import audit
+from siprec.cli.audit import audit, main
+from siprec.cli.client import ApiClient
 from siprec.recording.verdict import Begun, Proof
 from siprec.server.prooflog import read
 from tests.interop.calls import scenarios
-from tests.interop.calls.harness import Command, Sipp, free_port, until
+from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
 from tests.interop.calls.rig import Rig
 from tests.interop.calls.wire import RATE, write_rtp_pcap
-from tests.parallel import unused_port
+from tests.parallel import share, unused_port
+
+_SHARE = share(500, 7)
 
 
 def directory(rig: Rig) -> Path:
@@ -37,11 +43,11 @@ def proof_of(rig: Rig, known: int) -> Proof:
     return last
 
 
-def talking(tmp_path: Path) -> tuple[Path, Path]:
-    """What the parties say: a second of sound each."""
+def talking(tmp_path: Path, seconds: float = 1.0) -> tuple[Path, Path]:
+    """What the parties say."""
     files = tmp_path / "caller.pcap", tmp_path / "callee.pcap"
     for number, file in enumerate(files):
-        write_rtp_pcap(file, caller_melody(1.0, RATE), 0x1000 + number)
+        write_rtp_pcap(file, caller_melody(seconds, RATE), 0x1000 + number)
     return files
 
 
@@ -116,3 +122,97 @@ targets = ["sip:127.0.0.1:{port}"]
         proxy.child.wait()
         found = audit(proofs, 0.0, float("inf"))
         assert (found.calls, len(found.unended)) == (1, 1)
+
+
+@contextmanager
+def recorded_call(tmp_path: Path, *, seconds: float = 60.0, talk: float = 1.0, more: str = "") -> Iterator[Command]:
+    """`siprec serve` with a call that is being recorded by `siprec recorder`, and in which both talk."""
+    port = free_port()
+    recorder = f"""
+[recorder]
+listen = ["udp:{HOST}:0", "tcp:{HOST}:0"]
+directory = {json.dumps(str(tmp_path / "recordings"))}
+ports = "{46000 + _SHARE}-{46400 + _SHARE}"
+"""
+    for side, file in zip(("callee", "caller"), talking(tmp_path, talk), strict=True):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "audio.pcap").symlink_to(file)
+    with (
+        Command("recorder", recorder, tmp_path / "recorder") as srs,
+        Command(
+            "serve",
+            f"""
+[sip]
+listen = ["udp:{HOST}:0", "tcp:{HOST}:0"]
+[relay]
+ports = "{36000 + _SHARE}-{36400 + _SHARE}"
+[recording.default]
+srs = ["sip:{HOST}:{srs.port()}"]
+[[route]]
+method = "INVITE"
+record = "default"
+targets = ["sip:{HOST}:{port}"]
+{more}
+""",
+            tmp_path / "serve",
+        ) as proxy,
+        Sipp(scenarios.callee(play=True), tmp_path / "callee", port=port),
+        Sipp(scenarios.caller(seconds, play=True), tmp_path / "caller", port=free_port(), proxy=proxy.port()),
+    ):
+        assert until(lambda: proxy.counts()["recordings"] == {"active": 1})
+        yield proxy
+
+
+def the_proof(tmp_path: Path) -> Proof:
+    found = [line for line in read(tmp_path / "serve" / "proof") if isinstance(line, Proof)]
+    (proof,) = found
+    return proof
+
+
+def test_a_call_that_outlives_a_drain_is_proved_to_go_on_unrecorded(tmp_path: Path) -> None:
+    with recorded_call(tmp_path, more="[service]\ndrain = 0.3") as proxy:
+        proxy.child.send_signal(signal.SIGTERM)
+        proxy.child.wait(60)
+        proof = the_proof(tmp_path)
+    assert proof.verdict == "partial"
+    assert "the call goes on unrecorded: siprec serve ended" in proof.reasons
+    assert main(tmp_path / "serve" / "proof", "24h", "", as_json=False) == 1
+
+
+@pytest.mark.parametrize("on_lost", ["keep", "move"])
+def test_a_call_whose_relay_was_killed_is_not_complete(tmp_path: Path, on_lost: str) -> None:
+    with recorded_call(tmp_path, seconds=8.0, more=f'[media]\non_lost = "{on_lost}"\ntimeout = 2.0') as proxy:
+        for child in proxy.children():
+            os.kill(child, signal.SIGKILL)
+        assert until(lambda: len(list(read(tmp_path / "serve" / "proof"))) == 2, 60)
+        proof = the_proof(tmp_path)
+    assert proof.verdict == "partial", proof
+
+
+def test_a_pause_is_no_loss_for_proof_audit_and_recorder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with recorded_call(tmp_path, seconds=12.0, talk=11.0, more=f'[api]\nlisten = "{HOST}:0"') as proxy:
+        api = ApiClient(f"http://{HOST}:{proxy.port('http')}")
+        api.send("POST", "/siprec_pause_recording", {"all": True, "by": "agent"})
+        assert until(lambda: proxy.counts()["recordings"] == {"paused": 1})
+        (paused,) = api.get("/recordings", statistics="true")["recordings"]
+
+        def withheld() -> int:
+            (recording,) = api.get("/recordings", statistics="true")["recordings"]
+            counts: list[int] = [stream["counters"]["withheld"] for stream in recording["streams"]]
+            return min(counts)
+
+        assert until(lambda: withheld() > 50)
+        api.send("POST", "/siprec_resume_recording", {"all": True, "by": "agent"})
+        assert until(lambda: proxy.counts()["recordings"] == {"active": 1})
+        assert until(lambda: len(list(read(tmp_path / "serve" / "proof"))) == 2, 60)
+        proof = the_proof(tmp_path)
+    assert paused["pauses"][0]["by"] == "api: agent"
+    assert (proof.verdict, proof.reasons) == ("complete", [])
+    assert all(stream.withheld > 50 for stream in proof.streams)
+    assert all(stream.received == (stream.forked or 0) + stream.withheld for stream in proof.streams)
+    assert any(note.startswith("paused by api: agent") for note in proof.notes)
+    assert main(tmp_path / "serve" / "proof", "24h", "", as_json=False) == 0
+    assert "1 complete" in capsys.readouterr().out
+    (summary,) = (json.loads(path.read_text()) for path in (tmp_path / "recordings").glob("*/*/*/*/recording.json"))
+    assert [stream["packets"]["lost"] for stream in summary["streams"]] == [0, 0]
+    assert all(len(stream["pauses"]) == 1 for stream in summary["streams"])

@@ -9,6 +9,8 @@ import signal
 import socket
 import ssl
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,6 +172,61 @@ def test_the_api_reloads_and_says_what_is_wrong(tmp_path: Path, monkeypatch: pyt
             api.get("/calls")
         monkeypatch.setenv("SIPREC_TOKEN", other)
         assert ApiClient(api.url).get("/calls")["total"] == 0
+
+
+def test_a_file_that_has_nothing_of_what_runs_is_refused_unless_it_is_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIPREC_TOKEN", TOKEN)
+    recorded = configuration(more='[recording.default]\nsrs = "sip:127.0.0.1:9"').replace(
+        "[[route]]", '[[route]]\nname = "sales"\nrecord = "default"'
+    )
+    with Command("serve", recorded, tmp_path / "serve") as proxy:
+        file = tmp_path / "serve" / "serve.toml"
+        api = ApiClient(f"http://{HOST}:{proxy.port('http')}")
+        bare = f'[api]\nlisten = "{HOST}:0"\ntokens = {{ "{TOKEN}" = "control" }}\n'
+        for text in ("", bare):
+            file.write_text(text)
+            with pytest.raises(ApiError, match=r"no route and no recording profile.*--force"):
+                api.send("POST", "/reload", {})
+            seen = proxy.text.count("the configuration stays as it is")
+            proxy.child.send_signal(signal.SIGHUP)
+            assert until(lambda: proxy.text.count("the configuration stays as it is") > seen)  # noqa: B023
+        assert "recording" in api.send("POST", "/reload", {"force": True})["changed"]
+        assert "route sales is gone: it recorded with default" in proxy.text
+        assert "recording profiles are gone: default" in proxy.text
+        assert any("WARNING" in line for line in proxy.text.splitlines() if "route sales is gone" in line)
+
+
+@pytest.mark.parametrize("policy", ["warn", "not-ready"])
+def test_proofs_that_cannot_be_written_are_known_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setenv("SIPREC_TOKEN", TOKEN)
+    (tmp_path / "serve").mkdir()
+    place = tmp_path / "serve" / "proof"
+    place.write_text("a file where the directory should be")
+    with Command("serve", configuration(more=f'[proof]\non_failure = "{policy}"'), tmp_path / "serve") as proxy:
+        assert "proofs of recording are not written" in proxy.text
+        url = f"http://{HOST}:{proxy.port('http')}"
+
+        def ready() -> int:
+            try:
+                with urllib.request.urlopen(f"{url}/health/ready", timeout=20) as reply:
+                    return int(reply.status)
+            except urllib.error.HTTPError as error:
+                return error.code if b"no proofs of recording" in error.read() else 0
+
+        def writable() -> bool:
+            request = urllib.request.Request(f"{url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                return b"siprec_proof_writable 1.0" in reply.read()
+
+        assert ready() == (200 if policy == "warn" else 503)
+        assert not writable()
+        place.unlink()
+        assert until(writable, 60)
+        assert ready() == 200
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
