@@ -45,7 +45,7 @@ class Library:
         for scanned, name in enumerate(self._names(query.after), 1):
             recording = self._library.by_id(name)
             entry = _entry(recording.id, recording.summary) if recording is not None else None
-            if entry is not None and _fits(entry, query):
+            if recording is not None and entry is not None and _fits(entry, query, recording.summary):
                 found.append(entry)
             if len(found) >= query.limit or scanned >= MAX_SCANNED:
                 return model.LibraryPage(recordings=found, next=name)
@@ -59,9 +59,9 @@ class Library:
                 for day in _descending(month, 2):
                     if after and f"{year.name}{month.name}{day.name}" > after[:8]:
                         continue
-                    for each in sorted((path.name for path in day.iterdir()), reverse=True):
-                        if not after or each < after:
-                            yield each
+                    for path in _descending(day):
+                        if not after or path.name < after:
+                            yield path.name
 
     async def detail(self, name: str) -> Response:
         """``recording.json`` as it is."""
@@ -106,12 +106,16 @@ async def _in_thread(do: Callable[[], T]) -> T:
     return await asyncio.to_thread(do)
 
 
-def _descending(directory: Path, digits: int) -> list[Path]:
+def _descending(directory: Path, digits: int = 0) -> list[Path]:
     try:
-        found = [path for path in directory.iterdir() if len(path.name) == digits and path.name.isdigit()]
+        found = [path for path in directory.iterdir() if not digits or _is_number(path.name, digits)]
     except OSError:
         return []
     return sorted(found, reverse=True)
+
+
+def _is_number(name: str, digits: int) -> bool:
+    return len(name) == digits and name.isdigit()
 
 
 def _entry(name: str, summary: dict[str, Any]) -> model.LibraryEntry | None:
@@ -123,6 +127,12 @@ def _entry(name: str, summary: dict[str, Any]) -> model.LibraryEntry | None:
             )
             for person in summary.get("participants", [])
         ]
+        if not any(party.aor or party.name for party in parties):
+            # Some clients name the parties in headers only.
+            parties = [
+                model.LibraryParty(aor=str(party.get("aor") or ""), name=str(party.get("name") or ""))
+                for party in summary.get("recording_session", {}).get("parties", [])
+            ]
         return model.LibraryEntry(
             id=name,
             state=str(summary.get("state", "unknown")),
@@ -138,7 +148,7 @@ def _entry(name: str, summary: dict[str, Any]) -> model.LibraryEntry | None:
         return None  # not one of ours
 
 
-def _fits(entry: model.LibraryEntry, query: model.LibraryQuery) -> bool:
+def _fits(entry: model.LibraryEntry, query: model.LibraryQuery, summary: dict[str, Any]) -> bool:
     if query.since and entry.start < query.since:
         return False
     if query.until and entry.start > query.until:
@@ -146,8 +156,9 @@ def _fits(entry: model.LibraryEntry, query: model.LibraryQuery) -> bool:
     text = query.text.casefold()
     if not text:
         return True
-    words = [entry.id, entry.call_id, *entry.sessions, *(word for p in entry.parties for word in (p.aor, p.name))]
-    return any(text in word.casefold() for word in words)
+    from siprec.recorder.library import index
+
+    return text in entry.id.casefold() or any(text in word for word in index(summary))
 
 
 def _waveforms(recording: Any, points: int) -> model.Waveforms:

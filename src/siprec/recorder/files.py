@@ -8,6 +8,7 @@ last block. :func:`repair` then fits the header to what is really there. Samples
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import Literal, Protocol
@@ -149,18 +150,38 @@ def repair(path: Path) -> int:
 
     Raises ValueError if it is not one of our files, OSError if it cannot be read or written.
     """
-    with open(path, "r+b") as file:
+    with os.fdopen(_open_regular(path, os.O_RDWR), "r+b") as file:
         head = file.read(_WAV_HEADER)
         if head[:4] == b"fLaC":
             return _repair_flac(path, file.fileno())
         if len(head) < _WAV_HEADER or head[:4] not in (b"RIFF", b"RF64") or head[72:76] != b"data":
             raise ValueError(f"{path.name}: neither a WAV nor a FLAC file of ours")
         channels, rate = struct.unpack_from("<HI", head, 58)
+        if not channels or not rate:
+            raise ValueError(f"{path.name}: a WAV file without channels or rate")
         size = os.fstat(file.fileno()).st_size - _WAV_HEADER
         frames: int = size // (2 * channels)
         os.ftruncate(file.fileno(), _WAV_HEADER + frames * 2 * channels)
         os.pwrite(file.fileno(), _wav_header(rate, channels, frames * 2 * channels), 0)
         return frames
+
+
+def _open_regular(path: Path, flags: int) -> int:
+    """A descriptor of a regular file. Raises ValueError for anything else, which could hang or lead elsewhere."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ValueError(f"{path.name} is no regular file")
+    return fd
+
+
+def read_regular(path: Path, limit: int = 16 << 20) -> bytes:
+    """The octets of a regular file. Raises ValueError for anything else, and for more than `limit` octets."""
+    with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path.name} has more than {limit} octets")
+    return data
 
 
 def _repair_flac(path: Path, fd: int) -> int:

@@ -95,18 +95,25 @@ def build(recording: Recording) -> dict[str, Any]:
         },
         "mix": _mix(pipeline),
         "streams": [_stream(line, recording, state) for line in recording.lines],
+        **describe(state),
+        "metadata": recording.documents,
+        "errors": _errors(recording),
+    }
+    _forget(document, session.recorder.settings.keep)
+    return document
+
+
+def describe(state: MetadataState) -> dict[str, Any]:
+    """Parties, sessions and groups of the metadata, and the foreign elements of the document itself."""
+    return {
         "participants": [_participant(p) for p in state.participants.values()],
         "communication_sessions": [_session(s, state) for s in state.sessions.values()],
         "groups": [
             {**_id("group_id", g.id), "intervals": [i.as_dict() for i in g.intervals], **_rest(g.extensions)}
             for g in state.groups.values()
         ],
-        "metadata": recording.documents,
-        "errors": _errors(recording),
         **_rest(state.extensions),
     }
-    _forget(document, session.recorder.settings.keep)
-    return document
 
 
 def _forget(document: dict[str, Any], keep: frozenset[Kept]) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from siprec.logs import setup_logging
 from siprec.net.resolver import Resolver
@@ -37,6 +37,9 @@ from siprec.sip.users import secrets_of
 
 log = logging.getLogger(__name__)
 
+_RECOVERY: Final = 5.0
+"""Seconds that the start waits for the library to be put right; after that it goes on beside the calls."""
+
 
 def main(file: Path | None, invite: Sequence[str] = ()) -> int:
     """Run until SIGINT or SIGTERM; returns the exit status. `invite`: recording clients to ask, as in the
@@ -56,8 +59,9 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
     loop = asyncio.get_running_loop()
     settings = config.recorder
     library = RecorderLibrary(base / settings.directory)
-    for repaired in library.recover():
-        log.warning("recording %s was interrupted; its files have been repaired", repaired.id)
+    recovery = asyncio.create_task(asyncio.to_thread(_recover, library))
+    # A large library takes its time, and a disk may hang: calls do not wait for that.
+    await asyncio.wait({recovery}, timeout=_RECOVERY)
     clock = TimerWheel(loop)
     transport = SocketTransport(
         tls=TlsSettings(
@@ -164,6 +168,11 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         await resolver.close()
         clock.close()
     return 0
+
+
+def _recover(library: RecorderLibrary) -> None:
+    for repaired in library.recover():
+        log.warning("recording %s was interrupted; its files have been repaired", repaired.id)
 
 
 async def _planned_stop(server: RecorderServer, config: Config, notifier: Notifier, signals: Signals) -> None:

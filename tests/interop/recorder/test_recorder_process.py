@@ -90,6 +90,23 @@ def test_a_second_signal_ends_a_drain(tmp_path: Path, stack: ExitStack) -> None:
     assert until(lambda: first.requests("BYE"))
 
 
+def test_a_corrupt_library_does_not_keep_it_from_starting(tmp_path: Path, stack: ExitStack) -> None:
+    day = tmp_path / "rec" / "2026" / "03" / "02"
+    for number in range(3):
+        (day / f"20260302T091458Z-0000000{number}").mkdir(parents=True)
+    os.mkfifo(day / "20260302T091458Z-00000000" / "recording.json")
+    (day / "20260302T091458Z-00000001" / "recording.json").write_text('{"state": "recor')
+    (day / "notes.txt").write_text("not ours")
+    recorder = start(stack, tmp_path)
+    until(lambda: "notes.txt" in recorder.text)
+    one = client(stack, recorder)
+    one.begin()
+    one.send("BYE")
+    assert one.response().status == 200
+    until(lambda: len(recorder.recordings()) == 4)
+    assert {each["state"] for each in recorder.recordings()} == {"failed", "complete"}
+
+
 SMALL = """
 import subprocess, sys
 subprocess.run(["mount", "-t", "tmpfs", "-o", sys.argv[1], "tmpfs", sys.argv[2]], check=True)
