@@ -320,6 +320,9 @@ class _Merge:
         session.group = group
         session.start = self._one(item, "start-time", Time, session.start)
         session.stop = self._one(item, "stop-time", Time, session.stop)
+        if session.start is not None and session.stop is not None and session.stop.seconds < session.start.seconds:
+            self.findings.append(f"stop-time {session.stop.text} lies before start-time {session.start.text}")
+            session.stop = max(session.start, self.now, key=_seconds)
 
     def _participant(self, item: Item) -> None:
         id_ = item.ids["participant_id"]
@@ -393,7 +396,7 @@ class _Merge:
                     if last.start is None or last.implied:
                         last.start, last.implied = start, False
                     else:
-                        last.end = start
+                        last.end = max(last.start, start, key=_seconds)
                 if last is None or last.end is not None:
                     intervals.append(Interval(start))
             elif last.end is not None and end is None and self.complete:
@@ -406,10 +409,17 @@ class _Merge:
         if end is not None:
             last = intervals[-1]
             if last.end is None or last.implied:
+                if last.start is not None and end.seconds < last.start.seconds:
+                    self.findings.append(f"disassociate-time {end.text} lies before associate-time {last.start.text}")
+                    end = max(last.start, self.now, key=_seconds)
                 last.end = end
             elif not _same(last.end, end):
                 intervals.append(Interval(None, end))
         del intervals[:-_MAX_HISTORY]
+
+
+def _seconds(time: Time) -> float:
+    return time.seconds
 
 
 def _same(a: Time | None, b: Time) -> bool:
@@ -418,8 +428,10 @@ def _same(a: Time | None, b: Time) -> bool:
 
 def _close(intervals: list[Interval], when: Time, *, implied: bool) -> None:
     if intervals and intervals[-1].end is None:
-        intervals[-1].end = when
-        intervals[-1].implied = intervals[-1].implied or implied
+        last = intervals[-1]
+        # The start may come from the client's clock and the end from ours: it is not over before it began.
+        last.end = last.start if last.start is not None and when.seconds < last.start.seconds else when
+        last.implied = last.implied or implied
 
 
 def _contribute(contribution: Contribution, send: list[Id], recv: list[Id], now: Time) -> None:

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 2.0
 """Seconds that a disk may refuse before the recording client is told to take another SRS."""
+_AGREE = 60.0
+"""Seconds that an end may differ from the beginning and what was measured since."""
 TOO_SLOW = 30.0
 """Seconds that data may wait for the disk before the same."""
 _JSON_INTERVAL = 5.0
@@ -70,7 +72,7 @@ class Recording:
         """Seconds from then on after which it ends."""
         self.pipeline = Pipeline(
             recorder.settings.audio_format,
-            wall_offset=recorder.clock.wall() - recorder.clock.now(),
+            wall_offset=rs.wall_offset,
             mix_rate=recorder.settings.mix_rate,
         )
         self.pipeline.directory = directory
@@ -79,6 +81,7 @@ class Recording:
         """Why the recording cannot go on here; empty: it can."""
         self._clock = recorder.clock
         self._writer = recorder.writer
+        self._begun = recorder.clock.now()
         self._ntp_clocks: dict[str, NtpClock] = {}
         self._configured: dict[int, object] = {}
         self._submitted = 0
@@ -227,10 +230,14 @@ class Recording:
         Its lines have left before, and its metadata are now its own.
         """
         if self.result is None:
-            self.ended, self.end_reason = wall, reason
+            until = self.over_since if self.over_since is not None else self._clock.now()
+            # What the clocks of both sides say may jump; how long it lasted is known.
+            lasted = self.started + max(until - self._begun, 0.0)
+            self.ended = wall if wall >= self.started and abs(wall - lasted) <= _AGREE else lasted
+            self.end_reason = reason
             for line in self.lines:
                 for pause in line.pauses:
-                    pause.end = pause.end or wall
+                    pause.end = pause.end or max(pause.start, self.rs.wall())
             alone = self.rs.closing and self.rs.begun == 1
             self._state = self.rs.state if alone else extract(self.rs.state, self.session)
             self.result = self._writer.call(self._finish)

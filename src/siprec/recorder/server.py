@@ -256,7 +256,7 @@ class RecordingCall(CallHandler):
     def _update(self, session: RecordingSession, request: SipRequest, reply: Reply) -> None:
         sdp = offer_of(request)
         metadata, charset = metadata_of(request)
-        wall = self._server.recorder.clock.wall()
+        wall = session.wall()
         if sdp is not None:
             answer = session.offer(sdp, metadata, received_wall=wall, charset=charset)
             reply(200, answer)
@@ -275,7 +275,7 @@ class RecordingCall(CallHandler):
             return
         metadata, charset = metadata_of(message)
         try:
-            self._session.offer(sdp, metadata, received_wall=self._server.recorder.clock.wall(), charset=charset)
+            self._session.offer(sdp, metadata, received_wall=self._session.wall(), charset=charset)
         except (RecorderError, SipError) as error:
             log.warning("Call-ID %s: answer in ACK not understood: %s", self._call.call_id, error.reason)
 
@@ -310,7 +310,7 @@ class RecordingCall(CallHandler):
             try:
                 metadata, charset = metadata_of(request)
                 if metadata is not None:
-                    session.metadata(metadata, received_wall=self._server.recorder.clock.wall(), charset=charset)
+                    session.metadata(metadata, received_wall=session.wall(), charset=charset)
             except (RecorderError, SipError) as error:
                 log.warning("Call-ID %s: metadata in BYE not understood: %s", call.call_id, error.reason)
         self._finish("BYE" if reason == "bye" else reason, request)
@@ -353,7 +353,7 @@ class RecordingCall(CallHandler):
             self._liveness.stop()
         self._server.calls.discard(self)
         if session is not None:
-            wall = self._server.recorder.clock.wall()
+            wall = session.wall()
             session.close(reason, wall=_said(request, wall) if request is not None else wall)
             log.info("Call-ID %s: recording ended (%s)", self._call.call_id, reason)
 

@@ -161,6 +161,9 @@ class RecordingSession:
         self._trouble = ""
         self._told = False
         self._clock = recorder.clock
+        self.wall_offset = recorder.clock.wall() - recorder.clock.now()
+        """Unix seconds are monotonic seconds plus this, for as long as the session lasts: the system's clock may be set
+        meanwhile."""
         self._lines: dict[int, MediaLine] = {}
         self._owners: dict[int, Recording] = {}
         self._labels: dict[str, int] = {}
@@ -207,7 +210,7 @@ class RecordingSession:
             raise
 
     def _offer(self, offer: bytes, metadata: bytes | None, received_wall: float | None, charset: str | None) -> bytes:
-        wall = self._clock.wall() if received_wall is None else received_wall
+        wall = self.wall() if received_wall is None else received_wall
         try:
             description = sdp.parse(offer)
         except sdp.SdpError as error:
@@ -276,10 +279,14 @@ class RecordingSession:
         """Take a metadata document that came without SDP (UPDATE, BYE); raises :class:`MetadataError`, and
         :class:`RecorderFull` when it begins a communication session for which there is no place."""
         self._check_open()
-        wall = self._clock.wall() if received_wall is None else received_wall
+        wall = self.wall() if received_wall is None else received_wall
         parsed, problem = self._read(document, charset)
         self._apply(document, parsed, problem, self._places(parsed, False), wall)
         self._save()
+
+    def wall(self) -> float:
+        """Unix seconds, by the clock of this session."""
+        return self._clock.now() + self.wall_offset
 
     @property
     def where(self) -> str:
@@ -318,7 +325,7 @@ class RecordingSession:
         if self._result is not None:
             return self._result
         self.closing = True
-        ended = self._clock.wall() if wall is None else wall
+        ended = self.wall() if wall is None else wall
         if self._timer is not None:
             self._timer.cancel()
         for line in self._lines.values():
@@ -528,7 +535,7 @@ class RecordingSession:
         made: list[Path] = []
         try:
             while len(made) < new:
-                made += [self.recorder.library.new_directory(self._start(self._clock.wall()))]
+                made += [self.recorder.library.new_directory(self._start(self.wall()))]
         except RecorderFull:
             for path in made:
                 self.recorder.library.remove_unused(path)
@@ -633,10 +640,10 @@ class RecordingSession:
         All others are recorded under no name: whatever is accepted is recorded."""
         until = self._left.get(index, float("-inf")) + LINGER
         if line.receiving and line.last_media is not None and line.last_media > until:
-            recording = self._recording_of(None, None, [], self._clock.wall())
+            recording = self._recording_of(None, None, [], self.wall())
             if recording is not None:
                 recording.nameable = not self.state.complete_seen
-                self._move(index, line, recording, self._clock.wall())
+                self._move(index, line, recording, self.wall())
                 recording.configure()
                 return
         part = line.take(now - HOLD)
@@ -656,7 +663,7 @@ class RecordingSession:
             recording.tick(now - HOLD)
             since = recording.over_since
             if since is not None and now >= since + recording.patience:
-                self._end(recording, "the communication session ended", self._clock.wall() - now + since)
+                self._end(recording, "the communication session ended", self.wall() - now + since)
             self._trouble = self._trouble or recording.trouble
         if self._trouble and not self._told:
             self._told = True
