@@ -126,7 +126,8 @@ class _Feed:
             self._resampler, self._stretcher = Resampler(rate_in, rate_out), None
             self._tail = self._tail[:0]
             # In the gap between, any correction is inaudible.
-            start = max(round((position / rate_in + self.shift) * rate_out), self.end)
+            late = self.shift if abs(self.shift - self._late) > _IN_SILENCE else self._late
+            start = max(round((position / rate_in + late) * rate_out), self.end)
             self._late = start / rate_out - position / rate_in
             self.end = start
         self._expected = position + len(samples)

@@ -298,6 +298,7 @@ def test_a_recording_that_nothing_is_sent_to_does_not_grow(bench: Open) -> None:
     b.settle()
     assert {path.name: path.stat().st_size for path in directory.glob("*.wav")} == sizes
     # The silence is there as soon as something follows it.
+    b.clock.advance(b.clock.now() + 0.02)
     b.inject([(at, restamp(d, sequence=100, timestamp=617 * 8000)) for at, d in packets(left, PCMU, 0, ssrc=1)])
     b.wait(20)
     result = b.finish()
