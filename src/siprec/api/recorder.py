@@ -210,5 +210,8 @@ class _Metrics(Collector):
             ("packets", "RTP packets of recordings that ended.", "packets"),
             ("packets_lost", "Packets of them that did not come.", "lost"),
             ("packets_dropped_by_disk", "Packets of them that the disk was too slow for.", "dropped_by_disk"),
+            ("packets_not_decodable", "Packets in a format not agreed upon, kept raw.", "not_decodable"),
+            ("source_changes", "Times that media of a stream came from another address.", "source_changes"),
+            ("second_sources", "Sources beside that of a stream, not recorded.", "second_sources"),
         ):
             yield CounterMetricFamily(f"siprec_recorder_{name}", text, value=counters.get(key, 0))

@@ -281,6 +281,11 @@ class MediaServer(ABC):
     ) -> None:
         """Where the copies go; may be repeated. Streams with port 0, inactive or sendonly get none."""
 
+    @property
+    def transcodes(self) -> bool:
+        """Whether copies arrive in a codec that the answer to a subscription takes, whatever the call uses."""
+        return False
+
     @abstractmethod
     def pause(self, session: MediaSession, tag: str, done: Result) -> None:
         """Withhold every stream of the subscription, at once (CTL-07), until :meth:`resume`."""

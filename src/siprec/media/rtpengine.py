@@ -164,6 +164,10 @@ class RtpEngine(MediaServer):
         }
         self.client.request("subscribe answer", arguments, replied)
 
+    @property
+    def transcodes(self) -> bool:
+        return not self._gates  # "allow transcoding" asks for it; our relay does not
+
     def pause(self, session: MediaSession, tag: str, done: Result) -> None:
         self._again(session, tag, done, paused=True)
 

@@ -29,7 +29,7 @@ Address = tuple[str, int]
 _DATAGRAM = 9216
 _DRAIN = 256  # datagrams read per wake-up, so that one stream cannot starve the others
 _MAX_RAW = 20_000
-_MAX_NAMES = 64
+_MAX_NAMES = 32  # of a kind that a stream remembers and writes to the log
 
 
 @dataclass(slots=True)
@@ -51,6 +51,8 @@ class MediaLine:
     local_address: str
     clock: Clock
     label: str = ""
+    call_id: str = ""
+    """Of the recording session, for the log."""
     table: Mapping[int, codecs.Codec] = field(default_factory=dict)
     mux: bool = False
     fir: bool = False
@@ -80,6 +82,8 @@ class MediaLine:
     last_report: tuple[int, float, int] | None = None
     sources: list[tuple[float, Address]] = field(default_factory=list)
     """Where media came from, since when (monotonic seconds); the latest last."""
+    moves: int = 0
+    """How often the source changed."""
     second_sources: dict[Address, int] = field(default_factory=dict)
     """Others that sent media at the same time, none of which is recorded: their SSRC."""
     not_decodable: dict[str, int] = field(default_factory=dict)
@@ -109,9 +113,9 @@ class MediaLine:
         return self._meanings
 
     def negotiated(self, taken: Mapping[int, codecs.Codec], offered: Mapping[int, codecs.Codec]) -> None:
-        """The formats after an offer and its answer."""
-        self.table, self.offered = taken, offered
-        self._meanings = meanings(taken, offered, self.kind)
+        """The formats after an offer and its answer. What was offered before may still be sent."""
+        self.table, self.offered = taken, {**self.offered, **offered}
+        self._meanings = meanings(taken, self.offered, self.kind)
 
     def _rate(self, payload_type: int) -> int | None:
         codec = self._meanings.get(payload_type)
@@ -217,32 +221,30 @@ class MediaLine:
         name = codec.name if codec is not None else f"payload type {packet.payload_type}"
         if name not in self.not_decodable:
             if len(self.not_decodable) >= _MAX_NAMES:
-                return
-            self.not_decodable[name] = 0
-            log.warning(
-                "m-line %d, label %s: RTP in a format that was not agreed upon and cannot be decoded, %s, is kept raw",
-                self.index, self.label or "-", name,
-            )  # fmt: skip
-        self.not_decodable[name] += 1
+                name = "others"
+            if name not in self.not_decodable:
+                self._warn(f"RTP in a format that was not agreed upon and cannot be decoded, {name}, is kept raw")
+        self.not_decodable[name] = self.not_decodable.get(name, 0) + 1
 
     def _moved(self, address: Address, now: float) -> None:
         if self.sources and self.sources[-1][1] == address:
             return
         if self.sources:
-            log.warning(
-                "m-line %d, label %s: media now come from %s port %d instead of %s port %d",
-                self.index, self.label or "-", *address, *self.sources[-1][1],
-            )  # fmt: skip
+            self.moves += 1
+            host, port = self.sources[-1][1]
+            if self.moves <= _MAX_NAMES:
+                self._warn(f"media now come from {address[0]} port {address[1]} instead of {host} port {port}")
         self.sources.append((now, address))
         del self.sources[:-_MAX_NAMES]
 
     def _second(self, address: Address, ssrc: int) -> None:
-        if len(self.second_sources) < _MAX_NAMES:
+        if len(self.second_sources) < _MAX_NAMES and address not in self.second_sources:
             self.second_sources[address] = ssrc
-        log.warning(
-            "m-line %d, label %s: a second source, %s port %d, SSRC %08x, is not recorded",
-            self.index, self.label or "-", *address, ssrc,
-        )  # fmt: skip
+            self._warn(f"a second source, {address[0]} port {address[1]}, SSRC {ssrc:08x}, is not recorded")
+
+    def _warn(self, what: str) -> None:
+        """Bounded by its callers: what comes from the network must not fill the log."""
+        log.warning("Call-ID %s, m-line %d, label %s: %s", self.call_id, self.index, self.label or "-", what)
 
     def rtcp_datagram(self, data: bytes, address: Address, now: float) -> None:
         """One RTCP datagram."""
@@ -348,6 +350,7 @@ class MediaLine:
     def successor(self, wall: float) -> MediaLine:
         """Another stream on the same m-line and sockets; :meth:`open` it in place of this one."""
         line = MediaLine(0, self.index, self.kind, self.pair, self.local_address, self.clock, self.label)
+        line.call_id = self.call_id
         line.negotiated(self.table, self.offered)
         line.codec_names, line.mux = list(self.codec_names), self.mux
         line.latch, line.rtcp_target, line.sources = self.latch, self.rtcp_target, self.sources[-1:]

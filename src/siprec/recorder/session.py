@@ -94,7 +94,7 @@ class Recorder:
     sessions: set[RecordingSession] = field(default_factory=set)
     counters: Counter[str] = field(default_factory=Counter)
     """Since the start: ``sessions`` accepted and ``refused``; of recordings that ended: ``recordings``, ``packets``,
-    ``lost``, and ``dropped_by_disk``."""
+    ``lost``, ``dropped_by_disk``, ``not_decodable``, ``source_changes`` and ``second_sources``."""
 
     def __post_init__(self) -> None:
         self.space = Space(self.library.root, self.writer, self.settings.min_free)
@@ -259,6 +259,7 @@ class RecordingSession:
                 line = self._lines[index] = MediaLine(
                     0, index, "audio", ports.acquire(), ports.address, self._clock, each.label or "", latch=latch
                 )
+                line.call_id = self.call_id
                 table = codec_table(each)
                 line.negotiated(table, table)
                 line.codec_names = [codec.name for codec in table.values()]
@@ -392,6 +393,7 @@ class RecordingSession:
                     fresh[index] = MediaLine(
                         0, index, media.kind, ports.acquire(), ports.address, self._clock, latch=latch
                     )
+                    fresh[index].call_id = self.call_id
         except RecorderFull:
             for line in fresh.values():
                 ports.release(line.pair)
@@ -684,6 +686,9 @@ class RecordingSession:
             counters["packets"] += total.received
             counters["lost"] += total.lost
             counters["dropped_by_disk"] += line.dropped_disk
+            counters["not_decodable"] += sum(line.not_decodable.values())
+            counters["source_changes"] += line.moves
+            counters["second_sources"] += len(line.second_sources)
 
     def _save(self) -> None:
         for recording in self.recordings:

@@ -278,8 +278,8 @@ def _faults(line: MediaLine, work: Line | None, offset: float) -> list[dict[str,
         {"fault": "second-source", "count": 1, "detail": f"{host} port {port}, SSRC {ssrc:08x}, was not recorded"}
         for (host, port), ssrc in line.second_sources.items()
     ]
-    if len(line.sources) > 1:
-        found.append({"fault": "source-changed", "count": len(line.sources) - 1})
+    if line.moves:
+        found.append({"fault": "source-changed", "count": line.moves})
     return found
 
 

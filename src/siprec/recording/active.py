@@ -144,6 +144,7 @@ class ActiveRecording:
         self._description: RsDescription | None = None
         self._dialog: RsPeer | None = None
         self._answer: SessionDescription | None = None
+        self._left_out: dict[tuple[str, int], list[str]] = {}
         self._peer: PeerOffer | None = None
         self._attached = 0.0
         self._flowing = False
@@ -532,8 +533,31 @@ class ActiveRecording:
                 self.around.connected(self)
             # What a media server says, or does not say, that is lost means nothing any more.
             self._post(Event(badly, reason=str(error)) if error is not None and not lost else Event(well))
+            if error is None and not lost and well is Kind.CONNECTED:
+                self._tell_left_out()
 
         return done
+
+    def _take_answer(self, answer: SessionDescription) -> None:
+        self._answer = answer
+        if self._description is not None:
+            self._description.took(answer)
+
+    def _tell_left_out(self) -> None:
+        """Tell of codecs of the call that the SRS does not take, where nobody transcodes them: once for each change."""
+        left = self.declined if self._media is not None and not self._media.transcodes else {}
+        if left == self._left_out:
+            return
+        self._left_out = left
+        if left:
+            labels = self.labels
+            why = "; ".join(
+                f"{'caller' if tag == self.call.from_tag else 'callee'} (label {labels.get((tag, index), '?')}): "
+                f"the SRS does not take {', '.join(codecs)}"
+                for (tag, index), codecs in left.items()
+            )
+            log.warning("%s (call %s, SRS %s)", why, self.call.call_id, self.server, extra=self._fields)
+            self._notify(Notify(events.NOT_DECODABLE, why, 0, self.machine.target))
 
     def _gate(self, closed: bool) -> None:
         media, session = self._media, self._media_session
@@ -612,7 +636,7 @@ class ActiveRecording:
             return
 
         def offered(answer: SessionDescription) -> None:
-            self._answer = answer
+            self._take_answer(answer)
 
         def done(result: Result) -> None:
             refused = isinstance(result, SipResponse) and result.status in (405, 501)
@@ -686,6 +710,8 @@ class ActiveRecording:
 
         def connected(error: MediaError | None) -> None:
             if error is None:
+                if peer.description is not None:
+                    description.took(peer.description)
                 peer.answer(Body(answer))
             else:
                 self._answer = before
@@ -714,7 +740,7 @@ class ActiveRecording:
                 self.rs_refused(dialog, 488, refusal)
                 return
             self._srtp.check_way(self.server, description, dialog.way)
-            self._answer = answer
+            self._take_answer(answer)
             self._unreachable = False
             self.around.health.well(self.server, self.profile)
             self._post(Event(Kind.ANSWERED))
@@ -744,7 +770,7 @@ class ActiveRecording:
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
-            self._answer = answer
+            self._take_answer(answer)
             self._post(Event(Kind.PEER_ANSWER))
 
     def rs_snapshot(self, dialog: RsPeer) -> None:

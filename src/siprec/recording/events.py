@@ -27,6 +27,9 @@ UPDATE_FAILED: Final = "E_SIPREC_UPDATE_FAILED"
 """The SRS refused a change; the recording goes on as before it."""
 NO_MEDIA: Final = "E_SIPREC_NO_MEDIA"
 """Five seconds after the start a negotiated stream has carried nothing; `reason` says which. The recording goes on."""
+NOT_DECODABLE: Final = "E_SIPREC_NOT_DECODABLE"
+"""The SRS takes a stream, but not a codec of it that the call may use, and the media server does not transcode: what is
+sent in it may not be decodable at the SRS. `reason` names stream and codecs. The recording goes on."""
 SRS_DOWN: Final = "E_SIPREC_SRS_DOWN"
 """An SRS is silent, unreachable or answers 5xx: others are tried first. `server` says which; there is no call."""
 SRS_UP: Final = "E_SIPREC_SRS_UP"
@@ -45,7 +48,8 @@ MEDIA_SOURCE: Final = "E_SIPREC_MEDIA_SOURCE"
 OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP})
 """Those that belong to no call."""
 EVENTS: Final = (
-    frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED, NO_MEDIA, LOOP, MEDIA_SOURCE})
+    frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED})
+    | {NO_MEDIA, NOT_DECODABLE, LOOP, MEDIA_SOURCE}
     | OF_SERVERS
 )
 

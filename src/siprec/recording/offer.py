@@ -51,6 +51,8 @@ class _Slot:
     kind: str
     proto: str
     formats: list[str]
+    taken: list[str] = field(default_factory=list)
+    """Of `formats` those that the SRS took in its last answer; empty: all are offered."""
 
 
 @dataclass(slots=True)
@@ -80,7 +82,18 @@ class RsDescription:
                 free.stream = stream
         for slot in self.slots:
             if slot.stream is not None:
-                slot.proto, slot.formats = slot.stream.section.proto, list(slot.stream.section.formats)
+                formats = list(slot.stream.section.formats)
+                if formats != slot.formats:
+                    slot.taken = []
+                slot.proto, slot.formats = slot.stream.section.proto, formats
+
+    def took(self, theirs: SessionDescription) -> None:
+        """The SRS's answer: what it did not take is not offered again, unless the call changes its codecs."""
+        for slot, line in zip(self.slots, theirs.media, strict=False):
+            taken = [text for text in slot.formats if text in line.formats]
+            # An answer without a codec of ours says nothing, for example one that numbers them anew.
+            useful = any(name.lower() not in _SIDE for text, name in _codecs(line).items() if text in taken)
+            slot.taken = taken if useful and not line.rejected and len(taken) < len(slot.formats) else []
 
     @property
     def labels(self) -> dict[StreamKey, str]:
@@ -106,7 +119,8 @@ class RsDescription:
             if slot is None or slot.stream is None or theirs.rejected or theirs.kind != slot.kind:
                 lines.append(MediaDescription(theirs.kind, 0, theirs.proto, list(theirs.formats) or ["0"]))
                 continue
-            ours = self._line(index + 1, slot, sdp.answer_direction(theirs.direction, not inactive, "sendonly"))
+            direction = sdp.answer_direction(theirs.direction, not inactive, "sendonly")
+            ours = self._line(index + 1, slot, direction, whole=True)
             pair = secure.agreed(ours, theirs)
             if pair is not None:
                 secure.replaced(ours, pair[1].tag, pair[0])  # SEC-16: their tag, our key
@@ -195,10 +209,13 @@ class RsDescription:
         clear = any(not fits and not line.rejected for fits, (_, line) in zip(fitting, pairs, strict=True))
         return clear or (self.secure and not any(fitting))
 
-    def _line(self, number: int, slot: _Slot, direction: Direction) -> MediaDescription:
+    def _line(self, number: int, slot: _Slot, direction: Direction, *, whole: bool = False) -> MediaDescription:
         if slot.stream is None:
             return sdp.build_media(slot.kind, 0, slot.formats or ["0"], proto=slot.proto, label=str(number))
-        line = sdp.recording_media(slot.stream.section, label=str(number), direction=direction)
+        section = slot.stream.section
+        if slot.taken and not whole:
+            section = _only(section, slot.taken)
+        line = sdp.recording_media(section, label=str(number), direction=direction)
         line.lines += secure.lines_of(slot.stream.section)
         return line
 
@@ -211,6 +228,17 @@ class RsDescription:
             self.origin = self.origin.bump()
         self._last = lines
         return sdp.build_session(self.origin, media).to_bytes()
+
+
+def _only(section: MediaDescription, formats: list[str]) -> MediaDescription:
+    """The m-line with these formats and nothing about others."""
+    found = MediaDescription(section.kind, section.port, section.proto, list(formats), section.num_ports)
+    found.lines = [
+        line
+        for line in section.lines
+        if not line.startswith(("a=rtpmap:", "a=fmtp:")) or line.partition(":")[2].split(" ", 1)[0] in formats
+    ]
+    return found
 
 
 def _codecs(line: MediaDescription) -> dict[str, str]:

@@ -328,6 +328,30 @@ def test_other_control_sockets_do_the_same(kind: str, transport: str) -> None:
     drive(kind, scenario, transport=transport)
 
 
+def test_rtpengine_transcodes_copies_for_an_srs_that_does_not_take_the_codec_of_the_call() -> None:
+    async def scenario(rig: Rig) -> None:
+        assert rig.engine.transcodes
+        a, b = rig.endpoint(), rig.endpoint()
+        offered = await rig.offer(MediaSession(CALL.call_id, CALL.from_tag), a.sdp())
+        answered = await rig.answer(CALL, b.sdp())
+        subscription = await rig.subscribe(CALL, ["caller", "callee"])
+        srs = [rig.endpoint(), rig.endpoint()]
+        answer = sdp.parse(recorder_answer(subscription, srs))
+        for line in answer.media:
+            line.formats = [text for text in line.formats if text != "0"]  # the parties speak PCMU
+            line.lines = [text for text in line.lines if not text.startswith("a=rtpmap:0 ")]
+        assert all("8" in line.formats for line in answer.media)
+        await rig.accept(CALL, subscription.tag, answer.to_bytes())
+        for _ in range(20):
+            a.send(target(answered))
+            b.send(target(offered))
+            await asyncio.sleep(0.02)
+        await until(lambda: all(len(each.poll()) >= 15 for each in srs), "copies")
+        assert {packet[1] & 0x7F for each in srs for packet in each.received} == {8}
+
+    drive("rtpengine", scenario)
+
+
 def test_rtpengine_transcodes_between_parties_and_for_nobody_else() -> None:
     async def scenario(rig: Rig) -> None:
         asked = flags_from({"codec": {"mask": ["PCMU"], "transcode": ["PCMA"]}, "ICE": "remove", "replace": ["origin"]})

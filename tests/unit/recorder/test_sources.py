@@ -90,6 +90,7 @@ def test_another_host_takes_over_after_a_second_and_loses_nothing(
     b.inject([(at - 1.98, d) for at, d in sent[100:]], address=OTHER)
     result = b.finish()
     is_all(result, 6)
+    assert b.recorder.counters["source_changes"] == 1
     assert result.streams[0]["source"] == "192.0.2.99 port 7000"
     assert "media now come from 192.0.2.99 port 7000 instead of 192.0.2.1 port 7000" in caplog.text
 
@@ -121,6 +122,7 @@ def test_a_second_voice_is_reported_and_not_mixed_in(
         assert stream["packets"]["stranger"] == 200
         assert stream["ssrcs"] == ["00000001"]
         assert [f["fault"] for f in stream["rtp_faults"]] == ["second-source"]
+        assert b.recorder.counters["second_sources"] == 1
         assert f"a second source, {foreign[0]} port {foreign[1]}, SSRC 00000002, is not recorded" in caplog.text
 
 
@@ -365,3 +367,16 @@ def test_what_came_in_quarantine_is_not_in_the_next_recording(bench: Callable[..
     b.play(voice(1, 1))
     is_all(b.finish(), 1)
     assert b.pool.quarantine_broken == 1
+
+
+def test_a_flood_of_sources_writes_few_lines(bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
+    b = bench()
+    offer(b)
+    line = b.session.lines[0]
+    for n in range(3000):
+        now = 5000.0 + n * 0.02
+        line.rtp_datagram(rtp.build(0, n, n * 160, 1, b"x" * 160), HOME, now)
+        line.rtp_datagram(rtp.build(0, n % 12, n * 160, n // 12, b"x" * 160), ("203.0.113.9", 1000 + n // 12), now)
+        line.rtp_datagram(rtp.build(96 + n % 32, n, n * 160, 1, b"x" * 160), HOME, now)
+    assert len(caplog.records) < 100
+    assert all(record.getMessage().startswith("Call-ID x, ") for record in caplog.records)
