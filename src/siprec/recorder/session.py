@@ -355,7 +355,8 @@ class RecordingSession:
 
     def _review(self) -> None:
         """What has become of the recordings that are over."""
-        done = [recording for recording in self._ended if recording.result is not None and recording.result.done()]
+        # The sound is written then; the JSON that says so may follow.
+        done = [recording for recording in self._ended if recording.progress != "recording"]
         self._failed |= any(recording.progress == "failed" for recording in done)
         self._ended = [recording for recording in self._ended if recording not in done]
 
