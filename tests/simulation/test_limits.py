@@ -17,11 +17,12 @@ from siprec.proxy.registrar import Registrar
 from siprec.recorder.admission import Admission
 from siprec.sip.digest import Credentials, CredentialStore, authorize
 from siprec.sip.errors import SipError
-from siprec.sip.message import SipRequest
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.throttle import PAIR, SOURCE, GuessThrottle
 from siprec.sip.transport import Hop
 from siprec.sourcelog import source_key
 from tests.simulation.network import VirtualClock
+from tests.simulation.phones import SDP
 from tests.simulation.proxyworld import PROXY, ProxyWorld, raw_request
 from tests.simulation.test_proxy_registrar import Registering
 from tests.simulation.test_proxy_routing import Stranger
@@ -319,6 +320,24 @@ def test_who_succeeds_meanwhile_or_is_known_is_never_banned() -> None:
         w.alice.node.send(request.to_bytes(), Hop("udp", PROXY, 5060))
     w.clock.run_for(1)
     assert len(w.sent("SIP/2.0 404", "10.0.0.1")) == 40
+
+
+def test_responses_and_calls_of_a_banned_source_go_on() -> None:
+    w = Guarded(refusals=5)
+    w.guard._is_in_call = lambda request: w.core.dialogs.knows(request.call_id)
+    call = w.call("sip:bob@10.0.0.2")
+    w.clock.run_for(1)
+    for _ in range(5):
+        w.guard.answered(404, Hop("udp", "10.0.0.2", 5060))
+    assert w.guard.counters["guard_banned"] == 1
+    assert w.guard.admits(SipResponse(200), Hop("udp", "10.0.0.2", 5060)), "it answers what was asked"
+    call.reinvite(SDP)
+    w.clock.run_for(1)
+    w.bob.calls[0].bye()
+    w.clock.run_for(1)
+    assert w.journal.events[-1] == "ended bye"
+    assert call.state == "ended"
+    w.finish()
 
 
 def test_guard_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ class Attack:
         assert Registering(w)("<sip:bob@10.0.0.2:5060>").status == 200
         w.core.rules, w.core.script = rules or w.core.rules, script
         self.s = Stranger(w)
-        self.rings = False
+        self.count = 0
 
     def relayed(self) -> list[str]:
         """What came where nothing may come."""
@@ -85,6 +85,7 @@ def send(a: Attack, method: str, uri: str, transport: str = "udp", host: str = "
         a.s.send(method, uri, transport, cseq=headers.pop("cseq", f"{2_000_000 + before} {method}"), **headers)
         new = reversed(a.s.responses[before:])
         return next((r.status for r in new if r.status >= 200 and r.cseq.method == method), 0)
+    a.count += 1
     node = a.w.network.nodes[host, 5060]
     old, got = node.on_message, []
 
@@ -95,10 +96,8 @@ def send(a: Attack, method: str, uri: str, transport: str = "udp", host: str = "
             old(message, source)
 
     node.on_message = take
-    via = f"SIP/2.0/{transport.upper()} {host};branch=z9hG4bKown{len(a.w.network.trace)}"
-    request = raw_request(
-        method, uri, **{"via": via, "cseq": f"{2_000_000 + len(a.w.network.trace)} {method}", **headers}
-    )
+    via = f"SIP/2.0/{transport.upper()} {host};branch=z9hG4bKown{a.count}"
+    request = raw_request(method, uri, **{"via": via, "cseq": f"{2_000_000 + a.count} {method}", **headers})
     node.send(request.to_bytes(), Hop(transport, PROXY, 5060))
     a.w.clock.run_for(1)
     node.on_message = old
@@ -536,3 +535,105 @@ def test_2xx_and_invite_without_contact_still_make_a_call_that_can_be_ended() ->
     assert w.sent("BYE", "10.0.0.1"), "to where the INVITE came from"
     assert a.relayed() == []
     w.clock.run_for(40)
+
+
+# -- what parties signal of themselves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signalled", ["contact", "record-route"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"sip:x@{LOOPBACK}:22;transport=tcp;lr",
+        f"sip:{LOOPBACK};lr",
+        "sip:[::1];lr",
+        f"sip:x@{PROXY}:5060;transport=tcp",
+    ],
+)
+def test_two_strangers_cannot_have_us_reach_what_they_cannot(signalled: str, place: str) -> None:
+    """The callee names a port of our own host as its Contact, or as a proxy that has record-routed; the caller asks."""
+    a = Attack()
+    w = a.w
+    for host in ("::1",):
+        w.network.node(host)
+    w.hosts["::1"] = [Hop("udp", "::1", 5060)]
+    got: list[SipRequest] = []
+
+    def take(message: Any, source: Hop) -> None:
+        if isinstance(message, SipRequest):
+            got.append(message)
+            if message.method != "ACK":
+                if signalled == "record-route" and message.method == "INVITE":
+                    message.prepend("record-route", f"<{place}>")
+                contact = place.removesuffix(";lr") if signalled == "contact" else "sip:bob@10.0.0.2:5060"
+                response = message.response(200, to_tag="bt", headers=[("Contact", f"<{contact}>")])
+                w.bob.node.send(response.to_bytes(), source)
+
+    w.bob.node.on_message = take
+    assert send(a, "INVITE", "sip:bob@example.com", contact="<sip:a@10.0.0.50>") == 200
+    a.live = w.journal.calls[-1]
+    a.cookie = next(r.record_routes[-1].uri_text for r in got)
+    uri, route = f"{place.removesuffix(';lr')}", f"<{a.cookie}>"
+    if signalled == "record-route":
+        uri, route = "sip:bob@10.0.0.2:5060", f"<{a.cookie}>, <{place}>"
+    w.network.trace.clear()
+    for method in METHODS:
+        send(a, method, uri, **a.tags(route=route))
+    send(a, "ACK", uri, **a.tags(route=route))
+    w.clock.run_for(40)
+    assert a.relayed() == []
+    assert not [s for s in w.network.trace if s.destination[0] == "::1"]
+    if signalled == "contact":
+        assert not [s for s in w.sent("", PROXY) if s.source[0] == PROXY]
+    w.core.shutdown()
+
+
+def test_address_of_a_stranger_takes_no_partys_place_before_the_peer_has_accepted_it() -> None:
+    a = Attack()
+    a.established()
+    w = a.w
+    for method in ("OPTIONS", "INFO", "MESSAGE"):
+        forged = a.tags(contact="<sip:a@192.168.9.9>", via=f"SIP/2.0/UDP 192.168.9.9;rport;branch=z9hG4bKh{method}")
+        send(a, method, "sip:10.0.0.2:5060", **forged)
+    w.network.trace.clear()
+    send(a, "INFO", "sip:10.0.0.1:5060", host="10.0.0.2", **a.tags("callee"))
+    assert w.sent("INFO", "10.0.0.1")
+    assert not w.sent("INFO", "10.0.0.50")
+    # A party that has moved says so in a re-INVITE or UPDATE.
+    moved = a.tags(contact="<sip:a@192.168.9.9>", via="SIP/2.0/UDP 192.168.9.9;rport;branch=z9hG4bKmoved")
+    assert send(a, "UPDATE", "sip:10.0.0.2:5060", **moved) == 200
+    w.network.trace.clear()
+    send(a, "INFO", "sip:a@192.168.9.9", host="10.0.0.2", **a.tags("callee"))
+    assert w.sent("INFO", "10.0.0.50")
+    w.clock.run_for(40)
+    w.core.shutdown()
+
+
+def test_ack_and_bye_reach_a_fork_that_answers_when_the_call_is_over() -> None:
+    a = Attack()
+    w = a.w
+    carol = w.network.node("10.0.0.3")
+    assert Registering(w, "10.0.0.3")("<sip:bob@10.0.0.3:5060>", call_id="reg3").status == 200
+    got: list[SipRequest] = []
+
+    def take(message: Any, source: Hop) -> None:
+        if isinstance(message, SipRequest):
+            got.append(message)
+            if message.method == "INVITE":
+                carol.send(message.response(180, to_tag="ct").to_bytes(), source)
+                contact = [("Contact", "<sip:carol@10.0.0.3:5060>")]
+                answer = message.response(200, to_tag="ct", headers=contact, body=ANSWER)
+                answer.set("content-type", "application/sdp")
+                w.clock.call_later(5, carol.send, answer.to_bytes(), source)
+            elif message.method == "BYE":
+                carol.send(message.response(200).to_bytes(), source)
+
+    carol.on_message = take
+    call = w.call("sip:bob@example.com")
+    w.clock.run_for(1)
+    call.bye()
+    w.clock.run_for(1)
+    assert w.journal.events[-1] == "ended bye"
+    w.clock.run_for(10)
+    assert [r.method for r in got if r.method in ("ACK", "BYE")][:2] == ["ACK", "BYE"]
+    w.finish()

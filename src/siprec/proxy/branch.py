@@ -92,7 +92,7 @@ class Branch:
             self._fallback = next_hop if flow.connection and not self.target.only_flow else None
             self._found([flow])
         else:
-            context.core.resolve_contact(next_hop, self.target.given_by, self._found)
+            context.core.resolve_contact(next_hop, self.target.given_by, self._found, by_route=request.has("route"))
 
     def _found(self, result: list[Hop] | SipError) -> None:
         if self.done:

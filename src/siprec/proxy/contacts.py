@@ -79,11 +79,11 @@ def is_public_name(uri: Uri) -> bool:
     return not numeric(host) and "." in host and not host.endswith((".invalid", ".local", ".localhost"))
 
 
-def may_reach(hop: Hop, given_by: str, identity: Identity) -> bool:
-    """Whether a hop that a stranger's Contact resolved to may be used: never ourselves, and nothing that the stranger
-    at `given_by` could not reach itself."""
+def may_reach(hop: Hop, given_by: str, identity: Identity, by_route: bool = False) -> bool:
+    """Whether a hop that a stranger's Contact resolved to may be used: never ourselves (a Route may, in a spiral), and
+    nothing that the stranger at `given_by` could not reach itself."""
     if identity.leads_here(hop):
-        return False
+        return by_route
     host, stranger = numeric(hop.host), numeric(given_by)
     return not host or not stranger or host == stranger or scope(host) >= scope(stranger)
 

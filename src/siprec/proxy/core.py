@@ -208,16 +208,18 @@ class ProxyCore:
         if told and self.on_limit is not None:
             self.on_limit(limit, text, request, source)
 
-    def resolve_contact(self, uri: Uri, given_by: str, done: Callable[[list[Hop] | SipError], None]) -> None:
-        """Like `resolve`, for a Contact that somebody gave us: what leads back to us, or where its giver could not go
-        itself, is left out."""
+    def resolve_contact(
+        self, uri: Uri, given_by: str, done: Callable[[list[Hop] | SipError], None], *, by_route: bool = False
+    ) -> None:
+        """Like `resolve`, for a Contact (or a Route, `by_route`) that somebody gave us: what leads back to us, or where
+        its giver could not go itself, is left out."""
         if not given_by:
             self.resolve(uri, done)
             return
 
         def found(result: list[Hop] | SipError) -> None:
             if not isinstance(result, SipError):
-                allowed = [hop for hop in result if may_reach(hop, given_by, self.identity)]
+                allowed = [hop for hop in result if may_reach(hop, given_by, self.identity, by_route)]
                 if len(allowed) < len(result):
                     self.counters["contacts_refused"] += 1
                     self._lines.warning(given_by, "%s leads to %s: refused, given by %s", uri, result[0], given_by)
@@ -373,8 +375,17 @@ class ProxyCore:
 
     def _sent(self, dialog: ProxiedDialog, side: Side, base: SipRequest, received: SipRequest, source: Hop) -> None:
         """A request of `side` within a dialog goes on."""
-        self.dialogs.request(dialog, side, base, _sender(received, source))
+        flow = _sender(received, source)
+        if flow is not None and not self._is_known(dialog, side, source):
+            flow = None  # somebody else's address until the peer has accepted it (see `forwarded`)
+        self.dialogs.request(dialog, side, base, flow)
         dialog.peers[side].sent(received, dialog.contact.get(side, ""))
+
+    @staticmethod
+    def _is_known(dialog: ProxiedDialog | EndedDialog, side: Side, source: Hop) -> bool:
+        """Whether an address is one that a side has signalled, or comes from since."""
+        flow = dialog.flow.get(side)
+        return dialog.peers[side].has_signalled(source.host) or (flow is not None and flow.host == source.host)
 
     def _was_ours(self, uri: Uri, source: Hop) -> bool:
         """Whether a request that our user agent did not take is for it all the same: for a dialog that it has no more
@@ -579,6 +590,9 @@ class ProxyCore:
             if request.method == "BYE":
                 self.dialogs.bye_answered(dialog, request, context.side, status)
             elif request.method in ("INVITE", "UPDATE"):
+                flow = _sender(request, context.transaction.source) if status < 300 else None
+                if flow is not None:
+                    dialog.flow[context.side] = flow
                 self.parties.response(dialog, context.side, request, response)
                 if request.method == "UPDATE":
                     self.own.settled(dialog, context.side, request.cseq.number)
@@ -761,8 +775,8 @@ class ProxyCore:
         ):
             return
         contact = (dialog.contact.get(other) if dialog is not None else "") or peers[other].last
-        flow = dialog.flow.get(side) if dialog is not None else None
-        known = peers[side].has_signalled(source.host) or (flow is not None and flow.host == source.host)
+        known = peers[side].has_signalled(source.host)
+        known = known or (dialog is not None and self._is_known(dialog, side, source))
         if contact and (known or self.identity.serves(base.ruri)):
             base.uri = contact
         elif not trusted:
@@ -776,7 +790,8 @@ class ProxyCore:
                 self.layer.send_stateless(request, result[0], add_via=branch)
 
         def by_name(reason: str = "") -> None:
-            self.resolve_contact(next_hop, target.given_by if target is not None else "", found)
+            given_by = target.given_by if target is not None else ""
+            self.resolve_contact(next_hop, given_by, found, by_route=request.has("route"))
 
         if target is not None and target.flow is not None:
             # As in `Branch`: a connection may be gone.
@@ -789,7 +804,7 @@ class ProxyCore:
 def _peer(base: SipRequest, flow: Hop | None, given_by: str) -> Target:
     """The target of a request within a dialog: its Route, else the way to the peer whose Contact `given_by` gave us."""
     if base.has("route"):
-        return Target(base.ruri)
+        return Target(base.ruri, given_by=given_by)
     stranger = flow is not None and given_by not in ("", TRUSTED)
     inside = stranger and place(base.ruri, Hop("", given_by, 0)) == "inside"
     return Target(base.ruri, flow=flow, given_by=given_by, only_flow=inside)

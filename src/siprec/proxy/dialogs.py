@@ -308,6 +308,21 @@ class DialogTable:
             self._arm()
         return dialog
 
+    def late(self, call: Call, response: SipResponse, request: SipRequest) -> EndedDialog:
+        """The dialog of a 2xx that comes when its call is over (a fork that answers late): it is not followed, but the
+        caller's ACK and BYE still reach it."""
+        tag = response.to.tag
+        over = self._over.get(call.dlg_id, {}).get(tag)
+        if over is None:
+            dialog = ProxiedDialog(call, tag)
+            dialog.contact["caller"] = contact_of(request)
+            dialog.peers.caller.contact(dialog.contact["caller"])
+            dialog.peers.caller.route(request.values("record-route"))
+            self._call_ids[call.call_id] = self._call_ids.get(call.call_id, 0) + 1
+            over = self._remember(dialog, "late")
+            self._arm()
+        return over
+
     def response(
         self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse, sdp: bytes
     ) -> tuple[Literal["", "offer", "answer"], bool]:
@@ -401,7 +416,7 @@ class DialogTable:
         self._remember(dialog, reason)
         self._ended(dialog, reason, message, side)
 
-    def _remember(self, dialog: ProxiedDialog, reason: str) -> None:
+    def _remember(self, dialog: ProxiedDialog, reason: str) -> EndedDialog:
         call = dialog.call
         forgotten = reason in _FORGOTTEN and self._forgotten < MAX_FORGOTTEN
         until = self._clock.now() + (REMEMBER_FORGOTTEN if forgotten else REMEMBER)
@@ -419,6 +434,7 @@ class DialogTable:
         self._over.setdefault(call.dlg_id, {})[dialog.callee_tag] = over
         self._over_by_tags[call.call_id, call.from_tag, dialog.callee_tag] = over
         self._forgotten += forgotten
+        return over
 
     def _drop_over(self, over: EndedDialog) -> None:
         of_call = self._over[over.dlg_id]

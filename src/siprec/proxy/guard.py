@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
-from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transport import Hop
 from siprec.sourcelog import SourceLog, source_key
 
@@ -40,7 +40,8 @@ MAX_KEPT: Final = 20_000
 
 
 class Guard:
-    """Of one proxy. `is_known(host)` names those who are never dropped.
+    """Of one proxy. `is_known(host)` names those who are never dropped; responses never are, nor are requests within
+    calls (`is_in_call`).
 
     `agents` are texts looked for in User-Agent, without regard to case. A refusal (4xx) counts one, a success (2xx)
     takes two off: `refusals` within 32 s ban a source for `ban` seconds.
@@ -54,7 +55,9 @@ class Guard:
         agents: Collection[str] = AGENTS,
         refusals: int = 30,
         ban: float = 300.0,
+        is_in_call: Callable[[SipRequest], bool] = lambda request: False,
     ) -> None:
+        self._is_in_call = is_in_call
         self._clock = clock
         self._is_known = is_known
         self.counters: Counter[str] = Counter()
@@ -69,17 +72,19 @@ class Guard:
         self._refusals = refusals
         self._ban = ban
 
-    def admits(self, message: SipMessage | None, source: Hop) -> bool:
+    def admits(self, message: SipRequest | SipResponse | None, source: Hop) -> bool:
         """Whether a message from there may come in; `message` None: it could not be parsed."""
+        if isinstance(message, SipResponse):
+            return True
         key = source_key(source.host)
         if self._bans and key in self._bans:
             if self._bans[key] > self._clock.now():
-                if self._is_known(source.host):
+                if self._is_known(source.host) or (message is not None and self._is_in_call(message)):
                     return True
                 self.counters["guard_dropped"] += 1
                 return False
             del self._bans[key]
-        if isinstance(message, SipRequest):
+        if message is not None:
             agent = (message.get("user-agent") or "")[:256].lower()
             if agent and any(each in agent for each in self._agents) and not self._is_known(source.host):
                 self.counters["guard_dropped"] += 1

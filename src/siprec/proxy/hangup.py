@@ -112,7 +112,7 @@ class _Ending:
             found([flow])
         else:
             given_by = dialog.peers["callee" if side == "caller" else "caller"].given_by
-            core.resolve_contact(next_hop, given_by if not request.has("route") else "", found)
+            core.resolve_contact(next_hop, given_by, found, by_route=request.has("route"))
 
     def _through(self, side: Side) -> None:
         self._open.discard(side)

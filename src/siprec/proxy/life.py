@@ -132,7 +132,7 @@ class _Check:
         if flow is not None:
             found([flow])
         else:
-            core.resolve_contact(next_hop, dialog.peers[OTHER[side]].given_by if not routed else "", found)
+            core.resolve_contact(next_hop, dialog.peers[OTHER[side]].given_by, found, by_route=routed)
 
     def _heard(self, side: Side, status: int) -> None:
         self._statuses.setdefault(OTHER[side], status)

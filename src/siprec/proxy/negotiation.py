@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
 from siprec.proxy import sessiontimer
 from siprec.proxy.call import Call
-from siprec.proxy.dialogs import OTHER, Exchange, ProxiedDialog, Side
+from siprec.proxy.dialogs import OTHER, EndedDialog, Exchange, ProxiedDialog, Side
 from siprec.proxy.indication import RECORD_AWARE, State, Told, essence, preference, whereabouts
 from siprec.proxy.media import CallMedia, MediaTimes, put_sdp, sdp_of
 from siprec.proxy.peers import REFRESHING, above_ours
@@ -381,6 +381,8 @@ class Negotiation:
             call.talk_began = core.clock.now()
         if call is not None and initial:
             if call.state == "terminated" or (context.final and response.status < 200):
+                if response.status >= 200 and response.to.tag:
+                    self._learn(core.dialogs.late(call, response, request), context, branch, transaction, response)
                 go_on()  # too late for anybody: nothing is followed that nothing would end
                 return
             dialog = core.dialogs.early(call, response, request)
@@ -432,7 +434,7 @@ class Negotiation:
 
     def _learn(
         self,
-        dialog: ProxiedDialog,
+        dialog: ProxiedDialog | EndedDialog,
         context: ResponseContext,
         branch: Branch,
         transaction: ClientTransaction,
@@ -449,9 +451,10 @@ class Negotiation:
                 dialog.flow.setdefault("caller", received.source)
         peers.callee.answered(response, transaction.hop.host)
         peers.callee.route(above_ours(response, self._core.identity))
-        if response.status >= 200 and not peers.callee.last:
+        if not peers.callee.last:
             peers.callee.contact(transaction.request.uri)
-            dialog.flow.setdefault("callee", transaction.hop)
+            if response.status >= 200:
+                dialog.flow.setdefault("callee", transaction.hop)
 
     @staticmethod
     def progress(call: Call, response: SipResponse) -> None:

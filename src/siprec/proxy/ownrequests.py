@@ -219,8 +219,8 @@ class OwnRequests:
         if flow is not None:
             found([flow])
         else:
-            given_by = dialog.peers[_other(side)].given_by if not request.has("route") else ""
-            self._core.resolve_contact(next_hop, given_by, found)
+            given_by = dialog.peers[_other(side)].given_by
+            self._core.resolve_contact(next_hop, given_by, found, by_route=request.has("route"))
 
     def request_as(self, dialog: ProxiedDialog, side: Side, method: str = "") -> SipRequest:
         """As the party on `side` would send it from here, but for the number in CSeq; `method` left out: UPDATE if that

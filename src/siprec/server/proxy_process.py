@@ -246,7 +246,7 @@ class ProxyProcess:
         requests = self.recording.answer_srs(config.srs_requests, self.core.calls.values)
         self.agent.accept = lambda request: is_request(request) and self.identity.serves(request.ruri)
         self.agent.on_invite = requests.take
-        self.guard = Guard(self.clock, self._is_known)
+        self.guard = Guard(self.clock, self._is_known, is_in_call=self._is_in_call)
         # One place for what is counted, as the metrics show it.
         self.guard.counters = self.authentication.throttle.counters = self.core.counters
         if self.registrar is not None:
@@ -485,6 +485,13 @@ class ProxyProcess:
             or self.core.rules.names(host)
             or (self.registrar is not None and self.registrar.has_contacts_of(host))
         )
+
+    def _is_in_call(self, request: SipRequest) -> bool:
+        """Whether a request belongs to a call that is, or was not long ago."""
+        try:
+            return self.core.dialogs.knows(request.call_id)
+        except SipError:
+            return False
 
     def _limit_reached(self, limit: str, text: str, request: SipRequest, source: Hop) -> None:
         if limit == "max_passes":
