@@ -134,7 +134,7 @@ class RtpProxy:
 
 @contextlib.asynccontextmanager
 async def ours(choice: Choice) -> AsyncIterator[Server]:
-    relay = await start_relay(RelayOptions(ports=PORTS, packet_loop=choice))
+    relay = await start_relay(RelayOptions(listen=("127.0.0.1", 0), ports=PORTS, packet_loop=choice))
     server = Ng(f"siprec relay, {relay.packet_loop}", relay.pid, relay.ng_address)
     try:
         yield server

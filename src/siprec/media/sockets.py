@@ -208,10 +208,13 @@ def udp(loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> Opener:
 
 
 def tcp(loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> Opener:
-    """Opener for ng over TCP to `address`."""
+    """Opener for ng over TCP to `address`, or over the UNIX socket whose path is in the address's place."""
+    where: object = address
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    if address[0].startswith("/"):
+        family, where = socket.AF_UNIX, address[0]
 
     def opener(on_message: Callable[[bytes], None], on_error: Callable[[str], None]) -> Connection:
-        return StreamConnection(loop, family, address, on_message, on_error, StreamFramer)
+        return StreamConnection(loop, family, where, on_message, on_error, StreamFramer)
 
     return opener

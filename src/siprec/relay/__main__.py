@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -17,9 +18,13 @@ from siprec.relay.process import RelayOptions, run_relay
 from siprec.relay.server import Timeouts
 
 READY = "siprec relay ready"
+SECRET = "SIPREC_NG_SECRET"
+"""The environment variable with the secret of ng clients."""
 
 
 def _address(text: str) -> tuple[str, int]:
+    if text.startswith("unix:/"):
+        return text.removeprefix("unix:"), 0
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
@@ -37,6 +42,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
     """Options of the relay, and the rest."""
     parser = argparse.ArgumentParser(prog="siprec relay", description="A media relay that speaks RTPEngine's ng.")
     parser.add_argument("--listen-ng", type=_address, default=("127.0.0.1", 2223), metavar="HOST:PORT")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="ADDRESS[/LENGTH]",
+        help=f"ng clients that need no secret; may be repeated. The secret is taken from {SECRET} in the environment",
+    )
     parser.add_argument(
         "--interface",
         type=_interface,
@@ -77,6 +89,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[RelayOption
         packet_loop=found.packet_loop,
         dscp=found.dscp,
         rtcp_mux=found.rtcp_mux,
+        secret=os.environ.pop(SECRET, ""),
+        peers=tuple(found.peer),
     )
     return options, found
 
@@ -99,10 +113,13 @@ async def _serve(options: RelayOptions, *, exit_with_parent: bool, heartbeat: in
     if heartbeat is not None:
         relay.heartbeat(Heartbeat(heartbeat))
     host, port = relay.ng_address
-    where = f"{'[' + host + ']' if ':' in host else host}:{port}"
+    where = f"unix:{host}" if host.startswith("/") else f"{'[' + host + ']' if ':' in host else host}:{port}"
     print(f"{READY} ng={where} pid={os.getpid()} packet-loop={relay.packet_loop}", flush=True)
     await stop.wait()
     await relay.close()
+    if exit_with_parent and host.startswith("/"):
+        with contextlib.suppress(OSError):  # the parent's private directory: it may be gone without a word
+            os.rmdir(os.path.dirname(host))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import os
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import siprec
 from siprec.logs import child_arguments
-from siprec.relay.__main__ import READY
+from siprec.relay.__main__ import READY, SECRET
 from siprec.relay.heartbeat import Heartbeat
-from siprec.relay.process import RelayOptions
+from siprec.relay.process import PRIVATE, RelayOptions
 
 _ROOT = str(Path(siprec.__file__).resolve().parent.parent)
 
@@ -31,9 +33,11 @@ class RelayProcess:
         ng_address: tuple[str, int],
         packet_loop: str = "",
         heartbeat: Heartbeat | None = None,
+        directory: str = "",
     ) -> None:
         self._process = process
         self._heartbeat = heartbeat
+        self._directory = directory
         self.ng_address = ng_address
         self.packet_loop = packet_loop
 
@@ -71,6 +75,8 @@ class RelayProcess:
         heartbeat, self._heartbeat = self._heartbeat, None
         if heartbeat is not None:
             heartbeat.close()
+        directory, self._directory = self._directory, ""
+        _remove(directory)
         _close(self._process)
 
     async def stop(self, timeout: float = 5.0) -> None:
@@ -98,10 +104,18 @@ async def _readable(descriptor: int) -> None:
 async def start_relay(options: RelayOptions | None = None, *, timeout: float = 20.0) -> RelayProcess:
     """Start ``python -m siprec.relay`` and wait until it listens; raises :class:`RelayFailed`.
 
-    Its log goes to our standard error. `timeout` is in seconds.
+    Without an address to listen on, it is a UNIX socket in a directory that only our user may enter. Its log goes to
+    our standard error. `timeout` is in seconds.
     """
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, environment.get("PYTHONPATH", "")]))
+    options = options or RelayOptions()
+    directory = ""
+    if options.listen == PRIVATE:
+        directory = _private_directory()
+        options = replace(options, listen=(f"{directory}/ng", 0))
+    if options.secret:
+        environment[SECRET] = options.secret
     heartbeat = Heartbeat()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -110,7 +124,7 @@ async def start_relay(options: RelayOptions | None = None, *, timeout: float = 2
             "siprec.relay",
             "--exit-with-parent",
             f"--heartbeat={heartbeat.descriptor}",
-            *arguments(options or RelayOptions()),
+            *arguments(options),
             *child_arguments("siprec.relay"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -120,6 +134,7 @@ async def start_relay(options: RelayOptions | None = None, *, timeout: float = 2
         )
     except BaseException:
         heartbeat.close()
+        _remove(directory)
         raise
     assert process.stdout is not None
     try:
@@ -129,16 +144,33 @@ async def start_relay(options: RelayOptions | None = None, *, timeout: float = 2
             raise RelayFailed("the relay ended before it was ready" if not line else f"the relay said {line!r}")
         words = dict(word.split("=", 1) for word in line.split() if "=" in word)
         host, _, port = words["ng"].rpartition(":")
-        return RelayProcess(process, (host.strip("[]"), int(port)), words.get("packet-loop", ""), heartbeat)
+        address = options.listen if host == "unix" else (host.strip("[]"), int(port))
+        return RelayProcess(process, address, words.get("packet-loop", ""), heartbeat, directory)
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
         _close(process)
         heartbeat.close()
+        _remove(directory)
         if isinstance(error, TimeoutError):
             raise RelayFailed(f"the relay was not ready after {timeout:g} s") from error
         raise
+
+
+def _private_directory() -> str:
+    """A directory for a UNIX socket: only our user may enter, and its path is short enough (``sun_path``)."""
+    for parent in (os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], tempfile.gettempdir(), "/tmp"):
+        if parent and len(parent) <= 64 and os.access(parent, os.W_OK):
+            return tempfile.mkdtemp(prefix="siprec-relay-", dir=parent)
+    return tempfile.mkdtemp(prefix="siprec-relay-")
+
+
+def _remove(directory: str) -> None:
+    if directory:
+        for remove, path in ((os.unlink, f"{directory}/ng"), (os.rmdir, directory)):
+            with contextlib.suppress(OSError):
+                remove(path)
 
 
 def _close(process: asyncio.subprocess.Process) -> None:
@@ -149,10 +181,10 @@ def _close(process: asyncio.subprocess.Process) -> None:
 
 
 def arguments(options: RelayOptions) -> list[str]:
-    """`options` as a command line."""
+    """`options` as a command line; the secret goes by the environment."""
     host, port = options.listen
     words = [
-        f"--listen-ng={host}:{port}",
+        f"--listen-ng={'unix:' + host if host.startswith('/') else f'{host}:{port}'}",
         f"--port-min={options.ports[0]}",
         f"--port-max={options.ports[1]}",
         f"--media-timeout={options.timeouts.media}",
@@ -166,6 +198,7 @@ def arguments(options: RelayOptions) -> list[str]:
         f"--dscp={options.dscp}",
         *(["--rtcp-mux"] if options.rtcp_mux else []),
     ]
+    words += [f"--peer={peer}" for peer in options.peers]
     for interface in options.interfaces:
         advertised = "!" + interface.advertised if interface.advertised else ""
         words.append(f"--interface={interface.name}/{interface.address}{advertised}")

@@ -1,19 +1,23 @@
-"""The relay on an event loop: ng over UDP and TCP, the packet loop, the clock."""
+"""The relay on an event loop: ng over UDP and TCP or a UNIX socket, the packet loop, the clock."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from siprec.media.bencode import BencodeError
+from siprec.media.bencode import BencodeError, encode
 from siprec.media.ng import StreamFramer
+from siprec.media.ngauth import Stale
 from siprec.net.datagrams import DatagramReader
+from siprec.relay.access import Access, check_access
 from siprec.relay.call import Plane
 from siprec.relay.heartbeat import Heartbeat
 from siprec.relay.learning import Latching
@@ -26,14 +30,21 @@ log = logging.getLogger(__name__)
 
 _BATCH = 32
 _TCP_WAITING = 1 << 20
+_LARGEST_REPLY = 65_400  # of UDP over IPv4, with a signature
+_CONNECTIONS = 256
+_FIRST_MESSAGE = 10.0
+"""Seconds that a connection may take until its first message that is let in."""
+PRIVATE: Final = ("", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class RelayOptions:
-    """How a relay runs. `listen` is where ng is spoken (port 0: any); `preroll` and all time-outs are in seconds;
-    `dscp` marks media (0 to 63), `rtcp_mux` is offered to recorders."""
+    """How a relay runs. `listen` is where ng is spoken: address and port (0: any) or, as the address, the path of a
+    UNIX socket; ``PRIVATE``: a UNIX socket that only its parent knows. Who may: `secret`, `peers` (addresses and
+    networks), see :mod:`siprec.relay.access`. `preroll` and all time-outs are in seconds; `dscp` marks media (0 to 63),
+    `rtcp_mux` is offered to recorders."""
 
-    listen: tuple[str, int] = ("127.0.0.1", 0)
+    listen: tuple[str, int] = PRIVATE
     interfaces: Sequence[Interface] = (Interface("127.0.0.1"),)
     ports: tuple[int, int] = (30000, 39999)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -43,6 +54,8 @@ class RelayOptions:
     packet_loop: Choice = "auto"
     dscp: int = 0
     rtcp_mux: bool = False
+    secret: str = ""
+    peers: Sequence[str] = ()
 
 
 class LoopClock:
@@ -65,23 +78,33 @@ class RunningRelay:
         self._loop = loop
         clock = LoopClock(loop)
         pool = PortPool(options.interfaces, *options.ports, options.dscp)
-        family = socket.AF_INET6 if ":" in options.listen[0] else socket.AF_INET
-        self._udp, self._listener = _listen(family, options.listen)
-        self.ng_address: tuple[str, int] = self._udp.getsockname()[:2]
+        if options.listen == PRIVATE:
+            raise ValueError("no address to listen on for ng")
+        check_access(options.listen[0], options.secret, options.peers)
+        self._access = Access(options.secret, options.peers, clock.now, clock.wall)
+        self._udp, self._listener = _listen(options.listen)
+        self.ng_address: tuple[str, int] = options.listen if self._udp is None else self._udp.getsockname()[:2]
         self._packets = packet_loop(loop, clock.now, options.packet_loop)
         self.packet_loop = self._packets.name
         plane = Plane(clock, self._packets, pool, options.latching, options.preroll, options.rtcp_mux)
         self.relay = Relay(plane, options.timeouts, max_calls=options.max_calls)
+        self.relay.access = self._access.counters
         self._connections: set[_NgStream] = set()
-        self._reader = DatagramReader(loop, self._udp, self._received, batch=_BATCH)
+        udp = self._udp
+        self._reader = DatagramReader(loop, udp, self._received, batch=_BATCH) if udp is not None else None
         self._timer = loop.call_later(0.5, self._tick)
         self._server: asyncio.Server | None = None
 
-    async def start_tcp(self) -> None:
-        """Accept ng over TCP, on the same port."""
-        self._server = await self._loop.create_server(
-            lambda: _NgStream(self.relay, self._connections), sock=self._listener
-        )
+    async def start_streams(self) -> None:
+        """Accept ng over TCP on the same port, or over the UNIX socket."""
+
+        def stream() -> _NgStream:
+            return _NgStream(self._loop, self._answer, self._access, self._connections)
+
+        if self._udp is None:
+            self._server = await self._loop.create_unix_server(stream, sock=self._listener)
+        else:
+            self._server = await self._loop.create_server(stream, sock=self._listener)
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
         """Show in `heartbeat` from now on that the packet loops are alive."""
@@ -90,8 +113,13 @@ class RunningRelay:
     async def close(self) -> None:
         """End every call and close every socket."""
         self._timer.cancel()
-        self._reader.close()
-        self._udp.close()
+        if self._reader is not None:
+            self._reader.close()
+        if self._udp is not None:
+            self._udp.close()
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(self.ng_address[0])
         for connection in list(self._connections):
             connection.abort()
         if self._server is not None:
@@ -110,29 +138,71 @@ class RunningRelay:
             log.exception("housekeeping failed")
 
     def _received(self, message: bytes, source: Any) -> None:
-        reply = self.relay.message(message, source)
-        if reply is not None:
+        reply = self._answer(message, source[0], source, source, _LARGEST_REPLY)
+        if reply is not None and self._udp is not None:
             try:
                 self._udp.sendto(reply, source)
             except OSError as error:
                 log.warning("reply to %s not sent: %s", source, error)
 
+    def _answer(self, message: bytes, host: str, source: object, client: object, limit: int = 0) -> bytes | None:
+        """The reply to a message of `host`, of `limit` octets at the most (0: any). `source` tells apart who may use
+        the same cookies, `client` is whose calls they are."""
+        try:
+            found = self._access.open(message, host)
+        except Stale as stale:
+            return stale.answer.sealed(_error(b"", str(stale)))
+        if found is None:
+            return None
+        plain, opened, first = found
+        cookie = plain.partition(b" ")[0]
+        if opened is None:
+            reply = self.relay.message(plain, source, client)
+        else:
+            reply = self.relay.message(plain, "signed", cookie.rpartition(b"_")[0], first=first)
+        if reply is not None and 0 < limit < len(reply):
+            reply = _error(cookie, f"the reply of {len(reply)} octets fits into no datagram")
+        return opened.sealed(reply) if reply is not None and opened is not None else reply
+
+
+def _error(cookie: bytes, reason: str) -> bytes:
+    return cookie + b" " + encode({"result": "error", "error-reason": reason})
+
 
 class _NgStream(asyncio.Protocol):
-    """One TCP connection that speaks ng."""
+    """One connection that speaks ng. Those that say nothing that is let in are closed."""
 
-    def __init__(self, relay: Relay, connections: set[_NgStream]) -> None:
-        self._relay = relay
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        answer: Callable[[bytes, str, object, object], bytes | None],
+        access: Access,
+        connections: set[_NgStream],
+    ) -> None:
+        self._loop = loop
+        self._answer = answer
+        self._access = access
         self._connections = connections
         self._framer = StreamFramer()
         self._transport: asyncio.Transport | None = None
+        self._host = ""
+        self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._host = peer[0] if isinstance(peer, tuple) and peer else ""
+        if not self._access.welcome(self._host) or len(self._connections) >= _CONNECTIONS:
+            self._transport.abort()
+            return
         self._connections.add(self)
+        if not self._access.listed(self._host):
+            self._idle = self._loop.call_later(_FIRST_MESSAGE, self.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
+        if self._idle is not None:
+            self._idle.cancel()
 
     def data_received(self, data: bytes) -> None:
         transport = self._transport
@@ -140,12 +210,15 @@ class _NgStream(asyncio.Protocol):
         try:
             messages = self._framer.feed(data)
         except BencodeError as error:
-            log.warning("ng connection closed: %s", error)
+            log.warning("ng connection of %s closed: %s", self._host or "this host", error)
             transport.abort()
             return
         for message in messages:
-            reply = self._relay.message(message, id(self))
+            reply = self._answer(message, self._host, id(self), self._host)
             if reply is not None:
+                if self._idle is not None:
+                    self._idle.cancel()
+                    self._idle = None
                 transport.write(reply)
         if transport.get_write_buffer_size() > _TCP_WAITING:
             transport.abort()  # asks, but does not read the answers
@@ -155,12 +228,43 @@ class _NgStream(asyncio.Protocol):
             self._transport.abort()
 
 
-def _listen(family: int, address: tuple[str, int]) -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP sockets on the same port; raises OSError that names the address."""
+def _listen(address: tuple[str, int]) -> tuple[socket.socket | None, socket.socket]:
+    """UDP and TCP sockets on the same port, or a UNIX socket; raises OSError that names the address."""
+    host, port = address
     try:
-        return _pair(family, address)
+        if host.startswith("/"):
+            return None, _unix(host)
+        return _pair(socket.AF_INET6 if ":" in host else socket.AF_INET, address)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}") from None
+        where = host if host.startswith("/") else f"{host}:{port}"
+        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror or error}") from None
+
+
+def _unix(path: str) -> socket.socket:
+    """A UNIX socket of mode 0600 at `path`, in the place of one that nobody listens on."""
+    if stat.S_ISSOCK(_mode(path)):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    before = os.umask(0o177)
+    try:
+        sock.bind(path)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(before)
+    return sock
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return 0
 
 
 def _pair(family: int, address: tuple[str, int]) -> tuple[socket.socket, socket.socket]:
@@ -185,5 +289,5 @@ async def run_relay(options: RelayOptions) -> RunningRelay:
     """Start a relay on the running loop; raises OSError when it cannot listen, ValueError for a bad port range,
     ImportError when the native packet loop is asked for but was not built."""
     relay = RunningRelay(asyncio.get_running_loop(), options)
-    await relay.start_tcp()
+    await relay.start_streams()
     return relay

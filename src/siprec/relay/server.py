@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MAX_ID: Final = 512
 """Octets of a Call-ID or tag."""
 REPLIES_KEPT: Final = 4096
+REPLIES_OCTETS: Final = 16 << 20
 REPLIES_SECONDS: Final = 30.0
 EXPIRY_INTERVAL: Final = 2.0
 MOVES_TOLD: Final = 64
@@ -47,7 +48,15 @@ class Relay:
         self.plane = plane
         self.timeouts = timeouts or Timeouts()
         self.calls: dict[str, Call] = {}
-        self.counters = {"requests": 0, "errors": 0, "repeated": 0, "malformed": 0, "timeouts": 0, "moved": 0}
+        self.counters = {
+            "requests": 0,
+            "errors": 0,
+            "repeated": 0,
+            "malformed": 0,
+            "timeouts": 0,
+            "moved": 0,
+            "refused": 0,
+        }
         self._moves: deque[tuple[object, Reply]] = deque(maxlen=MOVES_KEPT)
         plane.packets.moved = self._source_moved
         self._ended = Totals()
@@ -55,6 +64,9 @@ class Relay:
         self._max_calls = max_calls
         self._expiry_at = 0.0
         self._replies: OrderedDict[tuple[object, bytes], tuple[float, bytes]] = OrderedDict()
+        self._replies_octets = 0
+        self.access: Mapping[str, int] = {}
+        """Counters of who was not let in."""
         self._commands: dict[str, Callable[[dict[str, Value]], Reply]] = {
             "ping": self._ping,
             "offer": self._offer,
@@ -73,8 +85,12 @@ class Relay:
             "statistics": self._statistics,
         }
 
-    def message(self, message: bytes, source: object) -> bytes | None:
-        """The reply to one ng message from `source` (any hashable); None where there is none to give. Never raises."""
+    def message(self, message: bytes, source: object, client: object = None, *, first: bool = True) -> bytes | None:
+        """The reply to one ng message from `source` (any hashable); None where there is none to give. Never raises.
+
+        `client` is whose calls it is about (None: those of `source`). A message that is not the `first` of its cookie
+        is only answered again, if its reply is still known.
+        """
         cookie, space, body = message.partition(b" ")
         if not space or not 0 < len(cookie) <= 255:
             self.counters["malformed"] += 1
@@ -84,6 +100,10 @@ class Relay:
         if known is not None:
             self.counters["repeated"] += 1
             return known[1]
+        if not first:
+            self.counters["refused"] += 1
+            return None
+        self._client = source if client is None else client
         try:
             request = decode_dict(body)
         except BencodeError as error:
@@ -93,11 +113,14 @@ class Relay:
             reply = self.request(request)
         data = cookie + b" " + encode(reply)
         self._replies[source, cookie] = (now, data)
+        self._replies_octets += len(data)
         while self._replies:
-            oldest = next(iter(self._replies.values()))
-            if len(self._replies) <= REPLIES_KEPT and oldest[0] > now - REPLIES_SECONDS:
+            came, oldest = next(iter(self._replies.values()))
+            few = len(self._replies) <= REPLIES_KEPT and self._replies_octets <= REPLIES_OCTETS
+            if few and came > now - REPLIES_SECONDS:
                 break
             self._replies.popitem(last=False)
+            self._replies_octets -= len(oldest)
         return data
 
     def request(self, request: dict[str, Value]) -> Reply:
@@ -342,6 +365,7 @@ class Relay:
                 "sockets": self.plane.packets.sockets,
                 "port pairs": {"used": pool.in_use, "per address": pool.capacity},
                 **self.counters,
+                **{name: count + self.counters.get(name, 0) for name, count in self.access.items()},
                 "packets": {
                     "received": totals.received,
                     "relayed": totals.relayed,

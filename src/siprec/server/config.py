@@ -79,8 +79,8 @@ class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     server: str = "embedded"
     """``embedded`` (a relay of our own as child process), an RTPEngine or a relay of ours elsewhere
-    (``ng:udp:ADDRESS:PORT``, ``ng:tcp:...``), or an RTPProxy (``rtpproxy:udp:ADDRESS:PORT``, ``rtpproxy:tcp:...``,
-    ``rtpproxy:unix:/PATH``, ``rtpproxy:cunix:/PATH``)."""
+    (``ng:udp:ADDRESS:PORT``, ``ng:tcp:...``, ``ng:unix:/PATH``), or an RTPProxy (``rtpproxy:udp:ADDRESS:PORT``,
+    ``rtpproxy:tcp:...``, ``rtpproxy:unix:/PATH``, ``rtpproxy:cunix:/PATH``)."""
     prompt: str = ""
     """With RTPProxy: a file at its host, without the suffix of the payload type (``beep`` for ``beep.0``), that is
     played as recording tone."""
@@ -91,6 +91,8 @@ class MediaConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """``pass``: a call whose media cannot be relayed goes on unrecorded; ``reject``: it gets 503."""
     timeout: float = 0.3
     """Seconds the call waits for the media server at the most."""
+    secret: str = ""
+    """The ``relay.secret`` of a relay of ours elsewhere: commands are signed with it. RTPEngine knows of none."""
 
     ping: float = 2.0
     """Seconds between two questions whether a media server is there."""
@@ -116,6 +118,8 @@ class MediaServerConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     """No new calls; those it has go on."""
     prompt: str = ""
     """As ``media.prompt``."""
+    secret: str = ""
+    """As ``media.secret``."""
 
     @property
     def called(self) -> str:
@@ -127,7 +131,14 @@ class RelayConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """``[relay]``: the embedded relay, and ``siprec relay``."""
 
     listen: str = "127.0.0.1:0"
-    """Address and port of the ``ng`` control socket."""
+    """Where ``siprec relay`` is commanded from (``ng``): ``ADDRESS:PORT``, UDP and TCP, or ``unix:/PATH``, a UNIX
+    socket of mode 0600. On other than a loopback address it needs `secret` or `peers`. The relay that is a child of
+    ``siprec serve`` has a private UNIX socket instead."""
+    secret: str = ""
+    """What ``ng`` clients have to know, at least 16 characters; their side is ``media.secret``."""
+    peers: tuple[str, ...] = ()
+    """Addresses and networks of ``ng`` clients that need no secret, because they know of none (OpenSIPS, Kamailio). By
+    UDP an address can be forged: only in networks where nobody can."""
     interfaces: tuple[str, ...] = ("127.0.0.1",)
     """Addresses that media is received on and sent from: ``[NAME/]ADDRESS[!ADVERTISED]``."""
     ports: str = "30000-39999"
@@ -362,7 +373,8 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     def media_servers(self) -> list[MediaServerConfig]:
         """All media servers: ``[[media_server]]``, else the one of ``[media]``."""
         media = self.media
-        return self.media_server or [MediaServerConfig(address=media.server, prompt=media.prompt, name=_short(media))]
+        single = MediaServerConfig(address=media.server, prompt=media.prompt, secret=media.secret, name=_short(media))
+        return self.media_server or [single]
 
     @property
     def realm(self) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siprec.media.ngauth import SHORTEST
 from siprec.net.address import ListenAddress, is_loopback, split_host_port
+from siprec.relay.access import check_access
 from siprec.relay.ports import parse_interface
 from siprec.server.config_exposure import exposures
 from siprec.sip.errors import SipError
@@ -25,10 +27,20 @@ log = logging.getLogger(__name__)
 _LOGGER = re.compile(r"siprec(\.[a-z_]+)*")
 _RANGE = re.compile(r"(\d+)-(\d+)\Z")
 _UNENCRYPTED = "the keys are in the SDP, which goes to {} unencrypted: use TLS (RFC 4568 7, SEC-07)"
-SERVER_FORMS = "ng:udp:ADDRESS:PORT, rtpproxy:udp:ADDRESS:PORT (also tcp), rtpproxy:unix:/PATH (also cunix)"
-_SERVER = re.compile(
-    r"(?:(?:ng|rtpproxy):(?:udp|tcp):(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}|rtpproxy:c?unix:/\S+)\Z"
+SERVER_FORMS = (
+    "ng:udp:ADDRESS:PORT, rtpproxy:udp:ADDRESS:PORT (also tcp), ng:unix:/PATH, rtpproxy:unix:/PATH (also cunix)"
 )
+_SERVER = re.compile(
+    r"(?:(?:ng|rtpproxy):(?:udp|tcp):(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}|ng:unix:/\S+|rtpproxy:c?unix:/\S+)\Z"
+)
+
+
+def ng_listen(text: str) -> tuple[str, int]:
+    """``ADDRESS:PORT``, or ``unix:/PATH`` as the path and 0; raises ValueError."""
+    if text.startswith("unix:/"):
+        return text.removeprefix("unix:"), 0
+    host, port = split_host_port(text)
+    return host, port or 0
 
 
 def port_range(text: str) -> tuple[int, int]:
@@ -109,7 +121,7 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         except ValueError as error:
             yield f"relay.interfaces[{number}]", str(error)
     try:
-        split_host_port(config.relay.listen)
+        ng_listen(config.relay.listen)
     except ValueError as error:
         yield "relay.listen", str(error)
     for key, text in (("relay.ports", config.relay.ports), ("recorder.ports", config.recorder.ports)):
@@ -134,6 +146,18 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
         yield "recorder.offerless_streams", "must lie in 1..16"
     if config.recorder.session_expires and not 90 <= config.recorder.session_expires <= 86400:
         yield "recorder.session_expires", "must be 0 or lie in 90..86400 (RFC 4028 4)"
+    try:
+        check_access("", config.relay.secret, config.relay.peers)
+    except ValueError as error:
+        yield "relay", str(error)
+    for key, secret in (
+        ("media.secret", config.media.secret),
+        *((f"media_server[{number}].secret", each.secret) for number, each in enumerate(config.media_server)),
+    ):
+        if 0 < len(secret) < SHORTEST:
+            yield key, f"{len(secret)} characters, at least {SHORTEST} are needed"
+    if config.relay.relearn < 0:
+        yield "relay.relearn", "must not be negative"
     if not 0 <= config.relay.dscp <= 63:
         yield "relay.dscp", "must lie in 0..63"
     if config.relay.max_calls < 1:

@@ -136,6 +136,7 @@ class MediaSupervisor:
                 name=wanted.called,
                 prompt=wanted.prompt,
                 label=self._orphans.label,
+                secret=wanted.secret,
             )
         except (ValueError, OSError) as error:
             raise ConfigError(f"media server {wanted.address}: {error}") from None
@@ -179,8 +180,8 @@ class MediaSupervisor:
             self._clock.call_later(1.0, self._let_go)
 
     async def _embed(self) -> MediaServer:
-        self._relay = relay = await start_relay(relay_options(self._config))
-        server = RtpEngine(self._clock, sockets.udp(self._loop, relay.ng_address), name="embedded")
+        self._relay = relay = await start_relay(relay_options(self._config, embedded=True))
+        server = RtpEngine(self._clock, sockets.tcp(self._loop, relay.ng_address), name="embedded")
         self._own.add(server)
         self._met(server)
         watch = HangWatch(

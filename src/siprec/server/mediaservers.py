@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from siprec.media import lines, sockets
 from siprec.media.engine import MediaFlags, MediaServer
+from siprec.media.ngauth import signing
 from siprec.media.rtpengine import RtpEngine
 from siprec.media.rtpproxy import RtpProxy
 from siprec.net.address import split_host_port
@@ -28,7 +29,8 @@ class ServerAddress:
     def parse(cls, text: str) -> ServerAddress:
         """Raises ValueError when `text` is of none of the forms."""
         kind, transport, address = (*text.split(":", 2), "", "")[:3]
-        if kind == "rtpproxy" and transport in ("unix", "cunix") and address.startswith("/"):
+        unix = ("unix", "cunix") if kind == "rtpproxy" else ("unix",) if kind == "ng" else ()
+        if transport in unix and address.startswith("/"):
             return cls(kind, transport, path=address)
         try:
             host, port = split_host_port(address)
@@ -40,9 +42,17 @@ class ServerAddress:
 
 
 def connect(
-    clock: Clock, loop: asyncio.AbstractEventLoop, text: str, *, name: str = "", prompt: str = "", label: str = ""
+    clock: Clock,
+    loop: asyncio.AbstractEventLoop,
+    text: str,
+    *,
+    name: str = "",
+    prompt: str = "",
+    label: str = "",
+    secret: str = "",
 ) -> MediaServer:
-    """The client of the media server `text`; `prompt` is an RTPProxy's tone, `label` is given to the parties of calls.
+    """The client of the media server `text`; `prompt` is an RTPProxy's tone, `label` is given to the parties of calls,
+    `secret` signs ng.
 
     Raises:
         ValueError: `text` is of none of the forms.
@@ -50,7 +60,10 @@ def connect(
     address = ServerAddress.parse(text)
     where = (address.host, address.port)
     if address.kind == "ng":
+        where = (address.path, 0) if address.path else where
         opener = (sockets.udp if address.transport == "udp" else sockets.tcp)(loop, where)
+        if secret:
+            opener = signing(opener, secret, clock.wall)
         return RtpEngine(clock, opener, name=name or text, flags=MediaFlags(label=label))
     if address.path:
         opener = (lines.unix if address.transport == "unix" else lines.cunix)(loop, address.path)

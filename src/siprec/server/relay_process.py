@@ -7,34 +7,36 @@ import sys
 from pathlib import Path
 
 from siprec.logs import setup_logging
-from siprec.net.address import split_host_port
 from siprec.net.timers import TimerWheel
+from siprec.relay.access import check_access
 from siprec.relay.heartbeat import STILL, Heartbeat, Pulse
 from siprec.relay.learning import Latching
 from siprec.relay.ports import parse_interface
-from siprec.relay.process import RelayOptions, run_relay
+from siprec.relay.process import PRIVATE, RelayOptions, run_relay
 from siprec.relay.server import Timeouts
 from siprec.server.config import Config, ConfigError, load
-from siprec.server.config_check import port_range
+from siprec.server.config_check import ng_listen, port_range
 from siprec.server.notify import Notifier
 from siprec.server.stack import announce, run, wait_for_signal
 from siprec.server.why import why
 
 
-def relay_options(config: Config) -> RelayOptions:
-    """``[relay]`` as the relay wants it.
+def relay_options(config: Config, *, embedded: bool = False) -> RelayOptions:
+    """``[relay]`` as the relay wants it; `embedded`: as a child that listens on a private UNIX socket.
 
     Raises:
-        ConfigError: ports or interfaces make no sense.
+        ConfigError: ports or interfaces make no sense, or others could reach it and nothing says who may.
     """
     relay = config.relay
     try:
-        host, port = split_host_port(relay.listen)
+        listen = PRIVATE if embedded else ng_listen(relay.listen)
+        if not embedded:
+            check_access(listen[0], relay.secret, relay.peers)
         interfaces = tuple(parse_interface(text) for text in relay.interfaces)
     except ValueError as error:
         raise ConfigError(f"relay: {error}") from None
     return RelayOptions(
-        listen=(host, port or 0),
+        listen=listen,
         interfaces=interfaces,
         ports=port_range(relay.ports),
         timeouts=Timeouts(media=relay.media_timeout, held=relay.held_timeout, setup=relay.setup_timeout),
@@ -44,6 +46,8 @@ def relay_options(config: Config) -> RelayOptions:
         packet_loop=relay.packet_loop,
         dscp=relay.dscp,
         rtcp_mux=relay.rtcp_mux,
+        secret="" if embedded else relay.secret,
+        peers=() if embedded else relay.peers,
     )
 
 
@@ -63,7 +67,7 @@ async def _main(options: RelayOptions) -> int:
     clock = TimerWheel(asyncio.get_running_loop())
     notifier = Notifier()
     host, port = relay.ng_address
-    where = f"udp:{f'[{host}]' if ':' in host else host}:{port}"
+    where = f"unix:{host}" if host.startswith("/") else f"udp:{f'[{host}]' if ':' in host else host}:{port}"
     announce(f"siprec relay: ready {where} packet-loop={relay.packet_loop}")
     notifier.ready(where)
     heartbeat, pulse = Heartbeat(), Pulse()

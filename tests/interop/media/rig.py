@@ -290,7 +290,12 @@ def relay_options(**changes: Any) -> RelayOptions:
     ours = 20000 + share(1000, 5)
     low = next((low for low in (ours + (free_port() % 12) * 50 for _ in range(200)) if _is_free(low)), ours)
     return RelayOptions(
-        **{"interfaces": (Interface("127.0.0.1"), Interface("::1")), "ports": (low, low + 399), **changes}
+        **{
+            "listen": ("127.0.0.1", 0),
+            "interfaces": (Interface("127.0.0.1"), Interface("::1")),
+            "ports": (low, low + 399),
+            **changes,
+        }
     )
 
 

@@ -242,6 +242,7 @@ def test_the_relay_hears_commands_after_errors(run: Run, host: str) -> None:
         relay = await run_relay(RelayOptions(listen=(host, 0), packet_loop="python"))
         with bound(host) as client:
             for number in range(3):
+                assert relay._udp is not None
                 await provoke(relay._udp)
                 client.sendto(b"%d d7:command4:pinge" % number, relay.ng_address)
                 await until(lambda: _read(client, replies) or replies)
