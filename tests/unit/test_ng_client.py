@@ -8,7 +8,8 @@ import pytest
 
 from siprec.media.bencode import BencodeError, decode_dict, encode
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, MediaStatistics, Subscription
-from siprec.media.ng import NgClient, Reply, StreamFramer
+from siprec.media.ng import NgClient, Reply
+from siprec.media.ngframes import StreamFramer
 from siprec.media.ngreplies import read_statistics
 from siprec.media.rtpengine import RtpEngine, reject_withheld
 from siprec.sip.clock import Timer

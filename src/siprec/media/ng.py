@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias, cast
 
-from siprec.media.bencode import BencodeError, Encodable, Incomplete, Value, decode_dict, decode_prefix, encode
+from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, encode
 from siprec.media.engine import MediaError
 from siprec.media.exchange import Exchange, Malformed
 
@@ -38,32 +38,3 @@ class NgClient(Exchange[Reply]):
             text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
             return MediaError(text, server=self.name)
         return reply
-
-
-class StreamFramer:
-    """Cuts a byte stream (TCP) into ng messages: a cookie, a space, one bencoded value."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are whole now; raises :class:`BencodeError` when the stream cannot be understood."""
-        buffer = self._buffer + data
-        messages = []
-        at = 0
-        while True:
-            while buffer[at : at + 1] in (b"\r", b"\n"):
-                at += 1
-            space = buffer.find(b" ", at, at + 256)
-            if space < 0:
-                if len(buffer) - at > 255:
-                    raise BencodeError("a cookie of more than 255 octets")
-                break
-            try:
-                _, end = decode_prefix(buffer, space + 1)
-            except Incomplete:
-                break
-            messages.append(buffer[at:end])
-            at = end
-        self._buffer = buffer[at:]
-        return messages

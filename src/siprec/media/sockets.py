@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from siprec.media.bencode import BencodeError
 from siprec.media.exchange import Connection, Opener
-from siprec.media.ng import StreamFramer
+from siprec.media.ngframes import StreamFramer
 from siprec.net.datagrams import DatagramReader
 
 _DATAGRAM = 65536

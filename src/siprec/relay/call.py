@@ -55,7 +55,7 @@ class Player(Protocol):
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``,
-    ``transport protocol``, ``SDES``, ``received-from`` (the address alone).
+    ``transport protocol``, ``SDES``, ``received-from`` (the address alone), ``via-branch``.
 
     Two of ours: `preroll`, seconds that a subscription goes back at most (``pre-roll age``, in ms; None: as far as
     there is anything), and `hold`, keep everything for another recorder than the one before (``pre-roll hold``).
@@ -73,6 +73,7 @@ class Wishes:
     transport: str = ""
     sdes: frozenset[str] = frozenset()
     received_from: str = ""
+    via_branch: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -109,7 +110,8 @@ class Stream:
 
 @dataclass(eq=False, slots=True)
 class Party:
-    """A participant, by its tag ("" until it is known)."""
+    """A participant, by its tag ("" until it is known). `mistrusted`: the address in its description is not to be
+    trusted (ng's flag ``SIP source address``)."""
 
     tag: str
     created: float
@@ -122,6 +124,8 @@ class Party:
     label: str = ""
     public: str = ""
     received_from: str = ""
+    via_branch: str = ""
+    mistrusted: bool = False
 
 
 class Call:
@@ -154,6 +158,7 @@ class Call:
             if not media.rejected and relayed(media):
                 self._stream(party, peer, index, media)
         self._signalled(party, description, wishes)
+        peer.via_branch = wishes.via_branch or peer.via_branch
         self._expect(party)
         self._expect(peer)
         out = self._rewritten(description, party, peer, wishes)
@@ -351,6 +356,7 @@ class Call:
         self.last_signal = self.plane.clock.now()
         party.description = description
         party.received_from = wishes.received_from or party.received_from
+        party.mistrusted = "sip-source-address" in wishes.flags
         party.label = wishes.label or party.label
         shared = _bundled(description)
         for index, media in enumerate(description.media):
@@ -392,6 +398,7 @@ class Call:
             payloads, pauses = agreed.get(index, (0, False))
             connection, interface = own.media[index].connection, stream.pair.interface
             nat = connection is not None and behind_nat(connection.address, party.received_from, interface.address)
+            nat = nat or party.mistrusted
             security = stream.security
             secure = security.secure and security.readable and bool(security.keys)
             stream.rtp.expect(Expected(payloads, nat, pauses, secure), stream.authentic if secure else None)

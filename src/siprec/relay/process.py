@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from siprec.media.bencode import BencodeError, encode
-from siprec.media.ng import StreamFramer
 from siprec.media.ngauth import Stale
+from siprec.media.ngframes import StreamFramer
 from siprec.net.datagrams import DatagramReader
 from siprec.relay.access import Access, check_access
 from siprec.relay.call import Plane

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -10,18 +9,29 @@ from dataclasses import dataclass
 from typing import Final
 
 from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, encode
-from siprec.relay.call import Call, CallError, Party, Plane, Wishes
+from siprec.relay.call import Call, CallError, Party, Plane
 from siprec.relay.flow import Address, Flow
-from siprec.relay.player import Player, Sound, sound_of_wav
+from siprec.relay.ngrequest import (
+    body_of,
+    expanded,
+    from_json,
+    named,
+    needed,
+    number,
+    to_json,
+    tone_of,
+    wishes_of,
+    word,
+    words,
+)
+from siprec.relay.player import Player, sound_of_wav
 from siprec.relay.statistics import Reply, statistics
-from siprec.relay.subscriptions import key_frame, subscribe_answer, subscribe_request, unsubscribe
+from siprec.relay.subscriptions import direction_of, key_frame, subscribe_answer, subscribe_request, unsubscribe
 from siprec.relay.totals import Totals
 from siprec.sdp import SdpError
 
 log = logging.getLogger(__name__)
 
-MAX_ID: Final = 512
-"""Octets of a Call-ID or tag."""
 REPLIES_KEPT: Final = 4096
 REPLIES_OCTETS: Final = 16 << 20
 REPLIES_SECONDS: Final = 30.0
@@ -56,7 +66,9 @@ class Relay:
             "timeouts": 0,
             "moved": 0,
             "refused": 0,
+            "managed": 0,
         }
+        self._started = plane.clock.now()
         self._moves: deque[tuple[object, Reply]] = deque(maxlen=MOVES_KEPT)
         plane.packets.moved = self._source_moved
         self._ended = Totals()
@@ -74,14 +86,14 @@ class Relay:
             "delete": self._delete,
             "query": self._query,
             "list": self._list,
-            "subscribe request": self._subscribe_request,
-            "subscribe answer": self._subscribe_answer,
+            "subscribe-request": self._subscribe_request,
+            "subscribe-answer": self._subscribe_answer,
             "unsubscribe": self._unsubscribe,
-            "key frame": self._key_frame,
-            "block media": lambda request: self._block(request, True),
-            "unblock media": lambda request: self._block(request, False),
-            "play media": self._play,
-            "stop media": self._stop,
+            "key-frame": self._key_frame,
+            "block-media": lambda request: self._block(request, True),
+            "unblock-media": lambda request: self._block(request, False),
+            "play-media": self._play,
+            "stop-media": self._stop,
             "statistics": self._statistics,
         }
 
@@ -104,14 +116,15 @@ class Relay:
             self.counters["refused"] += 1
             return None
         self._client = source if client is None else client
+        json = body[:1] == b"{"
         try:
-            request = decode_dict(body)
+            request = from_json(body) if json else decode_dict(body)
         except BencodeError as error:
             self.counters["malformed"] += 1
             reply: Reply = {"result": "error", "error-reason": f"Could not decode the dictionary: {error}"}
         else:
             reply = self.request(request)
-        data = cookie + b" " + encode(reply)
+        data = cookie + b" " + (to_json(reply) if json else encode(reply))
         self._replies[source, cookie] = (now, data)
         self._replies_octets += len(data)
         while self._replies:
@@ -126,7 +139,8 @@ class Relay:
     def request(self, request: dict[str, Value]) -> Reply:
         """Carry out one request. Whatever is wrong with it becomes an error reply."""
         self.counters["requests"] += 1
-        handler = self._commands.get(_text(request, "command"))
+        request = expanded(request)
+        handler = self._commands.get(word(named(request, "command")))
         try:
             if handler is None:
                 raise CallError("Unrecognized command")
@@ -137,7 +151,7 @@ class Relay:
             return {"result": "error", "error-reason": str(error)}
         except Exception:
             self.counters["errors"] += 1
-            log.exception("Call-ID %s: %s failed", _text(request, "call-id"), _text(request, "command"))
+            log.exception("Call-ID %s: %s failed", named(request, "call-id"), named(request, "command"))
             return {"result": "error", "error-reason": "Internal error"}
 
     def tick(self) -> None:
@@ -175,6 +189,7 @@ class Relay:
         return found
 
     def _remove(self, call: Call) -> None:
+        self.counters["managed"] += 1
         self._ended.add(call.totals)
         for tag in list(call.subscriptions):
             unsubscribe(call, tag)
@@ -201,7 +216,7 @@ class Relay:
     def _ping(self, request: dict[str, Value]) -> Reply:
         """``events`` (a key of ours): with changes of host in calls of this client since it asked last."""
         reply: Reply = {"result": "pong"}
-        if request.get("events") == 1 and self._moves:
+        if number(request.get("events")) == 1 and self._moves:
             mine = [move for client, move in self._moves if client == self._client]
             if mine:
                 reply["moved"] = mine[:MOVES_TOLD]
@@ -212,21 +227,21 @@ class Relay:
         return reply
 
     def _call(self, request: dict[str, Value]) -> Call:
-        call = self.calls.get(_needed(request, "call-id"))
+        call = self.calls.get(needed(request, "call-id"))
         if call is None:
             raise CallError("Unknown call-id")
         return call
 
     def _offer(self, request: dict[str, Value]) -> Reply:
-        call_id, from_tag = _needed(request, "call-id"), _needed(request, "from-tag")
-        body = _body(request)
+        call_id, from_tag = needed(request, "call-id"), needed(request, "from-tag")
+        body, wishes = body_of(request), wishes_of(request)
         call = self.calls.get(call_id)
         if call is None:
             if len(self.calls) >= self._max_calls:
                 raise CallError("Too many calls")
             call = Call(call_id, self.plane)
             try:
-                reply = call.offer(from_tag, _text(request, "to-tag"), body, _wishes(request))
+                reply = call.offer(from_tag, named(request, "to-tag"), body, wishes)
             except Exception:
                 call.close()
                 raise
@@ -234,19 +249,20 @@ class Relay:
             self.calls[call_id] = call
             return {"sdp": reply}
         call.client = self._client
-        return {"sdp": call.offer(from_tag, _text(request, "to-tag"), body, _wishes(request))}
+        return {"sdp": call.offer(from_tag, named(request, "to-tag"), body, wishes)}
 
     def _answer(self, request: dict[str, Value]) -> Reply:
         call = self._call(request)
-        from_tag, to_tag = _needed(request, "from-tag"), _needed(request, "to-tag")
-        return {"sdp": call.answer(from_tag, to_tag, _body(request), _wishes(request))}
+        from_tag, to_tag = needed(request, "from-tag"), needed(request, "to-tag")
+        return {"sdp": call.answer(from_tag, to_tag, body_of(request), wishes_of(request))}
 
     def _delete(self, request: dict[str, Value]) -> Reply:
-        call = self.calls.get(_needed(request, "call-id"))
+        call = self.calls.get(needed(request, "call-id"))
         if call is None:
-            if "fatal" in _wishes(request).flags:
-                raise CallError("Call-ID not found")
-            return {"warning": "Call-ID not found"}
+            reason = "Call-ID not found or tags didn't match"
+            if "fatal" in wishes_of(request).flags:
+                raise CallError(reason)
+            return {"warning": reason}
         reply = statistics(call)
         self._remove(call)
         return reply
@@ -255,60 +271,55 @@ class Relay:
         return statistics(self._call(request))
 
     def _list(self, request: dict[str, Value]) -> Reply:
-        limit = request.get("limit", 32)
-        if not isinstance(limit, int) or limit < 1:
+        limit = number(request.get("limit", 32))
+        if limit < 1:
             raise CallError("limit must be a positive integer")
         return {"calls": list(self.calls)[:limit]}
 
     def _subscribe_request(self, request: dict[str, Value]) -> Reply:
         call = self._call(request)
-        wishes = _wishes(request)
+        wishes = wishes_of(request)
         listed = request.get("from-tags")
-        tags = [_decoded(tag) for tag in listed] if isinstance(listed, list) else []
-        if "all" in wishes.flags or request.get("all") not in (None, b"none"):
+        tags = words(listed)
+        if "all" in wishes.flags or word(named(request, "all")) not in ("", "none"):
             tags = []
         elif not tags:
-            tags = [_needed(request, "from-tag")]
-        offered = subscribe_request(call, tags, _text(request, "to-tag"), wishes)
+            tags = [needed(request, "from-tag")]
+        offered = subscribe_request(call, tags, named(request, "to-tag"), wishes)
         subscription = offered.subscription
         reply: Reply = {
             "sdp": offered.description.to_bytes(),
             "to-tag": subscription.tag,
             "from-tags": list(offered.tags),
         }
-        if "SIPREC" in wishes.flags:
+        if "siprec" in wishes.flags:
             labels: dict[str, Encodable] = {}
             parties: dict[str, list[Encodable]] = {tag: [] for tag in offered.tags}
             for fork, media in zip(subscription.forks, offered.description.media, strict=True):
-                said: Reply = {
-                    "index": fork.index + 1,
-                    "type": media.kind,
-                    "label": fork.label,
-                    "mode": media.direction,
-                }
-                parties[fork.from_tag].append(said)
-                labels[fork.label] = {**said, "tag": fork.from_tag}
+                said: Reply = {"index": fork.index + 1, "type": media.kind, "mode": direction_of(call, fork)}
+                parties[fork.from_tag].append({**said, "label": fork.label})
+                labels[fork.label] = {"tag": fork.from_tag, **said}
             reply["media-labels"] = labels
             reply["tag-medias"] = [{"tag": tag, "medias": medias} for tag, medias in parties.items()]
         return reply
 
     def _subscribe_answer(self, request: dict[str, Value]) -> Reply:
-        subscribe_answer(self._call(request), _needed(request, "to-tag"), _body(request))
+        subscribe_answer(self._call(request), needed(request, "to-tag"), body_of(request))
         return {}
 
     def _unsubscribe(self, request: dict[str, Value]) -> Reply:
-        if not unsubscribe(self._call(request), _needed(request, "to-tag")):
+        if not unsubscribe(self._call(request), needed(request, "to-tag")):
             return {"warning": "To-tag not found"}
         return {}
 
     def _key_frame(self, request: dict[str, Value]) -> Reply:
         """A command of ours: ask whoever sends the video of the subscription ``to-tag`` for a key frame."""
-        return {"asked": key_frame(self._call(request), _needed(request, "to-tag"))}
+        return {"asked": key_frame(self._call(request), needed(request, "to-tag"))}
 
     def _block(self, request: dict[str, Value], block: bool) -> Reply:
         """Towards a subscription (``to-tag``): its forks only. Else what ``from-tag``, or everybody, sends."""
         call = self._call(request)
-        from_tag, to_tag = _text(request, "from-tag"), _text(request, "to-tag")
+        from_tag, to_tag = named(request, "from-tag"), named(request, "to-tag")
         subscription = call.subscriptions.get(to_tag)
         if subscription is not None:
             for fork in subscription.forks:
@@ -326,13 +337,13 @@ class Relay:
         """To the party ``from-tag``: the ``tone`` (a key of ours with ``frequency`` in Hz, ``duration`` and
         ``interval`` in ms, ``level`` in dB below full scale), or once the WAV file in ``blob``."""
         call = self._call(request)
-        tag = _needed(request, "from-tag")
+        tag = needed(request, "from-tag")
         party = call.parties.get(tag)
         if party is None:
             raise CallError("No such from-tag")
         tone, blob = request.get("tone"), request.get("blob")
         if isinstance(tone, dict):
-            sound = _tone(tone)
+            sound = tone_of(tone)
         elif isinstance(blob, bytes) and blob:
             sound = sound_of_wav(blob)
         else:
@@ -343,7 +354,7 @@ class Relay:
 
     def _stop(self, request: dict[str, Value]) -> Reply:
         call = self._call(request)
-        party = call.parties.get(_needed(request, "from-tag"))
+        party = call.parties.get(needed(request, "from-tag"))
         if party is None:
             raise CallError("No such from-tag")
         self._silence(call, party)
@@ -359,6 +370,19 @@ class Relay:
         pool, totals = self.plane.pool, self.totals
         return {
             "statistics": {
+                "currentstatistics": {
+                    "sessionsown": len(self.calls),
+                    "sessionsforeign": 0,
+                    "sessionstotal": len(self.calls),
+                    "transcodedmedia": 0,
+                },
+                "totalstatistics": {
+                    "uptime": str(int(self.plane.clock.now() - self._started)),
+                    "managedsessions": self.counters["managed"],
+                    "timeoutsessions": self.counters["timeouts"],
+                    "relayedpackets": totals.relayed,
+                    "relayedpacketerrors": sum(totals.dropped.values()),
+                },
                 "calls": len(self.calls),
                 "subscriptions": sum(len(call.subscriptions) for call in self.calls.values()),
                 "packet loop": self.plane.packets.name,
@@ -376,84 +400,6 @@ class Relay:
         }
 
 
-def _tone(tone: dict[str, Value]) -> Sound:
-    def number(key: str, default: int, low: int, high: int) -> int:
-        value = tone.get(key, default)
-        if not isinstance(value, int) or not low <= value <= high:
-            raise CallError(f"tone: {key} must lie in {low}..{high}")
-        return value
-
-    sound = Sound(
-        number("frequency", 1400, 50, 7000),
-        number("duration", 200, 20, 10_000) / 1000,
-        number("interval", 0, 0, 3_600_000) / 1000,
-        number("level", 20, 0, 60),
-    )
-    if sound.interval and sound.interval < sound.duration + 0.5:
-        raise CallError("tone: interval is too short")
-    return sound
-
-
 def _shown(address: Address) -> str:
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _decoded(value: Value | None) -> str:
-    if isinstance(value, bytes) and len(value) <= MAX_ID:
-        return value.decode("utf-8", "surrogateescape")
-    return ""
-
-
-def _text(request: dict[str, Value], key: str) -> str:
-    return _decoded(request.get(key))
-
-
-def _needed(request: dict[str, Value], key: str) -> str:
-    text = _text(request, key)
-    if not text:
-        raise CallError(f"No {key} in message")
-    return text
-
-
-def _body(request: dict[str, Value]) -> bytes:
-    body = request.get("sdp")
-    if not isinstance(body, bytes) or not body:
-        raise CallError("No sdp in message")
-    return body
-
-
-def _words(value: Value | None) -> list[str]:
-    if isinstance(value, list):
-        return [_decoded(word) for word in value]
-    return _decoded(value).split()
-
-
-def _wishes(request: dict[str, Value]) -> Wishes:
-    age = request.get("pre-roll age")
-    replace = {word.replace("-", " ") for word in _words(request.get("replace"))}
-    single = _text(request, "interface")
-    received = _words(request.get("received-from"))
-    return Wishes(
-        origin="origin" in replace,
-        session_name="session name" in replace,
-        interfaces=tuple(_words(request.get("direction"))) or ((single,) if single else ()),
-        media_address=_text(request, "media address"),
-        family=_text(request, "address family"),
-        flags=frozenset(_words(request.get("flags"))),
-        label=_text(request, "label") or _text(request, "set-label"),
-        preroll=max(0, age) / 1000 if isinstance(age, int) else None,
-        hold=request.get("pre-roll hold") == 1,
-        transport=_text(request, "transport protocol") or _text(request, "transport-protocol"),
-        sdes=frozenset(_words(request.get("SDES"))),
-        received_from=_received(received[-1] if received else ""),
-    )
-
-
-def _received(text: str) -> str:
-    """The address of ``received-from``, as :mod:`ipaddress` writes it; "" where it says nothing."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return ""
-    return "" if address.is_unspecified else address.compressed

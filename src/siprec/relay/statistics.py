@@ -6,6 +6,8 @@ from siprec.media.bencode import Encodable
 from siprec.relay.call import Call, Party, Stream
 from siprec.relay.flow import Address, Flow
 from siprec.relay.fork import Fork, Subscription
+from siprec.relay.ports import PortPair
+from siprec.sdp import MediaDescription
 
 Reply = dict[str, Encodable]
 
@@ -23,6 +25,8 @@ def statistics(call: Call) -> Reply:
     streams = call.streams()
     return {
         "created": int(call.created),
+        "created_us": int(call.created % 1 * 1_000_000),
+        "SSRC": {},
         "last signal": int(call.last_signal + offset),
         "tags": tags,
         "totals": {
@@ -50,7 +54,17 @@ def _party(call: Call, party: Party, offset: float) -> Reply:
         if stream is not None:
             medias.append(_media(party, index, stream, offset))
     peer = call._peer(party)
-    found: Reply = {"tag": party.tag, "created": int(party.created), "in dialogue with": peer.tag, "medias": medias}
+    copies = [{"tag": each.tag, "type": "pub/sub"} for each in call.subscriptions.values()]
+    found: Reply = {
+        "tag": party.tag,
+        "created": int(party.created),
+        "in dialogue with": peer.tag,
+        "subscriptions": [{"tag": peer.tag, "type": "offer/answer"}],
+        "subscribers": [{"tag": peer.tag, "type": "offer/answer"}, *copies],
+        "medias": medias,
+    }
+    if party.via_branch:
+        found["via-branch"] = party.via_branch
     if party.label:
         found["label"] = party.label
     return found
@@ -63,11 +77,10 @@ def _media(party: Party, index: int, stream: Stream, offset: float) -> Reply:
         "index": index + 1,
         "type": stream.kind,
         "protocol": section.proto if section is not None else "RTP/AVP",
-        "flags": ["initialized"],
+        "flags": _directions(section),
         "streams": [
-            _socket(rtp, stream.pair.port, "RTP", rtp.packets, rtp.octets, offset)
-            | {"ssrcs": list(rtp.ssrcs), "local address": stream.pair.interface.address},
-            _socket(rtcp, stream.pair.port + 1, "RTCP", rtcp.rtcp_packets, rtcp.rtcp_octets, offset),
+            _socket(stream.pair, rtp, 0, rtp.packets, rtp.octets, offset) | {"ssrcs": list(rtp.ssrcs)},
+            _socket(stream.pair, rtcp, 1, rtcp.rtcp_packets, rtcp.rtcp_octets, offset),
         ],
         "counters": {
             "relayed": rtp.packets - rtp.unsent,
@@ -80,14 +93,31 @@ def _media(party: Party, index: int, stream: Stream, offset: float) -> Reply:
     }
 
 
-def _socket(flow: Flow, port: int, kind: str, packets: int, octets: int, offset: float) -> Reply:
+def _directions(section: MediaDescription | None) -> list[Encodable]:
+    direction = section.direction if section is not None else "sendrecv"
+    words = {"sendrecv": ["send", "recv"], "sendonly": ["recv"], "recvonly": ["send"]}  # as the relay sees it
+    return ["initialized", *words.get(direction, [])]
+
+
+def _local(pair: PortPair, number: int) -> Reply:
+    """Our end of RTP (0) or RTCP (1)."""
+    address = pair.interface.address
+    return {"local port": pair.port + number, "local address": address, "family": _family(address)}
+
+
+def _family(address: str) -> str:
+    return "IPv6" if ":" in address else "IPv4"
+
+
+def _socket(pair: PortPair, flow: Flow, number: int, packets: int, octets: int, offset: float) -> Reply:
     last = max(flow.last, flow.heard)
+    known = ["confirmed"] if flow.source is not None else []
     return {
-        "local port": port,
+        **_local(pair, number),
         "endpoint": _endpoint(flow.remote),
         "advertised endpoint": _endpoint(flow.signalled),
         "last packet": int(last + offset) if last else 0,
-        "flags": [kind, *(["confirmed"] if flow.source is not None else [])],
+        "flags": [("RTP", "RTCP")[number], *(["filled"] if flow.remote is not None else []), *known],
         "stats": {"packets": packets, "bytes": octets, "errors": _errors(flow)},
     }
 
@@ -95,7 +125,7 @@ def _socket(flow: Flow, port: int, kind: str, packets: int, octets: int, offset:
 def _endpoint(address: Address) -> Reply:
     if address is None:
         return {}
-    return {"family": "IPv6" if ":" in address[0] else "IPv4", "address": address[0], "port": address[1]}
+    return {"family": _family(address[0]), "address": address[0], "port": address[1]}
 
 
 def _subscription(call: Call, subscription: Subscription, offset: float) -> Reply:
@@ -106,6 +136,7 @@ def _subscription(call: Call, subscription: Subscription, offset: float) -> Repl
         "label": subscription.label,
         "created": int(subscription.created),
         "subscriptions": [{"tag": tag, "type": "pub/sub"} for tag in sources],
+        "subscribers": [],
         "medias": [_fork(number, fork, now) for number, fork in enumerate(subscription.forks, 1)],
     }
 
@@ -138,13 +169,20 @@ def _fork(number: int, fork: Fork, now: float) -> Reply:
         "index": number,
         "type": fork.section.kind if fork.section is not None else "",
         "fork": counters,
+        "protocol": fork.section.proto if fork.section is not None else "RTP/AVP",
+        "flags": _directions(fork.section),
         "streams": [
             {
-                "local port": fork.pair.port,
-                "local address": fork.pair.interface.address,
-                "endpoint": _endpoint(fork.remote),
-                "flags": ["RTP"],
-                "stats": {"packets": 0, "bytes": 0, "errors": sum(fork.dropped.values())},
-            },
+                **_local(fork.pair, number),
+                "endpoint": _endpoint(remote),
+                "advertised endpoint": _endpoint(remote),
+                "last packet": 0,
+                "flags": [kind],
+                "stats": {"packets": 0, "bytes": 0, "errors": errors},
+            }
+            for number, kind, remote, errors in (
+                (0, "RTP", fork.remote, sum(fork.dropped.values())),
+                (1, "RTCP", fork.remote_rtcp, 0),
+            )
         ],
     }

@@ -164,6 +164,15 @@ def _parties(call: Call, tags: Sequence[str]) -> list[tuple[str, Party]]:
     return found
 
 
+def direction_of(call: Call, fork: Fork) -> str:
+    """The direction of a fork's stream in the call, as its party says it."""
+    for party, index, stream in call.streams():
+        media = _media(party, index) if stream.rtp is fork.source else None
+        if media is not None:
+            return media.direction
+    return "sendrecv"
+
+
 def copied(party: Party, index: int, stream: Stream) -> bool:
     """Is this stream offered to recorders? RTP is, and T.38."""
     media = _media(party, index)
@@ -303,7 +312,7 @@ def _offer(call: Call, subscription: Subscription, wishes: Wishes) -> SessionDes
     sections = []
     for fork in subscription.forks:
         assert fork.section is not None
-        if "SIPREC" in wishes.flags:
+        if "siprec" in wishes.flags:
             fork.section.set_attribute("label", fork.label)
         sections.append(fork.section)
     if not sections:
