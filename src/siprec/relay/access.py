@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from siprec.media.ngauth import Opened, Refused, Stale, Verifier, check_secret
+from siprec.sourcelog import SourceLog
 
 log = logging.getLogger(__name__)
-
-LOG_INTERVAL: Final = 60.0
-"""Seconds between two log lines about one source."""
-_SOURCES: Final = 1024
 
 
 def is_loopback(host: str) -> bool:
@@ -54,9 +49,8 @@ class Access:
     def __init__(self, secret: str, peers: Sequence[str], now: Callable[[], float], wall: Callable[[], float]) -> None:
         self._verifier = Verifier(check_secret(secret), wall) if secret else None
         self._networks = _networks(peers)
-        self._now = now
+        self.log = SourceLog(log, now=now)
         self.counters = {"refused": 0, "refused connections": 0}
-        self._told: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def listed(self, host: str) -> bool:
         """Needs `host` no secret?"""
@@ -75,7 +69,7 @@ class Access:
         if self._verifier is not None or self.listed(host):
             return True
         self.counters["refused connections"] += 1
-        self._tell(host, "it is not listed")
+        self.log.warning(host, "ng connection of %s refused: it is not listed", host)
         return False
 
     def open(self, message: bytes, host: str) -> tuple[bytes, Opened | None, bool] | None:
@@ -86,7 +80,7 @@ class Access:
             try:
                 opened, first = self._verifier.open(message)
             except Stale as error:
-                self._tell(host, str(error))
+                self.log.warning(host, "ng of %s refused: %s", host, error)
                 raise
             except Refused as error:
                 reason = str(error)
@@ -97,17 +91,5 @@ class Access:
         if self.listed(host):
             return message, None, True
         self.counters["refused"] += 1
-        self._tell(host, reason)
+        self.log.warning(host, "ng of %s refused: %s", host, reason)
         return None
-
-    def _tell(self, host: str, reason: str) -> None:
-        now = self._now()
-        due, count = self._told.pop(host, (now, 0))
-        if now >= due:
-            log.warning("ng of %s refused: %s%s", host, reason, f" ({count} more since the last line)" if count else "")
-            due, count = now + LOG_INTERVAL, 0
-        else:
-            count += 1
-        self._told[host] = due, count
-        if len(self._told) > _SOURCES:
-            self._told.popitem(last=False)

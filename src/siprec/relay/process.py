@@ -143,7 +143,7 @@ class RunningRelay:
             try:
                 self._udp.sendto(reply, source)
             except OSError as error:
-                log.warning("reply to %s not sent: %s", source, error)
+                self._access.log.warning(source[0], "reply to %s not sent: %s", source, error)
 
     def _answer(self, message: bytes, host: str, source: object, client: object, limit: int = 0) -> bytes | None:
         """The reply to a message of `host`, of `limit` octets at the most (0: any). `source` tells apart who may use
@@ -210,7 +210,7 @@ class _NgStream(asyncio.Protocol):
         try:
             messages = self._framer.feed(data)
         except BencodeError as error:
-            log.warning("ng connection of %s closed: %s", self._host or "this host", error)
+            self._access.log.warning(self._host, "ng connection of %s closed: %s", self._host or "this host", error)
             transport.abort()
             return
         for message in messages:

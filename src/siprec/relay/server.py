@@ -29,6 +29,7 @@ from siprec.relay.statistics import Reply, statistics
 from siprec.relay.subscriptions import direction_of, key_frame, subscribe_answer, subscribe_request, unsubscribe
 from siprec.relay.totals import Totals
 from siprec.sdp import SdpError
+from siprec.sourcelog import SourceLog
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Relay:
             "managed": 0,
         }
         self._started = plane.clock.now()
+        self._strangers = SourceLog(log, now=plane.clock.now)
         self._moves: deque[tuple[object, Reply]] = deque(maxlen=MOVES_KEPT)
         plane.packets.moved = self._source_moved
         self._ended = Totals()
@@ -204,7 +206,8 @@ class Relay:
             return
         party, index = found
         self.counters["moved"] += 1
-        log.warning(
+        self._strangers.warning(
+            now[0],
             "Call-ID %s: media of tag %s, m-line %d, come from %s, no longer from %s",
             *(call.call_id, party.tag, index + 1, _shown(now), _shown(before)),
         )
