@@ -7,7 +7,7 @@ VENV := .venv
 WORKERS ?= 4
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test unit interop lint format bench clean
+.PHONY: help run demo test unit interop lint format bench sanitize clean
 help: ## Show the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
 
@@ -51,6 +51,9 @@ lint: $(VENV)/.test ## ruff and mypy --strict
 format: $(VENV)/.test ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+sanitize: $(VENV)/.test ## Run the packet loop's tests with AddressSanitizer and UndefinedBehaviorSanitizer
+	@tools/sanitize $(BIN)/python
 
 bench: $(VENV)/.test ## Print the figures: CPU per call, per packet, per message
 	@tools/system-packages test
