@@ -14,10 +14,13 @@ _MEASURED = 20.0  # seconds of audio below which a rate says nothing
 
 
 class Drift:
-    """Lateness against a time line, which :meth:`begin` restarts. All times are seconds."""
+    """Lateness against a time line, which :meth:`begin` restarts. All times are seconds.
+
+    For each packet the owner lowers :attr:`best` to its lateness, and calls :meth:`note` when :attr:`due` is reached: a
+    call for each packet would cost more than all the rest.
+    """
 
     __slots__ = (
-        "_best",
         "_count",
         "_kept",
         "_lead",
@@ -28,6 +31,8 @@ class Drift:
         "_sxy",
         "_sy",
         "_total",
+        "best",
+        "due",
         "offset",
     )
 
@@ -36,7 +41,8 @@ class Drift:
         """What has to be added to a time of the time line to get the time on our clock."""
         self._lead = 0.0
         self._kept: deque[float] = deque(maxlen=_KEPT)
-        self._best = self._start = self._span = 0.0
+        self.best = self.due = 0.0
+        self._start = self._span = 0.0
         self._count = 0
         self._sx = self._sy = self._sxx = self._sxy = 0.0
         self._total = (0.0, 0.0, 0.0)
@@ -47,14 +53,11 @@ class Drift:
         self._close()
         self.offset, self._lead = offset, lead
         self._kept.clear()
-        self._start, self._best = time, float("inf")
+        self._window(time)
 
-    def note(self, time: float, arrival: float) -> None:
-        """A packet of `time` arrived."""
-        self._best = min(self._best, arrival - time)
-        if time - self._start < _WINDOW:
-            return
-        late = self._best - self._lead
+    def note(self, time: float) -> None:
+        """The time line has reached `time`: :attr:`due`, or later."""
+        late = self.best - self._lead
         middle = (time + self._start) / 2
         self._kept.append(late)
         self.offset = min(self._kept)
@@ -66,7 +69,10 @@ class Drift:
         self._sy += late
         self._sxx += x * x
         self._sxy += x * late
-        self._start, self._best = time, float("inf")
+        self._window(time)
+
+    def _window(self, time: float) -> None:
+        self._start, self.due, self.best = time, time + _WINDOW, float("inf")
 
     def _sums(self) -> tuple[float, float, float]:
         """Of this stretch: spread of time, common spread of time and lateness, seconds."""

@@ -85,7 +85,8 @@ class Latch:
         self.source: Address | None = None
         self.dtx = False
         """Silence is not sent: a silent source is not gone as soon."""
-        self._heard = now
+        self.heard = now
+        """When the source spoke last."""
         self._outdated: Address | None = None  # described before, not any more: it goes on until another one speaks
         self._before: list[Address] = []
         self._candidates: dict[Address, _Candidate] = {}
@@ -98,12 +99,17 @@ class Latch:
         )
         if (media, hosts, behind_nat) == (self.signalled, self.hosts, self.behind_nat):
             return
-        self._heard = now
+        self.heard = now
         self._outdated = self.source if self.source is not None and self.source[0] not in hosts else None
         self.signalled, self.hosts, self.behind_nat = media, hosts, behind_nat
         self._before.clear()
         if self.behind_nat:
             self.source = None
+
+    @property
+    def contested(self) -> bool:
+        """Whether others than the source have sent something."""
+        return bool(self._candidates)
 
     @property
     def undecided(self) -> int:
@@ -118,7 +124,7 @@ class Latch:
         """A packet from `address`, authentic where that can be told; `agreed`: its format is one of the stream's."""
         packet = heard.packet
         if address == self.source:
-            self._heard = packet.arrival
+            self.heard = packet.arrival
             return Taken([heard], dropped=self._outdo() if self._candidates else 0)
         if address == self.signalled and (agreed or self.source is None):
             return self._take(address, heard)
@@ -184,9 +190,9 @@ class Latch:
                 return False
             # The signalled host silences another one; ports of one host have to leave each other time.
             other = self.source is None or (self.source[0] not in self.hosts and address[0] in self.hosts)
-            return other or now - self._heard >= _SAME_HOST_SILENCE
+            return other or now - self.heard >= _SAME_HOST_SILENCE
         patience = self.relearn * (_DTX if self.dtx else 1.0)
-        return candidate.in_a_row >= _OTHER_HOST and now - self._heard >= patience
+        return candidate.in_a_row >= _OTHER_HOST and now - self.heard >= patience
 
     def _take(self, address: Address, heard: Heard, kept: Iterable[Heard] | None = None) -> Taken:
         if self.source is not None and address not in self._before:
@@ -197,7 +203,7 @@ class Latch:
             # It was there earlier than those that followed.
             self._before = self._before[self._before.index(address) + 1 :]
         self.source = address
-        self._heard = heard.packet.arrival
+        self.heard = heard.packet.arrival
         candidate = self._candidates.pop(address, None)
         before = list(kept) if kept is not None else [*(candidate.kept if candidate else ()), heard]
         return Taken(before, moved=address)

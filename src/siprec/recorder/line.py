@@ -93,7 +93,7 @@ class MediaLine:
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.receiver = Receiver(self._rate, self._is_event)
+        self.receiver = Receiver(self._rate)
         self._meanings: dict[int, codecs.Codec] = {}
         self.reporter = rtcp.Reporter(self.clock.now())
         self._raw: deque[RawPacket] = deque(maxlen=_MAX_RAW)
@@ -120,10 +120,6 @@ class MediaLine:
     def _rate(self, payload_type: int) -> int | None:
         codec = self._meanings.get(payload_type)
         return codec.clock_rate if codec is not None else None
-
-    def _is_event(self, payload_type: int) -> bool:
-        codec = self._meanings.get(payload_type)
-        return codec is not None and codec.kind == "event"
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -181,34 +177,39 @@ class MediaLine:
             else:
                 self.receiver.counters.stranger += 1
             return
-        codec = self._meanings.get(packet.payload_type)
-        if codec is not None and codec.kind == "noise":
-            self.latch.dtx = True
-        taken = self.latch.receive(address, Heard(data, packet), agreed=codec is not None)
+        if address == self.latch.source and not self.latch.contested:
+            self.latch.heard = now
+            self._take(address, packet, data)
+            return
+        agreed = packet.payload_type in self._meanings
+        taken = self.latch.receive(address, Heard(data, packet), agreed=agreed)
         self.receiver.counters.stranger += taken.dropped
         if taken.second is not None:
             self._second(taken.second, packet.ssrc)
         if taken.moved is not None:
             self._moved(taken.moved, now)
         for heard in taken.heard:
-            self._take(address, heard)
+            self._take(address, heard.packet, heard.data)
 
-    def _take(self, address: Address, heard: Heard) -> None:
+    def _take(self, address: Address, packet: rtp.RtpPacket, data: bytes) -> None:
         """A packet of the stream's source."""
-        packet, data = heard.packet, heard.data
         self.last_media = packet.arrival
         self.arrived += 1
         if not self.receiving:
             self.discarded_paused += 1
             return
-        known = self.receiver.accept(packet)
-        source = self.receiver.sources.get(packet.ssrc)
-        if source is not None and source.dtx:
-            self.latch.dtx = True
-        if self.fir and known and packet.ssrc not in self.fir_asked:
-            self.ask_key_frame(packet.ssrc)
         codec = self._meanings.get(packet.payload_type)
-        if codec is None or codec.kind == "unknown":
+        if codec is None:
+            self.receiver.counters.unknown_payload_type += 1
+            self._keep_raw(packet, codec, address, data)
+            return
+        kind = codec.kind
+        source = self.receiver.accept(packet, codec.clock_rate, event=kind == "event")
+        if kind == "noise" or (source is not None and source.dtx):
+            self.latch.dtx = True
+        if self.fir and source is not None and packet.ssrc not in self.fir_asked:
+            self.ask_key_frame(packet.ssrc)
+        if kind == "unknown":
             self._keep_raw(packet, codec, address, data)
 
     def _keep_raw(self, packet: rtp.RtpPacket, codec: codecs.Codec | None, address: Address, data: bytes) -> None:

@@ -112,14 +112,39 @@ class Source:
         if self._rebase:
             self._resume(packet)
             return
-        delta = _signed(packet.sequence - self._highest, 16)
-        if not -_NEAR < delta < _NEAR:
+        delta = (packet.sequence - self._highest + 0x8000 & 0xFFFF) - 0x8000
+        if delta == 1 and not self._run:
+            self._next(packet)  # nearly always
+        elif not -_NEAR < delta < _NEAR:
             self._suspect(packet, repeats=self._base - self._highest <= delta < 0)
         elif delta <= 0 and self._seen >> -delta & 1:
             self._suspect(packet, repeats=True)
         else:
             self._drop_run()
             self._accept(packet, self._highest + delta)
+
+    def _next(self, packet: RtpPacket) -> None:
+        """:meth:`_accept` for the packet after the newest one, without what that does not need."""
+        before = self._timestamp
+        step = (packet.timestamp - before + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+        self.last_arrival = arrival = packet.arrival
+        if step > 0:
+            self._step = step
+        self._timestamp = timestamp = before + step
+        self._highest = sequence = self._highest + 1
+        self._seen = self._seen << 1 & _MASK | 1
+        if self._seen_events:
+            self._seen_events = self._seen_events << 1 & _MASK
+        counters = self.counters
+        counters.expected = self._earlier_expected + sequence - self._base + 1
+        counters.distinct += 1
+        transit = arrival - packet.timestamp / self.clock_rate
+        if self._transit is not None:
+            change = abs(transit - self._transit)
+            if change < 1.0:
+                counters.jitter += (change - counters.jitter) / 16
+        self._transit = transit
+        self._held[sequence] = Ordered(sequence, timestamp, packet)
 
     # ------------------------------------------------------------------------------------------- out of the numbering
 

@@ -262,8 +262,9 @@ class Pipeline:
                 line.ssrcs.append(source.ssrc)
             runs: list[_Run] = []
             audio: list[Ordered] = []
+            rate, events = 0, False
             for item in source.items:
-                codec = line.codec(item)
+                codec = line.codecs.get(item.packet.payload_type)
                 if codec is None:
                     continue
                 line.used[codec.name] = line.used.get(codec.name, 0) + 1
@@ -271,16 +272,19 @@ class Pipeline:
                 if csrc:
                     line.csrcs += [c for c in csrc if c not in line.csrcs][: 64 - len(line.csrcs)]
                 if codec.kind != "audio":
+                    events = events or codec.kind == "event"
                     continue
-                if audio and codec.clock_rate != self._rate(line, audio[0]):
+                if audio and codec.clock_rate != rate:
                     runs += self._place(line, source.ssrc, audio, ())
                     audio = []
+                rate = codec.clock_rate
                 audio.append(item)
             if audio:
                 runs += self._place(line, source.ssrc, audio, source.waiting)
             for run in runs:
                 self._decode(line, source.ssrc, run)
-            self._events(line, source)
+            if events:
+                self._events(line, source)
         for raw in part.raw:
             if line.pcap is None:
                 line.pcap = PcapFile(self.directory / f"stream-{line.number}.pcap")
@@ -304,18 +308,23 @@ class Pipeline:
         line.last_clock = clock
         runs: list[_Run] = []
         following: tuple[int, float, int] | None = None
-        for item, anchor, ticks in clock.place(items, line.audio_of(waiting, rate), after=after, shift=shift):
+        key = (ssrc, -1, "")
+        for item, anchor, ticks, long in clock.place(
+            items, lambda: line.audio_of(waiting, rate), after=after, shift=shift
+        ):
             packet = item.packet
-            codec = line.codecs[packet.payload_type]
-            key = (ssrc, packet.payload_type, codec.name)
             if following == (packet.payload_type, anchor, ticks):
                 runs[-1].payloads.append(packet.payload)
             else:
+                if following is not None:
+                    self._run_end[key] = following[1:]
+                codec = line.codecs[packet.payload_type]
+                key = (ssrc, packet.payload_type, codec.name)
                 continues = self._run_end.get(key) == (anchor, ticks)
                 runs.append(_Run(codec, anchor, ticks, [packet.payload], continues))
-            end = ticks + codec.duration(packet.payload)
-            following = (packet.payload_type, anchor, end)
-            self._run_end[key] = (anchor, end)
+            following = (packet.payload_type, anchor, ticks + long)
+        if following is not None:
+            self._run_end[key] = following[1:]
         while len(self._run_end) > 256:
             self._run_end.pop(next(iter(self._run_end)))
         return runs

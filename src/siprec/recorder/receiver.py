@@ -14,15 +14,12 @@ MAX_SOURCES = 16
 class Receiver:
     """The sources of one m-line.
 
-    `clock_rate(payload_type)` gives the RTP clock in Hz, or None for a payload type without a meaning here;
-    `is_event(payload_type)` tells telephone events.
+    `clock_rate(payload_type)` gives the RTP clock in Hz for :meth:`receive`, or None for a payload type without a
+    meaning here.
     """
 
-    def __init__(
-        self, clock_rate: Callable[[int], int | None], is_event: Callable[[int], bool] = lambda payload_type: False
-    ) -> None:
+    def __init__(self, clock_rate: Callable[[int], int | None]) -> None:
         self._clock_rate = clock_rate
-        self._is_event = is_event
         self.sources: dict[int, Source] = {}
         self._retired = Counters()
         self.counters = Counters()
@@ -34,27 +31,28 @@ class Receiver:
         if packet is None:
             self.counters.malformed += 1
             return None
-        return packet if self.accept(packet) else None
-
-    def accept(self, packet: RtpPacket) -> bool:
-        """One packet; False if its type means nothing here, or there are too many sources."""
         rate = self._clock_rate(packet.payload_type)
         if rate is None:
             self.counters.unknown_payload_type += 1
-            return False
+            return None
+        return packet if self.accept(packet, rate) is not None else None
+
+    def accept(self, packet: RtpPacket, rate: int, *, event: bool = False) -> Source | None:
+        """One packet with an RTP clock of `rate` Hz, a telephone event or not; its source, None if there are too many
+        of them."""
         source = self.sources.get(packet.ssrc)
         if source is None:
             if len(self.sources) >= MAX_SOURCES and not self._retire(packet.arrival):
                 self.counters.probation += 1
-                return False
+                return None
             source = self.sources[packet.ssrc] = Source(packet.ssrc, rate)
             # The first source is believed at once: its first packet may be the first word. Later ones have to
             # send two packets (RFC 3550 A.1), which are then both kept.
             source.valid = len(self.sources) == 1
         elif not source.valid:
             source.valid = True
-        source.receive(packet, event=self._is_event(packet.payload_type))
-        return True
+        source.receive(packet, event=event)
+        return source
 
     def gap(self) -> None:
         """The stream was inactive: what is missing of any source until its next packet is not lost."""

@@ -40,11 +40,13 @@ Duration = Callable[[Ordered], int]
 
 
 class Placed(NamedTuple):
-    """`item` lies `ticks` of the RTP clock after `anchor` (seconds); consecutive packets are exact ticks apart."""
+    """`item` lies `ticks` of the RTP clock after `anchor` (seconds) and lasts `long` of them; consecutive packets are
+    exact ticks apart."""
 
     item: Ordered
     anchor: float
     ticks: int
+    long: int
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class SourceClock:
         self._origin = 0  # timestamp ...
         self._origin_ticks = 0  # ... and the ticks after the anchor where it lies
         self._scale = Fraction(1)  # ticks of the timestamps for each tick of payload
+        self._plain = True  # ... which are one
         self._lead = 0.0
         self._anchored = False
         self._previous: Ordered | None = None
@@ -103,35 +106,46 @@ class SourceClock:
     def place(
         self,
         items: Sequence[Ordered],
-        waiting: Sequence[Ordered] = (),
+        later: Callable[[], Sequence[Ordered]] = tuple,
         *,
         after: float | None = None,
         shift: float = 0.0,
     ) -> list[Placed]:
-        """Place packets in order; `waiting` are later ones already here, which help to judge.
+        """Place packets in order; `later` gives those that are already here and come after them, which help to judge.
 
         The first packet of all is placed `shift` seconds off the clock, where an earlier source of the stream was, and
         follows what ends at `after` if it is near.
         """
-        everything = [*items, *waiting] if waiting else items
+        rate, drift, duration = self.clock_rate, self.drift, self.duration
+        everything: Sequence[Ordered] | None = None
         placed = []
         for index, item in enumerate(items):
-            if not self._anchored:
-                self._begin(everything, index, after, shift)
+            arrival = item.packet.arrival
+            if self._anchored:
+                ticks = self._ticks(item.timestamp)
+                late = arrival > self.last_arrival + self._long / rate + _LATE
+                if ticks != self._end or late or item.restart:
+                    everything = everything or [*items, *later()]
+                    ticks = self._follow(everything, index)
             else:
-                self._follow(everything, index)
-            ticks = self._at
-            placed.append(Placed(item, self.anchor, ticks))
-            self._long = self.duration(item)
-            self._end = ticks + self._long
+                everything = [*items, *later()]
+                ticks = self._begin(everything, index, after, shift)
+            long = duration(item)
+            placed.append(Placed(item, self.anchor, ticks, long))
+            self._long = long
+            self._end = ticks + long
             self._previous = item
-            self.last_arrival = item.packet.arrival
-            self.drift.note(self.anchor + ticks / self.clock_rate, item.packet.arrival)
+            self.last_arrival = arrival
+            time = self.anchor + ticks / rate
+            if arrival - time < drift.best:
+                drift.best = arrival - time
+            if time >= drift.due:
+                drift.note(time)
         return placed
 
     # ------------------------------------------------------------------------------------------------------- anchoring
 
-    def _begin(self, everything: Sequence[Ordered], index: int, after: float | None, shift: float) -> None:
+    def _begin(self, everything: Sequence[Ordered], index: int, after: float | None, shift: float) -> int:
         item = everything[index]
         self._classify(everything, index, 0)
         ideal, self._lead = self._first(everything, index)
@@ -141,6 +155,7 @@ class SourceClock:
         self._anchored = True
         self.anchor, self._origin, self._origin_ticks, self._at = place, item.timestamp, 0, 0
         self.drift.begin(place, ideal - place, self._lead)
+        return 0
 
     def _first(self, items: Sequence[Ordered], index: int) -> tuple[float, float]:
         """When items[index] was sent, by arrivals or a sender report, and how much later the fastest arrived."""
@@ -175,7 +190,7 @@ class SourceClock:
         if not long:
             return max(int(stamps / self._scale) if self._scale else 0, 0)
         lasts = number * long
-        if self._scale == 1 and lasts < stamps < 60 * self.clock_rate:
+        if self._plain and lasts < stamps < 60 * self.clock_rate:
             # A gap, if arrival says so too; a burst says nothing.
             waited = (item.packet.arrival - before.packet.arrival) * self.clock_rate
             if waited < lasts / 4 or waited > (lasts + stamps) / 2:
@@ -185,21 +200,17 @@ class SourceClock:
     # ------------------------------------------------------------------------------------------------------- following
 
     def _ticks(self, timestamp: int) -> int:
+        if self._plain:
+            return self._origin_ticks + timestamp - self._origin
         if not self._scale:
             return self._end
-        if self._scale == 1:
-            return self._origin_ticks + timestamp - self._origin
         return self._origin_ticks + round((timestamp - self._origin) / self._scale)
 
-    def _follow(self, everything: Sequence[Ordered], index: int) -> None:
-        """Place the packet after `_previous`: sets `_at`, and the anchor when it moves."""
+    def _follow(self, everything: Sequence[Ordered], index: int) -> int:
+        """Ticks of a packet that does not simply continue `_previous`; the anchor may move."""
         item, previous = everything[index], self._previous
         assert previous is not None
         at = self._ticks(item.timestamp)
-        waited = item.packet.arrival - previous.packet.arrival
-        if at == self._end and waited <= self._long / self.clock_rate + _LATE and not item.restart:
-            self._at = at
-            return
         number = 1 if item.restart else max(item.sequence - previous.sequence, 1)
         # Where it lies if nothing but the packets that are missing came in between.
         least = self._end + (number - 1) * self._long
@@ -209,6 +220,7 @@ class SourceClock:
         if not self._scale:
             at = least
         self._judge(everything, index, at, least)
+        return self._at
 
     def _judge(self, everything: Sequence[Ordered], index: int, at: int, least: int) -> None:
         item = everything[index]
@@ -310,6 +322,7 @@ class SourceClock:
                 return  # a burst tells nothing about the pace
         item = everything[index]
         self._scale, self._origin, self._origin_ticks = ratio, item.timestamp, ticks
+        self._plain = ratio == 1
         if ratio != 1:
             self._name(ratio, item)
 
