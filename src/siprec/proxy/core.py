@@ -139,7 +139,7 @@ class ProxyCore:
         self.contexts: set[ResponseContext] = set()
         self.calls: dict[str, Call] = {}
         self.dialogs = DialogTable(clock, self._dialog_ended, idle=options.dialog_idle, max_age=options.dialog_max_age)
-        self.subscriptions = Subscriptions(clock, identity)
+        self.subscriptions = Subscriptions(clock)
         self.parties = PartyWatch(clock, self.observers)
         self.transfers = Transfers(clock, self.dialogs)
         self.own = OwnRequests(self)
@@ -771,7 +771,7 @@ class ProxyCore:
         if peers[other].is_target(base):
             return
         if dialog is not None and any(
-            each[other].is_target(base) for each in self.dialogs.siblings(_dlg_id(dialog), dialog.callee_tag)
+            each[other].is_target(base) for each in self.dialogs.siblings(dialog.dlg_id, dialog.callee_tag)
         ):
             return
         contact = (dialog.contact.get(other) if dialog is not None else "") or peers[other].last
@@ -808,10 +808,6 @@ def _peer(base: SipRequest, flow: Hop | None, given_by: str) -> Target:
     stranger = flow is not None and given_by not in ("", TRUSTED)
     inside = stranger and place(base.ruri, Hop("", given_by, 0)) == "inside"
     return Target(base.ruri, flow=flow, given_by=given_by, only_flow=inside)
-
-
-def _dlg_id(dialog: ProxiedDialog | EndedDialog) -> str:
-    return dialog.dlg_id if isinstance(dialog, EndedDialog) else dialog.call.dlg_id
 
 
 def _phrase(error: SipError) -> str:

@@ -95,6 +95,11 @@ class ProxiedDialog:
         """The tag of who sent the INVITE."""
         return self.call.from_tag
 
+    @property
+    def dlg_id(self) -> str:
+        """The id of its call."""
+        return self.call.dlg_id
+
     def tag(self, side: Side) -> str:
         """The tag of one side."""
         return self.call.from_tag if side == "caller" else self.callee_tag
@@ -294,7 +299,8 @@ class DialogTable:
             dialog.unsettled.add(("caller", request.cseq.number))
             dialog.contact["caller"] = contact_of(request)
             dialog.peers.caller.contact(dialog.contact["caller"])
-            dialog.peers.caller.route(request.values("record-route"))
+            if request.has("record-route"):
+                dialog.peers.caller.route(request.values("record-route"))
             offer = sdp_of(request)
             if offer:
                 dialog.open = Exchange("caller", offer, "INVITE", request.cseq.number)

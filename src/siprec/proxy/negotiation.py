@@ -450,7 +450,7 @@ class Negotiation:
                 peers.caller.contact(received.request.from_.uri_text)
                 dialog.flow.setdefault("caller", received.source)
         peers.callee.answered(response, transaction.hop.host)
-        peers.callee.route(above_ours(response, self._core.identity))
+        peers.callee.route(above_ours(response, dialog.dlg_id))
         if not peers.callee.last:
             peers.callee.contact(transaction.request.uri)
             if response.status >= 200:

@@ -20,7 +20,8 @@ class Passes:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._counts: dict[str, list[float]] = {}  # key -> [passes, end of the window], in the order of their ends
+        # Key -> the end of the window, with the passes once there are two; in the order of the ends.
+        self._counts: dict[str, float | tuple[float, int]] = {}
 
     def count(self, request: SipRequest) -> int:
         """One more pass; how many there were in the window, this one included.
@@ -35,14 +36,17 @@ class Passes:
         counts = self._counts
         while counts:
             oldest = next(iter(counts))
-            if counts[oldest][1] > now and len(counts) < MAX_KNOWN:
+            entry = counts[oldest]
+            if (entry if isinstance(entry, float) else entry[0]) > now and len(counts) < MAX_KNOWN:
                 break
             del counts[oldest]
-        entry = counts.get(key)
-        if entry is None:
-            entry = counts[key] = [0.0, now + WINDOW]
-        entry[0] += 1
-        return int(entry[0])
+        known = counts.get(key)
+        if known is None:
+            counts[key] = now + WINDOW
+            return 1
+        until, passes = (known, 1) if isinstance(known, float) else known
+        counts[key] = (until, passes + 1)
+        return passes + 1
 
     def __len__(self) -> int:
         return len(self._counts)

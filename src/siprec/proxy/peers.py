@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from siprec.proxy.recordroute import cookie_of
+from siprec.proxy.recordroute import PARAM
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
@@ -57,6 +57,9 @@ class Peer:
         known = self.contacts
         if not uri or (known and known[-1] == uri):
             return
+        if not known:
+            self.contacts = (uri,)
+            return
         kept = [each for each in known if each != uri]
         while len(kept) >= CONTACTS:
             kept.remove(next(each for each in kept if each != target))
@@ -64,8 +67,9 @@ class Peer:
 
     def host(self, host: str) -> None:
         """One more numeric address."""
-        if host and host not in self.hosts:
-            self.hosts = (*self.hosts[1 - HOSTS :], host)
+        known = self.hosts
+        if host and host not in known:
+            self.hosts = (*known[1 - HOSTS :], host) if known else (host,)
 
     def route(self, values: list[str]) -> None:
         """The Record-Route values on this side of ours, as they stand in the message."""
@@ -124,15 +128,13 @@ class Peers:
         return self.caller if side == "caller" else self.callee
 
 
-def above_ours(response: SipResponse, identity: Identity) -> list[str]:
-    """The Record-Route values of a response above our topmost: those between us and who answered."""
-    found = []
-    for value in response.values("record-route") if response.has("record-route") else ():
-        try:
-            uri = NameAddr.parse(value).uri
-        except SipError:
-            continue
-        if cookie_of(uri) and identity.is_us(uri):
+def above_ours(response: SipResponse, dlg_id: str) -> list[str]:
+    """The Record-Route values of a response above ours for `dlg_id`: those between us and who answered."""
+    if not response.has("record-route"):
+        return []
+    found, ours = [], f";{PARAM}={dlg_id}-"
+    for value in response.values("record-route"):
+        if ours in value:
             break
         found.append(value)
     return found

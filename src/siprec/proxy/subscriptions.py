@@ -20,7 +20,6 @@ from siprec.sip.uri import parse_params
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Leg
-    from siprec.proxy.identity import Identity
     from siprec.proxy.routes import Target
 
 #: Seconds: before an answer and after the end; for an answer that says nothing; at the most.
@@ -74,9 +73,8 @@ class Subscription:
 class Subscriptions:
     """Of one proxy."""
 
-    def __init__(self, clock: Clock, identity: Identity) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._identity = identity
         self._pending: dict[str, Subscription] = {}
         self._known: dict[str, Subscription] = {}
         self._sweep: Timer | None = None
@@ -153,7 +151,7 @@ class Subscriptions:
             end.peers.callee.given_by = end.peers.callee.given_by or target.given_by
             if target.flow is not None:
                 end.flow.setdefault("callee", target.flow)
-            end.peers.callee.route(above_ours(response, self._identity))
+            end.peers.callee.route(above_ours(response, dlg_id))
             if not end.peers.callee.last:
                 end.peers.callee.contact(request.uri)
         if request.method != "NOTIFY":
