@@ -153,6 +153,15 @@ def test_registrations_keep_no_long_texts(header: str) -> None:
     assert len(w.registrar) == 0
 
 
+def test_taking_away_what_nobody_has_registered_takes_no_memory() -> None:
+    w = ProxyWorld(options=ProxyOptions(trusted=[]))
+    one = Stranger(w)
+    for n in range(20):
+        assert register(w, one, f"u{n}", expires="0") == 200
+        assert register(w, one, f"v{n}", contact="*", expires="0") == 200
+    assert not w.registrar._bindings
+
+
 # -- passwords ---------------------------------------------------------------------------------------------------------
 
 

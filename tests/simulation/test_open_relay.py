@@ -492,6 +492,23 @@ def test_many_pending_subscriptions_take_bounded_memory(monkeypatch: pytest.Monk
     a.w.clock.run_for(40)
 
 
+def test_long_texts_of_strangers_are_not_kept() -> None:
+    a = Attack()
+    d = Watched(a)
+    long = f"<sip:{'x' * 5000}@10.0.0.50>"
+    send(a, "SUBSCRIBE", "sip:bob@example.com", call_id="long", contact=long)
+    assert d.asked[-1].call_id == "long", "it is forwarded all the same"
+    assert {each.call_id for each in a.w.core.subscriptions._known.values()} == {"raw-call"}
+    a.established()
+    dialog = a.w.core.dialogs.all()[0]
+    send(a, "UPDATE", "sip:10.0.0.2:5060", **a.tags(contact=long))
+    assert max(map(len, dialog.peers.caller.contacts)) < 100
+    send(a, "MESSAGE", "sip:bob@example.com", call_id="c" * 5000)
+    assert max(map(len, a.w.core.passes._counts)) < 200
+    a.w.clock.run_for(40)
+    a.w.core.shutdown()
+
+
 # -- from before a restart ---------------------------------------------------------------------------------------------
 
 
@@ -508,6 +525,12 @@ def test_cookies_of_an_earlier_process_are_taken_and_our_own_are_not() -> None:
         route = f"<sip:{PROXY};lr;did={ours}>"
         assert send(b, method, f"sip:x@{VICTIM}", **a.tags(route=route)) == 481
     send(b, "ACK", f"sip:x@{VICTIM}", **a.tags(route=f"<sip:{PROXY};lr;did={ours}>"))
+    assert b.relayed() == []
+    # Of a cookie that is taken on trust, nothing comes into a narrower network than its sender's.
+    for uri in (f"sip:{LOOPBACK}:22;transport=tcp", f"sip:{PROXY}"):
+        send(b, "INFO", uri, **a.tags())
+        send(b, "ACK", uri, **a.tags())
+        send(b, "INFO", "sip:10.0.0.2:5060", **a.tags(route=f"<{a.cookie}>, <{uri};lr>"))
     assert b.relayed() == []
     a.w.clock.run_for(40)
     b.w.clock.run_for(40)

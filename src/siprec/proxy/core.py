@@ -732,7 +732,8 @@ class ProxyCore:
             return  # for ourselves, and nobody is waiting for it
         count_hop(base)
         if found is None:
-            self._stateless(base, aim(base, Target(base.ruri)), loop)
+            target = _peer(base, None, "" if self.is_trusted(source) else source.host)
+            self._stateless(base, aim(base, target), loop, target)
             return
         dialog, side = found
         self._sent(dialog, side, base, request, source)

@@ -6,13 +6,15 @@ or an attacker's, makes a request come back as a new one each time, and where it
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Final
 
 from siprec.sip.clock import Clock
-from siprec.sip.message import SipRequest
+from siprec.sip.message import SipRequest, encode
 
 WINDOW: Final = 32.0
 MAX_KNOWN: Final = 100_000
+MAX_KEY: Final = 128
 
 
 class Passes:
@@ -30,6 +32,8 @@ class Passes:
         3428 4): there it is the same CSeq number that comes back.
         """
         key = request.call_id
+        if len(key) > MAX_KEY:
+            key = blake2b(encode(key), digest_size=16).hexdigest()
         if request.method != "INVITE" or request.to.tag:
             key = f"{key}\0{request.method} {request.cseq.number}"
         now = self._clock.now()

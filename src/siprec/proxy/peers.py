@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 CONTACTS: Final = 4
 HOSTS: Final = 4
 #: Record-Route values kept of each side.
-ROUTES: Final = 64
+ROUTES: Final = 16
+#: Characters of a Contact or Record-Route that can be kept.
+MAX_TEXT: Final = 2048
 #: Methods whose Contact, in request and response, is a target (RFC 3261 12.2.1.1, RFC 3311, RFC 6665).
 REFRESHING: Final = frozenset({"INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER"})
 
@@ -55,7 +57,7 @@ class Peer:
     def contact(self, uri: str, target: str = "") -> None:
         """One more Contact."""
         known = self.contacts
-        if not uri or (known and known[-1] == uri):
+        if not uri or (known and known[-1] == uri) or len(uri) > MAX_TEXT:
             return
         if not known:
             self.contacts = (uri,)
@@ -75,7 +77,7 @@ class Peer:
         """The Record-Route values on this side of ours, as they stand in the message."""
         if values:
             known = self.routes
-            new = tuple(value for value in map(_uri_text, values) if value and value not in known)
+            new = tuple(value for value in map(_uri_text, values) if 0 < len(value) <= MAX_TEXT and value not in known)
             self.routes = (*known, *new)[:ROUTES]
 
     # -- what may be asked -------------------------------------------------------------------------------------------

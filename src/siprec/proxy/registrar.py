@@ -185,10 +185,11 @@ class Registrar:
             if key not in self._bindings and len(self._bindings) >= self._max_users:
                 raise SipError("Too many users", 503)
             self._check_source(source, old, new, trusted)
-            self._store(key, new)
-            self._arm()
-            if self._changed is not None:
-                self._changed(aor.aor, new)
+            if new or key in self._bindings:  # taking away what is not there leaves nothing behind
+                self._store(key, new)
+                self._arm()
+                if self._changed is not None:
+                    self._changed(aor.aor, new)
             old = new
         path = [("Path", value) for value in request.values("path")] if request.has("path") else []
         return path + [

@@ -27,8 +27,10 @@ REMEMBER: Final = 64.0
 DEFAULT_LIFE: Final = 3600.0
 MAX_LIFE: Final = 86400.0
 #: Kept at once, those without an answer apart (the oldest goes first), and other ends of one.
-MAX_SUBSCRIPTIONS: Final = 50_000
-MAX_PENDING: Final = 10_000
+MAX_SUBSCRIPTIONS: Final = 20_000
+MAX_PENDING: Final = 5_000
+#: Characters of what is kept of one: more is not followed, and refused later.
+MAX_TEXT: Final = 4096
 MAX_FORKS: Final = 60
 _SWEEP: Final = 30.0
 
@@ -84,14 +86,17 @@ class Subscriptions:
 
     def begin(self, dlg_id: str, request: SipRequest, source: Hop, given_by: str) -> None:
         """A request outside a dialog goes on with this id in its Record-Route; `given_by` as in `Target`."""
+        contact, route = contact_of(request) or request.from_.uri_text, request.values("record-route")
+        if len(request.call_id) + len(contact) + sum(map(len, route)) > MAX_TEXT:
+            return
         if len(self._pending) >= MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         self._pending[dlg_id] = Subscription(
             dlg_id,
             request.call_id,
             request.from_.tag,
-            contact_of(request) or request.from_.uri_text,
-            request.values("record-route"),
+            contact,
+            route,
             source.host,
             given_by,
             _flow(request, source),
