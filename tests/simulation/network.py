@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.transaction import TransactionLayer
-from siprec.sip.transport import Hop, SendFailed
+from siprec.sip.transport import Connected, Hop, SendFailed
 
 
 class VirtualTimer:
@@ -163,6 +163,9 @@ class SimulatedNetwork:
         """Set it to lose chosen messages: called with each before it is sent, true means lost."""
         self._arrivals: dict[tuple[object, ...], float] = {}
         self.connections = count(1)
+        self.filtered: set[tuple[str, int]] = set()
+        """Addresses behind a filter that drops connection attempts; see :meth:`Node.race`."""
+        self.attempts: list[tuple[float, str, str]] = []
 
     def node(self, host: str, port: int = 5060, **options: Any) -> Node:
         """A new host (or another port of one) with UDP and TCP; `options` as of :class:`Node`."""
@@ -234,6 +237,7 @@ class Node:
         self.advertised = advertised
         self.on_message: Callable[[SipRequest | SipResponse, Hop], None] = lambda message, source: None
         self.on_malformed: Callable[[SipError, Hop], None] = lambda error, source: None
+        self.refused_tcp: set[tuple[str, int]] = set()
         self._connections: dict[tuple[str, int, str], int] = {}
 
     def attach(self, layer: TransactionLayer) -> None:
@@ -258,12 +262,52 @@ class Node:
 
     def route(self, hop: Hop, size: int) -> Hop:
         """See :class:`siprec.sip.transport.Transport`."""
-        transport = "tcp" if hop.transport == "udp" and size > self.max_udp else hop.transport
+        large = size > self.max_udp and (hop.host, hop.port) not in self.refused_tcp
+        transport = "tcp" if hop.transport == "udp" and large else hop.transport
         return replace(hop, transport=transport, local=(self.host, self.port))
 
     def sent_by(self, hop: Hop) -> tuple[str, int]:
         """See :class:`siprec.sip.transport.Transport`."""
         return (self.advertised or self.host, self.port)
+
+    def race(self, hops: Sequence[Hop], limit: float, connected: Connected) -> Callable[[], None]:
+        """See :data:`siprec.sip.transport.Race`. Those of `network.filtered` neither take nor refuse a connection."""
+        clock = self.network.clock
+        timers: list[VirtualTimer] = []
+        left = len(hops)
+
+        def finish(hop: Hop | None, reason: str) -> None:
+            for timer in timers:
+                timer.cancel()
+            connected(hop, reason)
+
+        def attempt(hop: Hop) -> None:
+            self.network.attempts.append((clock.now(), hop.host, hop.transport))
+            if (hop.host, hop.port) not in self.network.filtered:
+                timers.append(clock.call_later(2 * self.network.quality.delay, outcome, hop))
+
+        def outcome(hop: Hop) -> None:
+            nonlocal left
+            target = self.network.nodes.get((hop.host, hop.port))
+            if target is not None and target.accepts_streams:
+                finish(hop, "")
+                return
+            left -= 1
+            if not left:
+                finish(None, "connection refused")
+
+        def out_of_time() -> None:
+            self.refused_tcp |= {(hop.host, hop.port) for hop in hops}
+            finish(None, "no connection in time")
+
+        timers += [clock.call_later(0.25 * number, attempt, hop) for number, hop in enumerate(hops)]
+        timers.append(clock.call_later(limit, out_of_time))
+
+        def cancel() -> None:
+            for timer in timers:
+                timer.cancel()
+
+        return cancel
 
     def send(self, data: bytes, hop: Hop, failed: SendFailed | None = None) -> None:
         """See :class:`siprec.sip.transport.Transport`."""

@@ -364,6 +364,7 @@ class World:
     def __post_init__(self) -> None:
         self.clock = VirtualClock()
         self.network = SimulatedNetwork(self.clock, self.seed)
+        self.hosts: dict[str, list[Hop]] = {}
         self.media = FakeMediaServer(self.clock)
         self.node = self.network.node("10.0.0.1")
         self.rng = random.Random(self.seed)
@@ -388,7 +389,7 @@ class World:
         node.attach(layer)
 
         def resolve(uri: Uri, done: Callable[[list[Hop] | SipError], None]) -> None:
-            done([Hop(uri.transport or "udp", uri.host, uri.effective_port)])
+            done(self.hosts.get(uri.host) or [Hop(uri.transport or "udp", uri.host, uri.effective_port)])
 
         endpoint.agent = UserAgent(
             self.clock,
@@ -399,6 +400,7 @@ class World:
             ),
             on_invite=on_invite,
             extensions=("siprec",),
+            race=node.race,
             rng=random.Random(self.seed + node.port),
         )
         return endpoint.agent, layer

@@ -9,7 +9,7 @@ from siprec.sip.useragent import Reply
 from tests.simulation.recording_world import Q, World, party_sdp
 
 
-@pytest.mark.parametrize("status", [405, 501])
+@pytest.mark.parametrize("status", [405, 488, 501, 606])
 @pytest.mark.parametrize("allow", ["", "INVITE, ACK, BYE, CANCEL, UPDATE"])
 def test_metadata_go_by_reinvite_once_an_update_was_refused(status: int, allow: str) -> None:
     world = World()

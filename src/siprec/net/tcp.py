@@ -248,10 +248,12 @@ class StreamListener:
 class Connecting:
     """A connection on its way: what waits for it, at most `limit` octets."""
 
-    __slots__ = ("_limit", "_octets", "queue", "task")
+    __slots__ = ("_limit", "_octets", "queue", "task", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.queue: list[tuple[bytes, SendFailed | None]] = []
+        self.waiting: list[Callable[[str], None]] = []
+        """Told when it is up (empty text), or why it is not."""
         self.task: asyncio.Task[None] | None = None
         self._octets = 0
         self._limit = limit

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from time import monotonic
@@ -29,12 +29,13 @@ from siprec.net.address import (
     split_host_port,
 )
 from siprec.net.counters import Counters
+from siprec.net.race import ConnectionRace
 from siprec.net.tcp import Connecting, Key, StreamConnection, StreamLimits, StreamListener, connect, describe, key_of
 from siprec.net.tls import TlsSettings
 from siprec.net.udp import UdpListener
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
-from siprec.sip.transport import Hop, SendFailed
+from siprec.sip.transport import Connected, Hop, SendFailed
 
 log = logging.getLogger(__name__)
 
@@ -299,11 +300,7 @@ class SocketTransport:
         if hop.connection:
             connection = self._connections.get(hop.connection)
         else:
-            listener = self._choose(hop)
-            if listener is not None and listener.local != hop.local:
-                hop = replace(hop, local=listener.local)
-            if hop.transport == "tcp" and (hop.server_name or hop.tls is not None):
-                hop = replace(hop, server_name="", tls=None)
+            hop = self.stream_hop(hop)
             connection = self._by_key.get(key_of(hop))
         if connection is None:
             if hop.connection or self._closed:
@@ -321,16 +318,55 @@ class SocketTransport:
             self._traced("out", connection.hop, data)
 
     def _connect(self, data: bytes, hop: Hop, failed: SendFailed | None) -> None:
+        connecting = self.begin_connection(hop)
+        if connecting is None:
+            self._fail(failed, "too many connections")
+        elif not connecting.add(data, failed):
+            self._fail(failed, "send queue full")
+
+    def open_to(self, hop: Hop) -> bool:
+        """Whether a connection to `hop`, as :meth:`stream_hop` gives it, is up."""
+        return key_of(hop) in self._by_key
+
+    def stream_hop(self, hop: Hop) -> Hop:
+        """`hop` as its connection is known by: with the listener that it is opened from."""
+        listener = self._choose(hop)
+        if listener is not None and listener.local != hop.local:
+            hop = replace(hop, local=listener.local)
+        if hop.transport == "tcp" and (hop.server_name or hop.tls is not None):
+            hop = replace(hop, server_name="", tls=None)
+        return hop
+
+    def begin_connection(self, hop: Hop) -> Connecting | None:
+        """A connection to `hop` on its way, begun now or before; None: there are too many."""
         key = key_of(hop)
         connecting = self._connecting.get(key)
         if connecting is None:
             if len(self._connections) + len(self._connecting) >= self.limits.max_connections:
-                self._fail(failed, "too many connections")
-                return
+                return None
             connecting = self._connecting[key] = Connecting(self.limits.max_buffered)
             connecting.task = self._loop.create_task(self._open_connection(key, hop, connecting))
-        if not connecting.add(data, failed):
-            self._fail(failed, "send queue full")
+        return connecting
+
+    def give_up_connection(self, hop: Hop, connecting: Connecting) -> None:
+        """End an attempt that nobody waits for any more."""
+        key = key_of(hop)
+        if connecting.queue or connecting.waiting or self._connecting.get(key) is not connecting:
+            return
+        del self._connecting[key]
+        if connecting.task is not None:
+            connecting.task.cancel()
+
+    def remember_refusal(self, hop: Hop) -> None:
+        """No TCP to `hop` for five minutes: requests too large for UDP go over UDP all the same (RFC 3261 18.1.1)."""
+        if hop.transport == "tcp":
+            if len(self._tcp_refused) >= 4096:
+                self._tcp_refused.clear()
+            self._tcp_refused[(hop.host, hop.port)] = monotonic() + TCP_REFUSED_MEMORY
+
+    def race(self, hops: Sequence[Hop], limit: float, connected: Connected) -> Callable[[], None]:
+        """See :data:`siprec.sip.transport.Race`."""
+        return ConnectionRace(self, self._loop, hops, limit, connected).cancel
 
     async def _open_connection(self, key: Key, hop: Hop, connecting: Connecting) -> None:
         protocol = StreamConnection(self, next(self._ids), hop.transport, hop.local, hop)
@@ -344,12 +380,11 @@ class SocketTransport:
             self.counters.connect_failed += 1
             reason = f"cannot connect to {hop}: {describe(error)}"
             log.info("%s", reason)
-            if hop.transport == "tcp":
-                if len(self._tcp_refused) >= 4096:
-                    self._tcp_refused.clear()
-                self._tcp_refused[(hop.host, hop.port)] = monotonic() + TCP_REFUSED_MEMORY
+            self.remember_refusal(hop)
             for _, failed in connecting.queue:
                 self._fail(failed, reason)
+            for tell in connecting.waiting:
+                tell(reason)
             return
         except BaseException:
             self._connecting.pop(key, None)
@@ -360,6 +395,8 @@ class SocketTransport:
         self._by_key[key] = protocol
         for data, failed in connecting.queue:
             self._send_stream(data, protocol.hop, failed)
+        for tell in connecting.waiting:
+            tell("")
 
     def _context(self, hop: Hop) -> ssl.SSLContext:
         if isinstance(hop.tls, TlsSettings):

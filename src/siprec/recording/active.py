@@ -32,7 +32,7 @@ from siprec.recording.metadata import IdSource, Reason, Recording, new_id, write
 from siprec.recording.offer import RsDescription, media_family
 from siprec.recording.session import RecordingSession
 from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs import Body, PeerOffer, RsDialog, RsPeer
+from siprec.recording.srs import UPDATE_REFUSED, Body, PeerOffer, RsDialog, RsPeer
 from siprec.recording.srtpterms import SrtpTerms
 from siprec.recording.steps import (
     Action,
@@ -639,7 +639,7 @@ class ActiveRecording:
             self._take_answer(answer)
 
         def done(result: Result) -> None:
-            refused = isinstance(result, SipResponse) and result.status in (405, 501)
+            refused = isinstance(result, SipResponse) and result.status in UPDATE_REFUSED
             if refused and not with_sdp and dialog is self._dialog and dialog.needs_sdp:
                 self._exchange(action)  # no UPDATE there, whatever its Allow said: the same by re-INVITE
             else:

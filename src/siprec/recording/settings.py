@@ -329,6 +329,11 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     never."""
     keepalive: float = 0.0
     """Seconds between OPTIONS to the SRS inside each recording session; 0: only when something looks wrong."""
+    srs_retry: float = 60.0
+    """Seconds for which an address of an SRS that kept silent is tried after the others of its name; 0: no memory."""
+    on_bad_extension: Literal["next", "without-require"] = "next"
+    """What follows a 420 of an SRS that does not support ``siprec``: the next SRS, or the same one once more without
+    ``Require: siprec`` (SRSs of before RFC 7866)."""
     ping: float = 0.0
     """Seconds between OPTIONS to each SRS outside of recordings; 0: only while one is down (every 15 seconds)."""
     redirect: Literal["never", "same-host", "any"] = "never"
@@ -397,7 +402,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             )
         if self.tone_interval < self.tone_duration + 0.5:
             raise SettingError("tone_interval must exceed tone_duration by at least 0.5 seconds")
-        for name in ("watch", "rtcp_timeout", "keepalive", "ping"):
+        for name in ("watch", "rtcp_timeout", "keepalive", "ping", "srs_retry"):
             if not 0 <= getattr(self, name) <= 86400:
                 raise SettingError(f"{name} must lie in 0..86400 seconds")
         if not 0 <= self.rebuilds <= 1000:

@@ -13,6 +13,7 @@ from siprec.recording.confirmation import Recorded
 from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE, Recording
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError, SessionDescription
+from siprec.sip.clock import Timer
 from siprec.sip.date import format_date
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
@@ -29,6 +30,10 @@ FEATURE: Final = "+sip.src"
 ACCEPT: Final = f"application/sdp, {MEDIA_TYPE}, {LEGACY_MEDIA_TYPE}"
 MEDIA_CONTROL: Final = "application/media_control+xml"
 MAX_REDIRECTS: Final = 5
+UPDATE_REFUSED: Final = frozenset({405, 488, 501, 606})
+"""Answers to an UPDATE with metadata after which it is a re-INVITE: SRSs that know no UPDATE, or none without SDP."""
+SNAPSHOT_EVERY: Final = 1.0
+"""Seconds between two snapshots that an SRS asks for; requests meanwhile share the next one."""
 _REQUIRE: Final = ("Require", "siprec")
 
 
@@ -202,6 +207,9 @@ class RsDialog(CallHandler):
         self._metadata_type = profile.metadata_type
         self._start: tuple[Uri, Body] | None = None
         self._no_update = False
+        self._require = True
+        self._snapshot_at = 0.0
+        self._snapshot_timer: Timer | None = None
         self._redirects: list[Uri] = []
         self._redirected = 0
         self.retry_after = 0.0
@@ -227,7 +235,9 @@ class RsDialog(CallHandler):
         where = settings.socket if settings.socket != profile.socket else reach.socket or settings.socket
         octets, headers = encode_body(body, self._metadata_type)
         content_type = headers[0][1]
-        lines = [_REQUIRE, self._date(), ("Accept", ACCEPT), *headers[1:]]
+        lines = [self._date(), ("Accept", ACCEPT), *headers[1:]]
+        if self._require:
+            lines.insert(0, _REQUIRE)
         if self._max_breadth is not None:
             lines.append(("Max-Breadth", str(self._max_breadth)))
         given = {name.lower() for name, _ in lines}
@@ -247,6 +257,7 @@ class RsDialog(CallHandler):
             credentials=reach.store,
             session_expires=profile.session_expires or None,
             resolve=reach.through(self.agent.resolve, check_socket(where) if where else None),
+            avoid_silent=profile.srs_retry,
         )
 
     def disown(self) -> None:
@@ -283,11 +294,13 @@ class RsDialog(CallHandler):
                     answer = description_of(result)
                     if answer is not None:
                         offered(answer)
-                elif not body.sdp and result.status in (405, 501):
+                elif not body.sdp and result.status in UPDATE_REFUSED:
                     self._no_update = True
             done(result)
 
-        lines = [_REQUIRE, self._date(), ("Accept", ACCEPT), *headers[1:]]
+        lines = [self._date(), ("Accept", ACCEPT), *headers[1:]]
+        if self._require:
+            lines.insert(0, _REQUIRE)
         if body.sdp:
             call.reinvite(octets, headers[0][1], lines, finished)
         else:
@@ -318,6 +331,7 @@ class RsDialog(CallHandler):
     def bye(self, done: Callable[[Result], None]) -> None:
         """End the dialog; `done(result)` when that is settled: the answer to the BYE, or why there is none (``ended``:
         there was nothing to end)."""
+        self._no_snapshot()
         if self._call is None:
             self.agent.clock.call_later(0, done, "ended")
         else:
@@ -331,6 +345,7 @@ class RsDialog(CallHandler):
 
     def abandon(self, reason: str) -> None:
         """Give up an SRS that seems to be gone. The BYE may still reach it; nobody waits for the answer."""
+        self._no_snapshot()
         if self._call is not None:
             text = "".join(c for c in reason if c.isprintable() and c not in '"\\')[:80]
             self._call.bye((self._date(), ("Reason", f'SIP;cause=408;text="{text}"')))
@@ -348,7 +363,8 @@ class RsDialog(CallHandler):
 
     def answered(self, call: Call, response: SipResponse) -> None:
         """The first 2xx."""
-        call.refresh_headers = (_REQUIRE,)  # SRC-08
+        if self._require:
+            call.refresh_headers = (_REQUIRE,)  # SRC-08
         answer = description_of(response)
         if answer is None:
             # Nothing says where the streams go: this is no recording session.
@@ -388,6 +404,19 @@ class RsDialog(CallHandler):
         if self._start is not None and not self._given_up and self._follow(response):
             return
         if (
+            status == 420
+            and response is not None
+            and self._start is not None
+            and not self._given_up
+            and self._require
+            and self.profile.on_bad_extension == "without-require"
+            and "siprec" in response.tokens("unsupported")
+        ):
+            # An SRS of before the RFC: it records what it gets, but does not know the option tag.
+            self._require = False
+            self.call_id = self.agent.new_token()
+            self._invite(*self._start)
+        elif (
             status == 415
             and response is not None
             and self._start is not None
@@ -416,6 +445,27 @@ class RsDialog(CallHandler):
         else:
             reply(405, headers=(("Allow", self.agent.allow),))
 
+    def _snapshot(self) -> None:
+        """The SRS asks for complete metadata: at once, but not more often than each second."""
+        clock = self.agent.clock
+        if self._snapshot_timer is not None:
+            return
+        wait = self._snapshot_at - clock.now()
+        if wait > 0:
+            self._snapshot_timer = clock.call_later(wait, self._snapshot_due)
+        else:
+            self._snapshot_due()
+
+    def _snapshot_due(self) -> None:
+        self._snapshot_timer = None
+        self._snapshot_at = self.agent.clock.now() + SNAPSHOT_EVERY
+        self.owner.rs_snapshot(self)
+
+    def _no_snapshot(self) -> None:
+        if self._snapshot_timer is not None:
+            self._snapshot_timer.cancel()
+            self._snapshot_timer = None
+
     def _offer(self, request: SipRequest, reply: Reply) -> None:
         try:
             octets = session_description(request)
@@ -428,11 +478,11 @@ class RsDialog(CallHandler):
         if request.method == "UPDATE" and description is None:
             reply(200)
             if wants_snapshot:
-                self.owner.rs_snapshot(self)
+                self._snapshot()
             return
         if wants_snapshot:
             # Not as RFC 7866 9.2 wants it, but clear enough (C6).
-            self.owner.rs_snapshot(self)
+            self._snapshot()
         self.owner.rs_offer(self, PeerOffer(description, reply, self._metadata_type))
 
     def ack(self, call: Call, request: SipRequest) -> None:
@@ -443,6 +493,7 @@ class RsDialog(CallHandler):
 
     def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
         """BYE of the SRS, or the dialog broke."""
+        self._no_snapshot()
         if request is not None:
             self.recorded = confirmation.read(request)
         if reason == "bye":

@@ -16,7 +16,7 @@ from siprec.recording.leg import Leg, LegOffer, line_bytes, stream_labels
 from siprec.recording.metadata import Recording, diff, write
 from siprec.recording.secure import DECLINED
 from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs import Body, DialogOwner, PeerOffer, RsDialog, RsPeer
+from siprec.recording.srs import UPDATE_REFUSED, Body, DialogOwner, PeerOffer, RsDialog, RsPeer
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipResponse
@@ -239,7 +239,12 @@ class Trunk:
                 return  # told by itself (`rs_ended`)
             if isinstance(result, SipResponse) and result.status < 300:
                 self._accepted(result, answers[0] if answers else None)
-            elif isinstance(result, SipResponse) and result.status in (405, 501) and not with_sdp and dialog.needs_sdp:
+            elif (
+                isinstance(result, SipResponse)
+                and result.status in UPDATE_REFUSED
+                and not with_sdp
+                and dialog.needs_sdp
+            ):
                 self._retry(batch)  # no UPDATE there: the same by re-INVITE
             else:
                 self._refused(result)

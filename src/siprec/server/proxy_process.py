@@ -209,6 +209,7 @@ class ProxyProcess:
             contact=lambda hop: contact_uri(self.transport, hop, "siprec"),
             user_agent=sip.user_agent,
             extensions=("siprec",),
+            race=self.transport.race,
         )
         self.recording = RecordingService(
             self.clock,

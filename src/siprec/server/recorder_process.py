@@ -123,6 +123,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         prepare=server.acceptance.prepare,
         user_agent="siprec recorder",
         extensions=(EXTENSION,),
+        race=transport.race,
         accept_types=ACCEPT,
     )
     notifier = Notifier()

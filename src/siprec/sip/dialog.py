@@ -42,14 +42,16 @@ class Dialog:
         return (self.call_id, self.local_tag, self.remote_tag)
 
     @classmethod
-    def from_response(cls, request: SipRequest, response: SipResponse) -> Self:
+    def from_response(cls, request: SipRequest, response: SipResponse, came_from: str = "") -> Self:
         """The UAC's dialog from a 2xx, or an early one from a 1xx with a To tag (RFC 3261 12.1.2; UAC-02).
 
+        `came_from` is the remote target where a 2xx has no Contact: the URI of the address it came from.
+
         Raises:
-            SipError: malformed headers, or a 2xx without Contact.
+            SipError: malformed headers, or a 2xx without Contact and `came_from` is empty.
         """
         contact = response.contact
-        if contact is None and response.status >= 200:
+        if contact is None and response.status >= 200 and not came_from:
             raise SipError("2xx without Contact")
         return cls(
             call_id=request.call_id,
@@ -59,7 +61,7 @@ class Dialog:
             remote_uri=_untagged(request.to),
             local_cseq=request.cseq.number,
             remote_cseq=-1,
-            remote_target=contact.uri.text if contact is not None else request.uri,
+            remote_target=contact.uri.text if contact is not None else came_from or request.uri,
             route_set=list(reversed(response.values("record-route"))),
             secure=request.uri[:5].lower() == "sips:",
             owner=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,14 @@ class Hop:
 
 
 SendFailed = Callable[[str], None]
+
+Connected = Callable[["Hop | None", str], None]
+"""``connected(hop, "")``: a connection to `hop` is up; ``connected(None, reason)``: there is none."""
+
+Race = Callable[["Sequence[Hop]", float, Connected], Callable[[], None]]
+"""``race(hops, limit, connected)`` connects to the first of `hops`, 250 ms later (or as soon as that has failed) to the
+next one too, and so on (RFC 8305). The first connection that is up wins; the others are given up, and all of them after
+`limit` seconds. `connected` is called once and never from inside; what is returned ends the race without a word."""
 
 
 class Transport(Protocol):

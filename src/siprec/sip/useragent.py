@@ -20,11 +20,12 @@ from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE
 from siprec.sip.transaction import ServerTransaction, TransactionLayer
-from siprec.sip.transport import Hop
+from siprec.sip.transport import Hop, Race
 from siprec.sip.uri import Uri
 from siprec.sip.useragent_call import Call
 from siprec.sip.useragent_exchange import Exchange, Resolve, Result
 from siprec.sip.useragent_handler import CallHandler
+from siprec.sip.useragent_hops import SilentHops
 from siprec.sip.useragent_incoming import IncomingCall, OnInvite
 from siprec.sip.useragent_outgoing import Invitation, OutgoingCall
 from siprec.sip.useragent_reply import Reply, session_description
@@ -65,6 +66,7 @@ class UserAgent:
         allow: the Allow header.
         accept_types: for the Accept header of OPTIONS responses.
         ring_timeout: seconds an INVITE, ours or the peer's, may go without a final response.
+        race: connects to several hops before an INVITE is sent to one of them; None: the hops are tried in turn.
         rng: source of tags, Call-IDs and delays; hand in a seeded one for reproducible tests.
     """
 
@@ -84,6 +86,7 @@ class UserAgent:
         allow: str = ALLOW,
         accept_types: str = "application/sdp",
         ring_timeout: float = 185.0,
+        race: Race | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.clock = clock
@@ -100,6 +103,8 @@ class UserAgent:
         self.allow = allow
         self.accept_types = accept_types
         self.ring_timeout = ring_timeout
+        self.race = race
+        self.silent = SilentHops(clock)
         self.random = rng or random.SystemRandom()
         self._calls: dict[DialogKey, Call] = {}
         self._outgoing: set[OutgoingCall] = set()
@@ -139,6 +144,7 @@ class UserAgent:
         supported: Iterable[str] = ("timer",),
         allow: str = "",
         resolve: Resolve | None = None,
+        avoid_silent: float = 0.0,
     ) -> OutgoingCall:
         """Make a call; everything else comes by `handler`, never from inside this method.
 
@@ -156,6 +162,7 @@ class UserAgent:
             session_expires: session timer to ask for, in seconds (RFC 4028).
             supported, allow: those headers, unless `headers` has them.
             resolve: finds the ways of all requests of this call, in place of the agent's.
+            avoid_silent: seconds for which a hop that kept silent is tried after the others, by later calls too.
         """
         lines = list(headers)
         if allow:
@@ -173,6 +180,7 @@ class UserAgent:
             session_expires or 0,
             tuple(dict.fromkeys(supported)),
             tuple(route),
+            avoid_silent,
         )
         call = OutgoingCall(self, handler, call_id or self.new_token(), invitation, credentials)
         call.resolve = resolve or self.resolve

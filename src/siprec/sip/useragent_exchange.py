@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from siprec.sip.digest import CredentialStore, authorize, unanswered
@@ -28,6 +29,12 @@ Result = SipResponse | str
 log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS: Final = 16
+_MARGIN: Final = 400
+"""Octets that Via, Contact and the like add to a request."""
+UDP_AFTER: Final = 1.0
+"""Seconds after which a request that is too large for UDP goes over UDP all the same, when no connection is up."""
+CONNECT_LIMIT: Final = 3.5
+"""Seconds for a connection where there is no other way."""
 
 
 class Exchange:
@@ -36,12 +43,17 @@ class Exchange:
     `request` has neither Via nor, where the hop decides it, Contact: `prepare(request, hop)` puts in what depends on
     the hop. `next_cseq()` gives the number for a request that has to be sent again with credentials or another
     interval. For INVITE, `on_provisional` gets every 1xx but 100 of the current attempt, and `on_late` every 2xx
-    after the first, and those of attempts that had been given up. `resolve` finds the hops in place of the agent's.
+    after the first, and those of attempts that had been given up. `resolve` finds the hops in place of the agent's. A
+    hop that keeps silent comes last for `avoid_silent` seconds.
+
+    Where an INVITE may go over streams to several hops, connections race (RFC 8305), never INVITEs: the first that is
+    up gets the INVITE.
     """
 
     __slots__ = (
         "_agent",
         "_attempts",
+        "_avoid_silent",
         "_cancel_headers",
         "_credentials",
         "_hops",
@@ -51,6 +63,7 @@ class Exchange:
         "_on_late",
         "_on_provisional",
         "_prepare",
+        "_race",
         "_resolve",
         "_uri",
         "done",
@@ -73,8 +86,11 @@ class Exchange:
         on_provisional: Callable[[Exchange, SipResponse], None] | None = None,
         on_late: Callable[[Exchange, SipResponse], None] | None = None,
         resolve: Resolve | None = None,
+        avoid_silent: float = 0.0,
     ) -> None:
         self._agent = agent
+        self._avoid_silent = avoid_silent
+        self._race: Callable[[], None] | None = None
         self._resolve = resolve or agent.resolve
         self.request = request
         self._uri = uri
@@ -110,8 +126,43 @@ class Exchange:
             # The resolver may answer at once, and whoever started us has not got us in hand yet.
             self._agent.clock.call_later(0, self._finish, f"resolve: {reason}")
             return
-        self._hops = list(result)
-        self._send()
+        self._hops = self._agent.silent.last(result)
+        race = self._agent.race
+        if race is None or self.request.method != "INVITE":
+            self._send()
+            return
+        route, size = self._agent.layer.transport.route, len(self.request.to_bytes()) + _MARGIN
+        ways = [route(hop, size) for hop in self._hops]
+        streams = list(dict.fromkeys(way for way in ways if way.reliable))
+        if not ways[0].reliable:
+            self._send()
+            return
+        # Where UDP is a way too, it does not wait long for connections (RFC 3261 18.1.1).
+        limit = UDP_AFTER if any(not hop.reliable for hop in self._hops) else CONNECT_LIMIT
+        self._race = race(streams, limit, self._raced)
+
+    def _raced(self, winner: Hop | None, reason: str) -> None:
+        """A connection is up, or none."""
+        self._race = None
+        if self.done or self.cancelled:
+            return
+        if winner is not None:
+            # The hop itself, and not the one that was to go over UDP if it were smaller: once something is written,
+            # another transport would make a second session of it.
+            others = [hop for hop in self._hops if (hop.host, hop.port) != (winner.host, winner.port)]
+            self._hops = [replace(winner, connection=0), *others]
+            self._send()
+            return
+        self._hops = [hop for hop in self._hops if not hop.reliable]
+        if self._hops:
+            self._send()
+        else:
+            self._finish(f"transport: {reason}")
+
+    def silent(self) -> None:
+        """The present hop has not answered in time."""
+        if not self.heard and self._hops and self.transaction is not None:
+            self._agent.silent.add(self._hops[0], self._avoid_silent)
 
     def _send(self) -> None:
         self._attempts += 1
@@ -134,6 +185,7 @@ class Exchange:
         if self.done or self.cancelled:
             return
         self._cancel_headers = tuple(headers)
+        self._end_race()
         if self.transaction is None:
             self._agent.clock.call_later(0, self._finish, "cancelled")
         else:
@@ -144,8 +196,14 @@ class Exchange:
         self.cancel(headers)
         self._conclude()
 
+    def _end_race(self) -> None:
+        race, self._race = self._race, None
+        if race is not None:
+            race()
+
     def _conclude(self) -> None:
         self.done = True
+        self._end_race()
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
@@ -159,6 +217,7 @@ class Exchange:
         """Give up the present hop and try the next one; false if there is none."""
         if not self.has_next_hop:
             return False
+        self._end_race()
         if self.transaction is not None:
             self.transaction.cancel()
         del self._hops[0]
@@ -173,6 +232,8 @@ class Exchange:
     def _failure(self, transaction: ClientTransaction, reason: str) -> None:
         if transaction is not self.transaction or self.done:
             return
+        if reason == "timeout":
+            self.silent()
         # DNS-04: only silence and transport errors mean that another host may do better.
         if self.heard or not self.next_hop():
             self._finish(reason)
@@ -184,7 +245,9 @@ class Exchange:
             if 200 <= status < 300 and self._on_late is not None and not misrouted:
                 self._on_late(self, response)
             return
-        self.heard = True
+        if not self.heard:
+            self.heard = True
+            self._agent.silent.discard(self._hops[0])
         if status < 200:
             if status > 100 and self._on_provisional is not None and not misrouted:
                 self._on_provisional(self, response)

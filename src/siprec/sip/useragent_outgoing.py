@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from siprec.sip.dialog import Dialog, dialog_key
@@ -38,6 +39,7 @@ class Invitation:
     session_expires: int
     supported: tuple[str, ...]
     route: tuple[str, ...]
+    avoid_silent: float = 0.0
 
 
 class OutgoingCall(Call):
@@ -112,6 +114,7 @@ class OutgoingCall(Call):
             on_provisional=self._provisional,
             on_late=self._late,
             resolve=self.resolve,
+            avoid_silent=invitation.avoid_silent,
         )
         if invitation.setup_timeout is not None:
             self._setup = self.agent.clock.call_later(invitation.setup_timeout, self._setup_timed_out)
@@ -168,6 +171,7 @@ class OutgoingCall(Call):
         exchange = self._invite_exchange
         if exchange is None or exchange.done:
             return
+        exchange.silent()
         if not exchange.heard and exchange.has_next_hop:
             self._setup = self.agent.clock.call_later(self.invitation.setup_timeout or 0, self._setup_timed_out)
             exchange.next_hop()
@@ -194,7 +198,7 @@ class OutgoingCall(Call):
         try:
             dialog = self._early.get(tag)
             if dialog is None:
-                dialog = Dialog.from_response(exchange.request, response)
+                dialog = self._dialog_from(exchange, response)
             else:
                 dialog.confirm(response)
             dialog.next_hop  # noqa: B018 - parsed for its errors: without it there can be no ACK
@@ -210,6 +214,28 @@ class OutgoingCall(Call):
         self.start_timer(agreed_as_uac(response))
         self.handler.answered(self, response)
 
+    def _dialog_from(self, exchange: Exchange, response: SipResponse) -> Dialog:
+        """The dialog of a 2xx. One without Contact leads back to the address it came from.
+
+        Raises:
+            SipError: malformed headers.
+        """
+        transaction = exchange.transaction
+        if response.contact is not None or transaction is None:
+            return Dialog.from_response(exchange.request, response)
+        hop, through = replace(transaction.hop, connection=0), self.resolve
+        host = f"[{hop.host}]" if ":" in hop.host else hop.host
+        target = f"sip:{host}:{hop.port}" + (f";transport={hop.transport}" if hop.reliable else "")
+
+        def resolve(uri: Uri, done: Callable[[list[Hop] | SipError], None]) -> None:
+            if uri.text == target:
+                done([hop])
+            else:
+                through(uri, done)
+
+        self.resolve = resolve
+        return Dialog.from_response(exchange.request, response, target)
+
     def _late(self, exchange: Exchange, response: SipResponse) -> None:
         """A 2xx after the first one, or after we gave up."""
         if self.dialog is not None and response.to.tag == self.dialog.remote_tag:
@@ -223,7 +249,7 @@ class OutgoingCall(Call):
         dialog = self._early.get(tag)
         try:
             if dialog is None:
-                dialog = Dialog.from_response(exchange.request, response)
+                dialog = self._dialog_from(exchange, response)
             else:
                 dialog.confirm(response)
             dialog.local_cseq = max(dialog.local_cseq, response.cseq.number)
