@@ -201,12 +201,16 @@ class _Metrics(Collector):
             ("streams", "Streams that are received.", len(lines)),
             ("disk_free_bytes", "Where the recordings are.", recorder.space.free),
             ("disk_jobs", "Writes that wait for the disk.", recorder.writer.waiting),
+            ("disk_delay_seconds", "How long the write that runs now has waited and run.", recorder.writer.delay),
+            ("disk_ok", "1: there is room for a further recording.", int(not recorder.space.problem())),
         ):
             yield GaugeMetricFamily(f"siprec_recorder_{name}", text, value=value)
         for name, text, key in (
             ("sessions_accepted", "Recording sessions accepted.", "sessions"),
             ("sessions_refused", "Recording sessions refused.", "refused"),
             ("recordings", "Recordings that ended.", "recordings"),
+            ("recordings_failed", "Recordings of which not everything is on the disk.", "recordings_failed"),
+            ("recordings_interrupted", "Recordings that not their client ended.", "recordings_interrupted"),
             ("packets", "RTP packets of recordings that ended.", "packets"),
             ("packets_lost", "Packets of them that did not come.", "lost"),
             ("packets_dropped_by_disk", "Packets of them that the disk was too slow for.", "dropped_by_disk"),

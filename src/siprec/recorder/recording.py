@@ -247,6 +247,8 @@ class Recording:
         self.pipeline.close()
         self.disk.check()
         document = self._conclude()
+        if self.progress != "complete":
+            self.rs.recorder.counters[f"recordings_{self.progress}"] += 1
         written = self.disk.write_json(document, durable=True, last=True)
         if not written or self.disk.unfinished:
             # Tried again for as long as the process lives; after that, recovery has what there is.

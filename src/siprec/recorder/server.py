@@ -23,6 +23,7 @@ from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE
 from siprec.sip.useragent import Call, CallHandler, IncomingCall, Reply, Result
+from siprec.sourcelog import SourceLog
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,6 @@ HANDOVER: Final = 10.0
 """Seconds over which the sessions are spread that a planned stop ends."""
 _FLOWING: Final = 30.0
 _APART: Final = 0.05
-_COMPLAINT: Final = 60.0
-_SOURCES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +75,11 @@ class RecorderServer:
         self.admission = admission
         self.watching = watching or Watching()
         self.calls: set[RecordingCall] = set()
+        self.leaving: set[RecordingCall] = set()
+        """Those whose BYE is answered when their recording is on the disk."""
         self.stopping = False
         """No further sessions are taken."""
-        self._complained: dict[str, float] = {}
+        self.log = SourceLog(log, now=recorder.clock.now)
 
     def take(self, call: IncomingCall) -> None:
         """A new INVITE."""
@@ -94,29 +95,23 @@ class RecorderServer:
                 self.admission.check(request, source)
             except SipError as error:
                 if error.status != 401 or request.get("authorization"):
-                    self._complain(source.host, f"Call-ID {call.call_id}: recording client refused: {error.reason}")
+                    self.log.warning(
+                        source.host, "Call-ID %s: recording client refused: %s", call.call_id, error.reason
+                    )
                     self.recorder.counters["refused"] += 1
                 call.answer(error.status, headers=error.headers)
                 return
         refusal = self.acceptance.refusal(request, source)
         if refusal is not None:
             self.recorder.counters["refused"] += 1
-            self._complain(source.host, f"Call-ID {call.call_id}: INVITE of {source.host} refused: {refusal.reason}")
+            self.log.warning(
+                source.host, "Call-ID %s: INVITE of %s refused: %s", call.call_id, source.host, refusal.reason
+            )
             headers = [("Require", EXTENSION)] if refusal.status == 421 else []
             call.answer(refusal.status, headers=headers, reason=refusal.reason)
             return
         call.session_expires = self.watching.session_expires
         RecordingCall(self, call).begin(call)
-
-    def _complain(self, host: str, text: str) -> None:
-        """A warning, once a minute for each source."""
-        now = self.recorder.clock.now()
-        if now - self._complained.get(host, float("-inf")) < _COMPLAINT:
-            return
-        if len(self._complained) >= _SOURCES:
-            self._complained.clear()
-        self._complained[host] = now
-        log.warning("%s", text)
 
     def handover(self, done: Callable[[], None]) -> None:
         """End all sessions with a BYE that sends their clients to another SRS, one after the other within ten seconds;
@@ -190,7 +185,7 @@ class RecordingCall(CallHandler):
                     session.metadata(metadata, received_wall=wall, charset=charset)
         except (RecorderError, SipError) as error:
             source = call.transaction.source.host
-            self._server._complain(source, f"Call-ID {call.call_id}: recording session refused: {error.reason}")
+            self._server.log.warning(source, "Call-ID %s: recording session refused: %s", call.call_id, error.reason)
             self._server.recorder.counters["refused"] += 1
             lines = [("Retry-After", RETRY_AFTER)] if error.status == 503 else []
             if error.status == 415:
@@ -285,12 +280,14 @@ class RecordingCall(CallHandler):
             reply(200)
         else:
             self._farewell = reply
+            self._server.leaving.add(self)
 
     def _say_farewell(self, session: RecordingSession, waited: int = 0) -> None:
         if session.progress == "pending" and waited < len(_PATIENCE):
             self._server.recorder.clock.call_later(_PATIENCE[waited], self._say_farewell, session, waited + 1)
             return
         reply, self._farewell = self._farewell, None
+        self._server.leaving.discard(self)
         if reply is not None:
             reply(200, headers=session.tally.headers(session.progress))
 

@@ -93,7 +93,8 @@ class Recorder:
     writer: DiskWriter = field(default_factory=DiskWriter)
     sessions: set[RecordingSession] = field(default_factory=set)
     counters: Counter[str] = field(default_factory=Counter)
-    """Since the start: ``sessions`` accepted and ``refused``; of recordings that ended: ``recordings``, ``packets``,
+    """Since the start: ``sessions`` accepted and ``refused``; of recordings that ended: ``recordings``,
+    ``recordings_failed`` and ``recordings_interrupted`` (counted in the disk thread), ``packets``,
     ``lost``, ``dropped_by_disk``, ``not_decodable``, ``source_changes`` and ``second_sources``."""
 
     def __post_init__(self) -> None:

@@ -161,6 +161,11 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
                 break
             await asyncio.sleep(0.1)
         await asyncio.to_thread(recorder.close)
+        # Those of clients that have ended their sessions themselves are answered now.
+        for _ in range(20):
+            if not server.leaving:
+                break
+            await asyncio.sleep(0.1)
     finally:
         notifier.close()
         if api is not None:
