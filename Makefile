@@ -7,7 +7,7 @@ VENV := .venv
 WORKERS ?= 4
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test unit interop lint format bench sanitize clean
+.PHONY: help run demo test unit interop lint format bench sanitize lock clean
 help: ## Show the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
 
@@ -58,6 +58,11 @@ sanitize: $(VENV)/.test ## Run the packet loop's tests with AddressSanitizer and
 bench: $(VENV)/.test ## Print the figures: CPU per call, per packet, per message
 	@tools/system-packages test
 	@$(BIN)/python bench/message.py && $(BIN)/python bench/call_budget.py && $(BIN)/python bench/relay.py && $(BIN)/python bench/calls.py && $(BIN)/python bench/listeners.py
+
+lock: $(VENV)/.test ## Pin what the container installs (requirements.lock), by version and hash
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra redis --extra codecs --generate-hashes --no-header \
+		--python-version 3.11 --output-file requirements.lock
 
 clean: ## Remove what make has made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
