@@ -13,6 +13,7 @@ from siprec.api.parts import Parts
 from siprec.api.problem import Problem
 from siprec.media.engine import ForkStatistics, MediaError, MediaSession, MediaStatistics
 from siprec.proxy.call import Call
+from siprec.proxy.contacts import numeric
 from siprec.recording.active import ActiveRecording
 from siprec.recording.secure import is_secure
 from siprec.sip.errors import SipError
@@ -88,7 +89,8 @@ def _is(party: NameAddr, user: str) -> bool:
     try:
         uri = party.uri
         if "@" in user:
-            return f"{uri.user or ''}@{uri.host}".lower() == user.lower()
+            name, _, host = user.lower().rpartition("@")
+            return (uri.user or "").lower() == name and (numeric(uri.host) or uri.host) == (numeric(host) or host)
         return (uri.user or "") == user
     except SipError:
         return False

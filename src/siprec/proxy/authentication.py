@@ -100,11 +100,11 @@ class Authentication:
                 self.throttle.failed(source, result.username)
             self._lines.warning(
                 source,
-                "%s of %r from source=%s refused: %s, Call-ID %s",
+                "%s of %r refused: %s, source=%s, Call-ID %s",
                 request.method,
                 result.username,
-                source,
                 result.reason,
+                source,
                 request.call_id,
             )
         stale = result.outcome == "stale"

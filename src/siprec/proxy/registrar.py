@@ -34,8 +34,7 @@ MAX_TEXT = 1024
 @dataclass(frozen=True, slots=True)
 class Binding:
     """One contact of an address of record. `expires` is monotonic; `flow` set when the phone is reached the way it came
-    (`only_flow`: in no other way); `path` the Path values; `aor` the address of record as it
-    was written; `given_by` the address of a stranger, as in `Target`."""
+    (`only_flow`: in no other way); `path` the Path values; `given_by` the address of a stranger, as in `Target`."""
 
     uri: Uri
     q: float
@@ -47,7 +46,6 @@ class Binding:
     path: tuple[str, ...] = ()
     given_by: str = ""
     only_flow: bool = False
-    aor: str = ""
 
 
 class Registrar:
@@ -133,7 +131,7 @@ class Registrar:
     def describe(self, aor: str, binding: Binding) -> dict[str, object]:
         """A binding as plain values; `expires` is the seconds left."""
         return {
-            "aor": binding.aor or aor,
+            "aor": aor,
             "contact": binding.uri.text,
             "q": binding.q,
             "expires": round(binding.expires - self._clock.now()),
@@ -144,7 +142,9 @@ class Registrar:
     def _key(self, uri: Uri) -> str:
         # All our names mean the same users, so that phones may register at one address and be called at another.
         user = unescape(uri.user or "")
-        return f"{user}@" if self._identity.serves(uri) else f"{user}@{uri.host}"
+        return (
+            f"{user}@" if self._identity.serves(uri) else f"{user}@{f'[{uri.host}]' if ':' in uri.host else uri.host}"
+        )
 
     # -- REGISTER ------------------------------------------------------------------------------------------------------
 
@@ -275,7 +275,6 @@ class Registrar:
                         path,
                         given_by,
                         only_flow,
-                        request.to.uri.aor,
                     )
                 )
         if len(result) > self._max_contacts:

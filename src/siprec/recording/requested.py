@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import msgspec
 
 from siprec.proxy.call import Call as ProxyCall
+from siprec.proxy.contacts import numeric
 from siprec.recording.settings import RecordingProfile
 from siprec.recording.srs import ACCEPT, FEATURE, Body, RsDialog, description_of, encode_body
 from siprec.recording.trunk import Trunk
@@ -136,7 +137,8 @@ def _aor(text: str) -> str:
         uri = Uri.parse(text)
     except SipError:
         return text
-    return f"{uri.user}@{uri.host}".lower() if uri.user else uri.host.lower()
+    host = numeric(uri.host) or uri.host.lower()
+    return f"{uri.user.lower()}@{host}" if uri.user else host
 
 
 def is_request(request: SipRequest) -> bool:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec.api.look import page
+from siprec.api.look import call_fits, page
 from siprec.api.problem import Problem
+from siprec.proxy.call import Call
+from tests.simulation.proxyworld import raw_request
 
 Item = tuple[float, str, str]
 
@@ -68,3 +70,22 @@ def test_a_cursor_of_somebody_else_is_refused() -> None:
     with pytest.raises(Problem) as caught:
         asyncio.run(page([], lambda item: True, lambda item: item, 10, "nonsense"))
     assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("user", "fits"),
+    [
+        ("bob@[2001:db8::1]", True),
+        ("bob@2001:db8::1", True),
+        ("BOB@[2001:DB8:0::1]", True),
+        ("bob", True),
+        ("bob@[2001:db8::2]", False),
+        ("eve@[2001:db8::1]", False),
+        ("alice@example.com", True),
+        ("alice@EXAMPLE.com", True),
+        ("alice@example.org", False),
+    ],
+)
+def test_calls_are_found_by_address_of_record_also_with_an_ipv6_host(user: str, fits: bool) -> None:
+    invite = raw_request("INVITE", "sip:bob@[2001:db8::1]", to="<sip:bob@[2001:db8:0::1]:5060>")
+    assert call_fits(Call("d", invite, "udp:10.0.0.1:5060", 0.0, 0.0), user=user) == fits
