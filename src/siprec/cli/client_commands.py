@@ -88,7 +88,7 @@ def _find(client: ApiClient, name: str) -> dict[str, Any]:
             f"{name!r} fits {len(found_ids)} calls: {', '.join(found_ids[:5])}{'...' * (len(found_ids) > 5)}"
         )
     if not found_ids:
-        raise ApiError(f"no call {name!r}; `siprec ls` lists them")
+        raise ApiError(f"no call {name!r}; `siprec ls` lists them, `siprec audit` tells of those that are over")
     detail: dict[str, Any] = client.get(f"/calls/{found_ids[0]}")
     return detail
 
