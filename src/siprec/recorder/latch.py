@@ -23,7 +23,8 @@ Address = tuple[str, int]
 Learn = Literal["any", "host", "signalled"]
 
 _SAME_HOST = 3  # packets in a row
-_SAME_HOST_SILENCE = 0.05  # seconds without the source of now, before another port of its host takes over
+_SILENCE = 0.05, 0.1  # seconds without the source of now before another port of its host takes over: least, most
+_SPACING = 1.5  # ... and so many times the usual time between its packets
 _OTHER_HOST = 10
 _DTX = 3.0  # times `relearn` where silence is not sent
 _MAX_CANDIDATES = 8
@@ -87,6 +88,8 @@ class Latch:
         """Silence is not sent: a silent source is not gone as soon."""
         self.heard = now
         """When the source spoke last."""
+        self.spacing = 0.0
+        """Seconds between its packets, lately at most."""
         self._outdated: Address | None = None  # described before, not any more: it goes on until another one speaks
         self._before: list[Address] = []
         self._candidates: dict[Address, _Candidate] = {}
@@ -106,6 +109,11 @@ class Latch:
         if self.behind_nat:
             self.source = None
 
+    def speaks(self, now: float) -> None:
+        """A packet of the source."""
+        gap, self.heard = now - self.heard, now
+        self.spacing = gap if gap > self.spacing else self.spacing * 0.98
+
     @property
     def contested(self) -> bool:
         """Whether others than the source have sent something."""
@@ -124,7 +132,7 @@ class Latch:
         """A packet from `address`, authentic where that can be told; `agreed`: its format is one of the stream's."""
         packet = heard.packet
         if address == self.source:
-            self.heard = packet.arrival
+            self.speaks(packet.arrival)
             return Taken([heard], dropped=self._outdo() if self._candidates else 0)
         if address == self.signalled and (agreed or self.source is None):
             return self._take(address, heard)
@@ -190,7 +198,7 @@ class Latch:
                 return False
             # The signalled host silences another one; ports of one host have to leave each other time.
             other = self.source is None or (self.source[0] not in self.hosts and address[0] in self.hosts)
-            return other or now - self.heard >= _SAME_HOST_SILENCE
+            return other or now - self.heard >= min(max(_SILENCE[0], _SPACING * self.spacing), _SILENCE[1])
         patience = self.relearn * (_DTX if self.dtx else 1.0)
         return candidate.in_a_row >= _OTHER_HOST and now - self.heard >= patience
 

@@ -178,7 +178,7 @@ class MediaLine:
                 self.receiver.counters.stranger += 1
             return
         if address == self.latch.source and not self.latch.contested:
-            self.latch.heard = now
+            self.latch.speaks(now)
             self._take(address, packet, data)
             return
         agreed = packet.payload_type in self._meanings

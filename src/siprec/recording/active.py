@@ -545,7 +545,10 @@ class ActiveRecording:
 
     def _tell_left_out(self) -> None:
         """Tell of codecs of the call that the SRS does not take, where nobody transcodes them: once for each change."""
-        left = self.declined if self._media is not None and not self._media.transcodes else {}
+        description, media = self._description, self._media
+        if description is None or media is None or not (description.partly or self._left_out):
+            return
+        left = self.declined if not media.transcodes else {}
         if left == self._left_out:
             return
         self._left_out = left

@@ -62,6 +62,8 @@ class RsDescription:
     session_id: str
     slots: list[_Slot] = field(default_factory=list)
     origin: Origin | None = None
+    partly: bool = False
+    """Whether the SRS's last answer has other formats than were offered."""
     _last: tuple[str, ...] | None = None
 
     def update(self, subscription: Subscription, first: str) -> None:
@@ -89,7 +91,12 @@ class RsDescription:
 
     def took(self, theirs: SessionDescription) -> None:
         """The SRS's answer: what it did not take is not offered again, unless the call changes its codecs."""
+        self.partly = False
         for slot, line in zip(self.slots, theirs.media, strict=False):
+            if slot.formats == line.formats:
+                slot.taken = []
+                continue
+            self.partly = True
             taken = [text for text in slot.formats if text in line.formats]
             # An answer without a codec of ours says nothing, for example one that numbers them anew.
             useful = any(name.lower() not in _SIDE for text, name in _codecs(line).items() if text in taken)

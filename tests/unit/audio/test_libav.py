@@ -66,6 +66,17 @@ def test_amr_is_decoded_in_every_mode_and_form(mode: int, aligned: bool, togethe
     is_speech(kind, payloads, least=0.6 if mode < 4 else 0.75)
 
 
+@pytest.mark.parametrize("name", ["AMR", "AMR-WB"])
+def test_amr_is_decoded_where_ffmpeg_was_built_without_opencore(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    wide = name == "AMR-WB"
+    monkeypatch.setitem(libav._NAMES, name, ("no such decoder", "amrwb" if wide else "amrnb"))
+    frames = telephony.amr_wb(speech(16000)) if wide else telephony.amr(speech())
+    payloads = [telephony.amr_payload([frame], wideband=wide) for frame in frames]
+    kind = codec(name, 16000 if wide else 8000)
+    is_speech(kind, payloads, least=0.6)
+    assert np.abs(decoded(kind, payloads)).max() > 5000
+
+
 @pytest.mark.parametrize("mode", [0, 2, 8])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_amr_wb_is_decoded(mode: int, aligned: bool) -> None:

@@ -22,7 +22,7 @@ from siprec.recorder.library import RecordingResult
 from siprec.recorder.rtp import build
 from siprec.recorder.session import RecorderSettings
 from tests.unit.audio.ogg_opus import opus_packets
-from tests.unit.recorder.recorder_harness import Bench, read, restamp
+from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network
 
 PCMU = codec("PCMU", 8000)
 G722 = codec("G722", 8000)
@@ -77,6 +77,14 @@ def is_whole(result: RecordingResult, sent: NDArray[np.int16], *, at: float = 0.
     assert len(got) >= start + len(sent)
     assert np.array_equal(got[start : start + len(sent)], sent)
     assert result.streams[0]["time_corrections"] == []
+
+
+def where(got: NDArray[np.int16], part: NDArray[np.int16], near: float) -> float:
+    """Seconds at which `part` lies in `got` in one piece, within a tenth of a second of `near`; -1 if it does not."""
+    for start in range(max(round((near - 0.1) * RATE), 0), round((near + 0.1) * RATE)):
+        if np.array_equal(got[start : start + len(part)], part):
+            return start / RATE
+    return -1.0
 
 
 def ulaw(signal: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -301,6 +309,35 @@ def test_wrong_steps_do_not_hide_a_pause_or_a_loss(bench: Callable[..., Bench]) 
     assert match(got[5 * 16000 :], signal[3 * 16000 :], 16000)[1] == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.parametrize("clock", ["stands still", "starts again", "double"])
+@pytest.mark.parametrize("pause", [0.4, 1.4, 20.0])
+def test_a_pause_of_a_sender_with_faulty_timestamps_keeps_its_length(
+    bench: Callable[..., Bench], clock: str, pause: float
+) -> None:
+    signal = tune(6)
+    sent = stamped(
+        signal,
+        PCMU,
+        0,
+        {"stands still": lambda n: 5, "starts again": lambda n: n % 150 * 160, "double": lambda n: n * 320}[clock],
+    )
+    rng = random.Random(2)
+    paused = [(at + (pause if n >= 150 else 0.0) + rng.random() * 0.015, d) for n, (at, d) in enumerate(sent)]
+    result = record(bench(), sorted(paused))
+    got = read(result.stream_file(1))[:, 0]
+    first, second = ulaw(signal)[: 3 * RATE], ulaw(signal)[3 * RATE :]
+    assert where(got, first, 0.0) == pytest.approx(0.0, abs=0.016)
+    assert where(got, second, 3.0 + pause) == pytest.approx(3.0 + pause, abs=0.016)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 6])
+def test_wrong_steps_over_a_jittery_network_are_no_gaps(bench: Callable[..., Bench], factor: int) -> None:
+    signal = tune(6)
+    network = with_network(stamped(signal, PCMU, 0, lambda n: n * 160 * factor), 5, jitter=0.08, duplicate=0.1)
+    result = record(bench(), network)
+    assert where(read(result.stream_file(1))[:, 0], ulaw(signal), 0.0) == pytest.approx(0.0, abs=0.08)
+
+
 def test_real_gaps_at_a_steady_pace_are_kept(bench: Callable[..., Bench]) -> None:
     """Ten milliseconds of audio every twenty: nothing is wrong with these timestamps."""
     signal = tune(4)
@@ -376,8 +413,9 @@ def sender_report(ntp: float, timestamp: int, ssrc: int = 1) -> bytes:
 
 @pytest.mark.parametrize("held_up", [0.2, 0.6, 1.5, 2.5])
 @pytest.mark.parametrize("when", [0.0, 2.3])
+@pytest.mark.parametrize("which", [(0,), (1,), (2,), (0, 1, 2)])
 def test_sender_reports_that_are_late_or_step_move_nothing(
-    bench: Callable[..., Bench], held_up: float, when: float
+    bench: Callable[..., Bench], held_up: float, when: float, which: tuple[int, ...]
 ) -> None:
     b = bench()
     signal = tune(6)
@@ -388,6 +426,7 @@ def test_sender_reports_that_are_late_or_step_move_nothing(
         (when + held_up + 0.5, sender_report(1.8e9 + when + 77.0, int((when + held_up + 0.5) * 8000))),
         (when + held_up + 1.0, sender_report(1.8e9 - 500.0, 0xFFFFFF00)),
     ]
+    reports = [reports[n] for n in which]
     b.inject(sorted(stalled + reports, key=lambda item: item[0]), packets(signal, PCMU, 0, ssrc=2))
     result = b.finish()
     got = read(result.stream_file(1))[:, 0]

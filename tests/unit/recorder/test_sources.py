@@ -126,6 +126,20 @@ def test_a_second_voice_is_reported_and_not_mixed_in(
         assert f"a second source, {foreign[0]} port {foreign[1]}, SSRC 00000002, is not recorded" in caplog.text
 
 
+def test_long_packets_leave_no_room_for_another_port(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    offer(b)
+    line = b.session.lines[0]
+    mine = packets(to_int16(caller_melody(6, RATE)), PCMU, 0, ssrc=1, ptime=0.06)
+    both = [(at, HOME, d) for at, d in mine] + [(at + 0.007, REBOUND, d) for at, d in voice(6, 2)]
+    for at, address, data in sorted(both):
+        b.clock.advance(5000.0 + at)
+        line.rtp_datagram(data, address, b.clock.now())
+    result = b.finish()
+    assert result.streams[0]["ssrcs"] == ["00000001"]
+    is_all(result, 6)
+
+
 def test_the_signalled_source_wins_when_it_speaks(bench: Callable[..., Bench]) -> None:
     """A fork of a call of old goes on from another port of the same media server."""
     b = bench()
@@ -289,8 +303,11 @@ def test_reports_go_to_the_host_that_media_come_from(bench: Callable[..., Bench]
     # Media come from 127.0.0.1; the address for RTCP that signalling named is another party's.
     b.offer(b.audio("1").replace(f"a=rtcp:{number}", f"a=rtcp:{port} IN IP4 {host}"))
     b.play(voice(2))
+    line = b.session.lines[0]
+    assert line._rtcp_to() == (b.address, b.sock.getsockname()[1] + 1)
     b.rtcp.sendto(struct.pack("!BBHI", 0x80, 201, 1, 7), (b.address, b.ports[0] + 1))
     b.play(voice(12))
+    assert line._rtcp_to() == b.rtcp.getsockname()
     b.finish()
     assert answered(third_party) == []
     assert len(answered(b.rtcp)) >= 2
