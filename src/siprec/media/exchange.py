@@ -28,8 +28,9 @@ class Connection(Protocol):
 
     reliable: bool
 
-    def send(self, message: bytes) -> None:
-        """Send one message; failures go to the error callback, nothing is raised."""
+    def send(self, message: bytes) -> str | None:
+        """Send one message; returns why this one alone cannot be sent. Failures of the connection go to the error
+        callback, nothing is raised."""
         ...
 
     def close(self) -> None: ...
@@ -134,7 +135,9 @@ class Exchange(ABC, Generic[R]):
         self.counters["requests"] += 1
         reliable = self._connection.reliable
         pending.timer = self._clock.call_later(limit if reliable else pending.wait, self._expired, cookie)
-        self._connection.send(message)
+        refused = self._connection.send(message)
+        if refused:
+            self._clock.call_later(0, self._fail, cookie, refused)
 
     def fail_soon(self, reason: str, done: Callable[[R | MediaError], None]) -> None:
         """Fail a request that was not sent, not from inside of it."""

@@ -59,10 +59,13 @@ class LineConnection(StreamConnection):
         self._cookies: deque[bytes] = deque()
         super().__init__(loop, family, address, on_message, on_error, lambda: LineFramer(self._cookies))
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes) -> str:
         cookie, _, body = message.partition(b" ")
         self._cookies.append(cookie)
-        super().send(body + b"\n")
+        refused = super().send(body + b"\n")
+        if refused:
+            self._cookies.pop()
+        return refused
 
     def _drop(self) -> None:
         self._cookies.clear()

@@ -105,15 +105,18 @@ class StreamConnection:
         self._new_framer = framer
         self._framer = framer()
 
-    def send(self, message: bytes) -> None:
-        if self._closed or len(self._out) + len(message) > self._MAX_WAITING:
-            self._loop.call_soon(self._lost, "not sent: too much waits")
-            return
+    def send(self, message: bytes) -> str:
+        if self._closed:
+            self._loop.call_soon(self._lost, "closed")
+            return ""
+        if len(self._out) + len(message) > self._MAX_WAITING:
+            return "not sent: too much waits"  # the messages before it are on their way all the same
         self._out += message
         if self._socket is None:
             self._connect()
         elif self._connected:
             self._flush()
+        return ""
 
     def close(self) -> None:
         self._closed = True
