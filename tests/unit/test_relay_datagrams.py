@@ -295,3 +295,17 @@ def test_a_subscription_of_a_stream_that_no_recorder_knows_is_refused() -> None:
         a, b = Phone(it, "127.0.0.1"), Phone(it, "127.0.0.1")
         it.call(a, b, "UDP/BFCP *")
         assert b"Nothing to subscribe to" in bad(it.relay, "subscribe request", call_id="c", from_tags=["a"])
+
+
+@both
+def test_media_leave_from_the_address_that_descriptions_name(kind: str) -> None:
+    with world(kind) as it:
+        pool = PortPool([Interface("0.0.0.0", "127.0.0.2"), Interface("0.0.0.0", "192.0.2.77", "nat")], 47400, 47499)
+        it.relay.plane.pool = pool
+        a, b = Phone(it, "127.0.0.1"), Phone(it, "127.0.0.1")
+        it.call(a, b, "RTP/AVP 0")
+        assert (a.to[0], b.to[0]) == ("127.0.0.2", "127.0.0.2")
+        b.sock.connect(b.to)  # takes nothing from anywhere else
+        a.send(b"hello")
+        it.hear(b, [b"hello"])
+        assert pool.interfaces[1].address == "0.0.0.0"  # an address of the NAT before us

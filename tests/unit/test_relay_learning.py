@@ -169,6 +169,8 @@ def test_the_signalled_host_wins_from_another_port_over_one_that_goes_on_talking
         assert party.hear(GATEWAY, 3.5 + n * 0.02, 20 + n, ssrc=8)
         assert party.hear(REBOUND, 3.51 + n * 0.02, 10 + n) == (n == 2)
     assert party.flow.remote == REBOUND
+    assert not party.hear(GATEWAY, 3.6, 30, ssrc=8)  # it only stood in
+    assert party.flow.remote == REBOUND
 
 
 @pytest.mark.parametrize(

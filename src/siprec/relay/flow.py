@@ -266,7 +266,8 @@ class Flow:
         told = self.notify if self.role != "control" and (settled or not self._first_come) else None
         if told is not None and before is not None and not _same_host(before, source):
             told(self, before, source)
-        self.old = self.source if source not in (self.signalled, self.old) else None
+        returned = source in (self.signalled, self.old) or self._returns(source)
+        self.old = None if returned else self.source
         self.source = source
         self.tentative = self.rival = None
         self.paused = False
@@ -276,8 +277,11 @@ class Flow:
     def _interrupted(self, source: Address, rival: Rival) -> bool:
         """Has the known source spoken since the rival's newest packet? One from elsewhere does not hold up the
         signalled host."""
-        returns = _same_host(source, self.signalled) and not _same_host(self.source, self.signalled)
-        return rival.mark != self.packets and not returns
+        return rival.mark != self.packets and not self._returns(source)
+
+    def _returns(self, source: Address) -> bool:
+        """Is `source` on the signalled host, and the known source is not?"""
+        return _same_host(source, self.signalled) and not _same_host(self.source, self.signalled)
 
     def _in_a_row(self, source: Address, now: float, packet: memoryview | bytes) -> int:
         """Count a packet of a source that is not the known one; how many came in a row."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siprec.sdp import address_family
 
@@ -70,12 +70,28 @@ class PortPair:
         self.pool._taken.discard((self.interface.address, self.port))
 
 
+def _bindable(interface: Interface) -> Interface:
+    """Of a wildcard address the one that is advertised, if that is this host's: on a host with several addresses media
+    must leave from the one that descriptions name."""
+    if not interface.advertised or not ipaddress.ip_address(interface.address).is_unspecified:
+        return interface
+    family = socket.AF_INET6 if interface.family == "IP6" else socket.AF_INET
+    if address_family(interface.advertised) != interface.family:
+        return interface
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((interface.advertised, 0))
+        except OSError:
+            return interface
+    return replace(interface, address=interface.advertised)
+
+
 class PortPool:
     """Pairs from `low` to `high` (both inclusive), handed out in turn so that a port rests before it is used again.
     `dscp` (RFC 2474, 0 to 63) marks what is sent; 46 is usual for voice (RFC 4594). Raises ValueError."""
 
     def __init__(self, interfaces: Sequence[Interface], low: int, high: int, dscp: int = 0) -> None:
-        self.interfaces = tuple(interfaces)
+        self.interfaces = tuple(map(_bindable, interfaces))
         self._first = low + low % 2
         self._count = (high - self._first + 1) // 2
         if not interfaces or self._count < 1 or not 1024 <= self._first < high <= 65535:

@@ -75,11 +75,19 @@ static void moved(Channel *channel, const Address *from, const Address *to)
     loop_notice(channel);
 }
 
+/* Is `source` on the signalled host, and the known source is not? */
+static bool returns(const Channel *channel, const Address *source)
+{
+    return address_same_host(source, &channel->signalled) &&
+           !address_same_host(&channel->source, &channel->signalled);
+}
+
 static void take(Channel *channel, const Address *source)
 {
     Address before = channel->source.length ? channel->source : channel->signalled;
     bool settled = channel->source.length != 0;
-    bool returned = address_same(source, &channel->signalled) || address_same(source, &channel->old);
+    bool returned = returns(channel, source) || address_same(source, &channel->signalled) ||
+                    address_same(source, &channel->old);
     if (settled || !first_come(channel))
         moved(channel, &before, source);
     channel->old = settled && !returned ? channel->source : none;
@@ -105,9 +113,7 @@ static bool agreed(const Channel *channel, const uint8_t *packet, size_t size)
 /* Has the known source spoken since the rival's newest packet? One from elsewhere does not hold up the signalled host. */
 static bool interrupted(const Channel *channel, const Address *source)
 {
-    bool returns = address_same_host(source, &channel->signalled) &&
-                   !address_same_host(&channel->source, &channel->signalled);
-    return channel->rival.mark != channel->packets && !returns;
+    return channel->rival.mark != channel->packets && !returns(channel, source);
 }
 
 /* Count a packet of a source that is not the known one; how many came in a row. */
