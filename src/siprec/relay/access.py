@@ -6,11 +6,16 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from siprec.media.ngauth import Opened, Refused, Stale, Verifier, check_secret
 from siprec.sourcelog import SourceLog
 
 log = logging.getLogger(__name__)
+
+
+LOCAL: Final = "unix"
+"""In the place of an address: by a UNIX socket."""
 
 
 def is_loopback(host: str) -> bool:
@@ -53,11 +58,9 @@ class Access:
         self.counters = {"refused": 0, "refused connections": 0}
 
     def listed(self, host: str) -> bool:
-        """Needs `host` no secret?"""
-        if self._verifier is None and not self._networks:
+        """Needs `host` no secret? Who comes by a UNIX socket (:data:`LOCAL`) was let in by the file system."""
+        if host == LOCAL or (self._verifier is None and not self._networks):
             return True
-        if not self._networks or not host:
-            return False
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:

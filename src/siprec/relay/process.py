@@ -17,7 +17,7 @@ from siprec.media.bencode import BencodeError, encode
 from siprec.media.ngauth import Stale
 from siprec.media.ngframes import StreamFramer
 from siprec.net.datagrams import DatagramReader
-from siprec.relay.access import Access, check_access
+from siprec.relay.access import LOCAL, Access, check_access
 from siprec.relay.call import Plane
 from siprec.relay.heartbeat import Heartbeat
 from siprec.relay.learning import Latching
@@ -99,7 +99,8 @@ class RunningRelay:
         """Accept ng over TCP on the same port, or over the UNIX socket."""
 
         def stream() -> _NgStream:
-            return _NgStream(self._loop, self._answer, self._access, self._connections)
+            local = LOCAL if self._udp is None else ""
+            return _NgStream(self._loop, self._answer, self._access, self._connections, local)
 
         if self._udp is None:
             self._server = await self._loop.create_unix_server(stream, sock=self._listener)
@@ -178,6 +179,7 @@ class _NgStream(asyncio.Protocol):
         answer: Callable[[bytes, str, object, object], bytes | None],
         access: Access,
         connections: set[_NgStream],
+        host: str = "",
     ) -> None:
         self._loop = loop
         self._answer = answer
@@ -185,14 +187,15 @@ class _NgStream(asyncio.Protocol):
         self._connections = connections
         self._framer = StreamFramer()
         self._transport: asyncio.Transport | None = None
-        self._host = ""
+        self._host = host
         self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self._host = peer[0] if isinstance(peer, tuple) and peer else ""
-        if not self._access.welcome(self._host) or len(self._connections) >= _CONNECTIONS:
+        if not self._host and isinstance(peer, tuple) and peer:
+            self._host = peer[0]
+        if not self._host or not self._access.welcome(self._host) or len(self._connections) >= _CONNECTIONS:
             self._transport.abort()
             return
         self._connections.add(self)
@@ -210,7 +213,7 @@ class _NgStream(asyncio.Protocol):
         try:
             messages = self._framer.feed(data)
         except BencodeError as error:
-            self._access.log.warning(self._host, "ng connection of %s closed: %s", self._host or "this host", error)
+            self._access.log.warning(self._host, "ng connection of %s closed: %s", self._host, error)
             transport.abort()
             return
         for message in messages:

@@ -141,9 +141,9 @@ class Relay:
     def request(self, request: dict[str, Value]) -> Reply:
         """Carry out one request. Whatever is wrong with it becomes an error reply."""
         self.counters["requests"] += 1
-        request = expanded(request)
-        handler = self._commands.get(word(named(request, "command")))
         try:
+            request = expanded(request)
+            handler = self._commands.get(word(named(request, "command")))
             if handler is None:
                 raise CallError("Unrecognized command")
             # `gates`: a stream answered inactive gets no media here (see siprec.media.rtpengine)

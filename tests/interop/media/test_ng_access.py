@@ -212,7 +212,8 @@ def test_listed_peers_need_no_secret_and_others_are_not_even_connected() -> None
 def test_a_socket_that_nobody_listens_on_any_more_is_taken_over_and_one_in_use_is_not(tmp_path: Path) -> None:
     async def scenario() -> None:
         path = str(tmp_path / "ng")
-        relay = await _relay(listen=(path, 0))
+        relay = await _relay(listen=(path, 0), secret=SECRET, peers=("192.0.2.1",))  # those are for others
+        assert await pinged(sockets.tcp(asyncio.get_running_loop(), (path, 0))) is None
         with pytest.raises(RelayFailed):
             await _relay(listen=(path, 0))
         relay.kill()
