@@ -115,23 +115,16 @@ class StreamFramer:
         self._length = length
 
     def _skip_blank(self, events: list[Event]) -> None:
+        """Drop the line ends before a message, with as little work for each as can be."""
         buffer = self._buffer
-        i, end = 0, len(buffer)
-        while i < end:
-            octet = buffer[i]
-            if octet == 13:
-                if i + 1 == end:
-                    break
-                if buffer[i + 1] == 10:
-                    i += 1
-                    if self._half_ping:
-                        events.append(PING)
-                    self._half_ping = not self._half_ping
-                i += 1
-            elif octet == 10:
-                i += 1
-            else:
-                self._half_ping = False
-                break
-        if i:
-            del buffer[:i]
+        rest = len(buffer.lstrip(b"\r\n"))
+        blank = len(buffer) - rest
+        if not rest and buffer.endswith(b"\r"):
+            blank -= 1  # the other half of it is still to come
+        if blank:
+            ends = buffer.count(b"\r\n", 0, blank) + self._half_ping
+            events += [PING] * (ends // 2)
+            self._half_ping = ends % 2 > 0
+            del buffer[:blank]
+        if rest:
+            self._half_ping = False

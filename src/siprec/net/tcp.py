@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, cast
 
 from siprec.net.address import ListenAddress, bound_socket, is_wildcard
 from siprec.net.counters import Counters
-from siprec.net.framing import Ping, StreamFramer
+from siprec.net.framing import PING, Ping, StreamFramer
 from siprec.sip.errors import SipError
 from siprec.sip.message import MAX_MESSAGE, SipRequest, SipResponse
 from siprec.sip.transport import Hop, SendFailed
@@ -135,12 +135,16 @@ class StreamConnection(asyncio.Protocol):
         framer, owner = self._framer, self._owner
         self._heard = True
         self._unanswered.clear()
-        for event in framer.feed(data):
+        events = framer.feed(data)
+        if events:
             self.active = monotonic()
+        if (pings := events.count(PING)) > 0:
+            owner.counters.pings += pings
+            self._write(b"\r\n" * pings)  # one write, however many a stranger sends at once
+        for event in events:
             if isinstance(event, Ping):
-                owner.counters.pings += 1
-                self._write(b"\r\n")
-            elif isinstance(event, SipError):
+                continue
+            if isinstance(event, SipError):
                 owner.stream_malformed(event, self.hop)
             else:
                 owner.stream_message(event, self.hop)

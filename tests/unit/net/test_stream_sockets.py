@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from siprec.net.tcp import StreamLimits
+from siprec.net.tcp import StreamConnection, StreamLimits
 from siprec.sip.message import MalformedRequest, SipResponse, parse_datagram
-from siprec.sip.transport import Hop
+from siprec.sip.transport import Hop, SendFailed
 from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
 
 
@@ -84,6 +84,31 @@ def test_fragments_pings_and_framing_errors_on_the_wire(run: Run) -> None:
         await bob.transport.close()
 
     run(main())
+
+
+def test_many_pings_at_once_are_answered_by_one_write(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """A write for each of them is more work than a stranger has with 4 octets."""
+    writes: list[bytes] = []
+    send = StreamConnection.send
+
+    def counted(self: StreamConnection, data: bytes, failed: SendFailed | None) -> str:
+        writes.append(data)
+        return send(self, data, failed)
+
+    monkeypatch.setattr(StreamConnection, "send", counted)
+
+    async def main() -> None:
+        bob = Peer()
+        there = await bob.listen("tcp:127.0.0.1:0")
+        reader, writer = await asyncio.open_connection(there.host, there.port)
+        writer.write(b"\r\n\r\n" * 10_000)
+        assert await reader.readexactly(20_000) == b"\r\n" * 10_000
+        assert bob.transport.counters.pings == 10_000
+        writer.close()
+        await bob.transport.close()
+
+    run(main())
+    assert len(writes) < 1000
 
 
 def test_a_refused_connection_fails_all_that_waits_and_udp_is_used_from_then_on(run: Run) -> None:
