@@ -81,6 +81,7 @@ class FakeMediaServer(MediaServer):
         self.keys: dict[tuple[str, int, int], list[Crypto]] = {}
         self._numbers = 0
         self.refused, self.reports, self.last_report, self.queries = 0, 0, 0.0, 0
+        self.interval, self.report_from, self.report_until = 0.0, 0.0, float("inf")
 
     def flowing(self) -> list[str]:
         """Labels of the streams that are copied to the SRS just now."""
@@ -194,8 +195,16 @@ class FakeMediaServer(MediaServer):
     def key_frame(self, session: MediaSession, tag: str, done: Result) -> None:
         self._later(f"key frame {tag}", done, lambda: None)
 
+    def report(self, interval: float) -> None:
+        """From now on the SRSs report every `interval` seconds, until `report_until`."""
+        self.interval, self.report_from, self.report_until = interval, self.clock.now(), float("inf")
+
     def query(self, session: MediaSession, done: StatisticsResult) -> None:
         def action() -> None:
+            blocks, age = 0, 0.0
+            if self.interval:
+                blocks = int((min(self.clock.now(), self.report_until) - self.report_from) / self.interval)
+                age = self.clock.now() - self.report_from - blocks * self.interval
             forks = [
                 ForkStatistics(
                     tag,
@@ -205,6 +214,9 @@ class FakeMediaServer(MediaServer):
                     dropped={"refused": self.refused},
                     rtcp_received=self.reports,
                     last_report=self.last_report,
+                    reports=blocks,
+                    report_age=age,
+                    report_interval=self.interval,
                 )
                 for tag, subscription in self.subscriptions.items()
                 for index, stream in enumerate(subscription.streams)

@@ -226,7 +226,7 @@ def test_a_recording_that_ends_by_the_srs_is_partial_with_its_reason() -> None:
     w.clock.run_for(20.0)
     proof = w.proved(call)
     assert proof.verdict == "partial"
-    assert any("BYE from the SRS" in reason for reason in proof.reasons)
+    assert any("ended by SRS" in reason for reason in proof.reasons)
 
 
 def test_what_is_recorded_goes_on_after_a_reload_without_its_profile() -> None:

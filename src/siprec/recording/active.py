@@ -100,6 +100,7 @@ class Surroundings:
     def __post_init__(self) -> None:
         self.health = HealthTable(self.clock, self.agent, self.dispatcher)
         self.watch = SrsWatch(self.clock)
+        self.health.on_down = self.watch.suspect
 
 
 class ActiveRecording:
@@ -745,7 +746,7 @@ class ActiveRecording:
             self._srtp.check_way(self.server, description, dialog.way)
             self._take_answer(answer)
             self._unreachable = False
-            self.around.health.well(self.server, self.profile)
+            self.around.health.well(self.server, self.profile, took=True)
             self._post(Event(Kind.ANSWERED))
             if self.machine.state in (State.ACTIVE, State.PAUSED):
                 self.around.watch.add(self)
@@ -797,4 +798,7 @@ class ActiveRecording:
             self.around.watch.discard(self)
             if status == 408:
                 self.around.health.failed(self.server, self.profile, status, reason)
+            elif status >= 500:
+                # It is there, and others should be tried first: nothing to be found out about its other sessions.
+                self.around.health.failed(self.server, self.profile, status, reason, probe=False)
             self._post(Event(Kind.LOST if status else Kind.PEER_BYE, status=status, reason=reason))

@@ -8,6 +8,7 @@ is left, a try may still save the recording. SRSs that are down are asked by OPT
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,14 +24,17 @@ from siprec.sip.useragent import Result, UserAgent
 log = logging.getLogger(__name__)
 
 DOWN_PING: Final = 15.0
-"""Seconds between two OPTIONS to an SRS that is down."""
+"""Longest time between two OPTIONS to an SRS that is down, in seconds: one that is back soon is found soon."""
+FIRST_PING: Final = 1.0
+"""Seconds to the first of them. Doubled with each, and with each recording that it refused meanwhile."""
 MAX_RETRY_AFTER: Final = 3600.0
 MAX_SERVERS: Final = 500
 
 
 @dataclass(slots=True)
 class Health:
-    """One SRS. `state`: ``unknown``, ``up`` or ``down``; `failures` in a row; `busy_until`: monotonic."""
+    """One SRS. `state`: ``unknown``, ``up`` or ``down``; `failures` in a row; `busy_until`: monotonic; `patience`:
+    doublings of the time to the next OPTIONS, `refusals` how often it went down since it last took a recording."""
 
     profile: RecordingProfile
     state: str = "unknown"
@@ -38,6 +42,8 @@ class Health:
     busy_until: float = 0.0
     pinged: float = 0.0
     asking: bool = False
+    patience: int = 0
+    refusals: int = 0
 
 
 class HealthTable:
@@ -54,6 +60,10 @@ class HealthTable:
         self._dispatcher = dispatcher
         self._known: dict[str, Health] = {}
         self._timer: Timer | None = None
+        self.on_down: Callable[[str], object] = lambda server: None
+        """Told of an SRS that seems not to be there any more."""
+        self.on_up: Callable[[str], object] = lambda server: None
+        """Told of an SRS that is back."""
 
     def watch(self, profiles: list[RecordingProfile]) -> None:
         """Know the SRSs of these profiles; begin to ask those that are to be asked regularly."""
@@ -93,18 +103,29 @@ class HealthTable:
 
     # -- what became of attempts ---------------------------------------------------------------------------------------
 
-    def well(self, server: str, profile: RecordingProfile) -> None:
-        """It took a recording, or answered."""
+    def well(self, server: str, profile: RecordingProfile, *, took: bool = False) -> None:
+        """It answered, or `took` a recording."""
         found = self._entry(server, profile)
         if found is None:
             return
-        found.failures, found.busy_until = 0, 0.0
+        if took:
+            found.refusals, found.busy_until = 0, 0.0
+        found.failures = 0
         self._set(server, found, "up", 0, "")
 
     def failed(
-        self, server: str, profile: RecordingProfile, status: int, reason: str, retry_after: float = 0.0
+        self,
+        server: str,
+        profile: RecordingProfile,
+        status: int,
+        reason: str,
+        retry_after: float = 0.0,
+        *,
+        probe: bool = True,
     ) -> None:
-        """It refused with `status`; 408 and 503 also for silence and no way there."""
+        """It refused with `status`; 408 and 503 also for silence and no way there. `probe`: ask in the sessions it has
+        whether it is still there, if this is what it is found down by; else it said so, and others come first for a
+        while although it answers."""
         found = self._entry(server, profile)
         if found is None:
             return
@@ -112,7 +133,9 @@ class HealthTable:
             found.busy_until = self._clock.now() + min(retry_after, MAX_RETRY_AFTER)
         elif status == 408 or 500 <= status < 600:
             found.failures += 1
-            self._set(server, found, "down", status, reason)
+            if not probe:
+                found.busy_until = max(found.busy_until, self._clock.now() + DOWN_PING)
+            self._set(server, found, "down", status, reason, probe=probe)
         elif status >= 300:
             # Any other refusal is the word of a server that is well.
             self._set(server, found, "up", 0, "")
@@ -123,19 +146,27 @@ class HealthTable:
             found = self._known[server] = Health(profile, pinged=self._clock.now())
         return found
 
-    def _set(self, server: str, found: Health, state: str, status: int, reason: str) -> None:
+    def _set(self, server: str, found: Health, state: str, status: int, reason: str, *, probe: bool = False) -> None:
         before, found.state = found.state, state
+        if state == "down" and before != "down":
+            found.pinged, found.patience = self._clock.now(), found.refusals
+            found.refusals += 1
         if state != before and not (before == "unknown" and state == "up"):
             name = events.SRS_UP if state == "up" else events.SRS_DOWN
             (log.info if state == "up" else log.warning)("SRS %s is %s %s %s", server, state, status or "", reason)
             self._dispatcher.emit(SiprecEvent(name, "", "", "", "", server, "", self._clock.wall(), reason, status))
         self._plan()
+        if state == "up" and before == "down":
+            self.on_up(server)
+        elif state == "down" and before != "down" and probe:
+            self.on_down(server)
 
     # -- OPTIONS -------------------------------------------------------------------------------------------------------
 
     def _period(self, found: Health) -> float:
         if found.state == "down":
-            return min(DOWN_PING, found.profile.ping or DOWN_PING)
+            wait = FIRST_PING * 2 ** min(found.patience, 10)
+            return min(DOWN_PING, found.profile.ping or DOWN_PING, wait)
         return found.profile.ping or float("inf")
 
     def _plan(self) -> None:
@@ -157,6 +188,7 @@ class HealthTable:
 
     def _ask(self, server: str, found: Health) -> None:
         found.pinged = self._clock.now()
+        found.patience += 1
         profile = found.profile
         try:
             reach = profile.reach(server)

@@ -119,7 +119,8 @@ class Case:
         elif event.name == events.STOP:
             if session is not None:
                 session.end, session.reason, session.status = event.wall, text_of(event.reason), event.status
-                session.lost = bool(event.status)
+                # One that handed over ended in order: the packets say whether anything is missing.
+                session.lost = bool(event.status) and not event.reason.startswith(events.ENDED_BY_SRS)
                 if recording is not None:
                     self._hear(session, recording)
             self._resumed(event)

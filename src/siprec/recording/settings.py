@@ -14,6 +14,7 @@ from siprec.recording.identity import IdentityPolicy
 from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording.reach import OUR_REALM, Reach, SrsSettings, TlsPolicy, place_of, tls_of
 from siprec.recording.secure import SrtpPolicy
+from siprec.recording.srsbye import OnSrsBye
 from siprec.recording.xmlcheck import check_extension, check_participant, extension, with_namespace
 from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
@@ -299,6 +300,10 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     on_failure: Literal["ignore", "announce", "end-call"] = "ignore"
     """What becomes of a call which cannot be recorded, or no longer (ERR-10). ``announce``: the parties of an answered
     call hear three short tones; ``end-call``: it gets a 503, or each party a BYE, with a Reason."""
+    on_srs_bye: OnSrsBye = "by-reason"
+    """What a BYE of the SRS in mid-call does. ``by-reason``: with ``Reason`` SIP 500 to 599 or Q.850 38, 41 or 42 the
+    next SRS takes the recording, any other BYE ends it; ``failover``: every BYE is a failover; ``end``: every BYE ends
+    the recording."""
     profile: Literal["rfc", "legacy-metadata-type"] = "rfc"
     """``legacy-metadata-type``: ``application/rs-metadata``, as in the first RFC 7866."""
     updates: Literal["partial", "complete"] = "partial"
@@ -324,6 +329,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     watch: float = 10.0
     """Seconds between two looks at what the media server counts for a recording: ICMP errors, and receiver reports of
     the SRS that are missing (ERR-11); 0: none."""
+<<<<<<< HEAD
     rtcp_timeout: float = 30.0
     """Seconds without a receiver report of an SRS that sent some, after which it is asked whether it is there; 0:
     never."""
@@ -334,8 +340,17 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     on_bad_extension: Literal["next", "without-require"] = "next"
     """What follows a 420 of an SRS that does not support ``siprec``: the next SRS, or the same one once more without
     ``Require: siprec`` (SRSs of before RFC 7866)."""
+=======
+    rtcp_timeout: float = 10.0
+    """Seconds without a receiver report of an SRS that sent some, after which it is asked whether it is there, by an
+    OPTIONS in the session (4 s); three times the interval of its reports where that is longer, up to 15. 0: never."""
+    keepalive: float = 15.0
+    """Seconds between OPTIONS inside each recording session in which no receiver reports are seen: the SRS sends none,
+    or the media server does not show them. 0: only when something looks wrong."""
+>>>>>>> d71001f (Replace an SRS that hangs within 20 seconds, and take its failure from its BYE)
     ping: float = 0.0
-    """Seconds between OPTIONS to each SRS outside of recordings; 0: only while one is down (every 15 seconds)."""
+    """Seconds between OPTIONS to each SRS outside of recordings; 0: only while one is down (after 1, 2, 4, 8 and then
+    every 15 seconds)."""
     redirect: Literal["never", "same-host", "any"] = "never"
     """Whether a 3xx of an SRS is followed: never (it counts as a refusal), to the same host, or anywhere; in no case to
     a less secure transport (ERR-02)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from siprec import sdp
-from siprec.recording import confirmation
+from siprec.recording import confirmation, srsbye
 from siprec.recording.confirmation import Recorded
 from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE, Recording
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
@@ -95,7 +95,8 @@ class DialogOwner(Protocol):
         """The SRS wants a key frame of the video (RFC 5168); its request is answered."""
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """The dialog is over: by BYE of the SRS (`status` 0), or broken (408, 481)."""
+        """The dialog is over: by BYE of the SRS (`status` 0: its decision; 5xx: another SRS should go on, see
+        :mod:`siprec.recording.srsbye`), or broken (408, 481)."""
 
 
 class NoOwner:
@@ -497,7 +498,7 @@ class RsDialog(CallHandler):
         if request is not None:
             self.recorded = confirmation.read(request)
         if reason == "bye":
-            self.owner.rs_ended(self, 0, "BYE from the SRS")
+            self.owner.rs_ended(self, *srsbye.judged(request, self.profile.on_srs_bye))
         else:
             self.owner.rs_ended(self, 481 if "481" in reason else 408, reason)
 

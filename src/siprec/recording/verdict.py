@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from siprec.recording.events import ENDED_BY_SRS
+
 Verdict = Literal["complete", "unconfirmed", "partial", "none"]
 Confirm = Literal["required", "if-available"]
 VERSION: Final = 2
@@ -200,6 +202,8 @@ def _incomplete(proof: Proof) -> Iterator[str]:
     for session in proof.sessions:
         if session.lost:
             yield f"{session.server} was lost: {_status(session.status, session.reason)}"
+        elif session.reason.startswith(ENDED_BY_SRS) and not session.status:
+            yield f"{session.server}: {session.reason}"
         if session.stored == "failed":
             yield f"{session.server} could not write all of the recording"
     for gap in proof.gaps:

@@ -1,10 +1,15 @@
 """Noticing in mid-call that an SRS is gone, although nothing is to be said to it just now (ERR-11).
 
-Signs are looked for: ICMP errors and missing receiver reports by the media server's counters, a connection that closed.
-A sign alone ends nothing: the SRS is asked first, with an OPTIONS inside the RS dialog. No answer, 408 or 481: the RS
-is lost (ERR-09). An answer, and yet the media do not arrive: the offer is repeated, and then the RS is lost too.
+Signs are looked for: ICMP errors and missing receiver reports by the media server's counters, a connection that closed,
+an SRS that anything else found down (`suspect`). A sign alone ends nothing: the SRS is asked first, with an OPTIONS
+inside the RS dialog. No answer in `PROBE` seconds, 408, 481 or a transport error: the RS is lost (ERR-09). Any other
+answer is life. Media that are refused (ICMP) in spite of it: the offer is repeated, and then the RS is lost too.
 
-One sweep a second for all recordings, while there are any; at most `RATE` of them are looked at in one.
+An SRS whose receiver reports are not seen, because it sends none or the media server does not show them, is asked every
+`keepalive` seconds. By one or the other a hung SRS is replaced within 20 s.
+
+One sweep a second for all recordings, while there are any; at most `RATE` of them are looked at in one, and while more
+are due the next sweep follows after `BACKLOG`.
 """
 
 from __future__ import annotations
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
 
 RATE: Final = 100
 SWEEP: Final = 1.0
+BACKLOG: Final = 0.1
+PROBE: Final = 4.0
+"""Seconds that an SRS has for the answer to OPTIONS."""
+LONGEST: Final = 15.0
+"""Longest silence, in seconds, that the usual interval of an SRS's receiver reports excuses."""
 REPEAT: Final = 2.0
 """Seconds between two looks once there is a sign."""
 REOFFER_AT: Final = 2
@@ -34,12 +44,16 @@ _GONE: Final = frozenset({408, 481})
 
 @dataclass(slots=True)
 class _Look:
-    """What is known of one recording: `refused` packets, `reports`, and the bad looks in a row (`strikes`)."""
+    """What is known of one recording: when it is looked at (`due`) and asked (`keepalive`), from when it is this SRS's
+    (`since`, monotonic), `refused` packets, whether receiver reports came since then (`reporting`) and until when their
+    silence is no sign (`excused`), and the bad looks in a row (`strikes`)."""
 
     due: float
     keepalive: float
+    since: float
     refused: int = 0
-    reports: int = 0
+    reporting: bool = False
+    excused: float = 0.0
     strikes: int = 0
     asked: bool = False
     tag: str = ""
@@ -56,6 +70,8 @@ class SrsWatch:
         self._clock = clock
         self._looks: dict[ActiveRecording, _Look] = {}
         self._timer: Timer | None = None
+        self._asked: dict[str, float] = {}
+        """When a session that several calls share was asked last, by its Call-ID."""
 
     def __len__(self) -> int:
         """Recordings looked after: for leak checks."""
@@ -71,12 +87,13 @@ class SrsWatch:
             due = now + (profile.watch or float("inf"))
             keepalive = now + (profile.keepalive or float("inf"))
         first = now + AFTER
-        self._looks[recording] = _Look(min(due, first), keepalive, first=first, began=self._clock.wall())
+        self._looks[recording] = _Look(min(due, first), keepalive, now, first=first, began=self._clock.wall())
         self._wake()
 
     def discard(self, recording: ActiveRecording) -> None:
         """It is over, or broken."""
         self._looks.pop(recording, None)
+        self._asked.pop(recording.rs_call_id, None)
         if not self._looks and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -88,10 +105,22 @@ class SrsWatch:
             way = recording.way
             if way is not None and (way.host, way.port) == (hop.host, hop.port):
                 look.keepalive = now
+        self._wake(at_once=True)
 
-    def _wake(self) -> None:
+    def suspect(self, server: str) -> None:
+        """`server` was found down by something else: its running sessions are asked now."""
+        now = self._clock.now()
+        for recording, look in self._looks.items():
+            if recording.server == server:
+                look.keepalive = now
+        self._wake(at_once=True)
+
+    def _wake(self, *, at_once: bool = False, delay: float = SWEEP) -> None:
+        if at_once and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None and self._looks:
-            self._timer = self._clock.call_later(SWEEP, self._sweep)
+            self._timer = self._clock.call_later(0.0 if at_once else delay, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
@@ -103,10 +132,21 @@ class SrsWatch:
             if self._looks.get(recording) is not look:
                 continue
             if look.keepalive <= now:
-                self._ask(recording, look, "no answer")
+                self._keep_alive(recording, look)
             else:
                 self._query(recording, look)
-        self._wake()
+        self._wake(delay=BACKLOG if len(due) > RATE else SWEEP)
+
+    def _keep_alive(self, recording: ActiveRecording, look: _Look) -> None:
+        period = recording.profile.keepalive
+        if recording.profile.session != "per-call" and period:
+            # One question is enough for all calls of a session.
+            now, key = self._clock.now(), recording.rs_call_id
+            if now - self._asked.get(key, -period) < PROBE:
+                look.keepalive = now + period
+                return
+            self._asked[key] = now
+        self._ask(recording, look, "no answer")
 
     # -- the media server's counters -----------------------------------------------------------------------------------
 
@@ -130,8 +170,13 @@ class SrsWatch:
             if first:
                 recording.look_for_media(result, look.began)
             if look.tag != subscription.tag:
-                look.tag, look.refused, look.reports = subscription.tag, 0, 0
-            sign = self._sign(recording, look, [fork for fork in result.forks if fork.tag == subscription.tag])
+                look.tag, look.refused = subscription.tag, 0
+            forks = [fork for fork in result.forks if fork.tag == subscription.tag]
+            silence = self._silence(recording, look, forks)
+            sign = self._sign(look, forks)
+            if not sign and silence:
+                self._ask(recording, look, silence)
+                return
             if not sign:
                 look.strikes = 0
                 return
@@ -146,20 +191,43 @@ class SrsWatch:
 
         recording.query(done)
 
-    def _sign(self, recording: ActiveRecording, look: _Look, forks: list[ForkStatistics]) -> str:
+    @staticmethod
+    def _sign(look: _Look, forks: list[ForkStatistics]) -> str:
         """Why the media seem not to arrive; empty: they seem to."""
         refused = sum(fork.dropped.get("refused", 0) + fork.dropped.get("unreachable", 0) for fork in forks)
-        reports = sum(fork.rtcp_received or 0 for fork in forks)
-        last = max((fork.last_report for fork in forks), default=0.0)
         before, look.refused = look.refused, refused
-        had, look.reports = look.reports, max(look.reports, reports)
-        if refused > before:
-            return "the media are refused (ICMP)"
-        limit = recording.profile.rtcp_timeout
-        # Only of an SRS that did report can be said that it stopped.
-        if had and limit and reports == had and last and self._clock.wall() - last > limit:
-            return f"no receiver report for {self._clock.wall() - last:.0f} s"
-        return ""
+        return "the media are refused (ICMP)" if refused > before else ""
+
+    def _silence(self, recording: ActiveRecording, look: _Look, forks: list[ForkStatistics]) -> str:
+        """What is to be said of an SRS that sent receiver reports and sends them no more; empty: nothing. Plans the
+        next look for when that could be."""
+        now, profile = self._clock.now(), recording.profile
+        age = self._report_age(forks)
+        # What an SRS before this one reported says nothing of it.
+        look.reporting |= age is not None and now - age > look.since
+        if not look.reporting or age is None or not profile.rtcp_timeout:
+            # Reports that have come meanwhile spare the question.
+            if profile.watch:
+                look.due = min(look.due, max(look.keepalive - SWEEP, now + SWEEP))
+            return ""
+        interval = max((fork.report_interval for fork in forks), default=0.0)
+        limit = max(profile.rtcp_timeout, min(3 * interval, LONGEST))
+        quiet = max(now - age + limit, look.excused)
+        if now < quiet:
+            look.due = min(look.due, quiet)
+            look.keepalive = max(look.keepalive, now + (profile.keepalive or float("inf")))
+            return ""
+        look.excused = now + limit
+        look.due = min(look.due, look.excused)
+        return f"no receiver report for {age:.0f} s"
+
+    def _report_age(self, forks: list[ForkStatistics]) -> float | None:
+        """Seconds since the SRS's last RTCP; None: none came, or the media server does not say."""
+        wall = self._clock.wall()
+        ages = [fork.report_age for fork in forks if fork.reports]
+        # In seconds since the epoch: no clock of ours went backwards meanwhile.
+        ages += [wall - fork.last_report for fork in forks if fork.rtcp_received and 0 < fork.last_report <= wall]
+        return min(ages, default=None)
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
@@ -182,7 +250,7 @@ class SrsWatch:
             elif result != "ended":
                 self._lost(recording, f"{sign}; OPTIONS: {result or 'silence'}")
 
-        limit = self._clock.call_later(recording.profile.setup_timeout, done, None)
+        limit = self._clock.call_later(PROBE, done, None)
         if not recording.send("OPTIONS", (), b"", "", done):
             limit.cancel()
             limit = None

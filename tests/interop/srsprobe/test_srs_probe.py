@@ -181,7 +181,7 @@ def test_a_2xx_that_crosses_the_cancel_is_acknowledged_and_ended() -> None:
 def test_an_srs_that_hangs_up_is_not_sent_a_bye() -> None:
     srs = PoorSrs(bye_after="UPDATE")
     outcome = against(srs)
-    assert outcome.ended == "BYE from the SRS"
+    assert outcome.ended == "ended by SRS"
     assert "200 BYE" in srs.received
     assert "BYE" not in srs.received
     assert not outcome.good
