@@ -343,7 +343,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
 =======
     rtcp_timeout: float = 10.0
     """Seconds without a receiver report of an SRS that sent some, after which it is asked whether it is there, by an
-    OPTIONS in the session (4 s); three times the interval of its reports where that is longer, up to 15. 0: never."""
+    OPTIONS in the session (4 s); three times the interval of its reports where that is longer, up to 14. 0: never."""
     keepalive: float = 15.0
     """Seconds between OPTIONS inside each recording session in which no receiver reports are seen: the SRS sends none,
     or the media server does not show them. 0: only when something looks wrong."""

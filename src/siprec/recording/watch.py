@@ -32,7 +32,7 @@ SWEEP: Final = 1.0
 BACKLOG: Final = 0.1
 PROBE: Final = 4.0
 """Seconds that an SRS has for the answer to OPTIONS."""
-LONGEST: Final = 15.0
+LONGEST: Final = 14.0
 """Longest silence, in seconds, that the usual interval of an SRS's receiver reports excuses."""
 REPEAT: Final = 2.0
 """Seconds between two looks once there is a sign."""
