@@ -340,9 +340,9 @@ class ReferenceCall:
         )
         events = EventDispatcher()
         events.subscribe(lambda event: self.events.append(event.name))
-        self.recording = RecordingService(
-            self.clock, self.agent, profiles={"default": RecordingProfile(srs=f"sip:{SRS[0]}")}, events=events
-        )
+        # As with an SRS whose receiver reports are seen: nothing is asked.
+        profile = RecordingProfile(srs=f"sip:{SRS[0]}", keepalive=0.0)
+        self.recording = RecordingService(self.clock, self.agent, profiles={"default": profile}, events=events)
 
         if self.tap is not None:
             self._observe(events, self.tap)

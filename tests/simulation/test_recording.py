@@ -25,7 +25,7 @@ from tests.simulation.recording_world import FakeMediaServer, Q, Srs, World, par
 
 
 def test_a_call_is_recorded_from_answer_to_end() -> None:
-    world = World()
+    world = World(profile={"keepalive": 0.0})
     call = world.answered_call()
     assert world.state(call) == "active"
     assert world.media.flowing() == ["1", "2"]
@@ -148,7 +148,7 @@ def test_an_srs_that_refuses_leaves_nothing_but_an_event() -> None:
 
 
 def test_a_silent_srs_is_given_up_after_the_setup_timeout() -> None:
-    world = World(profile={"setup_timeout": 4.0})
+    world = World(profile={"setup_timeout": 4.0, "retry": 0.0})
     world.srs.on_invite = lambda call: None
     call = world.answered_call()
     assert world.state(call) == "inviting"
@@ -520,7 +520,7 @@ def test_an_identity_learnt_later_keeps_the_participant() -> None:
 
 
 def test_a_transfer_lets_one_leave_and_one_join_the_same_session() -> None:
-    world = World()
+    world = World(profile={"keepalive": 0.0})
     call = world.answered_call()
     before = world.srs.documents[0]
     session = before.find(f"{Q}session").get("session_id")
@@ -752,7 +752,7 @@ def test_a_dead_srs_is_replaced_by_the_next_in_mid_call() -> None:
 
 
 def test_the_session_timer_keeps_the_recording_alive_and_ends_a_dead_one() -> None:
-    world = World(profile={"session_expires": 90, "rebuilds": 0})
+    world = World(profile={"session_expires": 90, "rebuilds": 0, "keepalive": 0.0, "retry": 0.0})
     call = world.answered_call()
     world.clock.run_for(1000)
     assert world.state(call) == "active"

@@ -70,7 +70,7 @@ def hang_up(w: TransferWorld) -> None:
 
 
 def test_early_media_are_recorded_and_go_on_into_the_answered_call() -> None:
-    w = TransferWorld(start="early")
+    w = TransferWorld(start="early", keepalive=0.0)
     w.bob.take = early()
     w.call()
     w.clock.run_for(2)
@@ -565,7 +565,7 @@ def test_max_breadth_of_the_call_goes_on_to_the_recording_session(given: str | N
 
 
 def test_every_request_that_changes_something_says_when_it_was() -> None:
-    w = TransferWorld()  # CTL-08, SRS-22
+    w = TransferWorld(keepalive=0.0)  # CTL-08, SRS-22
     call = established(w)
     paused = w.clock.wall()
     call.siprec_pause_recording()

@@ -44,7 +44,7 @@ def test_metadata_go_by_reinvite_once_an_update_was_refused(status: int, allow: 
     ("allow", "method"), [("INVITE, ACK, BYE, CANCEL, UPDATE", "UPDATE"), ("INVITE, ACK, BYE", "INVITE")]
 )
 def test_what_refreshes_the_session_requires_siprec_too(allow: str, method: str) -> None:
-    world = World(profile={"session_expires": 90})
+    world = World(profile={"session_expires": 90, "keepalive": 0.0})
     world.srs.agent.allow = allow
     call = world.answered_call()
     world.clock.run_for(60)

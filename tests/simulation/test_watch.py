@@ -236,7 +236,7 @@ def test_one_that_is_alone_is_asked_whatever_is_known_of_it() -> None:
     assert world.names() == ["FAILED"]
     world.network.drop = None
     world.answered_call()
-    assert world.names() == ["FAILED", "START"]
+    assert world.names() == ["FAILED", "START", "START"]  # the first call is recorded now, too
 
 
 def test_a_refusal_is_the_word_of_a_server_that_is_well() -> None:

@@ -106,6 +106,15 @@ class Surroundings:
 class ActiveRecording:
     """A recording instance of a call, from its wish to its end. `finished(self)` is called once, last."""
 
+    # Of the class: a recording that does not fail has none of its own.
+    failure: str = ""
+    """What was told last of why there is no recording; empty while there is one."""
+    woken: bool = False
+    """It is tried again because an SRS is back."""
+    may_return: bool = False
+    """It failed because its SRSs were down: it may begin again when one is back."""
+    _unavailable: bool = False
+
     def __init__(
         self,
         around: Surroundings,
@@ -220,9 +229,15 @@ class ActiveRecording:
         """The SRS is gone, as far as can be told: the RS is given up, and set up again (ERR-09)."""
         log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id, extra=self._fields)
         self.around.health.failed(self.server, self.profile, status if status != 481 else 0, reason)
+        self._failed_at_srs(status)
         if self._dialog is not None:
             self._dialog.abandon(reason)
         self._post(Event(Kind.LOST, status=status, reason=reason))
+
+    def _failed_at_srs(self, status: int) -> None:
+        """The SRS is down, as far as `status` says."""
+        if status == 408 or 500 <= status < 600:
+            self._unavailable = True
 
     def offer_again(self) -> None:
         """Repeat the offer: the media do not arrive although the SRS answers (ERR-11)."""
@@ -397,6 +412,17 @@ class ActiveRecording:
         self._post(Event(Kind.TIMER))
 
     def _notify(self, action: Notify) -> None:
+        if action.name == events.START and (self._unavailable or self.failure):
+            self._unavailable = self.woken = False
+            self.failure = ""
+        elif action.name == events.FAILED:
+            gave_up = bool(action.status) and self.machine.policy.gives_up(action.status)
+            # A try that follows a failure is followed by others, whatever it fails of.
+            self.may_return = not gave_up and (bool(self.failure) or (bool(action.status) and self._unavailable))
+            before, self.failure = self.failure, action.reason
+            if before:  # told once, until there is a recording again
+                log.info("still not recorded: %s (call %s)", action.reason, self.call.call_id, extra=self._fields)
+                return
         event = SiprecEvent(
             action.name,
             self.call.dlg_id,
@@ -756,6 +782,7 @@ class ActiveRecording:
         if dialog is self._dialog:
             if self.machine.state is not State.ENDING:
                 self.around.health.failed(self.server, self.profile, status, reason, dialog.retry_after)
+                self._failed_at_srs(status)
             inviting = self.machine.state is State.INVITING
             again = inviting and self._srtp.falls_back(self.server, status, self._description)
             other = self._srtp.afresh(self._description)
@@ -796,6 +823,7 @@ class ActiveRecording:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is self._dialog:
             self.around.watch.discard(self)
+            self._failed_at_srs(status)
             if status == 408:
                 self.around.health.failed(self.server, self.profile, status, reason)
             elif status >= 500:

@@ -12,7 +12,9 @@ from siprec.proxy.parties import asserted
 from siprec.recording.active import ActiveRecording
 from siprec.recording.describe import CallMetadata
 from siprec.recording.metadata import IdSource
+from siprec.recording.retry import Waiting
 from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.trunks import INBOUND
 from siprec.sdp import SdpError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipResponse
@@ -72,6 +74,7 @@ class CallRecorder:
             return "the call is over"
         if instance in self.recordings:
             return f"instance {instance!r} is engaged already"
+        self.service.retry.discard(self.call.dlg_id, instance)
         recording = ActiveRecording(
             self.service.around,
             self.metadata,
@@ -113,11 +116,40 @@ class CallRecorder:
     def _finished(self, recording: ActiveRecording) -> None:
         if self.recordings.get(recording.instance) is recording:
             del self.recordings[recording.instance]
-        if recording.instance in self.call.recordings and not self.answered:
+        waits = recording.may_return and self._waits(recording)
+        if recording.instance in self.call.recordings and not self.answered and not waits:
             self.call.recordings.remove(recording.instance)
         self.service.on_finished(recording)
         self.service.released(self)
         self.service.indications.changed(self.call)
+
+    def _waits(self, recording: ActiveRecording) -> bool:
+        """Have a recording whose SRSs were all down tried again later; false: it is not to be."""
+        profile, instance = recording.profile, recording.instance
+        if self.over or not profile.retry or instance in self.recordings or instance.startswith(INBOUND):
+            return False
+        waiting = Waiting(
+            self,
+            instance,
+            profile,
+            recording.settings,
+            recording.start,
+            self.service.around.clock.now() + profile.retry,
+            recording.machine.paused_wanted,
+            recording.failure,
+            recording.woken,
+        )
+        self.service.retry.add(waiting)
+        return True
+
+    def again(self, waiting: Waiting) -> None:
+        """Begin a recording that waited, with what is said from now on."""
+        if self.over or self.engage(waiting.instance, waiting.profile, waiting.settings, waiting.start):
+            return
+        recording = self.recordings[waiting.instance]
+        recording.failure, recording.woken = waiting.failure, waiting.woken
+        if waiting.paused:
+            recording.pause()
 
     # -- beginning -----------------------------------------------------------------------------------------------------
 

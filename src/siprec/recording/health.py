@@ -165,7 +165,7 @@ class HealthTable:
 
     def _period(self, found: Health) -> float:
         if found.state == "down":
-            wait = FIRST_PING * 2 ** min(found.patience, 10)
+            wait = FIRST_PING * (1 << min(found.patience, 10))
             return min(DOWN_PING, found.profile.ping or DOWN_PING, wait)
         return found.profile.ping or float("inf")
 

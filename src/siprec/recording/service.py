@@ -24,6 +24,7 @@ from siprec.recording.events import FAILED, IGNORED, EventDispatcher, SiprecEven
 from siprec.recording.indication import Indications
 from siprec.recording.metadata import IdSource, new_id
 from siprec.recording.requested import RequestedSessions, RequestSettings
+from siprec.recording.retry import RetryQueue, Waiting
 from siprec.recording.settings import (
     RecordingProfile,
     RecordingSettings,
@@ -32,6 +33,7 @@ from siprec.recording.settings import (
     check_headers,
     check_uri,
 )
+from siprec.recording.trunk import Trunk
 from siprec.recording.trunks import TrunkPool
 from siprec.sip.clock import Clock
 from siprec.sip.headers import TOKEN, NameAddr
@@ -115,6 +117,9 @@ class RecordingService(CallObserver):
             clock, agent, self.events, from_uri, group_secret, new_id, GroupRegistry(new_id), self._failed
         )
         self.trunks = self.around.trunks = TrunkPool(clock, agent, from_uri)
+        self.retry = RetryQueue(clock, self.around.health, lambda waiting: waiting.recorder.again(waiting))
+        self.trunks.told = self._trunk_told
+        self.around.health.on_up = self._srs_back
         self.profiles: Mapping[str, RecordingProfile] = {}
         self._refusals: dict[tuple[str, str, str], float] = {}
         self._retired: dict[str, tuple[RecordingProfile, float]] = {}
@@ -138,6 +143,17 @@ class RecordingService(CallObserver):
         self.skip_failover_codes = skip_failover_codes
         self.trunks.configure(self.profiles)
         self.around.health.watch(list(profiles.values()))
+
+    def _trunk_told(self, trunk: Trunk, status: int, reason: str) -> None:
+        health = self.around.health
+        if status:
+            health.failed(trunk.server, trunk.profile, status, reason, trunk.retry_after)
+        else:
+            health.well(trunk.server, trunk.profile, took=True)
+
+    def _srs_back(self, server: str) -> None:
+        self.trunks.back(server)
+        self.retry.back(server)
 
     def profile_for(self, call: Call, name: str) -> RecordingProfile | None:
         """The profile `name`; for a call that began before a reload took it away, as it was."""
@@ -272,6 +288,7 @@ class RecordingService(CallObserver):
         """The call is over, or never came about."""
         recorder = self._recorders.get(call.dlg_id)
         if recorder is not None:
+            self.retry.forget(call.dlg_id)
             recorder.end()
             self.released(recorder)
 
@@ -342,15 +359,20 @@ class RecordingService(CallObserver):
     def siprec_pause_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
         """Withhold the media from the SRS; false when nothing is being recorded. `by` says who asks, for the event and
         the proof of recording."""
-        return self._with(call, instance, lambda recording: recording.pause(by))
+        return self._with(call, instance, lambda recording: recording.pause(by), _pause_waiting)
 
     def siprec_resume_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
         """Go on after a pause; false when nothing is being recorded."""
-        return self._with(call, instance, lambda recording: recording.resume(by))
+        return self._with(call, instance, lambda recording: recording.resume(by), _resume_waiting)
 
     def siprec_stop_recording(self, call: Call, instance: str = DEFAULT, by: str = "script") -> bool:
         """End the recording, the call goes on; false when nothing is being recorded."""
-        return self._with(call, instance, lambda recording: recording.stop(f"stopped by {by}"))
+        return self._with(
+            call,
+            instance,
+            lambda recording: recording.stop(f"stopped by {by}"),
+            lambda waiting: self.retry.discard(call.dlg_id, instance),
+        )
 
     def siprec_send_indialog(
         self,
@@ -427,9 +449,19 @@ class RecordingService(CallObserver):
         log.warning("recording %r not started: %s, Call-ID %s", instance, why, call.call_id)
         return why
 
-    def _with(self, call: Call, instance: str, do: Callable[[ActiveRecording], object]) -> bool:
+    def _with(
+        self,
+        call: Call,
+        instance: str,
+        do: Callable[[ActiveRecording], object],
+        waits: Callable[[Waiting], bool],
+    ) -> bool:
+        """`do` it to the recording, or `waits` to one that waits for an SRS."""
         recorder = self._recorders.get(call.dlg_id)
         recording = recorder.recordings.get(instance) if recorder is not None else None
+        waiting = self.retry.get(call.dlg_id, instance)
+        if waiting is not None and waits(waiting):
+            return True
         if recording is None or recording.state in ("ending", "ended"):
             log.warning("no recording %r (call %s)", instance, call.call_id)
             return False
@@ -465,9 +497,11 @@ class RecordingService(CallObserver):
     def close(self) -> None:
         """Ask no SRS any more; recordings are not touched (`stop_all`)."""
         self.around.health.close()
+        self.retry.close()
 
     def stop_all(self, reason: str = "shutdown") -> None:
         """End every recording, and the recording sessions that stand without (drain); the calls go on."""
+        self.retry.close()
         for recording in list(self._active()):
             recording.stop(reason)
         self.trunks.close()
@@ -495,3 +529,13 @@ class RecordingService(CallObserver):
             self.hang_up(recorder.call, reason)
         elif recording.profile.on_failure == "announce" and recorder is not None and not recorder.over:
             self.indications.announce_failure(recorder.call)
+
+
+def _pause_waiting(waiting: Waiting) -> bool:
+    waiting.paused = True
+    return True
+
+
+def _resume_waiting(waiting: Waiting) -> bool:
+    waiting.paused = False
+    return True

@@ -297,6 +297,9 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """How long the end of a recording waits for a pending exchange and the last metadata before it sends BYE."""
     rebuilds: int = 3
     """How often a recording session that broke down in mid-call is set up again (ERR-09)."""
+    retry: float = 15.0
+    """Seconds after which a recording that failed because its SRSs were down is tried again while its call goes on, and
+    again each time; at once when one of them is back. What was missed is a gap in the proof. 0: never."""
     on_failure: Literal["ignore", "announce", "end-call"] = "ignore"
     """What becomes of a call which cannot be recorded, or no longer (ERR-10). ``announce``: the parties of an answered
     call hear three short tones; ``end-call``: it gets a 503, or each party a BYE, with a Reason."""
@@ -420,6 +423,8 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         for name in ("watch", "rtcp_timeout", "keepalive", "ping", "srs_retry"):
             if not 0 <= getattr(self, name) <= 86400:
                 raise SettingError(f"{name} must lie in 0..86400 seconds")
+        if self.retry and not 1 <= self.retry <= 86400:
+            raise SettingError("retry must be 0 or lie in 1..86400 seconds")
         if not 0 <= self.rebuilds <= 1000:
             raise SettingError("rebuilds must lie in 0..1000")
         if not 1 <= self.calls_per_session <= 100:

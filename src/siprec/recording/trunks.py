@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +33,8 @@ class _Standing:
     target: int = 0
     delay: float = FIRST_RETRY
     timer: Timer | None = None
+    woken: bool = False
+    """It was set up again because an SRS is back, and has not come up since."""
 
 
 class TrunkPool:
@@ -44,6 +46,8 @@ class TrunkPool:
         self._standing: dict[str, _Standing] = {}
         self._profiles: Mapping[str, RecordingProfile] = {}
         self._open = False
+        self.told: Callable[[Trunk, int, str], object] = lambda trunk, status, reason: None
+        """Hears which SRS took a shared session (status 0) or refused it."""
 
     # -- standing sessions ---------------------------------------------------------------------------------------------
 
@@ -96,8 +100,18 @@ class TrunkPool:
         server = profile.targets[standing.target % len(profile.targets)]
         self._trunk((name, ""), server, profile, profile.settings, standing=True).open()
 
+    def back(self, server: str) -> None:
+        """`server` answers again: sessions that it should keep standing are not waited for any longer."""
+        for name, standing in list(self._standing.items()):
+            if standing.timer is not None and not standing.woken and server in standing.profile.targets:
+                standing.woken = True
+                standing.target = standing.profile.targets.index(server)
+                self._stand(name)
+
     def _over(self, trunk: Trunk, status: int, reason: str) -> None:
         self.trunks.remove(trunk)
+        if trunk.refused and status and not trunk.legs:
+            self.told(trunk, status, reason)  # who has legs hears it from them
         name = trunk.key[0]
         standing = self._standing.get(name)
         if not trunk.standing or standing is None or standing.profile != trunk.profile:
@@ -115,9 +129,11 @@ class TrunkPool:
         standing.timer = self.clock.call_later(delay, self._stand, name)
 
     def _up(self, trunk: Trunk) -> None:
+        self.told(trunk, 0, "")
         standing = self._standing.get(trunk.key[0])
         if trunk.standing and standing is not None:
             standing.delay = FIRST_RETRY
+            standing.woken = False
             standing.target = trunk.profile.targets.index(trunk.server)
             log.info("standing recording session of %r with %s", trunk.key[0], trunk.server)
 
