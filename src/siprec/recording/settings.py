@@ -332,25 +332,17 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     watch: float = 10.0
     """Seconds between two looks at what the media server counts for a recording: ICMP errors, and receiver reports of
     the SRS that are missing (ERR-11); 0: none."""
-<<<<<<< HEAD
-    rtcp_timeout: float = 30.0
-    """Seconds without a receiver report of an SRS that sent some, after which it is asked whether it is there; 0:
-    never."""
-    keepalive: float = 0.0
-    """Seconds between OPTIONS to the SRS inside each recording session; 0: only when something looks wrong."""
-    srs_retry: float = 60.0
-    """Seconds for which an address of an SRS that kept silent is tried after the others of its name; 0: no memory."""
-    on_bad_extension: Literal["next", "without-require"] = "next"
-    """What follows a 420 of an SRS that does not support ``siprec``: the next SRS, or the same one once more without
-    ``Require: siprec`` (SRSs of before RFC 7866)."""
-=======
     rtcp_timeout: float = 10.0
     """Seconds without a receiver report of an SRS that sent some, after which it is asked whether it is there, by an
     OPTIONS in the session (4 s); three times the interval of its reports where that is longer, up to 14. 0: never."""
     keepalive: float = 15.0
     """Seconds between OPTIONS inside each recording session in which no receiver reports are seen: the SRS sends none,
     or the media server does not show them. 0: only when something looks wrong."""
->>>>>>> d71001f (Replace an SRS that hangs within 20 seconds, and take its failure from its BYE)
+    srs_retry: float = 60.0
+    """Seconds for which an address of an SRS that kept silent is tried after the others of its name; 0: no memory."""
+    on_bad_extension: Literal["next", "without-require"] = "next"
+    """What follows a 420 of an SRS that does not support ``siprec``: the next SRS, or the same one once more without
+    ``Require: siprec`` (SRSs of before RFC 7866)."""
     ping: float = 0.0
     """Seconds between OPTIONS to each SRS outside of recordings; 0: only while one is down (after 1, 2, 4, 8 and then
     every 15 seconds)."""
