@@ -64,7 +64,7 @@ def test_a_handler_may_steer_the_recording_it_is_told_of() -> None:
         assert event.call is not None
         assert event.call.siprec_start_recording(f"sip:srs@{SRS}", "second")
 
-    w, errors = world({"E_SIPREC_START": started, "E_SIPREC_FAILED": failed}, srs="sip:srs@10.0.0.99")
+    w, errors = world({"E_SIPREC_START": started, "E_SIPREC_FAILED": failed}, srs="sip:srs@10.0.0.99", retry=0.0)
     w.call()
     w.clock.run_for(40)
     assert errors == []
