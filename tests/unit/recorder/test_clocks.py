@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_our_clock_is_set_in_the_middle_of_a_session(bench: Bench, jump: float) 
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-@pytest.mark.parametrize("stopped", ["stop", "left", "BYE"])
+@pytest.mark.parametrize("stopped", ["stop", "left", "gone", "BYE"])
 def test_the_clients_clock_is_another_than_ours(bench: Bench, jump: float, stopped: str) -> None:
     b = bench
 
@@ -109,6 +110,9 @@ def test_the_clients_clock_is_another_than_ours(bench: Bench, jump: float, stopp
     # The end by a clock that was set meanwhile.
     if stopped == "stop":
         b.session.metadata(document(stop=when(0), mode="partial"))
+    elif stopped == "gone":
+        # A snapshot no longer has the party in the session: that ends now, by our clock.
+        b.session.metadata(re.sub(rb"<participantsessionassoc.*?</participantsessionassoc>", b"", document(start)))
     elif stopped == "left":
         b.session.metadata(document(left=when(0), mode="partial"))
     b.wait(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -24,6 +25,7 @@ from siprec.recorder.errors import RecorderFull
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.session import RecorderSettings
 from siprec.recorder.space import RESERVE, Space
+from siprec.recorder.summary import write_json
 from siprec.recorder.writer import DiskWriter
 from tests.unit.recorder.recorder_harness import Bench, read
 
@@ -330,6 +332,26 @@ def test_a_fault_of_ours_in_the_disk_thread_is_told(bench: Open, monkeypatch: py
     result = b.finish()
     assert result.state == "failed"
     assert "ZeroDivisionError" in str(result.summary["errors"])
+
+
+def test_a_json_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "recording.json"
+    written = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: written(fd, bytes(data)[:10]))
+    write_json(path, {"a": "x" * 1000})
+    assert json.loads(path.read_bytes()) == {"a": "x" * 1000}
+    left = [5]
+
+    def full(fd: int, data: Any) -> int:
+        if not left:
+            raise OSError(errno.ENOSPC, "full")
+        return written(fd, bytes(data)[: left.pop()])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="full"):
+        write_json(path, {"b": 1})
+    assert json.loads(path.read_bytes()) == {"a": "x" * 1000}
+    assert [each.name for each in tmp_path.iterdir()] == ["recording.json"]
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -185,6 +185,36 @@ def test_accepted_streams_are_recorded_with_their_parties(bench: Open, text: str
     assert result.state == "complete"
 
 
+def test_a_session_that_was_over_before_it_began_is_one_recording_for_as_long_as_media_come(bench: Open) -> None:
+    b = bench()
+    stopped = f'<session session_id="{b64(1)}"><stop-time>2026-01-01T00:00:00Z</stop-time></session>'
+    text = COMPLETE.replace(f'<session session_id="{b64(1)}"/>', stopped)
+    b.offer(b.audio("1"), b.audio("2"), metadata=text.encode())
+    tune = to_int16(caller_melody(8, RATE))
+    b.play(packets(tune, PCMU, 0, ssrc=1), packets(tune, PCMU, 0, ssrc=2))
+    b.finish()
+    (result,) = b.library
+    assert matches(read(result.stream_file(1))[:, 0], tune, RATE) > 0.98
+    assert result.summary["communication_sessions"][0]["session_id"] == b64(1)
+
+
+def test_streams_that_name_no_session_belong_to_that_of_their_parties(bench: Open) -> None:
+    b = bench()
+    # Two calls with one party each, and two streams that say only who sends them.
+    text = UNNAMED.replace("<participant ", OTHER + "<participant ", 1).replace(
+        f'<participantsessionassoc participant_id="{b64(3)}" session_id="{b64(1)}"/>',
+        f'<participantsessionassoc participant_id="{b64(3)}" session_id="{b64(8)}"/>',
+    )
+    b.offer(b.audio("1"), b.audio("2"), metadata=text.encode())
+    b.play(*(packets(tune, PCMU, 0, ssrc=number) for number, tune in enumerate(TUNES, 1)))
+    assert [str(r.session and r.session.text) for r in b.session.recordings] == [b64(1), b64(8)]
+    b.finish()
+    for session, tune, aor in ((1, TUNES[0], "sip:dan@example.net"), (8, TUNES[1], "sip:eve@example.net")):
+        (result,) = b.library.find(session_id=b64(session))
+        assert matches(read(result.stream_file(1))[:, 0], tune, RATE) > 0.98
+        assert senders(result) == [aor]
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -38,7 +38,7 @@ def within(seconds: int) -> Iterator[None]:
     """Fails if it takes longer: a FIFO that is opened waits for ever."""
 
     def late(number: int, frame: object) -> None:
-        raise TimeoutError("it hangs")
+        raise KeyboardInterrupt("it hangs")  # nothing catches that on its way
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -187,6 +187,27 @@ def test_foreign_things_are_left_alone_and_named(tmp_path: Path, caplog: pytest.
     for name in ("lost+found", "notes.txt", "2025", "20260302-backup", "somebody"):
         assert name in caplog.text
     assert not list((day / "20260302-backup").iterdir())
+
+
+def test_a_link_to_a_file_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious.wav"
+    audio(precious)
+    os.truncate(precious, 1000)
+    broken = running(RecorderLibrary(tmp_path / "rec"))
+    (broken / "stream-1.wav").unlink()
+    (broken / "stream-1.wav").symlink_to(precious)
+    before = precious.read_bytes()
+    (found,) = recovered(tmp_path / "rec")
+    assert "stream-1.wav cannot be repaired" in str(found.summary["errors"])
+    assert precious.read_bytes() == before
+
+
+def test_a_fifo_among_the_files_of_a_directory_without_json_hangs_nothing(tmp_path: Path) -> None:
+    directory = RecorderLibrary(tmp_path).new_directory(WALL)
+    for name in ("stream-1.wav", "metadata-0001.xml", "mix.wav"):
+        os.mkfifo(directory / name)
+    (found,) = recovered(tmp_path)
+    assert "no regular file" in str(found.summary)
 
 
 def test_many_foreign_things_do_not_flood_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,3 +201,38 @@ def test_random_octets_raise_nothing_but_sip_errors(noise: bytes, boundary: str)
         return
     for part in parts:
         assert message.body[part.start : part.end] == part.body
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [b"Odd Header: x", b"X\xe9: y", b": nameless", b"(comment): z", b"a b c: d"],
+)
+def test_an_odd_line_among_the_headers_of_a_part_is_passed_over(odd: bytes) -> None:
+    body = b"--b\r\n" + odd + b"\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--b--\r\n"
+    (part,) = parts_of(invite("multipart/mixed;boundary=b", body))
+    assert (part.media_type, part.body) == ("application/sdp", b"v=0")
+    # Without an empty line the content begins there (RFC 8068 shows such parts).
+    (part,) = parts_of(invite("multipart/mixed;boundary=b", b"--b\r\n" + odd + b"\r\nrest\r\n--b--\r\n"))
+    assert part.body == odd + b"\r\nrest"
+
+
+def test_a_part_that_only_calls_itself_a_multipart_is_one_part() -> None:
+    body = b"--b\r\nContent-Type: multipart/related\r\n\r\nnothing\r\n--b\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--b--"
+    first, second = parts_of(invite("multipart/mixed;boundary=b", body))
+    assert (first.media_type, first.body) == ("multipart/related", b"nothing")
+    assert (second.media_type, second.body) == ("application/sdp", b"v=0")
+
+
+@pytest.mark.parametrize("line", [b"Odd Header: x\r\n", b"x y:\n", b"X: y\r\n", b"no colon\r\n"])
+def test_a_part_of_many_lines_is_read_in_linear_time(line: bytes) -> None:
+    def seconds(count: int) -> float:
+        body = b"--b\r\n" + line * count + b"\r\nx\r\n--b--\r\n"
+        message = invite("multipart/mixed;boundary=b", body)
+        best = float("inf")
+        for _ in range(3):
+            begun = time.perf_counter()
+            parts_of(message)
+            best = min(best, time.perf_counter() - begun)
+        return best
+
+    assert seconds(40_000) < 40 * max(seconds(4_000), 0.0005)
