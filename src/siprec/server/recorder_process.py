@@ -133,7 +133,9 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         from siprec.api.recorder import RecorderApi
         from siprec.api.server import WebServer
 
-        api = WebServer(RecorderApi(recorder, settings.api, lambda: bool(transport.listeners)), settings.api)
+        api = WebServer(
+            RecorderApi(recorder, settings.api, lambda: bool(transport.listeners) and not server.stopping), settings.api
+        )
     try:
         await transport.listen(settings.listen)
         addresses = " ".join(str(listener.address) for listener in transport.listeners)

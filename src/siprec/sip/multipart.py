@@ -31,7 +31,7 @@ MAX_BODY: Final = 1 << 20
 _PART_HEADER: Final = re.compile(
     rb"([!#-'*+\-.0-9A-Z^-z|~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t]+[^ \t\r\n][^\r\n]*)*)(?:\r?\n|\Z)"
 )
-_ODD_HEADER: Final = re.compile(rb"(?!v=)[^\r\n:=<{]{1,200}:[^\r\n]*\r?\n")
+_ODD_HEADER: Final = re.compile(rb"(?!v=)[^\r\n:=<{]{0,200}:[^\r\n]*\r?\n")
 """A line among a part's headers that is none (a blank in its name, octets that no token has) and is passed over."""
 _EMPTY_LINE: Final = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _FIRST_DELIMITER: Final = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200}?)[ \t]*(?:\r?\n)")
