@@ -138,7 +138,7 @@ class Latch:
             return self._take(address, heard)
         if agreed and address in self._before and self.source != self.signalled:
             return self._take(address, heard)
-        if agreed and self.source is None and self.behind_nat and self.learn != "signalled":
+        if agreed and self.source is None and self.behind_nat and self.learn == "any":
             return self._take(address, heard)
         if not agreed or self.learn == "signalled":
             return Taken(dropped=1)

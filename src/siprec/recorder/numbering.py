@@ -21,6 +21,7 @@ _PACKET_TIME = 0.005  # the shortest usual packet, in seconds
 _WINDOW = 1024  # numbers remembered, for telling duplicates
 _MASK = (1 << _WINDOW) - 1
 _MAX_RUN = 64
+_CHAOS = 8  # packets that fit in no numbering, with none that does in between
 _MAX_HELD = 5000  # packets held per source: far beyond any audio rate times the hold time
 _CATCH_UP = 10.0  # seconds that timestamps may be ahead of arrival after a gap: a sender that kept packets
 
@@ -71,6 +72,7 @@ class Source:
     _run: list[RtpPacket] = field(default_factory=list)
     _run_repeats: bool = False
     _run_duplicates: int = 0
+    _aside: list[RtpPacket] = field(default_factory=list)
     _held: dict[int, Ordered] = field(default_factory=dict)
     _events: list[Ordered] = field(default_factory=list)
     _own_highest: int = -1
@@ -113,14 +115,19 @@ class Source:
             self._resume(packet)
             return
         delta = (packet.sequence - self._highest + 0x8000 & 0xFFFF) - 0x8000
-        if delta == 1 and not self._run:
+        if delta == 1 and not self._run and not self._aside:
             self._next(packet)  # nearly always
         elif not -_NEAR < delta < _NEAR:
             self._suspect(packet, repeats=self._base - self._highest <= delta < 0)
+        elif delta == 0 and _signed(packet.timestamp - self._timestamp, 32) > 0:
+            # The number stands still and the timestamp does not: no duplicate.
+            self.restarts += 1
+            self._accept(packet, self._renumber(packet), restart=True)
         elif delta <= 0 and self._seen >> -delta & 1:
             self._suspect(packet, repeats=True)
         else:
-            self._drop_run()
+            if self._run or self._aside:
+                self._drop_run()
             self._accept(packet, self._highest + delta)
 
     def _next(self, packet: RtpPacket) -> None:
@@ -157,7 +164,7 @@ class Source:
         run = self._run
         follows = bool(run) and 0 < (packet.sequence - run[-1].sequence & 0xFFFF) <= _FOLLOWS
         if not follows or repeats != self._run_repeats or len(run) >= _MAX_RUN:
-            self._drop_run()
+            self._set_aside()
             run = self._run
             self._run_repeats = repeats
         run.append(packet)
@@ -173,18 +180,33 @@ class Source:
         if believed:
             self._believe()
 
-    def _drop_run(self) -> None:
-        """Nothing followed: strays, late packets or duplicates."""
-        if not self._run:
+    def _set_aside(self) -> None:
+        """Nothing followed. If nothing fits in the numbering either for a while, there is none: some devices put the
+        octets of the numbers the wrong way round. Then packets are taken as they arrive."""
+        if self._run_repeats or not self._run:
+            self._drop_run()
             return
+        self._aside += self._run
+        self._run = []
+        if len(self._aside) >= _CHAOS:
+            aside, self._aside = self._aside, []
+            self.restarts += 1
+            for packet in aside:
+                self._accept(packet, self._renumber(packet), restart=True)
+
+    def _drop_run(self) -> None:
+        """Strays, late packets or duplicates."""
         if self._run_repeats:
             self.counters.late += len(self._run) - self._run_duplicates
+            self.counters.probation += len(self._aside)
         else:
-            self.counters.probation += len(self._run)
-        self._run, self._run_duplicates = [], 0
+            self.counters.probation += len(self._run) + len(self._aside)
+        self._run, self._aside, self._run_duplicates = [], [], 0
 
     def _believe(self) -> None:
         run, self._run = self._run, []
+        self.counters.probation += len(self._aside)
+        self._aside = []
         self.counters.duplicate -= self._run_duplicates
         self._run_duplicates = 0
         missing = 0 if self._run_repeats else self._missing(run[0])

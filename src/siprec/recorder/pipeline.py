@@ -88,6 +88,8 @@ class Line:
     past_clocks: list[SourceClock] = field(default_factory=list)
     last_clock: SourceClock | None = None
     keypads: dict[int, Keypad] = field(default_factory=dict)
+    together: int = 0
+    """Batches in which several of its sources had audio."""
     decoders: dict[tuple[int, str], Decoder] = field(default_factory=dict)
     first_audio: float | None = None
     last_audio: float = 0.0
@@ -257,6 +259,8 @@ class Pipeline:
         return clock
 
     def _write_line(self, line: Line, part: LineBatch) -> None:
+        if len(part.sources) > 1 and sum(bool(line.audio_of(source.items)) for source in part.sources) > 1:
+            line.together += 1
         for source in part.sources:
             if source.ssrc not in line.ssrcs and len(line.ssrcs) < 64:
                 line.ssrcs.append(source.ssrc)

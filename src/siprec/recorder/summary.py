@@ -18,6 +18,7 @@ from siprec.recorder.pipeline import Line, Pipeline
 if TYPE_CHECKING:
     from siprec.recorder.recording import Recording
 
+_HAND_OVER = 3  # half seconds in which two sources may overlap, where one follows the other
 FILE = "recording.json"
 FORMAT = 1
 
@@ -271,6 +272,8 @@ def _faults(line: MediaLine, work: Line | None, offset: float) -> list[dict[str,
         for clock in (work.all_clocks if work is not None else [])
         for name, fault in list(clock.faults.items())
     ]
+    if work is not None and work.together > _HAND_OVER:
+        found.append({"fault": "several-ssrcs-at-once", "count": work.together})
     if line.receiver.restarts:
         found.append({"fault": "sequence-restart", "count": line.receiver.restarts})
     found += [{"fault": "not-decodable", "count": count, "detail": name} for name, count in line.not_decodable.items()]

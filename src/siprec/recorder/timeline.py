@@ -190,6 +190,8 @@ class SourceClock:
         if not long:
             return max(int(stamps / self._scale) if self._scale else 0, 0)
         lasts = number * long
+        if self._plain and long <= stamps <= lasts:
+            return stamps
         if self._plain and lasts < stamps < 60 * self.clock_rate:
             # A gap, if arrival says so too; a burst says nothing.
             waited = (item.packet.arrival - before.packet.arrival) * self.clock_rate
@@ -303,11 +305,10 @@ class SourceClock:
         for item in everything[index if before is not None else index + 1 : index + _AGREE_OF]:
             before = before or everything[index]
             long = self.duration(before)
-            number = item.sequence - before.sequence
-            if long and 0 < number < 100 and not item.restart:
+            if long and item.sequence == before.sequence + 1:
                 pairs += 1
-                ratio = Fraction(item.timestamp - before.timestamp, number * long)
-                steps.setdefault(ratio, []).append((item.packet.arrival - before.packet.arrival, number * long))
+                ratio = Fraction(item.timestamp - before.timestamp, long)
+                steps.setdefault(ratio, []).append((item.packet.arrival - before.packet.arrival, long))
             before = item
         if not steps:
             return

@@ -129,6 +129,26 @@ def test_the_numbering_may_change_again_and_again(bench: Callable[..., Bench]) -
     assert "sequence-restart" in faults(result)
 
 
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        lambda n: 7,
+        lambda n: n // 3,
+        lambda n: n * 2,
+        lambda n: (n & 0xFF) << 8 | n >> 8,
+        lambda n: n * 7919,
+    ],
+    ids=["stands still", "thrice", "by two", "swapped octets", "anything"],
+)
+def test_numbers_that_make_no_sense_cost_no_audio(bench: Callable[..., Bench], sequence: Callable[[int], int]) -> None:
+    signal = tune(5)
+    result = record(bench(), numbered(list(packets(signal, PCMU, 0, ssrc=1)), sequence, lambda n: n * 160))
+    got = read(result.stream_file(1))[:, 0]
+    assert match(got, signal, RATE)[0] > 0.98
+    # What waits for a successor when the call ends is lost.
+    assert np.array_equal(got[: 4 * RATE], ulaw(signal)[: 4 * RATE])
+
+
 @pytest.mark.parametrize("ahead", [-1500, -150, 150, 2100, 5000, 32768])
 def test_a_stray_packet_moves_nothing(bench: Callable[..., Bench], ahead: int) -> None:
     signal = tune(4)
