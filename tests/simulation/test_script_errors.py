@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -204,3 +205,66 @@ def test_credentials_of_an_earlier_rule_do_not_go_on_either() -> None:
     assert w.journal.events[-1] == "answered"
     assert not parse_datagram(w.sent("INVITE", "10.0.0.2")[0].data).has("proxy-authorization")
     hang_up(w)
+
+
+async def hangs(request: Request) -> None:
+    await asyncio.Event().wait()
+
+
+async def run_for(w: ProxyWorld, seconds: float) -> None:
+    """Virtual time goes by, and the tasks of the handlers run."""
+    await asyncio.sleep(0)
+    w.clock.run_for(seconds)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    w.clock.run_for(1)
+
+
+@pytest.mark.parametrize(("policy", "last"), [("route", "200"), ("reject", "500")])
+def test_a_handler_that_hangs_has_failed_when_a_call_has_waited_for_timer_c(policy: str, last: str) -> None:
+    async def main() -> None:
+        w = world(policy=policy, on_invite=hangs)
+        w.core.timer_c = 100.0
+        w.call("sip:bob@example.com")
+        await run_for(w, 90)
+        assert statuses(w) == ["100"]
+        await run_for(w, 20)
+        assert statuses(w)[-1] == last
+        assert w.core.script is not None
+        assert w.core.script.tasks == 0
+
+    asyncio.run(main())
+
+
+def test_a_handler_that_hangs_does_not_keep_the_call_up() -> None:
+    async def main() -> None:
+        w = world(in_dialog=hangs)
+        w.call("sip:bob@example.com")
+        w.clock.run_for(1)
+        hang_up(w)
+        assert not w.sent("BYE", "10.0.0.2")
+        await run_for(w, 20)
+        assert w.journal.events == ["created", "answered", "ended bye"]
+
+    asyncio.run(main())
+
+
+def test_a_handler_that_decides_late_or_waits_for_the_outcome_has_not_failed() -> None:
+    async def main() -> None:
+        gate, outcome = asyncio.Event(), []
+
+        async def late(request: Request) -> None:
+            await gate.wait()
+            outcome.append((await request.forward("sip:10.0.0.9")).status)
+
+        w = world(on_invite=late)
+        w.call("sip:bob@example.com")
+        w.core.timer_c = 100.0
+        await run_for(w, 90)
+        gate.set()
+        await run_for(w, 1)
+        await run_for(w, 50)
+        assert outcome == [408]
+        assert w.core.counters["script_errors"] == 0
+
+    asyncio.run(main())

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from siprec import sdp
 from siprec.proxy import handlertask
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Coroutine[Any, Any, None]]
 _HANDLERS = ("request", "in_dialog", "reply")
+#: Seconds that a handler has to decide about a request that is no INVITE; for an INVITE it is Timer C.
+HANDLER_SECONDS: Final = 20.0
 
 
 class ScriptError(Exception):
@@ -395,9 +397,11 @@ class Script:
     def _handle(self, core: ProxyCore, context: ResponseContext, handler: Handler | None, request: Request) -> None:
         on_reply = self._handlers.get("reply")
         if on_reply is not None:
-            context.reply_hook = lambda response: self.run(
-                on_reply(Reply(request, context, response)), context.call_id, self._reply_failed
-            )
+
+            def replied(response: SipResponse) -> None:
+                self.run(on_reply(Reply(request, context, response)), context.call_id, self._reply_failed)
+
+            context.reply_hook = replied
         if handler is None:
             request.finish()
             return
@@ -410,7 +414,11 @@ class Script:
             decided, request.handled = request.handled, True
             handler_failed(core, context, request.target, decided=decided, asked=request.asked or refused)
 
-        self.run(handler(request), context.call_id, failed, request.finish)
+        task = self.run(handler(request), context.call_id, failed, request.finish)
+        if task is not None and not request.handled:
+            seconds = core.timer_c if request.method == "INVITE" else HANDLER_SECONDS
+            timer = core.clock.call_later(seconds, lambda: request.handled or task.cancel("it took too long"))
+            task.add_done_callback(lambda task: timer.cancel())
 
     def _cancelled(self, context: ResponseContext, request: Request) -> None:
         context.cancelled = True
@@ -427,17 +435,17 @@ class Script:
         call_id: str,
         failed: Callable[[Exception], None],
         done: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> asyncio.Task[None] | None:
         """Run a handler: at once until it waits for the first time, from there on as the event loop has it. It always
-        runs inside a task, unless there is no event loop: then it must not wait."""
+        runs inside a task, unless there is no event loop: then it must not wait. The task, if it waits."""
         loop = handlertask.running_loop()
         if loop is None:
             self._ended(_by_hand(coroutine), call_id, failed, done)
-            return
+            return None
         task = handlertask.run(coroutine, loop)
         if task.done():
             self._ended(_error_of(task), call_id, failed, done)
-            return
+            return None
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
@@ -445,6 +453,7 @@ class Script:
 
         self._tasks.add(task)
         task.add_done_callback(ended)
+        return task
 
     def _ended(
         self,
