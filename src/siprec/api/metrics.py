@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
@@ -124,6 +124,7 @@ class Metrics(Collector):
         yield _counter("siprec_sip_transport", "What the transport counts.", "what", parts.transport.counters.as_dict())
         yield _counter("siprec_proxy", "What the proxy core counts.", "what", dict(parts.core.counters))
         yield _gauge("siprec_proxy_state", "What the proxy core keeps.", "what", parts.core.counts())
+        yield _gauge("siprec_resource_used", "Share of a limited resource that is in use.", "what", parts.headroom())
 
     def _recordings(self) -> Iterator[Metric]:
         family = GaugeMetricFamily("siprec_recordings", "Recordings.", labels=("state", "srs"))
@@ -215,7 +216,7 @@ class Metrics(Collector):
             )
 
 
-def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=(label,))
     for key, value in values.items():
         family.add_metric((key,), value)

@@ -53,7 +53,8 @@ class Reloaded(Protocol):
 @dataclass(slots=True)
 class Parts:
     """A proxy process. `reload` raises :class:`ConfigProblem`. `proof_error`: why no proof of recording can be written,
-    empty when it can, None when none is to be; `proof_needed`: without one there is no readiness."""
+    empty when it can, None when none is to be; `proof_needed`: without one there is no readiness. `headroom`:
+    what is in use of file descriptors and the like, 0 to 1."""
 
     clock: Clock
     core: ProxyCore
@@ -72,6 +73,7 @@ class Parts:
     proofs: Callable[[], dict[str, int]] = dict
     proof_error: Callable[[], str | None] = lambda: None
     proof_needed: bool = False
+    headroom: Callable[[], dict[str, float]] = dict
     reload: Callable[[bool], Reloaded] | None = None
 
     def recorder(self, dlg_id: str) -> CallRecorder | None:

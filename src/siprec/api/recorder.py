@@ -29,9 +29,16 @@ _ABOUT: Final = "Recording sessions in progress, and the recordings there are."
 
 
 class RecorderApi:
-    """What the handlers share. `listening` tells whether SIP is listened for."""
+    """What the handlers share. `listening` tells whether SIP is listened for, `headroom` what is in use of limited
+    resources, 0 to 1."""
 
-    def __init__(self, recorder: Recorder, config: RecorderApiConfig, listening: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        config: RecorderApiConfig,
+        listening: Callable[[], bool],
+        headroom: Callable[[], dict[str, float]] = dict,
+    ) -> None:
         self.recorder = recorder
         self.config = config
         self.listening = listening
@@ -39,7 +46,7 @@ class RecorderApi:
         self.library = Library(recorder.library.root)
         self.openapi = msgspec.json.encode(document(OPERATIONS, _ABOUT))
         self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(_Metrics(recorder))
+        self.registry.register(_Metrics(recorder, headroom))
         ProcessCollector(registry=self.registry)
         self.application = application(self, OPERATIONS, "recorder.html")
 
@@ -186,11 +193,18 @@ OPERATIONS: Final = (
 
 
 class _Metrics(Collector):
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, headroom: Callable[[], dict[str, float]]) -> None:
+        self._headroom = headroom
         self._recorder = recorder
 
     def collect(self) -> Iterator[Metric]:
         recorder = self._recorder
+        used = GaugeMetricFamily(
+            "siprec_resource_used", "Share of a limited resource that is in use.", labels=("what",)
+        )
+        for what, share in self._headroom().items():
+            used.add_metric((what,), share)
+        yield used
         # Read in another thread: copies first.
         sessions = list(recorder.sessions)
         counters = dict(recorder.counters)

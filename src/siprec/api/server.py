@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from siprec.api import protocol
 from siprec.api.app import Api
 from siprec.api.auth import Authorization
 from siprec.api.parts import Parts
@@ -118,16 +119,16 @@ class WebServer:
             with contextlib.suppress(OSError, AttributeError):  # connections inherit it
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
             listener.bind((host, port))
+            crowd = protocol.Crowd(self._api.application)
             options = uvicorn.Config(
-                self._api.application,
-                http="h11",
+                crowd,
+                http=protocol.Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=256,
                 timeout_graceful_shutdown=1,
                 ssl_certfile=self.config.tls_certificate or None,
                 ssl_keyfile=self.config.tls_key or None,
@@ -143,6 +144,7 @@ class WebServer:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._socket = listener
         self._server = server = _Server(options)
+        crowd.connections = server.server_state.connections
         self._task = asyncio.create_task(server.serve(sockets=[listener]))
         listening = asyncio.create_task(server.listening.wait())
         await asyncio.wait((self._task, listening), return_when=asyncio.FIRST_COMPLETED)

@@ -26,6 +26,8 @@ class Counters:
     idle_closed: int = 0
     refused: int = 0
     """Connections closed at once because there were too many."""
+    crowded_out: int = 0
+    """Accepted connections closed for others: too many in all, too many or too much unfinished of their source."""
     slow_closed: int = 0
     """Connections closed because the peer did not read."""
 

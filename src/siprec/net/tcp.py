@@ -44,10 +44,14 @@ class StreamLimits:
     """Limits of stream connections: octets and seconds.
 
     `idle` closes a connection without a complete message or keep-alive for that long; RFC 3261 18 wants 64*T1 at
-    least (TRN-08), RFC 5626 clients ping every 120 s.
+    least (TRN-08), RFC 5626 clients ping every 120 s. One that was accepted has `first` seconds for its first message.
+    `max_per_source` (0: any number) and `max_unfinished` (octets of unfinished messages) hold for each source.
     """
 
     idle: float = 300.0
+    first: float = 32.0
+    max_per_source: int = 200
+    max_unfinished: int = 1 << 20
     connect: float = 5.0
     max_message: int = MAX_MESSAGE
     max_connections: int = 10000
@@ -66,6 +70,14 @@ class StreamOwner(Protocol):
 
     def stream_closed(self, connection: StreamConnection) -> None:
         """It is gone."""
+        ...
+
+    def stream_active(self, connection: StreamConnection) -> None:
+        """Something whole came on it: a message or a keep-alive."""
+        ...
+
+    def stream_holds(self, connection: StreamConnection, octets: int) -> None:
+        """So many octets of an unfinished message wait on it."""
         ...
 
     def stream_message(self, message: SipRequest | SipResponse, hop: Hop) -> None:
@@ -95,6 +107,8 @@ class StreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.refused = False
         self._heard = False
+        self.spoken = False
+        """Whether a whole message or keep-alive has come."""
         self._cut_short = False
         """The peer closed before it had taken all that we wrote."""
         self._owner = owner
@@ -138,6 +152,8 @@ class StreamConnection(asyncio.Protocol):
         events = framer.feed(data)
         if events:
             self.active = monotonic()
+            self.spoken = True
+            owner.stream_active(self)
         if (pings := events.count(PING)) > 0:
             owner.counters.pings += pings
             self._write(b"\r\n" * pings)  # one write, however many a stranger sends at once
@@ -148,6 +164,7 @@ class StreamConnection(asyncio.Protocol):
                 owner.stream_malformed(event, self.hop)
             else:
                 owner.stream_message(event, self.hop)
+        owner.stream_holds(self, framer.buffered)
         if framer.error is not None:
             self.refused = True
             owner.stream_malformed(framer.error, self.hop)

@@ -18,6 +18,7 @@ from itertools import count
 from time import monotonic
 from typing import Final
 
+from siprec.net.accepted import AcceptedConnections
 from siprec.net.address import (
     DEFAULT_PORTS,
     ListenAddress,
@@ -93,6 +94,7 @@ class SocketTransport:
         self.trace: Trace | None = None
         self.limits = limits or StreamLimits()
         self.counters = Counters()
+        self.accepted = AcceptedConnections(self.limits, self._crowded_out)
         self.listeners: list[Listener] = []
         self._loop = asyncio.get_running_loop()
         self._tls = tls or TlsSettings()
@@ -440,7 +442,13 @@ class SocketTransport:
 
     def stream_opened(self, connection: StreamConnection) -> bool:
         """A connection is up (called by it); False: too many."""
-        if self._closed or len(self._connections) >= self.limits.max_connections:
+        if self._closed:
+            self.counters.refused += 1
+            return False
+        if connection.target is None:
+            self.accepted.add(connection, len(self._connections) - len(self.accepted))
+        if len(self._connections) >= self.limits.max_connections:
+            self.accepted.remove(connection)
             self.counters.refused += 1
             return False
         self._connections[connection.id] = connection
@@ -448,13 +456,35 @@ class SocketTransport:
             self.counters.accepted += 1
             self._by_key.setdefault(connection.key, connection)
         if self._sweep is None:
-            self._sweep = self._loop.call_later(self.limits.idle / 4, self._close_idle)
+            self._sweep = self._loop.call_later(self._sweep_every(), self._close_idle)
         return True
+
+    def _sweep_every(self) -> float:
+        return min(self.limits.idle, self.limits.first) / 4
+
+    def _crowded_out(self, connection: StreamConnection, reason: str) -> None:
+        """One of the accepted connections has to go."""
+        log.debug("connection of %s is closed: %s", connection.hop, reason)
+        self.counters.crowded_out += 1
+        connection.ours = True
+        connection.close()
+        self.stream_closed(connection)
+
+    def stream_active(self, connection: StreamConnection) -> None:
+        """Something whole came on a connection (called by it)."""
+        if connection.target is None:
+            self.accepted.active(connection)
+
+    def stream_holds(self, connection: StreamConnection, octets: int) -> None:
+        """A connection holds octets of an unfinished message (called by it)."""
+        if connection.target is None and connection.id in self._connections:
+            self.accepted.holds(connection, octets)
 
     def stream_closed(self, connection: StreamConnection) -> None:
         """A connection is gone (called by it)."""
         if self._connections.pop(connection.id, None) is None:
             return
+        self.accepted.remove(connection)
         self.counters.closed += 1
         if self._by_key.get(connection.key) is connection:
             del self._by_key[connection.key]
@@ -463,14 +493,17 @@ class SocketTransport:
 
     def _close_idle(self) -> None:
         self._sweep = None
-        oldest = monotonic() - self.limits.idle
+        now = monotonic()
+        oldest = now - self.limits.idle
+        newcomer = now - min(self.limits.idle, self.limits.first)
         for connection in list(self._connections.values()):
-            if connection.active < oldest:
+            silent = connection.target is None and not connection.spoken
+            if connection.active < (newcomer if silent else oldest):
                 self.counters.idle_closed += 1
                 connection.ours = True
                 connection.close()
         if self._connections:
-            self._sweep = self._loop.call_later(self.limits.idle / 4, self._close_idle)
+            self._sweep = self._loop.call_later(self._sweep_every(), self._close_idle)
 
     # -- in --------------------------------------------------------------------------------------------------------
 

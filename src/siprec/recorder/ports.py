@@ -73,6 +73,8 @@ class PortPool:
         self._now = now
         self._waiting: deque[_Quarantined] = deque()
         self.open = 0
+        self.limit = self._limit
+        """Pairs that may be open at a time."""
         self.quarantine_broken = 0
         """Pairs that were handed out before their quarantine was over, because there was no other."""
 

@@ -41,13 +41,16 @@ MEDIA_UP: Final = "E_SIPREC_MEDIA_UP"
 """It is back."""
 LOOP: Final = "E_SIPREC_LOOP"
 """A Call-ID passed more often than `sip.max_passes`: a loop, or an attack. `dlg_callid` and `reason` are set."""
+RESOURCES: Final = "E_SIPREC_RESOURCES"
+"""File descriptors, connections or ports run out: 80 % are in use; once more when it is below 70 % again. `server` says
+which, `reason` how many; there is no call."""
 IGNORED: Final = "setting ignored: "
 """How the reason of a `FAILED` begins that is about a setting only: the recording goes on without it."""
 ENDED_BY_SRS: Final = "ended by SRS"
 """How the reason of a `STOP` or `FAILOVER` begins when the SRS sent BYE. The status is 0 when that is its decision."""
 MEDIA_SOURCE: Final = "E_SIPREC_MEDIA_SOURCE"
 """Media of a party come from another host, without a description that says so. `server` is the media server."""
-OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP})
+OF_SERVERS: Final = frozenset({SRS_DOWN, SRS_UP, MEDIA_DOWN, MEDIA_UP, RESOURCES})
 """Those that belong to no call."""
 EVENTS: Final = (
     frozenset({START, STOP, FAILED, FAILOVER, PAUSED, RESUMED, UPDATED, UPDATE_FAILED})

@@ -390,7 +390,11 @@ class Relay:
                 "subscriptions": sum(len(call.subscriptions) for call in self.calls.values()),
                 "packet loop": self.plane.packets.name,
                 "sockets": self.plane.packets.sockets,
-                "port pairs": {"used": pool.in_use, "per address": pool.capacity},
+                "port pairs": {
+                    "used": pool.in_use,
+                    "per address": pool.capacity,
+                    "limit": pool.capacity * len(pool.interfaces),
+                },
                 **self.counters,
                 **{name: count + self.counters.get(name, 0) for name, count in self.access.items()},
                 "packets": {

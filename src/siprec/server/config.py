@@ -69,6 +69,11 @@ class SipConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     guard_ban: float = 300.0
     max_branches: int = 60
     """How often one request may be sent on, to several targets and hops, at once and one after the other together."""
+    max_connections: int = 10000
+    """TCP and TLS connections at a time, at most half of what open files allow. When there are more, the one that was
+    idle for longest is closed."""
+    max_connections_per_source: int = 200
+    """The same for one source (IPv6: its /64), unless it is `trusted`. 0: any number."""
     max_passes: int = 10
     """How often one Call-ID may pass outside of a dialog within 32 seconds; then 482 (a loop) and
     ``E_SIPREC_LOOP``."""

@@ -115,6 +115,10 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
     for key, count in (("sip.max_branches", config.sip.max_branches), ("sip.max_passes", config.sip.max_passes)):
         if not 1 <= count <= 1000:
             yield key, "must lie in 1..1000"
+    if not 16 <= config.sip.max_connections <= 1_000_000:
+        yield "sip.max_connections", "must lie in 16..1000000"
+    if not 0 <= config.sip.max_connections_per_source <= 1_000_000:
+        yield "sip.max_connections_per_source", "must lie in 0..1000000"
     for number, text in enumerate(config.relay.interfaces):
         try:
             parse_interface(text)

@@ -19,9 +19,10 @@ from siprec.api.holds import HoldJournal
 from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
 from siprec.logs import setup_logging
-from siprec.media.engine import MediaFlags, MediaServer, SourceMove
+from siprec.media.engine import MediaError, MediaFlags, MediaServer, SourceMove
 from siprec.net.address import is_local_address, is_wildcard, local_addresses, split_host_port
 from siprec.net.resolver import Resolver
+from siprec.net.tcp import StreamLimits
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
@@ -35,7 +36,16 @@ from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
-from siprec.recording.events import FAILED, LOOP, MEDIA_DOWN, MEDIA_SOURCE, MEDIA_UP, EventDispatcher, SiprecEvent
+from siprec.recording.events import (
+    FAILED,
+    LOOP,
+    MEDIA_DOWN,
+    MEDIA_SOURCE,
+    MEDIA_UP,
+    RESOURCES,
+    EventDispatcher,
+    SiprecEvent,
+)
 from siprec.recording.proof import ProofCollector
 from siprec.recording.requested import is_request
 from siprec.recording.scripting import ScriptEvents
@@ -44,6 +54,7 @@ from siprec.recording.settings import SiprecVariable
 from siprec.relay.child import RelayFailed
 from siprec.server.config import Config, ConfigError
 from siprec.server.config_check import log_warnings
+from siprec.server.headroom import MOST, Headroom, descriptors, most_connections
 from siprec.server.media import MediaSupervisor
 from siprec.server.mediacare import MediaCare
 from siprec.server.notify import Notifier
@@ -145,7 +156,9 @@ class ProxyProcess:
             ca_file=sip.tls_ca,
             verify_client="required" if sip.tls_verify_clients else "none",
         )
-        self.transport = SocketTransport(tls=tls)
+        most = most_connections(sip.max_connections, descriptors()[1] or MOST)
+        limits = StreamLimits(max_connections=most, max_per_source=sip.max_connections_per_source)
+        self.transport = SocketTransport(tls=tls, limits=limits)
         self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
         self.tap = self._tap()
         self.identity = Identity([], sip.domains)
@@ -226,6 +239,17 @@ class ProxyProcess:
         proving = config.proof.enabled and file is not None
         ScriptEvents(self.recording, lambda: self.core.script, self._script_failed)
         self.holds = HoldJournal(self.clock)
+        self.transport.accepted.is_known = lambda host: self.core.is_trusted(Hop("tcp", host, 0))
+        self._ports = (0, 0)
+        self.headroom = Headroom(
+            self.clock,
+            {
+                "file descriptors": descriptors,
+                "stream connections": lambda: (self.transport.connections, self.transport.limits.max_connections),
+                "relay port pairs": self._relay_ports,
+            },
+            self._resources,
+        )
         self.calls = CallCounts(config.api.count_packets and not proving)
         if config.api.listen:
             self.core.observers.add(self.calls)
@@ -310,6 +334,7 @@ class ProxyProcess:
             reload=self._reload_for_api,
             proofs=self._proof_counts,
             proof_error=lambda: self.proof_log.error if self.proof_log is not None else None,
+            headroom=self.headroom.shares,
             proof_needed=self.config.proof.on_failure == "not-ready",
             tap=self.tap,
             holds=self.holds,
@@ -355,6 +380,7 @@ class ProxyProcess:
     async def stop(self) -> None:
         """End recordings and close everything."""
         self.loop.remove_signal_handler(signal.SIGUSR1)
+        self.headroom.close()
         self.recording.close()
         self.recording.stop_all()
         # The last metadata and the BYEs to the SRSs get a moment; who does not answer gets its BYE all the same.
@@ -498,6 +524,22 @@ class ProxyProcess:
         if limit == "max_passes":
             reason = f"{text} of {request.method} from {source}"
             self.events.emit(SiprecEvent(LOOP, "", request.call_id, "", "", "", "", self.clock.wall(), reason))
+
+    def _relay_ports(self) -> tuple[int, int]:
+        """Of the embedded relay, as it said last; it is asked again."""
+
+        def said(result: dict[str, int] | MediaError) -> None:
+            if not isinstance(result, MediaError):
+                self._ports = (result.get("port pairs.used", 0), result.get("port pairs.limit", 0))
+
+        for member in self.media.pool:
+            if member.kind == "embedded" and member.server is not None and member.state == "up":
+                member.server.load(said, 2.0)
+        return self._ports
+
+    def _resources(self, name: str, used: int, limit: int) -> None:
+        reason = f"{used} of {limit} in use"
+        self.events.emit(SiprecEvent(RESOURCES, "", "", "", "", name, "", self.clock.wall(), reason))
 
     def _media_health(self, name: str, up: bool, reason: str) -> None:
         event = MEDIA_UP if up else MEDIA_DOWN

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from siprec.logs import setup_logging
 from siprec.net.resolver import Resolver
+from siprec.net.tcp import StreamLimits
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
@@ -24,6 +25,7 @@ from siprec.recorder.server import ACCEPT, HANDOVER, RecorderServer, Watching
 from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import log_warnings, port_range
+from siprec.server.headroom import MOST, Headroom, descriptors, most_connections
 from siprec.server.notify import Notifier
 from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
 from siprec.server.why import why
@@ -69,7 +71,8 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
             private_key=settings.tls_key,
             ca_file=settings.tls_ca,
             verify_client="required" if settings.tls_verify_clients else "none",
-        )
+        ),
+        limits=StreamLimits(max_connections=most_connections(StreamLimits().max_connections, descriptors()[1] or MOST)),
     )
     first, last = port_range(settings.ports)
     recorder = Recorder(
@@ -126,6 +129,15 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         race=transport.race,
         accept_types=ACCEPT,
     )
+    headroom = Headroom(
+        clock,
+        {
+            "file descriptors": descriptors,
+            "stream connections": lambda: (transport.connections, transport.limits.max_connections),
+            "recording sessions": lambda: (len(recorder.sessions), settings.max_sessions),
+            "port pairs": lambda: (recorder.ports.open, recorder.ports.limit),
+        },
+    )
     notifier = Notifier()
     api = None
     if settings.api.listen:
@@ -133,9 +145,13 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
         from siprec.api.recorder import RecorderApi
         from siprec.api.server import WebServer
 
-        api = WebServer(
-            RecorderApi(recorder, settings.api, lambda: bool(transport.listeners) and not server.stopping), settings.api
+        served = RecorderApi(
+            recorder,
+            settings.api,
+            lambda: bool(transport.listeners) and not server.stopping,
+            headroom.shares,
         )
+        api = WebServer(served, settings.api)
     try:
         await transport.listen(settings.listen)
         addresses = " ".join(str(listener.address) for listener in transport.listeners)
@@ -169,6 +185,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
                 break
             await asyncio.sleep(0.1)
     finally:
+        headroom.close()
         notifier.close()
         if api is not None:
             await api.stop()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from siprec.net.transport import SocketTransport
+from siprec.server.headroom import raise_descriptor_limit
 from siprec.sip.transport import Hop
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     # A full collection looks at every object of every call, and stops all of them for that long (0.85 s were seen at 50
     # recorded calls a second). What was imported is left out for good, what a call leaves behind is mostly found by the
     # small collections, of some milliseconds each; full ones come seldom.
+    raise_descriptor_limit()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTIONS)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from siprec.api.protocol import Protocol
 from siprec.api.routes import OPERATIONS
 from siprec.recording.events import START, STOP, SiprecEvent
 from siprec.server.config import ConfigError, parse
@@ -209,5 +210,62 @@ def test_a_certificate_that_is_missing_is_an_error(tmp_path: Path) -> None:
                 await other.start()
         finally:
             await other.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_sends_no_request_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "head_time", 0.6)
+
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
+            assert process.api is not None
+            for begun in (b"", b"GET /calls HTTP/1.1\r\nHost: loc"):
+                reader, writer = await asyncio.open_connection(*process.api.address)
+                writer.write(begun)
+                assert await asyncio.wait_for(_rest(reader), 20) == b""
+                writer.close()
+            # A response that goes on is not cut; the next request of a connection has its time, too.
+            reader, writer = await asyncio.open_connection(*process.api.address)
+            writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(0.8)
+            process.events.emit(SiprecEvent(START, "d", "c", "r", "s", "sip:srs", "default", 1.0, ""))
+            await asyncio.wait_for(reader.readuntil(b"E_SIPREC_START"), 20)
+            writer.close()
+            reader, writer = await asyncio.open_connection(*process.api.address)
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            writer.write(b"GET /hea")
+            await asyncio.wait_for(_rest(reader), 20)
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the connection is closed or reset."""
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+def test_health_is_answered_while_the_api_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siprec.api.protocol.MAX_CONNECTIONS", 5)
+    monkeypatch.setattr("siprec.api.protocol.MOST", 8)
+
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
+            assert process.api is not None
+            held = [await asyncio.open_connection(*process.api.address) for _ in range(6)]
+            assert (await client(process).get("/calls")).status == 503
+            assert (await client(process).get("/health/live")).status == 200
+            held += [await asyncio.open_connection(*process.api.address) for _ in range(6)]
+            assert await asyncio.wait_for(_rest(held[-1][0]), 20) == b"", "closed at once"
+            for _, writer in held:
+                writer.close()
+            await until(lambda: not process.api._server.server_state.connections)  # type: ignore[union-attr]
+            assert (await client(process).get("/calls")).status == 200
 
     asyncio.run(scenario())

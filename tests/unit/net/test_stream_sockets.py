@@ -260,16 +260,105 @@ def test_idle_connections_are_closed_and_busy_ones_stay(run: Run) -> None:
     run(main())
 
 
-def test_no_more_connections_than_allowed(run: Run) -> None:
+@pytest.mark.parametrize("limit", [{"max_connections": 3}, {"max_per_source": 3}])
+def test_of_too_many_connections_the_idlest_is_closed(run: Run, limit: dict[str, int]) -> None:
     async def main() -> None:
-        bob = Peer(limits=StreamLimits(max_connections=3), answers=True)
+        bob = Peer(limits=StreamLimits(**limit), answers=True)
         there = await bob.listen("tcp:127.0.0.1:0")
-        clients = [await asyncio.open_connection(there.host, there.port) for _ in range(5)]
-        await until(lambda: bob.transport.counters.refused == 2)
-        assert bob.transport.connections == 3
+        clients = []
+        for _ in range(3):
+            clients.append(await asyncio.open_connection(there.host, there.port))
+            await until(lambda: bob.transport.connections == len(clients))
+        clients[0][1].write(options())  # the oldest, but not the idlest
+        await clients[0][0].readuntil(b"\r\n\r\n")
+        clients.append(await asyncio.open_connection(there.host, there.port))
+        assert await asyncio.wait_for(clients[1][0].read(), 20) == b"", "the idlest is closed"
+        await until(lambda: bob.transport.connections == 3)
+        assert bob.transport.counters.crowded_out == 1
+        for number in (0, 2, 3):
+            clients[number][1].write(options(call_id=f"again{number}"))
+            assert (await clients[number][0].readuntil(b"\r\n\r\n")).startswith(b"SIP/2.0 200")
         for _, writer in clients:
             writer.close()
         await until(lambda: bob.transport.connections == 0)
+        assert not len(bob.transport.accepted)
+        assert not bob.transport.accepted.sources()
+        await bob.transport.close()
+
+    run(main())
+
+
+def test_known_sources_have_no_limit_of_their_own(run: Run) -> None:
+    async def main() -> None:
+        bob = Peer(limits=StreamLimits(max_per_source=2), answers=True)
+        bob.transport.accepted.is_known = lambda host: host == "127.0.0.1"
+        there = await bob.listen("tcp:127.0.0.1:0")
+        clients = [await asyncio.open_connection(there.host, there.port) for _ in range(6)]
+        await until(lambda: bob.transport.connections == 6)
+        for _, writer in clients:
+            writer.close()
+        await until(lambda: bob.transport.connections == 0)
+        await bob.transport.close()
+
+    run(main())
+
+
+def test_a_crowd_from_one_source_leaves_the_others_their_connections(run: Run) -> None:
+    async def main() -> None:
+        bob = Peer(limits=StreamLimits(max_connections=10, max_per_source=0), answers=True)
+        there = await bob.listen("tcp:0.0.0.0:0")
+        phone = await asyncio.open_connection("127.0.0.1", there.port, local_addr=("127.0.0.2", 0))
+        await until(lambda: bob.transport.connections == 1)
+        crowd = [await asyncio.open_connection("127.0.0.1", there.port) for _ in range(30)]
+        await until(lambda: bob.transport.counters.crowded_out == 21)
+        phone[1].write(options())
+        assert (await phone[0].readuntil(b"\r\n\r\n")).startswith(b"SIP/2.0 200")
+        for _, writer in [phone, *crowd]:
+            writer.close()
+        await until(lambda: bob.transport.connections == 0)
+        await bob.transport.close()
+
+    run(main())
+
+
+def test_a_connection_that_says_nothing_has_less_time(run: Run) -> None:
+    async def main() -> None:
+        bob = Peer(limits=StreamLimits(idle=60, first=0.4), answers=True)
+        there = await bob.listen("tcp:127.0.0.1:0")
+        spoke = await asyncio.open_connection(there.host, there.port)
+        spoke[1].write(options())
+        await spoke[0].readuntil(b"\r\n\r\n")
+        half = await asyncio.open_connection(there.host, there.port)
+        for octet in b"OPTIONS sip:x":
+            half[1].write(bytes([octet]))
+            await asyncio.sleep(0.02)  # octets alone are no life
+        assert await asyncio.wait_for(half[0].read(), 20) == b""
+        assert bob.transport.connections == 1
+        assert bob.transport.counters.idle_closed == 1
+        half[1].close()
+        spoke[1].close()
+        await until(lambda: bob.transport.connections == 0)
+        await bob.transport.close()
+
+    run(main())
+
+
+def test_half_messages_of_one_source_hold_bounded_memory(run: Run) -> None:
+    async def main() -> None:
+        bob = Peer(limits=StreamLimits(max_unfinished=300_000, max_per_source=0), answers=True)
+        there = await bob.listen("tcp:127.0.0.1:0")
+        half = options(b"x" * 10, length=60_000)[:-10] + b"x" * 40_000
+        clients = []
+        for _ in range(20):
+            clients.append(await asyncio.open_connection(there.host, there.port))
+            clients[-1][1].write(half)
+            await clients[-1][1].drain()
+        await until(lambda: bob.transport.counters.crowded_out >= 12)
+        assert bob.transport.accepted.unfinished("127.0.0.1") <= 300_000
+        for _, writer in clients:
+            writer.close()
+        await until(lambda: bob.transport.connections == 0)
+        assert not bob.transport.accepted.unfinished("127.0.0.1")
         await bob.transport.close()
 
     run(main())
