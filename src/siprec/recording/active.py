@@ -53,8 +53,9 @@ from siprec.recording.steps import (
     SetTimer,
     State,
 )
+from siprec.recording.taken import TakenStreams, refused
 from siprec.recording.trunks import TrunkPool
-from siprec.recording.watch import SrsWatch
+from siprec.recording.watch import PROBE, SrsWatch
 from siprec.recording.way import is_secure_call, is_secure_way
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
@@ -114,6 +115,7 @@ class ActiveRecording:
     may_return: bool = False
     """It failed because its SRSs were down: it may begin again when one is back."""
     _unavailable: bool = False
+    _taken: TakenStreams | None = None
 
     def __init__(
         self,
@@ -338,6 +340,7 @@ class ActiveRecording:
             event.retry_after,
             self._wall(),
             event.again,
+            event.target,
         )
 
     def _later(self, event: Event) -> None:
@@ -349,6 +352,9 @@ class ActiveRecording:
                 self._fork()
             case Invite():
                 self._invite(action)
+            case Cancel() if self._taken is not None and self._taken.pending:
+                self._taken.pending = False
+                self._later(Event(Kind.ANSWERED))  # there is a 2xx already: BYE
             case Cancel() if self._dialog is not None:
                 self._dialog.cancel()
             case Connect(withheld):
@@ -619,6 +625,8 @@ class ActiveRecording:
     def _invite(self, action: Invite) -> None:
         self._new_description()
         self._answer = None
+        if self._taken is not None:
+            self._taken.begin()
         server = self.targets[action.target]
         why = ""
         if self.profile.signalling == "as-call" and is_secure_call(self.call):
@@ -626,7 +634,8 @@ class ActiveRecording:
             why = "" if safe else "not reached by TLS, as the call is (signalling)"
         self._dialog = dialog = self._peer_at(server) if not why else None
         if dialog is None:
-            self._later(Event(Kind.REFUSED, status=503, reason=why or "no recording session to join"))
+            target, reason = self._fallback(), why or "no recording session to join"
+            self._later(Event(Kind.REFUSED, status=503, reason=reason, again=target >= 0, target=target))
             return
         try:
             body = self._body(action.document, True, action.inactive)
@@ -691,6 +700,8 @@ class ActiveRecording:
         elif result.status < 300:
             self._unreachable = False
             self._post(Event(Kind.EXCHANGED, media=with_sdp))
+            if with_sdp:
+                self._check_streams(dialog)
         elif with_sdp and result.status in secure.DECLINED and self._becomes_secure:
             if self._srtp.falls_back(self.server, result.status, self._description):
                 self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason="SRTP declined"))
@@ -737,6 +748,10 @@ class ActiveRecording:
             self._later(Event(Kind.PEER_DONE))
             return
         self._answer = peer.description
+        wished = frozenset(refused(description, peer.description))
+        if wished or self._taken is not None:
+            self._taken = self._taken or TakenStreams(self.profile.on_refused_stream)
+            self._taken.wished(wished)
 
         def connected(error: MediaError | None) -> None:
             if error is None:
@@ -769,6 +784,8 @@ class ActiveRecording:
                 dialog.bye(lambda result: None)
                 self.rs_refused(dialog, 488, refusal)
                 return
+            if self.machine.state is State.INVITING and self._asks_again(dialog, answer):
+                return
             self._srtp.check_way(self.server, description, dialog.way)
             self._take_answer(answer)
             self._unreachable = False
@@ -776,6 +793,77 @@ class ActiveRecording:
             self._post(Event(Kind.ANSWERED))
             if self.machine.state in (State.ACTIVE, State.PAUSED):
                 self.around.watch.add(self)
+
+    # -- streams that the SRS does not take ----------------------------------------------------------------------------
+
+    def _not_taken(self, answer: SessionDescription | None) -> dict[tuple[str, int], str]:
+        """Streams that were offered and that the SRS does not take, though it did not ask for a pause of them."""
+        description = self._description
+        if description is None or answer is None or self.machine.offered_inactive:
+            return {}
+        found = refused(description, answer)
+        if self._taken is None:
+            if not found:
+                return {}
+            self._taken = TakenStreams(self.profile.on_refused_stream)
+        return self._taken.judged(found)
+
+    def _asks_again(self, dialog: RsPeer, answer: SessionDescription) -> bool:
+        """Whether the first answer leaves out streams, so that the offer is made once more before the recording begins
+        there; what becomes of it is told as the answer of the SRS, or as its refusal."""
+        found, taken = self._not_taken(answer), self._taken
+        if taken is None or not found or taken.pending or not taken.offer_again(found):
+            return False
+        try:
+            body = self._body(None, True, False)
+        except SdpError:
+            return False
+        taken.pending = True
+        answers = [answer]
+
+        def done(result: Result | None) -> None:
+            limit.cancel()
+            if dialog is not self._dialog or not taken.pending:
+                return
+            taken.pending = False
+            left = self._not_taken(answers[-1])
+            reason = f"streams not taken: {'; '.join(left.values())}"
+            others = self.machine.tried + 1 < self.machine.policy.targets and not self.machine.policy.gives_up(488)
+            if left and others and taken.leave(self.server, left, self.targets):
+                dialog.bye(lambda result: None)
+                self.rs_refused(dialog, 488, reason)
+                return
+            if left:
+                taken.accept(left)
+                log.warning("%s (call %s, SRS %s)", reason, self.call.call_id, self.server, extra=self._fields)
+            self.rs_answered(dialog, answers[-1])
+
+        limit = self.around.clock.call_later(PROBE, done, None)
+        dialog.exchange(body, done, answers.append)
+        return True
+
+    def _check_streams(self, dialog: RsPeer) -> None:
+        """The SRS answered an offer in mid-call: what it leaves out is offered once more, and then elsewhere."""
+        found, taken = self._not_taken(self._answer), self._taken
+        if taken is None or not found or self.machine.state is not State.ACTIVE:
+            return
+        if taken.offer_again(found):
+            self.offer_again()
+        elif taken.leave(self.server, found, self.targets):
+            reason = f"streams not taken: {'; '.join(found.values())}"
+            log.warning("%s (call %s, SRS %s)", reason, self.call.call_id, self.server, extra=self._fields)
+            self.around.watch.discard(self)
+            dialog.bye(lambda result: None)
+            self._post(Event(Kind.LOST, status=488, reason=reason))
+        else:
+            taken.accept(found)
+
+    def _fallback(self) -> int:
+        """The SRS that left out streams, where it is the best that is left of the search; -1: there is none."""
+        taken, machine = self._taken, self.machine
+        if taken is None or machine.tried + 1 < machine.policy.targets:
+            return -1
+        return taken.fallback(self.server, self.targets)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
@@ -786,12 +874,14 @@ class ActiveRecording:
             inviting = self.machine.state is State.INVITING
             again = inviting and self._srtp.falls_back(self.server, status, self._description)
             other = self._srtp.afresh(self._description)
-            self._post(Event(Kind.REFUSED, status=status, reason=reason, again=again, media=other))
+            target = self._fallback() if inviting and not again else -1
+            again |= target >= 0
+            self._post(Event(Kind.REFUSED, status=status, reason=reason, again=again, media=other, target=target))
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
         if dialog is not self._dialog or self.machine.state in (State.ENDED, State.FORKING, State.INVITING):
-            offer.refuse(481)
+            offer.refuse(491 if self._taken is not None and self._taken.pending else 481)
             return
         if self._peer is not None:
             self._peer.refuse(491)
@@ -821,7 +911,10 @@ class ActiveRecording:
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """See :class:`siprec.recording.srs.DialogOwner`."""
-        if dialog is self._dialog:
+        if dialog is self._dialog and self._taken is not None and self._taken.pending:
+            self._taken.pending = False
+            self.rs_refused(dialog, status or 480, reason)
+        elif dialog is self._dialog:
             self.around.watch.discard(self)
             self._failed_at_srs(status)
             if status == 408:

@@ -107,6 +107,11 @@ class RsDescription:
         """Label of each stream that is offered: the number of its m-line, from 1 (SDP-02)."""
         return {stream_key(s.stream): str(i) for i, s in enumerate(self.slots, 1) if s.stream is not None}
 
+    @property
+    def offered(self) -> list[tuple[StreamKey | None, str]]:
+        """Of each m-line the stream in it, None when there is none, and its kind."""
+        return [(stream_key(slot.stream) if slot.stream is not None else None, slot.kind) for slot in self.slots]
+
     def offer(self, inactive: bool = False) -> bytes:
         """Our offer: every stream ``sendonly``, or ``inactive`` (SDP-01, CTL-01)."""
         direction: Direction = "inactive" if inactive else "sendonly"

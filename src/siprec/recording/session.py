@@ -137,6 +137,9 @@ class RecordingSession:
         the same one once more if there is another offer for it."""
         self.dialog = ""
         if event.again:
+            if event.target >= 0:
+                self._notify(out, events.FAILOVER, event.reason, event.status)
+                self.target = event.target
             self._to_forking(out)
             return
         self.tried += 1

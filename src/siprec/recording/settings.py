@@ -15,6 +15,7 @@ from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording.reach import OUR_REALM, Reach, SrsSettings, TlsPolicy, place_of, tls_of
 from siprec.recording.secure import SrtpPolicy
 from siprec.recording.srsbye import OnSrsBye
+from siprec.recording.taken import OnRefusedStream
 from siprec.recording.xmlcheck import check_extension, check_participant, extension, with_namespace
 from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
@@ -303,6 +304,11 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     on_failure: Literal["ignore", "announce", "end-call"] = "ignore"
     """What becomes of a call which cannot be recorded, or no longer (ERR-10). ``announce``: the parties of an answered
     call hear three short tones; ``end-call``: it gets a 503, or each party a BYE, with a Reason."""
+    on_refused_stream: OnRefusedStream = "failover-audio"
+    """What follows when an SRS does not take a stream (port 0, ``sendonly``, ``inactive``, a null address, no m-line),
+    also when it gets the same offer once more. ``failover-audio``: the next SRS is tried if the stream is audio;
+    ``failover``: for any stream; ``accept``: the recording goes on with the streams that are taken, as it does where no
+    other SRS is left."""
     on_srs_bye: OnSrsBye = "by-reason"
     """What a BYE of the SRS in mid-call does. ``by-reason``: with ``Reason`` SIP 500 to 599 or Q.850 38, 41 or 42 the
     next SRS takes the recording, any other BYE ends it; ``failover``: every BYE is a failover; ``end``: every BYE ends

@@ -59,7 +59,7 @@ class Event:
     `document`: the metadata as it is now (with STOP: as it is at the end); `media`: CHANGED concerns the streams, not
     only the metadata, EXCHANGED brought an answer of the SRS, REFUSED: the next SRS needs another fork; `status`,
     `reason`, `retry_after` (seconds): of a failure; `wall`: when, in seconds since the epoch; `again`: REFUSED by an
-    SRS that gets another offer.
+    SRS that gets another offer; `target`: with `again` the SRS that is called then, -1: the same one.
     """
 
     kind: Kind
@@ -70,6 +70,7 @@ class Event:
     retry_after: float = 0.0
     wall: float = 0.0
     again: bool = False
+    target: int = -1
 
 
 # -- actions -----------------------------------------------------------------------------------------------------------
