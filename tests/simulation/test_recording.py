@@ -17,9 +17,9 @@ from siprec.recording.reach import SrsSettings
 from siprec.recording.settings import RecordingProfile, SettingError
 from siprec.sip.digest import DigestServer
 from siprec.sip.headers import NameAddr
-from siprec.sip.message import SipResponse, parse_datagram
+from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import Part, build_multipart, find_part, parts_of
-from siprec.sip.useragent import IncomingCall
+from siprec.sip.useragent import IncomingCall, Reply, session_description
 from tests.simulation.network import LinkQuality
 from tests.simulation.recording_world import FakeMediaServer, Q, Srs, World, party_sdp
 
@@ -261,7 +261,13 @@ def test_a_multipart_answer_without_labels_and_with_one_stream_rejected() -> Non
         )
         call.answer(200, body, content_type)
 
-    world.srs.on_invite = invited
+    def asked(request: SipRequest, reply: Reply) -> bool:
+        if not session_description(request):
+            return False
+        reply(200, world.srs.answer_to(request).replace(b"m=audio 20000", b"m=audio 0"))
+        return True
+
+    world.srs.on_invite, world.srs.on_request = invited, asked
     call = world.answered_call()
     assert world.state(call) == "active"
     answer = next(iter(world.media.targets.values()))
@@ -613,10 +619,11 @@ def test_the_srs_moves_and_pauses_the_streams_itself() -> None:
 
 def test_an_srs_that_is_not_ready_gets_nothing_until_it_offers_to_receive() -> None:
     world = World()
-    world.srs.on_invite = lambda call: call.answer(200, world.srs.answer_to(call.invite, "inactive"))
+    world.srs.direction = "inactive"
     call = world.answered_call()
     assert world.state(call) == "active"
     assert world.media.flowing() == []
+    world.srs.direction = "recvonly"
     results: list[object] = []
     ready = world.srs.answer_to(world.srs.requests[0]).replace(b"5 1 IN", b"5 2 IN")
     world.srs.call.reinvite(ready, done=results.append)
