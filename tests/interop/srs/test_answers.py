@@ -33,7 +33,8 @@ def test_one_stream_that_is_not_wanted_leaves_the_other_alone(world: World, how:
             body = answer((0, sinks[1].port))
         else:
             body = answer((sinks[0].port, sinks[1].port)).replace("a=recvonly", "a=inactive", 1)
-        with world.recorder(Srs().accept(body).end()) as srs, world.call(srs) as call:
+        # The offer comes once more, and the answer is the same.
+        with world.recorder(Srs().accept(body).reinvited(body).end()) as srs, world.call(srs) as call:
             call.wait_for("START")
             assert flowing(sinks[1:])
             assert sinks[0].packets == []
