@@ -74,10 +74,11 @@ class RetryQueue:
             self._timer = None
         return found
 
-    def forget(self, dlg_id: str) -> None:
-        """The call is over."""
-        for key in [key for key in self._waiting if key[0] == dlg_id] if self._waiting else ():
-            self.discard(*key)
+    def forget(self, dlg_id: str, instances: list[str]) -> None:
+        """The call is over; `instances` are those of its recordings."""
+        if self._waiting:
+            for instance in instances:
+                self.discard(dlg_id, instance)
 
     def back(self, server: str) -> None:
         """`server` answers again."""

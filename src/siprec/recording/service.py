@@ -288,7 +288,7 @@ class RecordingService(CallObserver):
         """The call is over, or never came about."""
         recorder = self._recorders.get(call.dlg_id)
         if recorder is not None:
-            self.retry.forget(call.dlg_id)
+            self.retry.forget(call.dlg_id, call.recordings)
             recorder.end()
             self.released(recorder)
 
