@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import dns.asyncresolver
@@ -24,6 +24,9 @@ MIN_TTL: Final = 1.0
 MAX_TTL: Final = 3600.0
 NEGATIVE_TTL: Final = 60.0  # at most; RFC 2308 5
 FAILURE_TTL: Final = 5.0  # servers that failed are not asked again at once (RFC 2308 7)
+STALE: Final = 86400.0  # seconds for which expired records serve while DNS fails (RFC 8767 5)
+STALE_TTL: Final = 30.0  # seconds until DNS is asked again for records served stale (RFC 8767 4)
+PATIENCE: Final = 1.8  # seconds that a question waits before stale records are served (RFC 8767 5)
 MAX_CACHED: Final = 10000
 
 
@@ -37,6 +40,8 @@ class Records:
     items: tuple[Any, ...]
     expires: float
     failed: str = ""
+    stale_until: float = 0.0
+    """Until when the records are better than no answer at all (RFC 8767)."""
 
 
 class DnsCache:
@@ -50,6 +55,7 @@ class DnsCache:
         self._cache: dict[tuple[str, str], Records] = {}
         self._asked: dict[tuple[str, str], asyncio.Task[Records]] = {}
         self.queries = 0
+        self.served_stale = 0
         self._resolver: dns.asyncresolver.Resolver
         if nameservers:
             self._resolver = dns.asyncresolver.Resolver(configure=False)
@@ -72,15 +78,20 @@ class DnsCache:
         """Records of type `kind` (``A``, ``SRV``...) of an absolute name. Never raises but CancelledError."""
         key = (name, kind)
         known = self._cache.get(key)
-        if known is not None:
-            if known.expires > self._clock.now():
-                return known
-            del self._cache[key]
+        if known is not None and known.expires > self._clock.now():
+            return known
         task = self._asked.get(key)
         if task is None:
             task = self._asked[key] = asyncio.get_running_loop().create_task(self._ask(key))
-        # Shielded: who gives up waiting does not take the answer from the others.
-        return await asyncio.shield(task)
+        if known is None or known.stale_until <= self._clock.now():
+            # Shielded: who gives up waiting does not take the answer from the others.
+            return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            self.served_stale += 1
+            return known
 
     def clear(self) -> None:
         """Forget all answers."""
@@ -98,6 +109,15 @@ class DnsCache:
             records = await self._query(*key)
         finally:
             self._asked.pop(key, None)
+        known = self._cache.pop(key, None)
+        now = self._clock.now()
+        if records.failed and known is not None and known.stale_until > now:
+            if not known.failed and known.expires <= now:
+                log.warning("%s %s: %s, what was known is used on", key[1], key[0], records.failed)
+            self.served_stale += 1
+            records = replace(known, expires=now + STALE_TTL)
+        if records.expires <= now:
+            return records  # not to be kept
         if len(self._cache) >= MAX_CACHED:
             self._cache.pop(next(iter(self._cache)))
         self._cache[key] = records
@@ -120,13 +140,13 @@ class DnsCache:
         if answer.rrset is None:
             return Records((), now() + _negative_ttl([answer.response]))
         ttl = min(max(float(answer.rrset.ttl), MIN_TTL), MAX_TTL)
-        return Records(tuple(answer.rrset), now() + ttl)
+        return Records(tuple(answer.rrset), now() + ttl, stale_until=now() + ttl + STALE)
 
 
 def _negative_ttl(responses: Any) -> float:
-    """RFC 2308 5: the lesser of the SOA's own TTL and its MINIMUM field."""
+    """RFC 2308 5: the lesser of the SOA's own TTL and its MINIMUM field; without SOA the answer is not kept."""
     for response in responses:
         for rrset in response.authority:
             if rrset.rdtype == dns.rdatatype.SOA:
                 return min(max(float(min(rrset.ttl, rrset[0].minimum)), MIN_TTL), NEGATIVE_TTL)
-    return NEGATIVE_TTL / 2
+    return 0.0

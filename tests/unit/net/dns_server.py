@@ -28,6 +28,8 @@ class DnsServer(asyncio.DatagramProtocol):
         self.silent: set[str] = set()
         self.broken: set[str] = set()
         self.address = ""
+        self.soa = True
+        """Whether negative answers have one."""
         self._transport: asyncio.DatagramTransport | None = None
 
     async def start(self, port: int = 0) -> str:
@@ -62,7 +64,13 @@ class DnsServer(asyncio.DatagramProtocol):
         else:
             if not any(known == name for known, _ in self.zone):
                 response.set_rcode(dns.rcode.NXDOMAIN)
+            if not self.soa:
+                self._reply(response, addr)
+                return
             soa = SOA.format(minimum=self.minimum)
             response.authority.append(dns.rrset.from_text("test.", 3600, "IN", "SOA", soa))
+        self._reply(response, addr)
+
+    def _reply(self, response: dns.message.Message, addr: Any) -> None:
         assert self._transport is not None
         self._transport.sendto(response.to_wire(want_shuffle=False), addr)
