@@ -18,6 +18,9 @@ MAX_SIZE: Final = 64 * 1024
 MAX_MEDIA: Final = 64
 """m-lines of a description that is accepted."""
 MAX_LINES: Final = 4096
+_MAX_VERSION: Final = 100
+MAX_FORMATS: Final = 256
+"""Formats of an m-line that is accepted; RTP has 128 payload types."""
 
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("sendrecv", "sendonly", "recvonly", "inactive")
@@ -79,6 +82,11 @@ def address_family(address: str) -> Literal["IP4", "IP6"]:
         return "IP4"
 
 
+def _next_version(version: str) -> str:
+    """One more, however many digits it has, as long as that is possible."""
+    return str(int(version) + 1) if version.isdecimal() and len(version) <= _MAX_VERSION else "1"
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The ``o=`` line (RFC 8866 5.2). `session_id` and `version` are decimal strings, unbounded as in the RFC."""
@@ -94,7 +102,7 @@ class Origin:
 
     def bump(self) -> Origin:
         """The same session, one version later: what a changed description carries (SDP-08)."""
-        return replace(self, version=str(int(self.version) + 1) if self.version.isdecimal() else "1")
+        return replace(self, version=_next_version(self.version))
 
     def to_line(self) -> str:
         return f"o={self.username} {self.session_id} {self.version} IN {self.family} {self.address}"
@@ -136,6 +144,11 @@ def parse_rtpmap(value: str) -> RtpMap | None:
 
 def _number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 9
+
+
+def payload_type(text: str) -> int | None:
+    """The RTP payload type that a format is, 0 to 127; None for another format."""
+    return int(text) if _number(text) and int(text) <= 127 else None
 
 
 class _Section:
@@ -305,11 +318,12 @@ class MediaDescription(_Section):
             said.setdefault(number, rest)
         maps: dict[int, RtpMap] = {}
         for text in self.formats:
-            if not _number(text) or int(text) > 127:
+            payload = payload_type(text)
+            if payload is None:
                 continue
-            found = parse_rtpmap(said.get(text) or STATIC_PAYLOADS.get(int(text), ""))
+            found = parse_rtpmap(said.get(text) or STATIC_PAYLOADS.get(payload, ""))
             if found is not None:
-                maps[int(text)] = found
+                maps[payload] = found
         return maps
 
     @property
@@ -473,6 +487,8 @@ def _parse_media(line: str, number: int) -> MediaDescription:
         raise SdpError(f"line {number}: no such port")
     if slash and not (_number(count) and 1 <= int(count) <= 65535):
         raise SdpError(f"line {number}: no such number of ports")
+    if len(parts) - 3 > MAX_FORMATS:
+        raise SdpError(f"line {number}: more than {MAX_FORMATS} formats")
     num_ports = int(count) if slash else 1
     media = MediaDescription(parts[0], int(port), parts[2], parts[3:], num_ports)
     media._line = line

@@ -20,7 +20,7 @@ from siprec.api.problem import Problem
 
 MAX_SCANNED: Final = 20_000
 """Recordings looked at, newest first, for one page; `next` goes on from there."""
-_FILE: Final = re.compile(r"(?:stream-\d+|mix)[\w.-]*\.(?:wav|flac|pcap)|metadata-\d+\.xml|recording\.json")
+_FILE: Final = re.compile(r"(?:stream-\d++|mix)[\w.-]*\.(?:wav|flac|pcap)|metadata-\d+\.xml|recording\.json")
 _TYPES: Final = {".wav": "audio/wav", ".flac": "audio/flac", ".pcap": "application/vnd.tcpdump.pcap"}
 
 T = TypeVar("T")

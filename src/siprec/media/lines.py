@@ -29,7 +29,8 @@ class LineFramer:
 
     def __init__(self, cookies: deque[bytes]) -> None:
         self._cookies = cookies
-        self._buffer = b""
+        self._parts: list[bytes] = []
+        self._waiting = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The replies that are whole now.
@@ -37,8 +38,14 @@ class LineFramer:
         Raises:
             LineError: more than 64 KiB without a line end, or a line that nobody asked for.
         """
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > _LONGEST:
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join((*self._parts, lines[0]))
+            self._parts, self._waiting = [], 0
+        if rest:
+            self._parts.append(rest)
+            self._waiting += len(rest)
+        if self._waiting > _LONGEST:
             raise LineError("a reply without end")
         if len(lines) > len(self._cookies):
             raise LineError("a reply that nobody asked for")
@@ -88,7 +95,7 @@ class UnixConnection:
         self._path = path
         self._on_message = on_message
         self._on_error = on_error
-        self._open: dict[socket.socket, tuple[bytes, bytes]] = {}
+        self._open: dict[socket.socket, tuple[bytes, bytearray]] = {}
         self._waiting: deque[bytes] = deque(maxlen=65536)
         self._closed = False
 
@@ -113,7 +120,7 @@ class UnixConnection:
             sock.close()
             self._loop.call_soon(self._failed, error.strerror or str(error))
             return
-        self._open[sock] = (cookie, b"")
+        self._open[sock] = (cookie, bytearray())
         self._loop.add_reader(sock, self._readable, sock)
 
     def close(self) -> None:
@@ -132,11 +139,10 @@ class UnixConnection:
             self._failed(error.strerror or str(error))
             return
         buffer += data
-        if data and b"\n" not in buffer and len(buffer) < _LONGEST:
-            self._open[sock] = (cookie, buffer)
+        if data and b"\n" not in data and len(buffer) < _LONGEST:
             return
         self._end(sock)
-        line = buffer.partition(b"\n")[0]
+        line = bytes(buffer).partition(b"\n")[0]
         if line:
             self._on_message(cookie + b" " + line)
         else:

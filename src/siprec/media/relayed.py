@@ -139,7 +139,9 @@ def _section(sender: MediaDescription, receiver: MediaDescription, address: str)
     formats = [
         text
         for text in receiver.formats
-        if not text.isdigit() or (meaning := maps.get(int(text))) is None or str(meaning).lower() in own
+        if (number := sdp.payload_type(text)) is None
+        or (meaning := maps.get(number)) is None
+        or str(meaning).lower() in own
     ]
     section = MediaDescription(receiver.kind, DISCARD, receiver.proto, formats or list(receiver.formats))
     section.lines = [sdp.connection_line(address)] if address else []

@@ -141,7 +141,7 @@ def numeric(media: MediaDescription) -> str:
 def place(reply: str) -> tuple[str, int]:
     """``PORT ADDRESS [6]`` as address and port; ValueError: neither."""
     words = reply.split()
-    if len(words) >= 2 and words[0].isdigit() and 0 < int(words[0]) < 65536:
+    if len(words) >= 2 and len(words[0]) < 6 and words[0].isdecimal() and 0 < int(words[0]) < 65536:
         return words[1], int(words[0])
     if words[:1] == ["0"]:
         raise ValueError("no session of that call")
@@ -150,4 +150,4 @@ def place(reply: str) -> tuple[str, int]:
 
 def counts(reply: str) -> dict[str, int]:
     pairs = (word.partition("=") for word in reply.split())
-    return {name: int(value) for name, _, value in pairs if value.isdigit()}
+    return {name: int(value) for name, _, value in pairs if value.isdecimal() and len(value) < 20}

@@ -246,7 +246,10 @@ class Registrar:
         result = list(old)
         path = paths(request, self._identity)
         default = self._wanted(request)
-        for contact in request.contacts:
+        contacts = request.contacts
+        if len(contacts) > 2 * self._max_contacts:
+            raise SipError("Too many contacts", 403)  # each is compared with all others
+        for contact in contacts:
             uri = contact.uri
             seconds = contact.expires
             if seconds is None:

@@ -15,9 +15,9 @@ def codec_table(media: sdp.MediaDescription) -> dict[int, codecs.Codec]:
     table: dict[int, codecs.Codec] = {}
     maps, fmtp = media.rtpmaps, media.fmtp
     for text in media.formats:
-        if not (text.isascii() and text.isdecimal() and int(text) < 128):
+        number = sdp.payload_type(text)
+        if number is None:
             continue
-        number = int(text)
         meaning = maps.get(number)
         if meaning is None:
             table[number] = codecs.Codec("UNKNOWN", 8000 if media.kind == "audio" else 90000, 1, 8000, "unknown")

@@ -65,10 +65,11 @@ def normalise(root: etree._Element, note: Note) -> None:
     for kind in _KINDS:
         for number, element in enumerate(root.findall(_q(kind)), 1):
             _attributes(element, kind, number, note)
+    found = _Associations(root)
     for element in root.findall(_q("session")):
-        _session(root, element, note)
+        _session(root, element, found, note)
     for element in root.findall(_q("participant")):
-        _participant(root, element, note)
+        _participant(root, element, found, note)
     for element in root.findall(_q("participantstreamassoc")):
         _streams(element, note)
     for element in root.findall(_q("stream")):
@@ -82,6 +83,20 @@ def normalise(root: etree._Element, note: Note) -> None:
             note("stream", "schema: label as an attribute")
             etree.SubElement(element, _q("label")).text = label
     _extensions(root, note)
+
+
+class _Associations:
+    """What a document associates, by id: looked up once, as a document may have thousands of participants."""
+
+    def __init__(self, root: etree._Element) -> None:
+        self.sessions = [each.get("session_id", "") for each in root.findall(_q("session"))]
+        self.recorded = {each.get("session_id") for each in root.findall(_q("sessionrecordingassoc"))}
+        self.members = {
+            (each.get("participant_id"), each.get("session_id")) for each in root.findall(_q("participantsessionassoc"))
+        }
+        self.streams: dict[str | None, etree._Element] = {}
+        for each in root.findall(_q("participantstreamassoc")):
+            self.streams.setdefault(each.get("participant_id"), each)
 
 
 def _q(local: str) -> str:
@@ -170,7 +185,7 @@ def _made_id(element: etree._Element, kind: str, number: int) -> str:
     return f"{kind}:{number}"
 
 
-def _session(root: etree._Element, element: etree._Element, note: Note) -> None:
+def _session(root: etree._Element, element: etree._Element, found: _Associations, note: Note) -> None:
     group = _pop(element, "group_id")
     if group and element.find(_q("group-ref")) is None:
         etree.SubElement(element, _q("group-ref")).text = group
@@ -181,8 +196,8 @@ def _session(root: etree._Element, element: etree._Element, note: Note) -> None:
     start = next((each for each in times if each.tag == _q("associate-time")), None)
     if start is not None and element.find(_q("start-time")) is None:
         etree.SubElement(element, _q("start-time")).text = start.text
-    known = [each.get("session_id") for each in root.findall(_q("sessionrecordingassoc"))]
-    if element.get("session_id") not in known:
+    if element.get("session_id") not in found.recorded:
+        found.recorded.add(element.get("session_id", ""))
         made = etree.SubElement(root, _q("sessionrecordingassoc"), {"session_id": element.get("session_id", "")})
         made.extend(times)
 
@@ -194,15 +209,16 @@ def _times(element: etree._Element, names: tuple[str, ...]) -> list[etree._Eleme
     return found
 
 
-def _participant(root: etree._Element, element: etree._Element, note: Note) -> None:
+def _participant(root: etree._Element, element: etree._Element, found: _Associations, note: Note) -> None:
     own = element.get("participant_id", "")
     _names(element, note)
     streams = [child for child in element if child.tag in (_q("send"), _q("recv"))]
     if streams:
         note("participant", "schema: send or recv inside participant")
-        made = next((e for e in root.findall(_q("participantstreamassoc")) if e.get("participant_id") == own), None)
+        made = found.streams.get(own)
         if made is None:
             made = etree.SubElement(root, _q("participantstreamassoc"), {"participant_id": own})
+            found.streams[own] = made
         made.extend(streams)
     times = _times(element, ("associate-time", "disassociate-time", "start-time", "stop-time"))
     for child in times:
@@ -211,14 +227,11 @@ def _participant(root: etree._Element, element: etree._Element, note: Note) -> N
     if times or sessions:
         note("participant", "schema: the session inside participant")
     if not sessions and times:
-        every = [each.get("session_id", "") for each in root.findall(_q("session"))]
-        sessions = every if len(every) == 1 else []
+        sessions = found.sessions if len(found.sessions) == 1 else []
     for session in sessions:
-        if any(
-            each.get("participant_id") == own and each.get("session_id") == session
-            for each in root.findall(_q("participantsessionassoc"))
-        ):
+        if (own, session) in found.members:
             continue
+        found.members.add((own, session))
         made = etree.SubElement(root, _q("participantsessionassoc"), {"participant_id": own, "session_id": session})
         for child in times:
             etree.SubElement(made, child.tag).text = child.text

@@ -256,7 +256,8 @@ def _only(section: MediaDescription, formats: list[str]) -> MediaDescription:
 def _codecs(line: MediaDescription) -> dict[str, str]:
     """Format -> name, of the m-line's formats; one without a meaning is called by its number."""
     maps = line.rtpmaps
-    return {text: maps[int(text)].encoding if text.isdecimal() and int(text) in maps else text for text in line.formats}
+    known = {str(number): meaning.encoding for number, meaning in maps.items()}
+    return {text: known.get(text, text) for text in line.formats}
 
 
 def _reachable(ours: MediaDescription, theirs: MediaDescription) -> None:

@@ -31,7 +31,7 @@ _RESERVED: Final = re.compile(
     "via|from|to|call-id|cseq|contact|max-forwards|content-length|content-type|route|record-route|require"
     "|session-expires|min-se|authorization|proxy-authorization|mime-version"
 )
-_HEADER: Final = re.compile(r"([^\s:]+)[ \t]*:[ \t]*(.*)\Z")
+_HEADER: Final = re.compile(r"([^\s:]++)[ \t]*+:[ \t]*+(.*)\Z")
 _SOCKET: Final = re.compile(r"(udp|tcp|tls):(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):(\d{1,5})\Z")
 
 

@@ -34,7 +34,7 @@ def silent(
     for stream in subscription.streams:
         key = stream.from_tag, stream.source_index
         label = labels.get(key, "")
-        place = int(label) - 1 if label.isdecimal() else len(answer.media)
+        place = int(label) - 1 if label.isdecimal() and len(label) < 4 else len(answer.media)
         wanted = answer.media[place] if place < len(answer.media) else None
         if wanted is None or wanted.rejected or wanted.direction not in _RECEIVES:
             continue

@@ -18,7 +18,7 @@ from typing import Any, Final
 from siprec.relay.bridge import Crossing
 from siprec.relay.call import Call, CallError, Party, Stream
 from siprec.relay.flow import Address, Flow
-from siprec.sdp import MediaDescription
+from siprec.sdp import MediaDescription, payload_type
 from siprec.sip.clock import Clock, Timer
 
 #: Seconds without a packet after which the other party is silent.
@@ -286,9 +286,9 @@ def _pieces(section: MediaDescription, sound: Sound) -> dict[int, _Piece | None]
     found: dict[int, _Piece | None] = {}
     maps = section.rtpmaps
     for text in section.formats:
-        if not text.isdecimal() or int(text) > 127:
+        number = payload_type(text)
+        if number is None:
             continue
-        number = int(text)
         mapped = maps.get(number)
         codec = (
             codecs.codec(mapped.encoding, mapped.clock_rate, mapped.channels)

@@ -228,7 +228,12 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
     formats: list[str] = list(source.formats) if source is not None else ["0"]
     if own is not None and peer is not None and relayed(peer):
         names = {_meaning(meaning) for meaning in own.rtpmaps.values()}
-        both = [f for f in peer.formats if f.isdecimal() and _meaning(peer.rtpmaps.get(int(f))) in names]
+        theirs = peer.rtpmaps
+        both = [
+            f
+            for f in peer.formats
+            if (number := sdp.payload_type(f)) is not None and _meaning(theirs.get(number)) in names
+        ]
         formats = both or formats
     maps = source.rtpmaps if source is not None else {}
     maps = {number: meaning for number, meaning in maps.items() if str(number) in formats}

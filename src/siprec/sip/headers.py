@@ -9,15 +9,16 @@ from typing import Final, NamedTuple
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Params, Uri, format_params, parse_params, split_outside_quotes
 
+# Strangers choose what these read: quantifiers are possessive, so that nothing is tried twice.
 TOKEN: Final = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+\Z")
 _SENT_BY: Final = re.compile(
-    r"\s*SIP\s*/\s*2\.0\s*/\s*([A-Za-z0-9\-.!%*_+`'~]+)[ \t\r\n]+"
-    r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.\-]+))\s*(?::\s*(\d{1,5}))?\s*\Z",
+    r"\s*+SIP\s*+/\s*+2\.0\s*+/\s*+([A-Za-z0-9\-.!%*_+`'~]++)[ \t\r\n]++"
+    r"(?:\[([0-9A-Fa-f:.]++)\]|([A-Za-z0-9_.\-]++))\s*+(?::\s*+([0-9]{1,5}+))?+\s*+\Z",
     re.IGNORECASE,
 )
-_CSEQ: Final = re.compile(r"\s*([0-9]+)\s+([A-Za-z0-9\-.!%*_+`'~]+)\s*\Z")
+_CSEQ: Final = re.compile(r"\s*+([0-9]++)\s++([A-Za-z0-9\-.!%*_+`'~]++)\s*+\Z")
 _NAME_ADDR: Final = re.compile(
-    r'\s*(?:"([^"\\]*(?:\\.[^"\\]*)*)"\s*|([^"<,]*))<([^>]*)>\s*(;.*)?\Z',
+    r'\s*+(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*+|([^"<,]*+))<([^>]*+)>\s*+(;.*+)?+\Z',
     re.DOTALL,
 )
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
@@ -172,7 +173,8 @@ class CSeq(NamedTuple):
         if match is None:
             raise SipError("malformed CSeq")
         digits, method = match.groups()
-        if len(digits) > 9 and (len(digits.lstrip("0")) > 10 or int(digits) >= 2**32):
+        digits = digits.lstrip("0") or "0"
+        if len(digits) > 10 or int(digits) >= 2**32:
             raise SipError("CSeq out of range")
         return cls(int(digits), method)
 

@@ -133,13 +133,13 @@ def read_lines(raw: list[str]) -> list[tuple[str, str]]:
 
 
 def _unfold(raw: list[str]) -> list[str]:
-    lines: list[str] = []
+    lines: list[list[str]] = []
     for line in raw:
         if line[:1] in (" ", "\t") and lines:
-            lines[-1] = f"{lines[-1]}\r\n{line}"
+            lines[-1].append(line)
         else:
-            lines.append(line)
-    return lines
+            lines.append([line])
+    return ["\r\n".join(parts) for parts in lines]
 
 
 def _prefix_key(prefix: str) -> str:

@@ -12,6 +12,7 @@ import quopri
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from siprec.sip.errors import SipError
@@ -29,15 +30,16 @@ MAX_DEPTH: Final = 8
 MAX_BODY: Final = 1 << 20
 
 _PART_HEADER: Final = re.compile(
-    rb"([!#-'*+\-.0-9A-Z^-z|~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t]+[^ \t\r\n][^\r\n]*)*)(?:\r?\n|\Z)"
+    rb"([!#-'*+\-.0-9A-Z^-z|~]++)[ \t]*+:[ \t]*+([^\r\n]*+(?:\r?\n[ \t]++[^ \t\r\n][^\r\n]*+)*)(?:\r?\n|\Z)"
 )
 _ODD_HEADER: Final = re.compile(rb"(?!v=)[^\r\n:=<{]{0,200}:[^\r\n]*\r?\n")
 """A line among a part's headers that is none (a blank in its name, octets that no token has) and is passed over."""
 _EMPTY_LINE: Final = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
-_FIRST_DELIMITER: Final = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200}?)[ \t]*(?:\r?\n)")
+_FIRST_DELIMITER: Final = re.compile(rb"(?:\A|\n)--([^\r\n]*+)(?=\r?\n)")
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 _PART_LENGTH: Final = re.compile(rb"(?i)(^|\n)(content-length[ \t]*:[ \t]*)\d+")
 _DELIMITER_REST: Final = re.compile(rb"(--)?[ \t]*(?:\r?\n|\Z)")
+_BOUNDARY: Final = re.compile(rb"siprec-part-([0-9]{1,9})")
 _BODY_HEADERS: Final = (
     "Content-Type",
     "Content-Disposition",
@@ -153,6 +155,15 @@ def split_body(content_type: ParameterValue, body: bytes, headers: Iterable[tupl
     return leaves
 
 
+def _first_boundary(body: bytes) -> bytes:
+    """What the first line that looks like a delimiter says the boundary is; up to 200 octets."""
+    for found in _FIRST_DELIMITER.finditer(body):
+        boundary = found[1].rstrip(b" \t")
+        if 0 < len(boundary) <= 200:
+            return boundary
+    raise SipError("multipart body without a boundary")
+
+
 class _Reader:
     """Walks one multipart body; offsets are those of the whole body."""
 
@@ -167,10 +178,7 @@ class _Reader:
             raise SipError("body parts nested too deep", 413)
         boundary = encode(container.content_type.param("boundary"))
         if not boundary:
-            first = _FIRST_DELIMITER.search(container.body)
-            if first is None:
-                raise SipError("multipart body without a boundary")
-            boundary = first[1]
+            boundary = _first_boundary(container.body)
         alternative = container.alternative
         if container.media_type == "multipart/alternative":
             self.alternatives += 1
@@ -323,10 +331,8 @@ def build_multipart(parts: Sequence[Part], subtype: str = "mixed") -> tuple[str,
 
 def _boundary(blocks: Iterable[bytes]) -> str:
     """The first of a series of boundaries that occurs in no part; all of token characters, so no quotes are needed."""
-    content = b"".join(blocks)
-    number = 1
-    while True:
-        boundary = f"siprec-part-{number}"
-        if boundary.encode() not in content:
-            return boundary
-        number += 1
+    taken: set[bytes] = set()
+    for found in _BOUNDARY.finditer(b"".join(blocks)):
+        taken.update(found[1][:length] for length in range(1, len(found[1]) + 1))
+    number = next(number for number in count(1) if b"%d" % number not in taken)
+    return f"siprec-part-{number}"

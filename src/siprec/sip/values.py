@@ -18,8 +18,10 @@ _DATE: Final = re.compile(
     r"([0-9]{2}):([0-9]{2}):([0-9]{2})\s+GMT\s*\Z"
 )
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
-_RETRY_AFTER: Final = re.compile(r"\s*([0-9]{1,10})\s*(?:\(((?:[^()\\]|\\.)*)\))?\s*((?:;.*)?)\Z", re.DOTALL)
-_WARNING: Final = re.compile(r'\s*([0-9]{3})\s+([^\s"]+)\s+("(?:[^"\\]|\\.)*")\s*\Z', re.DOTALL)
+_RETRY_AFTER: Final = re.compile(
+    r"\s*+([0-9]{1,10}+)\s*+(?:\(([^()\\]*+(?:\\.[^()\\]*+)*+)\)\s*+)?+((?:;.*+)?+)\Z", re.DOTALL
+)
+_WARNING: Final = re.compile(r'\s*+([0-9]{3})\s++([^\s"]++)\s++("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*+\Z', re.DOTALL)
 NIL_UUID: Final = "0" * 32
 
 

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _SIP: Final = 1
 _MOST: Final = 64_000
+_MOST_CORRELATION: Final = 512
 _PROTOCOL: Final = {"udp": 17, "tcp": 6, "tls": 6}
 
 
@@ -54,7 +55,7 @@ def encode(
         chunks.append(_chunk(14, password.encode()))
     chunks.append(_chunk(15, payload[:_MOST]))
     if correlation:
-        chunks.append(_chunk(17, correlation.encode()))
+        chunks.append(_chunk(17, correlation.encode("utf-8", "replace")[:_MOST_CORRELATION]))
     body = b"".join(chunks)
     return b"HEP3" + struct.pack("!H", 6 + len(body)) + body
 

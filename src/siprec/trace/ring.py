@@ -23,7 +23,7 @@ DIALOG_OVERHEAD: Final = 800
 """The same for a dialog: its Call-ID in four dictionaries, two lists."""
 _NO_CALL: Final = (b"SIP/2.0", b"REGISTER", b"OPTIONS", b"PUBLISH")
 """What begins nothing that is kept: registrations and pings would push the calls out."""
-_CALL_ID: Final = re.compile(rb"^(?:call-id|i)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.I | re.M)
+_CALL_ID: Final = re.compile(rb"^(?:call-id|i)[ \t]*+:([^\r\n]*+)", re.I | re.M)
 _KEYS: Final = re.compile(rb"(inline:)([A-Za-z0-9+/=_-]+)")
 _CREDENTIALS: Final = re.compile(rb"^(?:proxy-)?authorization[ \t]*:", re.I | re.M)
 _RESPONSE: Final = re.compile(rb"(\bresponse[ \t]*=[ \t]*\"?)([0-9a-z+/=_-]+)", re.I)
@@ -166,7 +166,7 @@ def call_id_of(data: bytes) -> str:
         stop = data.find(b"\r\n", at + 11, end)
         return data[at + 11 : stop if stop >= 0 else end].strip().decode("utf-8", "replace")
     match = _CALL_ID.search(data, 0, end)
-    return match[1].decode("utf-8", "replace") if match is not None else ""
+    return match[1].strip(b" \t").decode("utf-8", "replace") if match is not None else ""
 
 
 def without_keys(data: bytes) -> bytes:
