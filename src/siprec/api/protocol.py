@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Any, Final
 
 import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from siprec.sourcelog import SourceLog
+from siprec.sourcelog import SourceLog, source_key
 
 log = logging.getLogger(__name__)
 
 HEAD_TIME: Final = 10.0
 """Seconds from a connection, or the first octet of its next request, to the end of the request's head."""
 MAX_CONNECTIONS: Final = 256
-"""Connections at a time; further ones get answers to health checks only."""
+"""Connections at a time. For a further one the source with the most gives one up that has no request; where none is to
+be had, it gets answers to health checks only."""
 MOST: Final = 2 * MAX_CONNECTIONS
 """Beyond that connections are closed at once."""
 HEALTH: Final = ("/health/live", "/health/ready")
@@ -33,10 +35,15 @@ class Protocol(H11Protocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._head: asyncio.TimerHandle | None = None
+        self._source = ""
+        self._since = 0.0
 
     def connection_made(self, transport: Any) -> None:
         """Called by the event loop."""
         super().connection_made(transport)
+        self._source, self._since = source_key(self.client[0]) if self.client else "", self.loop.time()
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._make_room()
         if len(self.connections) > MOST:
             self._refuse("API: source=%s is turned away: %d connections", len(self.connections))
         else:
@@ -44,6 +51,7 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
+        self._since = self.loop.time()
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
             if self._head is None and not self.transport.is_closing():
@@ -55,6 +63,16 @@ class Protocol(H11Protocol):
         """Called by the event loop."""
         self._head_is_here()
         super().connection_lost(exc)
+
+    def _make_room(self) -> None:
+        """The source with the most connections loses that one without a request that was quiet for longest."""
+        mine = [each for each in self.connections if isinstance(each, Protocol) and not each.transport.is_closing()]
+        idle = [each for each in mine if each is not self and (each.cycle is None or each.cycle.response_complete)]
+        if len(mine) > MAX_CONNECTIONS and idle:
+            held = Counter(each._source for each in mine)
+            loser = max(idle, key=lambda each: (held[each._source], -each._since))
+            if held[loser._source] >= held[self._source]:
+                loser._refuse("API: source=%s has the most connections, %d, and loses one", held[loser._source])
 
     def _wait_for_head(self) -> None:
         self._head = self.loop.call_later(self.head_time, self._late)

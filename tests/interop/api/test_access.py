@@ -251,6 +251,44 @@ async def _rest(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
+async def _stream(process: ProxyProcess) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection with a request that is not over."""
+    assert process.api is not None
+    reader, writer = await asyncio.open_connection(*process.api.address)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    return reader, writer
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"GET /calls HTTP/1.1\r\nHost: loc", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+)
+def test_one_source_keeps_no_other_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr("siprec.api.protocol.MAX_CONNECTIONS", 5)
+    monkeypatch.setattr("siprec.api.protocol.MOST", 8)
+
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
+            assert process.api is not None
+            own = await asyncio.open_connection(*process.api.address)
+            held = []
+            for _ in range(12):
+                reader, writer = await asyncio.open_connection(*process.api.address, local_addr=("127.0.0.2", 0))
+                writer.write(begun)
+                held.append((reader, writer))
+            assert process.api._server is not None
+            connections = process.api._server.server_state.connections
+            await until(lambda: len(connections) == 5)
+            assert (await client(process).get("/calls")).status == 200
+            own[1].write(b"GET /calls HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await asyncio.wait_for(own[0].readuntil(b"\r\n\r\n"), 20)).startswith(b"HTTP/1.1 200")
+            assert await asyncio.wait_for(_rest(held[0][0]), 20) is not None, "the one that was quiet for longest"
+            for _, writer in (own, *held):
+                writer.close()
+
+    asyncio.run(scenario())
+
+
 def test_health_is_answered_while_the_api_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("siprec.api.protocol.MAX_CONNECTIONS", 5)
     monkeypatch.setattr("siprec.api.protocol.MOST", 8)
@@ -258,10 +296,11 @@ def test_health_is_answered_while_the_api_is_full(tmp_path: Path, monkeypatch: p
     async def scenario() -> None:
         async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
             assert process.api is not None
-            held = [await asyncio.open_connection(*process.api.address) for _ in range(6)]
+            held = [await _stream(process) for _ in range(5)]
             assert (await client(process).get("/calls")).status == 503
             assert (await client(process).get("/health/live")).status == 200
-            held += [await asyncio.open_connection(*process.api.address) for _ in range(6)]
+            held += [await _stream(process) for _ in range(3)]
+            held.append(await asyncio.open_connection(*process.api.address))
             assert await asyncio.wait_for(_rest(held[-1][0]), 20) == b"", "closed at once"
             for _, writer in held:
                 writer.close()
