@@ -268,6 +268,7 @@ class ProxyCore:
         try:
             self._forward_ack(request, source)
         except SipError as error:
+            self.layer.dropped["ACK"] += 1
             log.debug("ACK dropped: %s, from %s", error, source)
 
     def cancel_received(self, request: SipRequest, source: Hop) -> None:
@@ -282,10 +283,12 @@ class ProxyCore:
                 return
             loop = loop_part(request)
             if has_looped(request, self.identity, loop):
+                self.layer.dropped["CANCEL"] += 1
                 return
             count_hop(base)
             self._stateless(base, aim(base, Target(base.ruri)), loop)
         except SipError as error:
+            self.layer.dropped["CANCEL"] += 1
             log.debug("CANCEL dropped: %s, from %s", error, source)
 
     def malformed(self, error: SipError, request: SipRequest | None, source: Hop) -> None:
@@ -705,11 +708,12 @@ class ProxyCore:
     # -- stateless -----------------------------------------------------------------------------------------------------
 
     def _forward_ack(self, request: SipRequest, source: Hop) -> None:
+        """Raises SipError: it leads nowhere."""
         check_request(request)
         check_forwarding(request)
         loop = loop_part(request)
         if has_looped(request, self.identity, loop):
-            return
+            raise SipError("Loop Detected", 482)
         base = request.copy()
         _, cookie = preprocess(base, self.identity)
         dlg_id = self.cookies.check(cookie, request.call_id) if cookie else None
@@ -725,11 +729,11 @@ class ProxyCore:
                 return
             before = dlg_id is not None and not self.cookies.is_issued(dlg_id)  # a restart
             if not before and (dlg_id is not None or not self.is_trusted(source)):
-                return
+                raise SipError("no dialog", 481)
         else:
             self._aim_at_peer(base, source, found[1], found[0].peers, found[0])
         if self.identity.is_us(base.ruri) and not base.ruri.user and not base.has("route"):
-            return  # for ourselves, and nobody is waiting for it
+            raise SipError("for ourselves, and nobody is waiting for it", 481)
         count_hop(base)
         if found is None:
             target = _peer(base, None, "" if self.is_trusted(source) else source.host)

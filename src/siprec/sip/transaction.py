@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -138,6 +139,8 @@ class TransactionLayer:
         """RFC 3263, for responses that cannot be delivered otherwise (DNS-06)."""
         self.on_response: Callable[[int, Hop], None] | None = None
         """Told of responses that are sent: status, and where to."""
+        self.dropped: Counter[str] = Counter()
+        """Messages that got no answer and went nowhere, by reason."""
         self._delivery = ResponseDelivery(transport)
         self._invite_clients: dict[str, ClientTransaction] = {}
         self._clients: dict[str, ClientTransaction] = {}
@@ -186,9 +189,13 @@ class TransactionLayer:
                 self.reply(
                     request, source, request.response(error.status, _reason(error), to_tag=tag, headers=error.headers)
                 )
+            elif request is not None:
+                self.dropped["malformed ACK" if request.method == "ACK" else "no Via"] += 1
+            else:
+                self.dropped["malformed"] += 1
             self.user.malformed(error, request, source)
         except SipError:
-            pass  # no usable Via: nobody can be told
+            self.dropped["no Via"] += 1  # none that can be used: nobody can be told
         except Exception:
             self._lines.exception(source.host, "error while refusing a message from %s", source)
 
@@ -268,6 +275,7 @@ class TransactionLayer:
         transaction = transactions.get(branch)
         # Matching no transaction: dropped (RFC 6026 7.3, TXN-05); sent-by not ours: dropped (RFC 3261 18.1.2, TRN-07).
         if transaction is None or transaction.method != cseq.method or transaction.sent_by != via.sent_by:
+            self.dropped["stray response"] += 1
             return
         check_response(response)
         transaction.received(response)
