@@ -26,6 +26,7 @@ from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Call, IncomingCall
+from siprec.sourcelog import SourceLog
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class RequestedSessions:
         self.pool, self.settings = pool, settings
         self._profiles, self._calls, self._engage = profiles, calls, engage
         self._watches: dict[str, _Watch] = {}
+        self._lines = SourceLog(log)
 
     # -- the user agent's side -----------------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class RequestedSessions:
         source = incoming.transaction.source.host
         status, why = self._refusal(incoming, source)
         if status:
-            log.warning("SRS at %s refused: %d %s, Call-ID %s", source, status, why, incoming.call_id)
+            self._lines.warning(source, "SRS at %s refused: %d %s, Call-ID %s", source, status, why, incoming.call_id)
             incoming.answer(status, reason=why if status != 403 else "")
             return
         ruri = incoming.invite.ruri
@@ -191,14 +193,14 @@ class RequestedSessions:
         scope: Scope = "call" if named is not None or "@" in name else "party" if name else "all"
         if scope not in self.settings.scope or (scope == "call" and (named is None or named.state == "terminated")):
             status = 403 if scope not in self.settings.scope else 404
-            log.warning("SRS at %s refused: %s, Call-ID %s", source, scope, incoming.call_id)
+            self._lines.warning(source, "SRS at %s refused: %s, Call-ID %s", source, scope, incoming.call_id)
             incoming.answer(status)
             return
         try:
             watch = self._watch(incoming)
         except (SipError, ValueError) as error:
             incoming.answer(400, reason="Contact is of no use")
-            log.warning("SRS at %s refused: %s, Call-ID %s", source, error, incoming.call_id)
+            self._lines.warning(source, "SRS at %s refused: %s, Call-ID %s", source, error, incoming.call_id)
             return
         watch.dlg_id = named.dlg_id if named is not None else ""
         watch.aor = _aor(ruri.text) if scope == "party" else ""
