@@ -88,7 +88,7 @@ class Latch:
         """Silence is not sent: a silent source is not gone as soon."""
         self.heard = now
         """When the source spoke last."""
-        self.spacing = 0.0
+        self.spacing = _SILENCE[1]
         """Seconds between its packets, lately at most."""
         self._outdated: Address | None = None  # described before, not any more: it goes on until another one speaks
         self._before: list[Address] = []

@@ -22,11 +22,13 @@ from siprec.recorder.latch import Heard, Latch
 from siprec.recorder.library import RecordingResult
 from siprec.recorder.ports import PortPool
 from siprec.recorder.session import RecorderSettings
+from tests.parallel import share
 from tests.unit.recorder.recorder_harness import Bench, read
 
 PCMU = codec("PCMU", 8000)
 RATE = 8000
 Address = tuple[str, int]
+ALONE, PORTS = "127.0.0.99", 46000 + share(100, 5)
 HOME, REBOUND, OTHER = ("192.0.2.1", 7000), ("192.0.2.1", 7500), ("192.0.2.99", 7000)
 
 
@@ -34,8 +36,8 @@ HOME, REBOUND, OTHER = ("192.0.2.1", 7000), ("192.0.2.1", 7500), ("192.0.2.99", 
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(**settings: Any) -> Bench:
-        made.append(Bench(tmp_path / str(len(made)), RecorderSettings(**settings)))
+    def make(address: str = "127.0.0.1", **settings: Any) -> Bench:
+        made.append(Bench(tmp_path / str(len(made)), RecorderSettings(**settings), address))
         return made[-1]
 
     yield make
@@ -131,7 +133,7 @@ def test_long_packets_leave_no_room_for_another_port(bench: Callable[..., Bench]
     offer(b)
     line = b.session.lines[0]
     mine = packets(to_int16(caller_melody(6, RATE)), PCMU, 0, ssrc=1, ptime=0.06)
-    both = [(at, HOME, d) for at, d in mine] + [(at + 0.007, REBOUND, d) for at, d in voice(6, 2)]
+    both = [(at, HOME, d) for at, d in mine] + [(at + 0.015, REBOUND, d) for at, d in voice(6, 2)]
     for at, address, data in sorted(both):
         b.clock.advance(5000.0 + at)
         line.rtp_datagram(data, address, b.clock.now())
@@ -332,7 +334,7 @@ def test_rtcp_of_a_stranger_is_not_read(bench: Callable[..., Bench], third_party
 
 def test_a_port_is_not_handed_out_again_while_somebody_sends_to_it() -> None:
     now = [0.0]
-    pool = PortPool("127.0.0.1", 46000, 46019, quarantine=30.0, now=lambda: now[0], limit=10)
+    pool = PortPool(ALONE, PORTS, PORTS + 19, quarantine=30.0, now=lambda: now[0], limit=10)
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         pair = pool.acquire()
@@ -341,7 +343,7 @@ def test_a_port_is_not_handed_out_again_while_somebody_sends_to_it() -> None:
         assert pool.quarantined == 1
         for _ in range(12):
             now[0] += 20.0
-            sender.sendto(b"\x80\x00 a voice of old", ("127.0.0.1", noisy))
+            sender.sendto(b"\x80\x00 a voice of old", (ALONE, noisy))
             taken = [pool.acquire() for _ in range(9)]
             assert noisy not in [each.port for each in taken]
             for each in taken:
@@ -359,7 +361,7 @@ def test_a_port_is_not_handed_out_again_while_somebody_sends_to_it() -> None:
 
 
 def test_a_quarantine_ends_before_a_recording_is_refused() -> None:
-    pool = PortPool("127.0.0.1", 46100, 46107, quarantine=30, now=lambda: 0.0, limit=4)
+    pool = PortPool(ALONE, PORTS + 20, PORTS + 27, quarantine=30, now=lambda: 0.0, limit=4)
     for _ in range(3):
         pairs = [pool.acquire() for _ in range(4)]
         with pytest.raises(RecorderFull):
@@ -372,8 +374,8 @@ def test_a_quarantine_ends_before_a_recording_is_refused() -> None:
 
 
 def test_what_came_in_quarantine_is_not_in_the_next_recording(bench: Callable[..., Bench]) -> None:
-    b = bench()
-    b.recorder.ports = b.pool = PortPool("127.0.0.1", 46200, 46201, quarantine=30, now=b.clock.now)
+    b = bench(ALONE)
+    b.recorder.ports = b.pool = PortPool(ALONE, PORTS + 30, PORTS + 31, quarantine=30, now=b.clock.now)
     b.offer(b.audio("1"))
     b.play(voice(1, 2))
     b.finish()
