@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from siprec.net.datagrams import Watcher
 from siprec.recorder.errors import RecorderFull
+from siprec.sip.clock import Timer
 
 _RECEIVE_BUFFER = 1 << 20  # a pre-roll of several seconds arrives in one burst
 _QUARANTINE_SHARE = 4  # of the pairs that may be open, one in so many may be in quarantine ...
@@ -49,8 +50,8 @@ class PortPool:
 
     `first` and `last` are the inclusive range; with ``first=0`` the system chooses. `limit` is the number of pairs that
     may be open at a time, `quarantine` the seconds for which nothing must have come to a pair before it is handed out
-    again (0: at once). `now` is monotonic time. When no other pair is left, one from quarantine is taken: a recording
-    is worth more.
+    again (0: at once). `now` is monotonic time. `call_later` ends quarantines in time; without it they end when the
+    pool is used. When no other pair is left, one from quarantine is taken: a recording is worth more.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class PortPool:
         limit: int = 4000,
         quarantine: float = 0.0,
         now: Callable[[], float] = time.monotonic,
+        call_later: Callable[[float, Callable[[], object]], Timer] | None = None,
     ) -> None:
         self.address = address
         self.family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
@@ -71,6 +73,9 @@ class PortPool:
         self._next = 0
         self._quarantine = quarantine
         self._now = now
+        self._call_later = call_later
+        self._timer: Timer | None = None
+        self._ports: set[int] = set()  # of pairs that are open, in use or in quarantine
         self._waiting: deque[_Quarantined] = deque()
         self.open = 0
         self.limit = self._limit
@@ -88,6 +93,8 @@ class PortPool:
                     self._next = (self._next + 1) % self._pairs
                 else:
                     port = random.randrange(16384, 60000, 2)
+                if port in self._ports:
+                    continue
                 try:
                     pair = self._bind(port)
                 except RecorderFull:
@@ -95,6 +102,7 @@ class PortPool:
                         raise
                     break  # out of descriptors
                 if pair is not None:
+                    self._ports.add(port)
                     self.open += 1
                     return pair
             if self._waiting:
@@ -111,12 +119,13 @@ class PortPool:
         self.open -= 1
         self._expire()
         if self._quarantine <= 0:
-            _close(pair)
+            self._close(pair)
             return
         _buffer(pair, 0)  # the least there is
         self._waiting.append(_Quarantined(pair, self._now() + self._quarantine))
-        while len(self._waiting) > max(self._limit // _QUARANTINE_SHARE, _QUARANTINE_LEAST):
-            _close(self._quietest())
+        if len(self._waiting) > max(self._limit // _QUARANTINE_SHARE, _QUARANTINE_LEAST):
+            self._close(self._quietest())
+        self._schedule()
 
     @property
     def quarantined(self) -> int:
@@ -125,8 +134,26 @@ class PortPool:
 
     def close(self) -> None:
         """End all quarantines."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         while self._waiting:
-            _close(self._waiting.popleft().pair)
+            self._close(self._waiting.popleft().pair)
+
+    def _schedule(self) -> None:
+        if self._call_later is not None and self._timer is None and self._waiting:
+            delay = max(self._waiting[0].until - self._now(), 1.0)
+            self._timer = self._call_later(delay, self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._expire()
+        self._schedule()
+
+    def _close(self, pair: PortPair) -> None:
+        pair.rtp.close()
+        pair.rtcp.close()
+        self._ports.discard(pair.port)
 
     def _quietest(self) -> PortPair:
         """Take a pair out of quarantine: the oldest that nobody sends to, else the oldest."""
@@ -149,7 +176,7 @@ class PortPool:
                 each.until = now + self._quarantine
                 self._waiting.append(each)
             else:
-                _close(each.pair)
+                self._close(each.pair)
 
     def _bind(self, port: int) -> PortPair | None:
         bound: list[socket.socket] = []
@@ -172,11 +199,6 @@ class PortPool:
                     return None
                 raise RecorderFull(f"cannot bind {self.address}: {error.strerror}") from error
         return PortPair(bound[0], bound[1], port)
-
-
-def _close(pair: PortPair) -> None:
-    pair.rtp.close()
-    pair.rtcp.close()
 
 
 def _buffer(pair: PortPair, size: int) -> None:

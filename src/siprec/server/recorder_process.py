@@ -77,7 +77,14 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
     first, last = port_range(settings.ports)
     recorder = Recorder(
         library,
-        PortPool(settings.address, first, last, quarantine=settings.port_quarantine, now=clock.now),
+        PortPool(
+            settings.address,
+            first,
+            last,
+            quarantine=settings.port_quarantine,
+            now=clock.now,
+            call_later=clock.call_later,
+        ),
         clock,
         loop,
         RecorderSettings(

@@ -23,7 +23,7 @@ from siprec.recorder.library import RecordingResult
 from siprec.recorder.ports import PortPool
 from siprec.recorder.session import RecorderSettings
 from tests.parallel import share
-from tests.unit.recorder.recorder_harness import Bench, read
+from tests.unit.recorder.recorder_harness import Bench, VirtualClock, read
 
 PCMU = codec("PCMU", 8000)
 RATE = 8000
@@ -399,3 +399,18 @@ def test_a_flood_of_sources_writes_few_lines(bench: Callable[..., Bench], caplog
         line.rtp_datagram(rtp.build(96 + n % 32, n, n * 160, 1, b"x" * 160), HOME, now)
     assert len(caplog.records) < 100
     assert all(record.getMessage().startswith("Call-ID x, ") for record in caplog.records)
+
+
+def test_quarantines_end_without_anybody_asking_for_a_port() -> None:
+    clock = VirtualClock()
+    pool = PortPool(ALONE, PORTS, PORTS + 19, quarantine=30.0, now=clock.now, call_later=clock.call_later)
+    pairs = [pool.acquire() for _ in range(3)]
+    for pair in pairs:
+        pool.release(pair)
+        clock.advance(clock.now() + 5)
+    clock.advance(clock.now() + 16)
+    assert pool.quarantined == 2
+    clock.advance(clock.now() + 20)
+    assert pool.quarantined == 0
+    assert clock.pending == 0
+    assert pairs[0].rtp.fileno() == -1
