@@ -64,6 +64,12 @@ class Protocol(H11Protocol):
         self._head_is_here()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Called for what is no HTTP."""
+        host = self.client[0] if self.client else ""
+        _lines.warning(host, "API: source=%s: %s", host, msg)
+        super().send_400_response(msg)
+
     def _make_room(self) -> None:
         """The source with the most connections loses that one without a request that was quiet for longest."""
         mine = [each for each in self.connections if isinstance(each, Protocol) and not each.transport.is_closing()]

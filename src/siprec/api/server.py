@@ -140,8 +140,8 @@ class WebServer:
             listener.close()
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise OSError(f"api: {self.config.listen}: {what}") from None
-        # At info level it tells of its own coming and going.
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        # Below, it tells of its own coming and going, and of each request that is none (see `Protocol`).
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._socket = listener
         self._server = server = _Server(options)
         crowd.connections = server.server_state.connections

@@ -308,3 +308,20 @@ def test_health_is_answered_while_the_api_is_full(tmp_path: Path, monkeypatch: p
             assert (await client(process).get("/calls")).status == 200
 
     asyncio.run(scenario())
+
+
+def test_what_is_no_http_is_logged_once_a_minute_with_its_source(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with proxy(tmp_path, "sip:127.0.0.1:9") as process:
+            assert process.api is not None
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection(*process.api.address, local_addr=("127.0.0.77", 0))
+                writer.write(b"\x16\x03\x01\r\n\r\n")
+                assert (await asyncio.wait_for(_rest(reader), 20)).startswith(b"HTTP/1.1 400")
+                writer.close()
+
+    asyncio.run(scenario())
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING" and "HTTP" in each.getMessage()]
+    assert told == ["API: source=127.0.0.77: Invalid HTTP request received."]
