@@ -59,7 +59,9 @@ class SourceLog:
         """The same at ERROR with the traceback of the exception that is being handled."""
         self.write(logging.ERROR, source, template, *args, exc_info=True)
 
-    def write(self, level: int, source: str, template: str, *args: object, exc_info: bool = False) -> bool:
+    def write(
+        self, level: int, source: str, template: str, *args: object, exc_info: bool | BaseException = False
+    ) -> bool:
         """The same at any level; returns whether it was written."""
         now = self._now()
         key = (source_key(source), template)

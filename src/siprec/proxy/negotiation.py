@@ -18,6 +18,7 @@ from siprec.proxy.peers import REFRESHING, above_ours
 from siprec.sdp_answer import fitted
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
+from siprec.sourcelog import SourceLog
 
 if TYPE_CHECKING:
     from siprec.proxy.branch import Branch
@@ -50,6 +51,7 @@ class Negotiation:
         flags: MediaFlags = NO_FLAGS,
     ) -> None:
         self._core = core
+        self._lines = SourceLog(log, now=core.clock.now)
         self._pick = pick
         self.use = use
         self.on_failure = on_failure
@@ -136,7 +138,8 @@ class Negotiation:
         call.media = None
         call.media_session = None
         self._core.counters["media_failures"] += 1
-        log.warning("media server is out: %s, Call-ID %s", reason, call.call_id)
+        host = call.source.partition(":")[2].rpartition(":")[0]
+        self._lines.warning(host, "no media server for a call: %s, Call-ID %s", reason, call.call_id)
         self._core.observers.tell("call_media_failed", call, reason)
         for dialog in self._core.dialogs.of(call):
             self.settle(dialog)

@@ -39,6 +39,7 @@ from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE, find_part
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
+from siprec.sourcelog import SourceLog
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Call
@@ -375,6 +376,7 @@ class Script:
         self.name = name
         self._handlers = handlers
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lines = SourceLog(log)
 
     def handler(self, name: str) -> Handler | None:
         """A handler by name, for what others call (events)."""
@@ -469,7 +471,10 @@ class Script:
         if isinstance(error, NotAuthenticated):
             failed(error)
             return
-        log.error("routing script %s failed, Call-ID %s", self.name, call_id, exc_info=error)
+        # Whoever finds a request that it stumbles over could fill the log with tracebacks.
+        self._lines.write(
+            logging.ERROR, self.name, "routing script %s failed, Call-ID %s", self.name, call_id, exc_info=error
+        )
         failed(error if isinstance(error, Exception) else ScriptError("the handler was cancelled"))
 
 
