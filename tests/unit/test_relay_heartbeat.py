@@ -79,3 +79,18 @@ def test_a_page_that_is_read_only_is_refused() -> None:
     with pytest.raises(TypeError), mmap.mmap(-1, 4096, prot=mmap.PROT_READ) as page:
         loop.heartbeat(page, 1)
     loop.close()
+
+
+def test_an_idle_loop_beats_and_does_nothing_else() -> None:
+    """A loop that finds its wake-up call again and again takes a processor for itself."""
+    native = pytest.importorskip("siprec.relay._native")
+    heartbeat = Heartbeat()
+    loop = native.Loop()
+    loop.heartbeat(heartbeat.page, 3)
+    end = time.monotonic() + 20
+    while heartbeat.beats[3] < 4:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert loop.rounds <= 3, "rounds are for packets and wake-up calls only"
+    loop.close()
+    heartbeat.close()

@@ -172,9 +172,14 @@ static void *run(void *given)
         pthread_mutex_unlock(&loop->gate);
         double now = loop_now(loop);
         loop->rounds++;
-        for (int i = 0; i < count; i++)
-            if (events[i].data.u64 != WAKE)
+        for (int i = 0; i < count; i++) {
+            if (events[i].data.u64 == WAKE) {
+                uint64_t wakes; /* taken, or the loop would come round for it without end */
+                (void)!read(loop->wake, &wakes, sizeof wakes);
+            } else {
                 serve(loop, events[i].data.u64, now);
+            }
+        }
         stop = loop->stop;
         pthread_mutex_unlock(&loop->lock);
     }
