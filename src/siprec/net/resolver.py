@@ -12,9 +12,9 @@ from itertools import groupby
 from typing import Final
 
 from siprec.net.address import DEFAULT_PORTS, family_of
-from siprec.net.dnscache import DnsCache, Records
+from siprec.net.dnscache import STALE, STALE_TTL, DnsCache, Records
 from siprec.net.hosts import HostsFile
-from siprec.sip.clock import Clock
+from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
@@ -27,6 +27,7 @@ FAILED_FOR: Final = 30.0
 MAX_HOPS: Final = 16
 MAX_PLANS: Final = 10000
 MAX_PENDING: Final = 2000
+STALE_WAIT: Final = 0.5  # how long a call waits for DNS that may be silent, when there is an old answer
 _NAPTR_SERVICES: Final = {"SIP+D2U": "udp", "SIP+D2T": "tcp", "SIPS+D2T": "tls"}
 _SRV_PREFIX: Final = {"udp": "_sip._udp", "tcp": "_sip._tcp", "tls": "_sips._tcp"}
 
@@ -54,9 +55,21 @@ class _Target:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
+    """`failed`: why there are no targets. `silent`: a server failed, so there may be more, or others."""
+
     targets: tuple[_Target, ...]
     expires: float
     failed: str = ""
+    silent: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A look-up under way, and who waits for it. `late`: it took too long, what was known before has to do."""
+
+    waiting: list[Done]
+    late: bool = False
+    timer: Timer | None = None
 
 
 class Resolver:
@@ -65,6 +78,10 @@ class Resolver:
     `nameservers` as in :class:`siprec.net.dnscache.DnsCache`; `supported` the transports we can use and `families`
     (4 and 6), the preferred first; `timeout` bounds a whole look-up, in seconds. Several hops come in
     the order in which they are to be tried; those lately reported to :meth:`mark_failed` come last.
+
+    While DNS is silent or fails, what a URI led to last serves for another day (RFC 8767). A name takes several
+    questions (NAPTR, SRV, addresses): all of them together hold a call up for `STALE_WAIT` seconds, and DNS is asked
+    again every `STALE_TTL` seconds. An answer that there is no such name is believed.
     """
 
     def __init__(
@@ -86,9 +103,11 @@ class Resolver:
         self._random = random_source or random.Random()
         self._dns = DnsCache(clock, nameservers, lifetime=timeout / 2)
         self._plans: dict[_Wanted, _Plan] = {}
-        self._pending: dict[_Wanted, list[Done]] = {}
+        self._pending: dict[_Wanted, _Pending] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: dict[tuple[str, str, int], float] = {}
+        self._asked_again: dict[_Wanted, float] = {}
+        """When DNS is asked again for a name whose last answer serves meanwhile."""
 
     @property
     def queries(self) -> int:
@@ -115,16 +134,22 @@ class Resolver:
             _tell(done, self._direct(wanted, addresses))
             return
         plan = self._plans.get(wanted)
-        if plan is not None and plan.expires > self._clock.now():
+        if plan is not None and max(plan.expires, self._asked_again.get(wanted, 0.0)) > self._clock.now():
             _tell(done, self._hops(plan, wanted))
             return
-        waiting = self._pending.get(wanted)
-        if waiting is not None:
-            waiting.append(done)
+        pending = self._pending.get(wanted)
+        stale = self._stale(wanted)
+        if pending is not None:
+            if pending.late and stale is not None:
+                _tell(done, self._hops(stale, wanted))
+            else:
+                pending.waiting.append(done)
         elif len(self._pending) >= MAX_PENDING:
             _tell(done, SipError("too many names are being looked up", 503))
         else:
-            self._pending[wanted] = [done]
+            pending = self._pending[wanted] = _Pending([done])
+            if stale is not None:
+                pending.timer = self._clock.call_later(STALE_WAIT, self._late, wanted, pending)
             task = asyncio.get_running_loop().create_task(self._look_up(wanted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -141,13 +166,18 @@ class Resolver:
         self._failed.pop((hop.transport, hop.host, hop.port), None)
 
     def clear(self) -> None:
-        """Forget all answers and failures (on reload)."""
-        self._plans.clear()
+        """Ask for everything anew and forget failures (on reload). What was known serves if DNS does not answer."""
+        now = self._clock.now()
+        self._plans = {wanted: replace(plan, expires=min(plan.expires, now)) for wanted, plan in self._plans.items()}
+        self._asked_again.clear()
         self._dns.clear()
         self._failed.clear()
 
     async def close(self) -> None:
         """Stop all look-ups; their `done` is not called."""
+        for pending in self._pending.values():
+            if pending.timer is not None:
+                pending.timer.cancel()
         self._pending.clear()
         tasks = list(self._tasks)
         for task in tasks:
@@ -233,6 +263,22 @@ class Resolver:
                     break
         return ordered
 
+    # -- old answers (RFC 8767) ------------------------------------------------------------------------------------
+
+    def _stale(self, wanted: _Wanted) -> _Plan | None:
+        """What was known last, if that may serve."""
+        plan = self._plans.get(wanted)
+        return plan if plan is not None and plan.targets and plan.expires + STALE > self._clock.now() else None
+
+    def _late(self, wanted: _Wanted, pending: _Pending) -> None:
+        """DNS takes long: who waits gets what was known before; the look-up goes on."""
+        stale = self._stale(wanted)
+        if stale is not None and self._pending.get(wanted) is pending:
+            pending.late = True
+            told, pending.waiting = pending.waiting, []
+            for done in told:
+                _tell(done, self._hops(stale, wanted))
+
     # -- DNS -------------------------------------------------------------------------------------------------------
 
     async def _look_up(self, wanted: _Wanted) -> None:
@@ -240,18 +286,37 @@ class Resolver:
             async with asyncio.timeout(self._timeout):
                 plan = await _Lookup(self, self._dns, wanted).plan()
         except TimeoutError:
-            plan = _Plan((), self._clock.now() + 5.0, f"DNS does not answer for {wanted.host}")
+            plan = _Plan((), self._clock.now() + 5.0, f"DNS does not answer for {wanted.host}", silent=True)
         except asyncio.CancelledError:
             self._pending.pop(wanted, None)
             raise
         except Exception:
             log.exception("error while looking up %s", wanted.host)
-            plan = _Plan((), self._clock.now(), f"cannot look up {wanted.host}")
-        if len(self._plans) >= MAX_PLANS:
-            self._plans.pop(next(iter(self._plans)))
+            plan = _Plan((), self._clock.now(), f"cannot look up {wanted.host}", silent=True)
+        plan = self._settled(wanted, plan)
+        pending = self._pending.pop(wanted, None)
+        if pending is not None:
+            if pending.timer is not None:
+                pending.timer.cancel()
+            for done in pending.waiting:
+                _tell(done, self._hops(plan, wanted))
+
+    def _settled(self, wanted: _Wanted, plan: _Plan) -> _Plan:
+        """Remember what came of a look-up; what serves from now on is returned."""
+        stale = self._stale(wanted) if plan.silent else None
+        if stale is not None:
+            if wanted not in self._asked_again:
+                log.warning("%s: DNS fails, the last known addresses are used", wanted.host)
+            # Its age goes on: after a day of silence it serves no longer.
+            self._asked_again[wanted] = self._clock.now() + STALE_TTL
+            return stale
+        self._asked_again.pop(wanted, None)
+        if len(self._plans) >= MAX_PLANS and wanted not in self._plans:
+            oldest = next(iter(self._plans))
+            del self._plans[oldest]
+            self._asked_again.pop(oldest, None)
         self._plans[wanted] = plan
-        for done in self._pending.pop(wanted, ()):
-            _tell(done, self._hops(plan, wanted))
+        return plan
 
 
 class _Lookup:
@@ -281,7 +346,7 @@ class _Lookup:
             port = wanted.port or DEFAULT_PORTS[transport]
             targets = [_Target((0, 0), 0, transport, port, addresses)] if addresses else []
         failed = "" if targets else self._failed or f"no address for {wanted.host}"
-        return _Plan(tuple(targets), self._expires, failed)
+        return _Plan(tuple(targets), self._expires, failed, bool(self._failed))
 
     async def _ask(self, name: str, kind: str) -> Records:
         records = await self._dns.lookup(name, kind)

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,3 +311,71 @@ def test_an_error_of_one_callback_does_not_cost_the_others_their_answer(run: Run
         assert len(await find(resolver, "sip:two.test")) == 2
 
     with_server(run, main)
+
+
+@pytest.mark.parametrize("uri", ["sip:srv.test", "sip:two.test", "sip:two.test:5070;transport=tcp", "sips:srv.test"])
+@pytest.mark.parametrize("trouble", ["silent", "broken"])
+def test_a_name_leads_where_it_led_while_dns_fails(run: Run, uri: str, trouble: str) -> None:
+    """Whatever number of questions it takes: NAPTR and SRV are asked for as well, and most have neither."""
+
+    async def main() -> None:
+        server = DnsServer(dict(ZONE), ttl=60, minimum=5)
+        wheel = TimerWheel()
+        ahead = [0.0]
+        clock = SimpleNamespace(now=lambda: wheel.now() + ahead[0], call_later=wheel.call_later)
+        resolver = Resolver(clock, nameservers=[await server.start()], timeout=1.6)
+        known = await find(resolver, uri)
+        names = {name for name, _ in server.asked}
+        for _ in range(3):
+            ahead[0] += 3600
+            getattr(server, trouble).update(names)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            assert await find(resolver, uri) == known
+            assert loop.time() - began < 1.4  # less than a look-up may take
+            began = loop.time()
+            await find(resolver, uri)
+            assert loop.time() - began < 0.3  # who comes later does not wait again
+            await until(lambda: resolver.pending == 0)
+            asked = dict(server.asked)
+            await find(resolver, uri)
+            assert server.asked == asked  # DNS is left alone for a while
+        resolver.clear()  # a reload does not take away the only thing that is known
+        assert await find(resolver, uri) == known
+        getattr(server, trouble).clear()
+        await until(lambda: resolver.pending == 0)
+        ahead[0] += 3600
+        server.zone = {key: value for key, value in server.zone.items() if key[0] != "two.test"}
+        if "two" in uri:
+            with pytest.raises(SipError):  # an answer is an answer
+                await find(resolver, uri)
+        else:
+            assert await find(resolver, uri) == known
+        await resolver.close()
+        server.stop()
+        wheel.close()
+
+    run(main())
+
+
+def test_what_was_known_does_not_serve_for_ever(run: Run) -> None:
+    async def main() -> None:
+        server = DnsServer(dict(ZONE), ttl=60)
+        wheel = TimerWheel()
+        ahead = [0.0]
+        clock = SimpleNamespace(now=lambda: wheel.now() + ahead[0], call_later=wheel.call_later)
+        resolver = Resolver(clock, nameservers=[await server.start()], timeout=0.8)
+        await find(resolver, "sip:two.test")
+        server.silent.update({"two.test", "_sip._udp.two.test", "_sip._tcp.two.test"})
+        for _ in range(4):
+            ahead[0] += 6 * 3600 - 60
+            assert await find(resolver, "sip:two.test")
+            await until(lambda: resolver.pending == 0)
+        ahead[0] += 3600
+        with pytest.raises(SipError):
+            await find(resolver, "sip:two.test")
+        await resolver.close()
+        server.stop()
+        wheel.close()
+
+    run(main())
