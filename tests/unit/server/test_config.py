@@ -47,6 +47,9 @@ from tests.simulation.proxyworld import ProxyWorld
         ('[[route]]\nrelay = true\nmedia_set = "west"', r"route\[0\].media_set", "west"),
         ('[recorder]\nkeep = ["documents", "names"]', "recorder.keep", "extensions"),
         ('[recorder]\nkeep = ["everything"]', "recorder.keep", "is none of"),
+        ('[recorder]\nlearn = "all"', "recorder.learn", "is none of"),
+        ("[recorder]\nrelearn = 0.0", "recorder.relearn", "must be more than 0"),
+        ("[recorder]\nport_quarantine = -1.0", "recorder.port_quarantine", "must not be negative"),
         ('[log]\nlevel = "loud"', "log.level", "loud"),
         (
             '[registrar]\nusers = { bob = "env:SIPREC_TEST_UNSET" }',
