@@ -122,7 +122,7 @@ class Metrics(Collector):
         parts = self.parts
         yield _gauge("siprec_sip_transactions", "Live transactions.", "machine", parts.layer.counts())
         yield _counter("siprec_sip_transport", "What the transport counts.", "what", parts.transport.counters.as_dict())
-        dropped = {**parts.layer.dropped, "no SIP": parts.transport.counters.ignored}
+        dropped = {**parts.layer.dropped, **parts.transport.dropped}
         yield _counter("siprec_sip_dropped", "Messages that got no answer and went nowhere.", "why", dropped)
         yield _counter("siprec_proxy", "What the proxy core counts.", "what", dict(parts.core.counters))
         yield _gauge("siprec_proxy_state", "What the proxy core keeps.", "what", parts.core.counts())

@@ -38,6 +38,7 @@ class RecorderApi:
         config: RecorderApiConfig,
         listening: Callable[[], bool],
         headroom: Callable[[], dict[str, float]] = dict,
+        dropped: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self.recorder = recorder
         self.config = config
@@ -46,7 +47,7 @@ class RecorderApi:
         self.library = Library(recorder.library.root)
         self.openapi = msgspec.json.encode(document(OPERATIONS, _ABOUT))
         self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(_Metrics(recorder, headroom))
+        self.registry.register(_Metrics(recorder, headroom, dropped))
         ProcessCollector(registry=self.registry)
         self.application = application(self, OPERATIONS, "recorder.html")
 
@@ -193,8 +194,14 @@ OPERATIONS: Final = (
 
 
 class _Metrics(Collector):
-    def __init__(self, recorder: Recorder, headroom: Callable[[], dict[str, float]]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        headroom: Callable[[], dict[str, float]],
+        dropped: Callable[[], dict[str, int]],
+    ) -> None:
         self._headroom = headroom
+        self._dropped = dropped
         self._recorder = recorder
 
     def collect(self) -> Iterator[Metric]:
@@ -205,6 +212,12 @@ class _Metrics(Collector):
         for what, share in self._headroom().items():
             used.add_metric((what,), share)
         yield used
+        dropped = CounterMetricFamily(
+            "siprec_sip_dropped", "Messages that got no answer and went nowhere.", labels=("why",)
+        )
+        for why, count in self._dropped().items():
+            dropped.add_metric((why,), count)
+        yield dropped
         # Read in another thread: copies first.
         sessions = list(recorder.sessions)
         counters = dict(recorder.counters)

@@ -19,6 +19,7 @@ from siprec.api.app import Api
 from siprec.api.auth import Authorization
 from siprec.api.parts import Parts
 from siprec.api.settings import ApiConfig, ListenConfig, Role
+from siprec.net.handshake import Handshakes, SecureListener
 from siprec.net.tls import TlsSettings
 
 UNSENT: Final = 32768
@@ -27,13 +28,33 @@ hundred of them hold no hundreds of megabytes."""
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    """`secure`: the TLS context of connections. TLS is done here, not by uvicorn, so that handshakes are bounded."""
+
+    def __init__(self, config: uvicorn.Config, secure: ssl.SSLContext | None) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._secure = secure
+        self._handshakes = Handshakes(protocol.HEAD_TIME, most=protocol.MAX_CONNECTIONS)
+        self._listeners: list[SecureListener] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        await super().startup(sockets=sockets if self._secure is None else [])
+        if self._secure is not None:
+            self._listeners = [
+                SecureListener(each, self._secure, self._connection, self._handshakes) for each in sockets or ()
+            ]
         self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._handshakes.close()
+        await super().shutdown(sockets=sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        return protocol.Protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=None
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,12 +151,10 @@ class WebServer:
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=1,
-                ssl_certfile=self.config.tls_certificate or None,
-                ssl_keyfile=self.config.tls_key or None,
             )
             options.load()
             if self._tls is not None:
-                options.ssl = self._context = self._tls.server_context()
+                self._context = self._tls.server_context()
         except (OSError, ValueError) as error:
             listener.close()
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -143,7 +162,7 @@ class WebServer:
         # Below, it tells of its own coming and going, and of each request that is none (see `Protocol`).
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._socket = listener
-        self._server = server = _Server(options)
+        self._server = server = _Server(options, self._context)
         crowd.connections = server.server_state.connections
         self._task = asyncio.create_task(server.serve(sockets=[listener]))
         listening = asyncio.create_task(server.listening.wait())

@@ -14,6 +14,8 @@ class Counters:
     malformed: int = 0
     ignored: int = 0
     """Datagrams that are no SIP: keep-alives, STUN, junk."""
+    unparsed: int = 0
+    """Datagrams on which the parser failed, which is a fault of ours."""
     pings: int = 0
     send_errors: int = 0
     send_blocked: int = 0

@@ -21,13 +21,13 @@ from typing import Any, Final, Protocol, cast
 from siprec.net.address import ListenAddress, bound_socket, is_wildcard
 from siprec.net.counters import Counters
 from siprec.net.framing import PING, Ping, StreamFramer
+from siprec.net.handshake import BACKLOG, Handshakes, SecureListener
 from siprec.sip.errors import SipError
 from siprec.sip.message import MAX_MESSAGE, SipRequest, SipResponse
 from siprec.sip.transport import Hop, SendFailed
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 1024
 UNANSWERED: Final = 256
 
 Key = tuple[str, str, int, str, tuple[str, int], Hashable]
@@ -231,7 +231,7 @@ def _waits(transport: asyncio.Transport | None) -> bool:
 class StreamListener:
     """One listening TCP or TLS socket."""
 
-    def __init__(self, server: asyncio.Server, address: ListenAddress) -> None:
+    def __init__(self, server: asyncio.Server | SecureListener, address: ListenAddress) -> None:
         self._server = server
         self.address = address
         self.local = (address.host, address.port)
@@ -242,9 +242,10 @@ class StreamListener:
         address: ListenAddress,
         accept: Callable[[ListenAddress], StreamConnection],
         context: ssl.SSLContext | None,
-        handshake: float,
+        handshakes: Handshakes,
     ) -> StreamListener:
-        """Bind and listen. `accept` makes the protocol of a new connection.
+        """Bind and listen. `accept` makes the protocol of a new connection; with TLS it is asked for one when the
+        handshake is over.
 
         Raises:
             OSError: the address is in use or not ours.
@@ -252,14 +253,13 @@ class StreamListener:
         sock = bound_socket(address)
         host, port = sock.getsockname()[:2]
         real = ListenAddress(address.transport, host, port)
-        server = await asyncio.get_running_loop().create_server(
-            lambda: accept(real),
-            sock=sock,
-            backlog=BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=handshake if context is not None else None,
-        )
-        return cls(server, real)
+
+        def make() -> StreamConnection:
+            return accept(real)
+
+        if context is not None:
+            return cls(SecureListener(sock, context, make, handshakes), real)
+        return cls(await asyncio.get_running_loop().create_server(make, sock=sock, backlog=BACKLOG), real)
 
     def close(self) -> None:
         """Stop listening; connections stay."""

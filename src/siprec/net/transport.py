@@ -30,6 +30,7 @@ from siprec.net.address import (
     split_host_port,
 )
 from siprec.net.counters import Counters
+from siprec.net.handshake import MOST, Handshakes
 from siprec.net.race import ConnectionRace
 from siprec.net.tcp import Connecting, Key, StreamConnection, StreamLimits, StreamListener, connect, describe, key_of
 from siprec.net.tls import TlsSettings
@@ -95,6 +96,7 @@ class SocketTransport:
         self.limits = limits or StreamLimits()
         self.counters = Counters()
         self.accepted = AcceptedConnections(self.limits, self._crowded_out)
+        self.handshakes = Handshakes(self.limits.connect, most=min(MOST, self.limits.max_connections))
         self.listeners: list[Listener] = []
         self._loop = asyncio.get_running_loop()
         self._tls = tls or TlsSettings()
@@ -165,11 +167,11 @@ class SocketTransport:
                 if other.address.transport == "udp" and other.address.host == wanted.host:
                     try:
                         same = replace(wanted, port=other.address.port)
-                        stream = await StreamListener.open(same, self._accept, None, self.limits.connect)
+                        stream = await StreamListener.open(same, self._accept, None, self.handshakes)
                     except OSError:
                         pass
         if stream is None:
-            stream = await StreamListener.open(wanted, self._accept, server, self.limits.connect)
+            stream = await StreamListener.open(wanted, self._accept, server, self.handshakes)
         return Listener(stream.address, advertise, stream, client)
 
     async def close(self) -> None:
@@ -182,6 +184,7 @@ class SocketTransport:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        self.handshakes.close()
         tasks = [connecting.task for connecting in self._connecting.values() if connecting.task is not None]
         for task in tasks:
             task.cancel()
@@ -429,6 +432,13 @@ class SocketTransport:
     # -- connections -----------------------------------------------------------------------------------------------
 
     @property
+    def dropped(self) -> dict[str, int]:
+        """Datagrams that nobody above has seen, by reason."""
+        sockets = (listener.socket for listener in self.listeners)
+        overflowed = sum(each.overflowed for each in sockets if isinstance(each, UdpListener))
+        return {"no SIP": self.counters.ignored, "socket full": overflowed, "parser failed": self.counters.unparsed}
+
+    @property
     def connections(self) -> int:
         """How many stream connections are open."""
         return len(self._connections)
@@ -516,6 +526,7 @@ class SocketTransport:
             self.stream_malformed(error, hop)
             return
         except Exception:
+            self.counters.unparsed += 1
             log.exception("the parser failed on a datagram from %s", hop)
             return
         self._deliver(message, hop)

@@ -33,6 +33,8 @@ _ORIGIN_ICMP: Final = 2
 _ORIGIN_ICMP6: Final = 3
 _SOCK_EXTENDED_ERR: Final = struct.Struct("=IBBBBII")
 _MSG_ERRQUEUE: Final = getattr(socket, "MSG_ERRQUEUE", 0x2000)
+_SO_MEMINFO: Final = 55
+_MEMINFO_DROPS: Final = 8
 _BLOCKED: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 
 
@@ -72,6 +74,16 @@ class UdpListener:
         self._old: dict[tuple[str, int], list[tuple[bytes, SendFailed]]] = {}
         self._ageing: asyncio.TimerHandle | None = None
         loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def overflowed(self) -> int:
+        """Datagrams that the kernel dropped because the socket's buffer was full (0 where the kernel does not say)."""
+        try:
+            sizes = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
+        except OSError:
+            return 0
+        at = 4 * _MEMINFO_DROPS
+        return int(struct.unpack_from("=I", sizes, at)[0]) if len(sizes) >= at + 4 else 0
 
     def close(self) -> None:
         """Close the socket; what is queued is dropped."""

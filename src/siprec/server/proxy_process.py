@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from siprec.api.counts import CallCounts
@@ -240,7 +241,7 @@ class ProxyProcess:
         ScriptEvents(self.recording, lambda: self.core.script, self._script_failed)
         self.holds = HoldJournal(self.clock)
         self.transport.accepted.is_known = lambda host: self.core.is_trusted(Hop("tcp", host, 0))
-        self._ports = (0, 0)
+        self._ports: dict[str, tuple[int, int]] = {}
         self.headroom = Headroom(
             self.clock,
             {
@@ -526,16 +527,19 @@ class ProxyProcess:
             self.events.emit(SiprecEvent(LOOP, "", request.call_id, "", "", "", "", self.clock.wall(), reason))
 
     def _relay_ports(self) -> tuple[int, int]:
-        """Of the embedded relay, as it said last; it is asked again."""
+        """Of that relay of ours which has the least left, as each said last; they are asked again."""
 
-        def said(result: dict[str, int] | MediaError) -> None:
+        def said(name: str, result: dict[str, int] | MediaError) -> None:
             if not isinstance(result, MediaError):
-                self._ports = (result.get("port pairs.used", 0), result.get("port pairs.limit", 0))
+                self._ports[name] = (result.get("port pairs.used", 0), result.get("port pairs.limit", 0))
 
-        for member in self.media.pool:
-            if member.kind == "embedded" and member.server is not None and member.state == "up":
-                member.server.load(said, 2.0)
-        return self._ports
+        members = [member for member in self.media.pool if member.server is not None and member.state == "up"]
+        self._ports = {member.name: self._ports.get(member.name, (0, 0)) for member in members}
+        for member in members:
+            if member.kind in ("embedded", "ng") and member.server is not None:
+                member.server.load(partial(said, member.name), 2.0)
+        known = [ports for ports in self._ports.values() if ports[1]]
+        return max(known, key=lambda ports: ports[0] / ports[1], default=(0, 0))
 
     def _resources(self, name: str, used: int, limit: int) -> None:
         reason = f"{used} of {limit} in use"

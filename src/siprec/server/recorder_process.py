@@ -157,6 +157,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
             settings.api,
             lambda: bool(transport.listeners) and not server.stopping,
             headroom.shares,
+            lambda: {**layer.dropped, **transport.dropped},
         )
         api = WebServer(served, settings.api)
     try:

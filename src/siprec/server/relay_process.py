@@ -16,6 +16,7 @@ from siprec.relay.process import PRIVATE, RelayOptions, run_relay
 from siprec.relay.server import Timeouts
 from siprec.server.config import Config, ConfigError, load
 from siprec.server.config_check import ng_listen, port_range
+from siprec.server.headroom import Headroom, descriptors
 from siprec.server.notify import Notifier
 from siprec.server.stack import announce, run, wait_for_signal
 from siprec.server.why import why
@@ -66,6 +67,15 @@ async def _main(options: RelayOptions) -> int:
     relay = await run_relay(options)
     clock = TimerWheel(asyncio.get_running_loop())
     notifier = Notifier()
+    pool = relay.relay.plane.pool
+    headroom = Headroom(
+        clock,
+        {
+            "file descriptors": descriptors,
+            "relay port pairs": lambda: (pool.in_use, pool.capacity * len(pool.interfaces)),
+            "relay calls": lambda: (len(relay.relay.calls), options.max_calls),
+        },
+    )
     host, port = relay.ng_address
     where = f"unix:{host}" if host.startswith("/") else f"udp:{f'[{host}]' if ':' in host else host}:{port}"
     announce(f"siprec relay: ready {where} packet-loop={relay.packet_loop}")
@@ -77,6 +87,7 @@ async def _main(options: RelayOptions) -> int:
         await wait_for_signal()
     finally:
         notifier.close()
+        headroom.close()
         clock.close()
         await relay.close()
         heartbeat.close()

@@ -384,8 +384,8 @@ class Endpoint:
 
     def ack_received(self, request: SipRequest, source: Hop) -> None:
         """See :class:`siprec.sip.transaction.TransactionUser`."""
-        if self.agent is not None:
-            self.agent.ack_received(request, source)
+        if self.agent is not None and not self.agent.ack_received(request, source):
+            self.agent.layer.dropped["ACK"] += 1
 
     def cancel_received(self, request: SipRequest, source: Hop) -> None:
         """RFC 3261 9.2: 481."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 from pathlib import Path
@@ -142,8 +143,24 @@ def test_it_is_served_over_tls(tmp_path: Path) -> None:
                 with pytest.raises(OSError):
                     await Client(process.api.address, context=context).get("/calls")
             process.api.refresh_tls()
+            await half_handshakes(process, ssl.create_default_context(cafile=str(certificate)))
 
     asyncio.run(scenario())
+
+
+async def half_handshakes(process: ProxyProcess, context: ssl.SSLContext) -> None:
+    """They neither keep others out nor stay."""
+    assert process.api is not None
+    assert process.api._server is not None
+    handshakes = process.api._server._handshakes
+    handshakes._per_source, handshakes.seconds = 8, 0.5
+    held = [await asyncio.open_connection(*process.api.address, local_addr=("127.0.0.9", 0)) for _ in range(40)]
+    assert len(handshakes) <= 8
+    assert (await Client(process.api.address, context=context).get("/health/live")).status == 200
+    for reader, writer in held:
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
 
 
 def test_without_listen_there_is_no_api() -> None:

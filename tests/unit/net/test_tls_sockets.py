@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from siprec.net.tcp import StreamLimits
 from siprec.net.tls import TlsSettings
 from siprec.sip.transport import Hop
 from tests.unit.net.net_support import Peer, Run, open_descriptors, options, until
@@ -133,6 +136,59 @@ def test_only_authenticated_encryption_with_forward_secrecy_is_agreed_on(authori
         assert all(name.startswith(("ECDHE-", "DHE-")) for name in names), names
     with pytest.raises(ssl.SSLError):
         replace(settings, ciphers="NO-SUCH-CIPHER").client_context()
+
+
+def test_half_handshakes_take_a_share_and_leave_room_for_others(run: Run, authority: Authority) -> None:
+    settings = authority.issue("srs.test")
+    data = options(transport="TLS")
+
+    async def main() -> None:
+        bob = Peer(tls=settings, answers=True, limits=StreamLimits(connect=60.0))
+        there = await bob.listen("tls:127.0.0.1:0")
+        bob.transport.handshakes._per_source, bob.transport.handshakes._most = 8, 20
+        before = open_descriptors()
+        held = []
+        for number in range(60):
+            sock = socket.socket()
+            sock.bind((f"127.0.0.{2 + number % 5}", 0))
+            sock.connect((there.host, there.port))
+            sock.sendall(b"\x16\x03\x01\x02\x00"[: number % 6])
+            held.append(sock)
+        await until(lambda: len(bob.transport.handshakes) == 20)
+        await until(lambda: open_descriptors() < before + 60 + 30)
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        for _ in range(5):  # somebody else, in the middle of it
+            reader, writer = await asyncio.open_connection(
+                there.host, there.port, ssl=context, server_hostname="srs.test"
+            )
+            writer.write(data)  # comes together with the end of the handshake
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).startswith(b"SIP/2.0 200")
+            writer.close()
+        assert len(bob.transport.handshakes) <= 20
+        for sock in held:
+            sock.close()
+        await until(lambda: len(bob.transport.handshakes) == 0)
+        await bob.transport.close()
+        await until(lambda: open_descriptors() <= before)
+
+    run(main())
+
+
+def test_a_handshake_has_a_time_limit(run: Run, authority: Authority) -> None:
+    settings = authority.issue("srs.test")
+
+    async def main() -> None:
+        bob = Peer(tls=settings, limits=StreamLimits(connect=0.2))
+        there = await bob.listen("tls:127.0.0.1:0")
+        reader, writer = await asyncio.open_connection(there.host, there.port)
+        await until(lambda: len(bob.transport.handshakes) == 1)
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        await until(lambda: len(bob.transport.handshakes) == 0)
+        assert bob.transport.handshakes.failed == 1
+        writer.close()
+        await bob.transport.close()
+
+    run(main())
 
 
 def test_plain_text_on_a_tls_port_harms_nobody(run: Run, authority: Authority) -> None:

@@ -182,3 +182,21 @@ def test_an_error_above_does_not_stop_the_socket(run: Run) -> None:
         await bob.transport.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_datagrams_that_find_the_socket_full_are_counted(run: Run, host: str) -> None:
+    async def main() -> None:
+        bob = Peer()
+        there = await bob.listen(f"udp:{host}:0")
+        sock = bob.transport.listeners[0].socket._socket  # type: ignore[union-attr]
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with socket.socket(sock.family, socket.SOCK_DGRAM) as peer:
+            for _ in range(200):
+                peer.sendto(options(), (there.host, there.port))
+        await until(lambda: bob.transport.dropped["socket full"] > 0)
+        await until(lambda: len(bob.messages) + bob.transport.dropped["socket full"] == 200)
+        assert bob.transport.dropped["no SIP"] == 0
+        await bob.transport.close()
+
+    run(main())
