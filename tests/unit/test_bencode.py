@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siprec.media import bencode
 from siprec.media.bencode import (
     MAX_DEPTH,
     MAX_SIZE,
@@ -81,3 +82,13 @@ def test_what_has_no_encoding() -> None:
         encode({"x": 1.5})  # type: ignore[dict-item]
     with pytest.raises(BencodeError):
         decode_dict(b"le")
+
+
+def test_keys_that_come_once_do_not_keep_out_those_that_always_come() -> None:
+    for number in range(5000):
+        decode(encode({f"once {number}": 1}))
+    assert len(bencode._keys_in) <= bencode._MAX_KEYS
+    assert len(bencode._keys_out) <= bencode._MAX_KEYS
+    decode(encode({"result": "ok"}))
+    assert b"result" in bencode._keys_in
+    assert "result" in bencode._keys_out

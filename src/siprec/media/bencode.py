@@ -81,7 +81,9 @@ def _key(key: object) -> bytes:
     if not isinstance(key, str | bytes):
         raise BencodeError("a key that is not a string")
     encoded = _scalar(key)
-    if isinstance(key, str) and len(_keys_out) < _MAX_KEYS and len(key) <= _MAX_KEY:
+    if isinstance(key, str) and len(key) <= _MAX_KEY:
+        if len(_keys_out) >= _MAX_KEYS:
+            _keys_out.clear()
         _keys_out[key] = encoded
     return encoded
 
@@ -227,7 +229,9 @@ def _too_short(length: int) -> BencodeError:
 def _new_key(octets: bytes) -> str:
     """Text of a key; those of servers are few and the same in each reply."""
     key = octets.decode("utf-8", "surrogateescape")
-    if len(_keys_in) < _MAX_KEYS and len(octets) <= _MAX_KEY:
+    if len(octets) <= _MAX_KEY:
+        if len(_keys_in) >= _MAX_KEYS:
+            _keys_in.clear()  # keys that come once must not keep those out that always come
         _keys_in[octets] = key
     return key
 

@@ -174,6 +174,12 @@ def first_sent(media: PhoneMedia | None) -> int:
     return (media._sequence - media.sent) & 0xFFFF
 
 
+def begins(numbers: list[int], media: PhoneMedia | None) -> bool:
+    """Whether a recording of the callee begins with its first packet. Its RTP may be at the relay before its answer,
+    which passes the proxy first: two packets at the most, 40 ms."""
+    return 0 <= (numbers[0] - first_sent(media)) & 0xFFFF <= 2
+
+
 def in_a_row(numbers: list[int]) -> bool:
     return all((after - before) & 0xFFFF == 1 for before, after in pairwise(numbers))
 
@@ -192,7 +198,7 @@ def test_the_second_srs_has_the_first_packet_although_the_first_took_its_time_an
             await until(lambda: bool(good.packets) and min(len(each) for each in good.packets) > 300)
             caller, callee = good.numbers(0), good.numbers(1)
             assert caller[0] == first_sent(w.alice.media)
-            assert callee[0] == first_sent(w.bob.media)
+            assert begins(callee, w.bob.media)
             assert in_a_row(caller)
             assert in_a_row(callee)
             await w.alice.hang_up()
@@ -224,7 +230,7 @@ def test_early_media_are_in_the_recording_only_when_asked_for(start: str) -> Non
             assert in_a_row(numbers)
             word = bob.first_word  # type: ignore[attr-defined]
             if start == "early":
-                assert numbers[0] == first_sent(bob)
+                assert begins(numbers, bob)
             else:
                 # Not a packet of the ringing; of the words the very first may be faster than the 200.
                 assert 0 <= (numbers[0] - word) & 0xFFFF <= 3
@@ -246,7 +252,7 @@ def test_early_media_of_a_call_that_is_declined_are_recorded_and_the_recording_e
             await until(lambda: "BYE" in srs.received)
             bob = w.bob.media
             assert bob is not None
-            assert srs.numbers(1)[0] == first_sent(bob)
+            assert begins(srs.numbers(1), bob)
             last = next(body for method, body in reversed(srs.bodies) if method == "UPDATE")
             assert b'cause="603"' in last
             await until(lambda: not w.proxy.recording.info())
