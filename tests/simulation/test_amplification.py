@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from siprec.proxy.contacts import may_reach, numeric, place, scope
+from siprec.proxy.contacts import may_reach, place
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.identity import Identity
 from siprec.proxy.routes import RouteRule, Rules
+from siprec.sip.addresses import EVERYWHERE, HOST, LINK, SITE, numeric, scope
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
@@ -360,19 +361,19 @@ def test_counts_of_passes_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("host", "text", "far"),
     [
-        ("127.0.0.1", "127.0.0.1", 0),
-        ("[::1]", "::1", 0),
-        ("0:0:0:0:0:0:0:1", "::1", 0),
-        ("::ffff:127.0.0.1", "127.0.0.1", 0),
-        ("0.0.0.0", "0.0.0.0", 0),
-        ("10.1.2.3", "10.1.2.3", 1),
-        ("172.31.0.1", "172.31.0.1", 1),
-        ("172.32.0.1", "172.32.0.1", 2),
-        ("169.254.1.1", "169.254.1.1", 1),
-        ("fe80::1%eth0", "fe80::1", 1),
-        ("100.127.0.1", "100.127.0.1", 1),
-        ("192.0.2.1", "192.0.2.1", 2),
-        ("2001:DB8::1", "2001:db8::1", 2),
+        ("127.0.0.1", "127.0.0.1", HOST),
+        ("[::1]", "::1", HOST),
+        ("0:0:0:0:0:0:0:1", "::1", HOST),
+        ("::ffff:127.0.0.1", "127.0.0.1", HOST),
+        ("0.0.0.0", "0.0.0.0", HOST),
+        ("10.1.2.3", "10.1.2.3", SITE),
+        ("172.31.0.1", "172.31.0.1", SITE),
+        ("172.32.0.1", "172.32.0.1", EVERYWHERE),
+        ("169.254.1.1", "169.254.1.1", LINK),
+        ("fe80::1%eth0", "fe80::1", LINK),
+        ("100.127.0.1", "100.127.0.1", SITE),
+        ("192.0.2.1", "192.0.2.1", EVERYWHERE),
+        ("2001:DB8::1", "2001:db8::1", EVERYWHERE),
     ],
 )
 def test_scope_of_addresses(host: str, text: str, far: int) -> None:

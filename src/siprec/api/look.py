@@ -13,9 +13,9 @@ from siprec.api.parts import Parts
 from siprec.api.problem import Problem
 from siprec.media.engine import ForkStatistics, MediaError, MediaSession, MediaStatistics
 from siprec.proxy.call import Call
-from siprec.proxy.contacts import numeric
 from siprec.recording.active import ActiveRecording
 from siprec.recording.secure import is_secure
+from siprec.sip.addresses import numeric
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 

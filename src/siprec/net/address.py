@@ -100,14 +100,6 @@ def refusal(host: str) -> str:
     return "broadcast address" if str(address) == "255.255.255.255" else ""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this host can reach it."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def is_wildcard(host: str) -> bool:
     """Whether a socket bound to this address receives on all."""
     return host in ("0.0.0.0", "::")

@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from siprec.net.tcp import Connecting
 from siprec.sip.transport import Connected, Hop
 
-if TYPE_CHECKING:
-    from siprec.net.transport import SocketTransport
-
 HEAD_START: Final = 0.25
 """Seconds that an attempt has for itself (RFC 8305 8, Connection Attempt Delay)."""
+
+
+class Dialler(Protocol):
+    """What a race needs of its transport: see :class:`siprec.net.transport.SocketTransport`."""
+
+    def stream_hop(self, hop: Hop) -> Hop: ...
+
+    def open_to(self, hop: Hop) -> bool: ...
+
+    def begin_connection(self, hop: Hop) -> Connecting | None: ...
+
+    def give_up_connection(self, hop: Hop, connecting: Connecting) -> None: ...
+
+    def remember_refusal(self, hop: Hop) -> None: ...
 
 
 class ConnectionRace:
@@ -22,7 +33,7 @@ class ConnectionRace:
 
     def __init__(
         self,
-        transport: SocketTransport,
+        transport: Dialler,
         loop: asyncio.AbstractEventLoop,
         hops: Sequence[Hop],
         limit: float,

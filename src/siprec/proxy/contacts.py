@@ -7,10 +7,9 @@ where it was registered from: at its own host only when that is the source, else
 
 from __future__ import annotations
 
-import ipaddress
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
+from siprec.sip.addresses import EVERYWHERE, numeric, scope
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
@@ -21,45 +20,6 @@ if TYPE_CHECKING:
     from siprec.proxy.identity import Identity
 
 Place = Literal["source", "inside", "foreign"]
-#: Not reachable from elsewhere: RFC 1918, 6598, 3927, 4193, 4291, loopback, unspecified.
-_INSIDE: Final = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "::/128",
-        "::1/128",
-        "fc00::/7",
-        "fe80::/10",
-    )
-)
-_LOOPBACK: Final = tuple(ipaddress.ip_network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "::/128", "::1/128"))
-
-
-@lru_cache(maxsize=4096)
-def numeric(host: str) -> str:
-    """A numeric address in its usual spelling, IPv4 for mapped IPv6; an empty string for a name."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return str(address)
-
-
-@lru_cache(maxsize=4096)
-def scope(host: str) -> int:
-    """How far a numeric address is known: 0 this host, 1 a private network, 2 everywhere."""
-    address = ipaddress.ip_address(host)
-    if any(address.version == network.version and address in network for network in _LOOPBACK):
-        return 0
-    return 1 if any(address.version == network.version and address in network for network in _INSIDE) else 2
 
 
 def place(uri: Uri, source: Hop) -> Place:
@@ -70,7 +30,7 @@ def place(uri: Uri, source: Hop) -> Place:
         return "inside"
     if host == numeric(source.host):
         return "source"
-    return "foreign" if scope(host) == 2 else "inside"
+    return "foreign" if scope(host) == EVERYWHERE else "inside"
 
 
 def is_public_name(uri: Uri) -> bool:

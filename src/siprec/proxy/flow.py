@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siprec.proxy.contacts import numeric, scope
+from siprec.sip.addresses import numeric, scope
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest

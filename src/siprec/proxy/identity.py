@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 
-from siprec.proxy.contacts import numeric
+from siprec.sip.addresses import numeric
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 

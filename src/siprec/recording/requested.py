@@ -17,11 +17,11 @@ from urllib.parse import unquote
 import msgspec
 
 from siprec.proxy.call import Call as ProxyCall
-from siprec.proxy.contacts import numeric
 from siprec.recording.settings import RecordingProfile
 from siprec.recording.srs import ACCEPT, FEATURE, Body, RsDialog, description_of, encode_body
 from siprec.recording.trunk import Trunk
 from siprec.recording.trunks import INBOUND, TrunkPool
+from siprec.sip.addresses import numeric
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
 from siprec.sip.uri import Uri

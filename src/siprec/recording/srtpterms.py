@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 
 from siprec.recording import secure
 from siprec.recording.offer import RsDescription
 from siprec.recording.settings import RecordingProfile
 from siprec.sdp import SessionDescription
+from siprec.sip.addresses import is_loopback
 from siprec.sip.transport import Hop
 
 log = logging.getLogger(__name__)
@@ -64,17 +64,10 @@ class SrtpTerms:
         """Keys in SDP are as safe as the SIP that carries them."""
         if description is None or not description.secure or way is None or way.transport in ("tls", "wss"):
             return
-        if not _loopback(way.host):
+        if not is_loopback(way.host):
             self._warn(f"SRS {server} gets the keys of SRTP over {way.transport}: they can be read on the way")
 
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(text)
             log.warning("%s (call %s)", text, self._call_id)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Protocol
 
 from siprec.recording.settings import RecordingProfile, RecordingSettings, SettingError, check_socket
+from siprec.sip.addresses import is_loopback
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.uri import Uri
@@ -43,15 +43,8 @@ def is_secure_way(server: str, profile: RecordingProfile, settings: RecordingSet
             return check_socket(socket)[0] == "tls"
     except (SipError, SettingError):
         return False
-    return _is_secure(uri, "" if reach.outbound_proxy else reach.transport) or _is_loopback(uri.host)
+    return _is_secure(uri, "" if reach.outbound_proxy else reach.transport) or is_loopback(uri.host)
 
 
 def _is_secure(uri: Uri, transport: str) -> bool:
     return uri.scheme == "sips" or (uri.transport or transport) == "tls"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

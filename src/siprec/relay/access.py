@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from siprec.media.ngauth import Opened, Refused, Stale, Verifier, check_secret
+from siprec.sip.addresses import is_loopback
 from siprec.sourcelog import SourceLog
 
 log = logging.getLogger(__name__)
@@ -18,14 +19,9 @@ LOCAL: Final = "unix"
 """In the place of an address: by a UNIX socket."""
 
 
-def is_loopback(host: str) -> bool:
+def is_local(host: str) -> bool:
     """Can only this host reach it? A UNIX socket (a path) is one such."""
-    if host.startswith("/") or host in ("", "localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return not host or host.startswith("/") or is_loopback(host)
 
 
 def check_access(host: str, secret: str, peers: Sequence[str]) -> None:
@@ -34,7 +30,7 @@ def check_access(host: str, secret: str, peers: Sequence[str]) -> None:
     if secret:
         check_secret(secret)
     _networks(peers)
-    if not is_loopback(host) and not secret and not peers:
+    if not is_local(host) and not secret and not peers:
         raise ValueError(
             f"whoever reaches {host} could command the relay and hear every call: "
             "set a secret or list the peers, or listen on a loopback address or a UNIX socket"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siprec.media.ngauth import SHORTEST
-from siprec.net.address import ListenAddress, is_loopback, split_host_port
+from siprec.net.address import ListenAddress, split_host_port
 from siprec.relay.access import check_access
 from siprec.relay.ports import parse_interface
 from siprec.server.config_exposure import exposures
+from siprec.sip.addresses import is_loopback
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
 

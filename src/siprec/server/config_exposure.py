@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siprec.net.address import ListenAddress, is_loopback, split_host_port
+from siprec.net.address import ListenAddress, split_host_port
+from siprec.sip.addresses import is_loopback
 from siprec.sip.users import without_hash
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _relay(config: Config) -> Iterator[tuple[str, str]]:
         host, _ = split_host_port(relay.listen)
     except ValueError:
         return
-    if not is_loopback(host) and not getattr(relay, "secret", "") and not getattr(relay, "peers", ()):
+    if not is_loopback(host) and not relay.secret and not relay.peers:
         yield (
             "relay.listen",
             f"whoever reaches {relay.listen} commands the relay, and hears every call: set relay.secret or relay.peers",

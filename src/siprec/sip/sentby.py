@@ -3,12 +3,12 @@ listens (RFC 3261 18.2.2, RFC 3263 5)."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from siprec.sip.addresses import numeric, scope
 from siprec.sip.errors import SipError
 from siprec.sip.headers import Via
 from siprec.sip.transport import Hop, SendFailed, Transport
@@ -19,21 +19,12 @@ Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
 _MAX_MOVED: Final = 1024
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
 def sent_by_uri(via: Via, transport: str) -> Uri | None:
     """The sent-by of `via` as a URI to be resolved: by SRV where it has no port. None for a numeric address.
 
     `transport` is that of the request: what Via says of it is the word of its sender.
     """
-    if _address(via.host) is not None:
+    if numeric(via.host):
         return None
     if transport == "tls":
         return Uri("sips", None, via.host.lower(), via.port)
@@ -46,14 +37,8 @@ def _port(via: Via, transport: str) -> int:
 
 def _is_nearer(host: str, source: str) -> bool:
     """Whether an address is known only closer to us than `source` is: a stranger must not have us connect there."""
-    one, other = _address(host), _address(source)
-    return one is None or other is None or _distance(one) < _distance(other)
-
-
-def _distance(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
-    if address.is_loopback or address.is_unspecified:
-        return 0
-    return 1 if address.is_link_local else 2 if address.is_private else 3
+    one, other = numeric(host), numeric(source)
+    return not one or not other or scope(one) < scope(other)
 
 
 class ResponseDelivery:
@@ -71,12 +56,12 @@ class ResponseDelivery:
         The received address is that of `tried`, whatever Via says. With TLS the name in sent-by is verified.
         `failed` hears of it when no way is left, never from inside.
         """
-        number = _address(via.host)
-        name = via.host.lower() if number is None and tried.transport == "tls" else ""
+        number = numeric(via.host)
+        name = via.host.lower() if not number and tried.transport == "tls" else ""
         hop = replace(tried, port=_port(via, tried.transport), connection=0, server_name=name, tls=None)
         hops = [hop]
-        if number is not None and number != _address(tried.host) and not _is_nearer(via.host, tried.host):
-            hops.append(_towards(replace(hop, host=str(number)), tried))
+        if number and number != numeric(tried.host) and not _is_nearer(via.host, tried.host):
+            hops.append(_towards(replace(hop, host=number), tried))
         moved = self._moved.get(tried)
         if moved is not None:
             hops = [moved, *(each for each in hops if each != moved)]

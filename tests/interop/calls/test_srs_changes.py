@@ -71,6 +71,12 @@ def proofs(tmp_path: Path) -> list[Proof]:
     return [line for line in read(tmp_path / "serve" / "proof") if isinstance(line, Proof)]
 
 
+def seconds_kept(directory: Path) -> float:
+    """Seconds of audio (16 bit, 8000 Hz) that the recorder has written of each stream by now."""
+    sizes = [path.stat().st_size for path in directory.glob("**/stream-*.wav")]
+    return min(sizes) / 16_000 if len(sizes) == 2 else 0.0
+
+
 def summaries(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in directory.glob("*/*/*/*/recording.json")]
 
@@ -82,7 +88,7 @@ def test_a_planned_stop_of_the_recorder_costs_no_half_second_of_the_recording(tm
         stack.callback(first.stop)
         uris = [f"sip:{HOST}:{each.port()}" for each in (first, second)]
         with recorded_call(tmp_path, uris, seconds=12.0, talk=10.0) as proxy:
-            time.sleep(2.0)  # some of the recording is to be at the first one
+            assert until(lambda: seconds_kept(tmp_path / "one") >= 2, 30)  # some of the recording is at the first one
             first.child.send_signal(signal.SIGTERM)
             assert first.child.wait(60) == 0
             assert until(lambda: proxy.counts()["recordings"] == {"active": 1})
@@ -108,7 +114,8 @@ def test_a_recorder_that_hangs_is_replaced_within_twenty_seconds(tmp_path: Path)
         stack.callback(first.stop)
         uris = [f"sip:{HOST}:{each.port()}" for each in (first, second)]
         with recorded_call(tmp_path, uris, seconds=30.0, talk=29.0) as proxy:
-            time.sleep(6.0)  # it has reported what it received
+            # It has reported what it received: RTCP comes every five seconds.
+            assert until(lambda: seconds_kept(tmp_path / "one") >= 6, 60)
             os.kill(first.child.pid, signal.SIGSTOP)
             stack.callback(os.kill, first.child.pid, signal.SIGCONT)
             stopped = time.monotonic()

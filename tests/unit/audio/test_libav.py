@@ -15,8 +15,6 @@ from siprec.audio.codecs import Codec, codec, decoder
 from siprec.audio.melody import caller_melody, match, to_int16
 from tests.unit.audio import telephony
 
-pytest.importorskip("av")
-
 
 def decoded(kind: Codec, payloads: list[bytes]) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     made = decoder(kind)

@@ -48,13 +48,15 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def with_httpx(url: str) -> str:
-    httpx = pytest.importorskip("httpx")
+    import httpx
+
     async with httpx.AsyncClient(timeout=20) as client:
         return str((await client.get(url)).text)
 
 
 async def with_aiohttp(url: str) -> str:
-    aiohttp = pytest.importorskip("aiohttp")
+    import aiohttp
+
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         return str(await response.text())
 

@@ -262,7 +262,6 @@ def test_static_payload_types_that_nobody_declared_are_decoded(bench: Open, payl
 
 @pytest.mark.parametrize("name", ["G729", "GSM", "AMR", "AMR-WB"])
 def test_speech_codecs_are_recorded_with_the_extra(bench: Open, name: str) -> None:
-    pytest.importorskip("av")
     rate = 16000 if name == "AMR-WB" else 8000
     tune = to_int16(caller_melody(4, rate))
     payloads = {
