@@ -66,7 +66,7 @@ def read_everything(message: SipMessage) -> None:
             view()
         except SipError:
             pass
-    for _, line in message.lines:
+    for line in message.lines:
         value = line.partition(":")[2]
         for read in (AuthValue.parse, Reason.parse, ParameterValue.parse):
             try:

@@ -416,7 +416,8 @@ def test_response_with_more_than_our_via_is_not_believed() -> None:
 
     def misrouted(transaction: ServerTransaction) -> None:
         response = transaction.request.response(200, to_tag="x", headers=[("Contact", "<sip:10.0.0.2>")])
-        response.lines.insert(1, ("via", "Via: SIP/2.0/UDP 10.0.0.66;branch=z9hG4bKx"))
+        response.keys.insert(1, "via")
+        response.lines.insert(1, "Via: SIP/2.0/UDP 10.0.0.66;branch=z9hG4bKx")
         transaction.respond(response)
 
     w.bob.endpoint.request_received = misrouted  # type: ignore[method-assign]

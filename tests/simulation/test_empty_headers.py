@@ -101,13 +101,14 @@ METHODS = (
 def put(message: SipRequest | SipResponse, header: str, value: str, how: str) -> bytes:
     """The message with such a header in place of its own, or above or below it."""
     key = header.lower()
-    lines = message.lines
     if how == "instead":
-        lines = [line for line in lines if line[0] != key]
-    line = (key, f"{header}: {value}")
-    message.lines = [*lines, line] if how == "below" else [line, *lines]
-    message._index = None
-    message._cache.clear()
+        message.remove(key)
+    line = f"{header}: {value}"
+    if how == "below":
+        message.write_line(key, line)
+    else:
+        message.keys.insert(0, key)
+        message.lines.insert(0, line)
     return message.to_bytes()
 
 

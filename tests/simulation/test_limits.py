@@ -352,7 +352,7 @@ def test_responses_and_calls_of_a_banned_source_go_on() -> None:
 def test_guard_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("siprec.proxy.guard.MAX_KEPT", 50)
     guard = Guard(VirtualClock(), lambda host: False, refusals=2)
-    scanner = SipRequest("OPTIONS", "sip:x", [("user-agent", "User-Agent: smap")])
+    scanner = SipRequest("OPTIONS", "sip:x", ["user-agent"], ["User-Agent: smap"])
     for n in range(500):
         source = Hop("udp", f"10.0.{n // 250}.{n % 250}", 5060)
         for _ in range(1 + n % 2):

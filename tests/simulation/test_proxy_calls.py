@@ -84,8 +84,8 @@ def test_forwarded_request_has_via_record_route_and_max_forwards_and_is_else_unt
     assert len(received.record_routes) == 1
     assert received.record_routes[0].uri.host == PROXY
     ours = {"via", "route", "record-route", "max-forwards", "max-breadth"}
-    assert [line for key, line in received.lines if key not in ours] == [
-        line for key, line in sent.lines if key not in ours
+    assert [line for key, line in zip(received.keys, received.lines, strict=True) if key not in ours] == [
+        line for key, line in zip(sent.keys, sent.lines, strict=True) if key not in ours
     ]
     assert received.body == sent.body
 

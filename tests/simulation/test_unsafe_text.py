@@ -61,7 +61,7 @@ def test_other_control_characters_become_blanks(control: str) -> None:
 @pytest.mark.parametrize("end", ENDS)
 def test_what_is_written_past_the_methods_stays_one_line(end: str) -> None:
     request = raw_request("INVITE", "sip:bob@example.com")
-    request.lines.append(("x-note", f"X-Note: a{end}{EVIL}"))
+    request.write_line("x-note", f"X-Note: a{end}{EVIL}")
     request.uri = f"sip:bob@example.com{end}{EVIL}"
     octets = request.to_bytes()
     assert b"\nX-Evil" not in octets
@@ -248,11 +248,11 @@ def test_control_characters_of_a_recorder_go_no_further(octet: bytes, place: str
 
         def changed(response: SipResponse) -> None:
             if response.status >= 300 and place == "contact":
-                response.lines.append(("contact", f"Contact: <sip:srs@10.0.0.3;x={marker}>"))
+                response.write_line("contact", f"Contact: <sip:srs@10.0.0.3;x={marker}>")
             elif place == "retry-after":
-                response.lines.append(("retry-after", f"Retry-After: 1{marker}"))
+                response.write_line("retry-after", f"Retry-After: 1{marker}")
             elif place == "record-route" and response.status == 200:
-                response.lines.append(("record-route", f"Record-Route: <sip:10.0.0.2;lr>;x={marker}"))
+                response.write_line("record-route", f"Record-Route: <sip:10.0.0.2;lr>;x={marker}")
             elif place == "reason":
                 response.reason = f"No{marker}"
             respond(response)
@@ -302,7 +302,7 @@ def test_lines_that_may_have_ends_are_left_alone() -> None:
 
 def test_octets_of_strangers_stay_as_they_are() -> None:
     request = raw_request("INVITE", "sip:bob@10.0.0.2")
-    request.lines.append(("subject", "Subject: a\x01\udce4"))
+    request.write_line("subject", "Subject: a\x01\udce4")
     again = parse_datagram(request.to_bytes())
     assert isinstance(again, SipRequest)
     assert again.get("subject") == "a\x01\udce4"

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from siprec.sip.clock import Clock
 from siprec.sip.digest import AuthValue, DigestServer
 from siprec.sip.errors import SipError
-from siprec.sip.lines import field_value
+from siprec.sip.header_list import field_value
 from siprec.sip.message import SipRequest
 from siprec.sip.throttle import GuessThrottle
 from siprec.sourcelog import SourceLog
@@ -117,7 +117,9 @@ class Authentication:
 def strip_credentials(request: SipRequest, realm: str) -> None:
     """Take the credentials for `realm` off a request that is to be forwarded; others stay (RFC 3261 22.3)."""
     for key in _HEADERS:
-        lines = [item for item in request.lines if item[0] == key]
+        lines = [line for each, line in zip(request.keys, request.lines, strict=True) if each == key]
         if lines:
             request.remove(key)
-            request.lines += [item for item in lines if AuthValue.parse(field_value(item[1])).get("realm") != realm]
+            for line in lines:
+                if AuthValue.parse(field_value(line)).get("realm") != realm:
+                    request.write_line(key, line)

@@ -37,9 +37,9 @@ def choose(request: SipRequest, results: Sequence[Final], to_tag: str, cancelled
         for result in results:
             other = result.response
             if other is not None and other is not best.response and other.status in (401, 407):
-                for key, line in other.lines:
+                for key, line in zip(other.keys, other.lines, strict=True):
                     if key in _CHALLENGES:
-                        best.response.lines.append((key, line))  # RSP-07: unmodified
+                        best.response.write_line(key, line)  # RFC 3261 16.7 step 7: unmodified
     return best.response
 
 

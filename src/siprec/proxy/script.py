@@ -33,8 +33,8 @@ from siprec.proxy.routes import Target, target_for
 from siprec.proxy.scripterror import handler_failed
 from siprec.sip.digest import check_algorithms
 from siprec.sip.errors import SipError
+from siprec.sip.header_list import has_control
 from siprec.sip.headers import TOKEN
-from siprec.sip.lines import has_control
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE, find_part
 from siprec.sip.transport import Hop

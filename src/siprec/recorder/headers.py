@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from siprec.sip.errors import SipError
+from siprec.sip.header_list import header_name
 from siprec.sip.headers import NameAddr
-from siprec.sip.lines import header_name
 from siprec.sip.message import SipMessage
 
 DEFAULT: Final = (
@@ -37,7 +37,7 @@ def kept(message: SipMessage, wanted: Sequence[str]) -> Kept:
     """Names and values of the headers of `message` that `wanted` names (``*`` stands for anything), in order."""
     patterns = [pattern.lower() for pattern in wanted]
     out: Kept = []
-    for key, line in message.lines:
+    for key, line in zip(message.keys, message.lines, strict=True):
         if len(out) >= MAX_HEADERS:
             break
         if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns):

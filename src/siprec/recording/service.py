@@ -36,8 +36,8 @@ from siprec.recording.settings import (
 from siprec.recording.trunk import Trunk
 from siprec.recording.trunks import TrunkPool
 from siprec.sip.clock import Clock
+from siprec.sip.header_list import has_control, header_key
 from siprec.sip.headers import TOKEN, NameAddr
-from siprec.sip.lines import has_control, header_key
 from siprec.sip.message import SipMessage, encode
 from siprec.sip.useragent import Result, UserAgent
 

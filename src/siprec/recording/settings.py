@@ -19,8 +19,8 @@ from siprec.recording.taken import OnRefusedStream
 from siprec.recording.xmlcheck import check_extension, check_participant, extension, with_namespace
 from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
+from siprec.sip.header_list import has_control
 from siprec.sip.headers import TOKEN
-from siprec.sip.lines import has_control
 from siprec.sip.message import header_key
 from siprec.sip.uri import Uri
 

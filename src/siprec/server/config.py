@@ -22,7 +22,7 @@ from siprec.recording.requested import RequestSettings
 from siprec.recording.settings import RecordingProfile
 from siprec.server.config_check import problems
 from siprec.sip.digest import check_algorithms
-from siprec.sip.lines import has_control
+from siprec.sip.header_list import has_control
 from siprec.sip.users import User, parse_htdigest
 
 _T = TypeVar("_T")

@@ -279,12 +279,12 @@ def _answer(request: SipRequest, basis: AuthValue, credentials: Credentials, sto
 
 def _put(request: SipRequest, key: str, realm: str, value: AuthValue) -> None:
     """Write credentials in the place of earlier ones for the same realm, else at the end."""
-    line = (key, f"{header_name(key)}: {value}")
-    for i, (k, text) in enumerate(request.lines):
+    line = f"{header_name(key)}: {value}"
+    for i, (k, text) in enumerate(zip(request.keys, request.lines, strict=True)):
         if k == key and AuthValue.parse(text.partition(":")[2]).get("realm") == realm:
-            request.write_line(*line, at=i)
+            request.write_line(key, line, at=i)
             return
-    request.write_line(*line)
+    request.write_line(key, line)
 
 
 # -- server ------------------------------------------------------------------------------------------------------------

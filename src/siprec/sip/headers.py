@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from siprec.sip.errors import SipError
-from siprec.sip.uri import Params, Uri, format_params, parse_params, split_outside_quotes
+from siprec.sip.uri import Params, Uri, format_params, known_uris, parse_params, split_outside_quotes
 
 # Strangers choose what these read: quantifiers are possessive, so that nothing is tried twice.
 TOKEN: Final = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+\Z")
@@ -55,43 +55,35 @@ def quote(text: str) -> str:
 class _Parameters:
     """Header parameters behind a value, parsed when first asked for. `_rest` is their raw text, ``;name=value...``."""
 
-    __slots__ = ("_params", "_rest")
+    __slots__ = ("_rest", "params")
 
-    _params: Params | None
     _rest: str
+    params: Params
+    """The parameters: lower-case names, in order, values raw (quotes kept), None for a flag."""
 
-    @property
-    def params(self) -> Params:
-        """The parameters: lower-case names, in order, values raw (quotes kept), None for a flag. May be changed."""
-        params = self._params
-        if params is None:
-            params = self._params = parse_params(self._rest) if self._rest else {}
-        return params
+    if not TYPE_CHECKING:  # a type checker knows the slots by their annotations
 
-    @params.setter
-    def params(self, params: Params) -> None:
-        self._params = params
-
-    def _first(self, start: str) -> str | None:
-        """The value of the parameter that `start` (``;tag=``) begins, if that comes first and nothing was parsed."""
-        rest = self._rest
-        if self._params is None and rest.startswith(start) and '"' not in rest:
-            end = rest.find(";", len(start))
-            return (rest[len(start) :] if end < 0 else rest[len(start) : end]).strip()
-        return None
+        def __getattr__(self, name: str) -> object:
+            """What has not been asked for yet; a slot that is filled does not come here."""
+            if name != "params":
+                raise AttributeError(name)
+            params = self.params = parse_params(self._rest) if self._rest else {}
+            return params
 
 
 class Via(_Parameters):
-    """One Via value (RFC 3261 20.42). `transport` upper case; `host` without brackets."""
+    """One Via value (RFC 3261 20.42). `transport` upper case; `host` without brackets; `branch` empty when absent
+    (RFC 2543 client). Not to be changed."""
 
-    __slots__ = ("host", "port", "transport")
+    __slots__ = ("branch", "host", "port", "transport")
 
     def __init__(self, transport: str, host: str, port: int | None, params: Params | None = None) -> None:
         self.transport = transport
         self.host = host
         self.port = port
         self._rest = ""
-        self._params = params if params is not None else {}
+        self.params = params if params is not None else {}
+        self.branch = self.params.get("branch") or ""
 
     @classmethod
     def parse(cls, text: str) -> Via:
@@ -102,19 +94,19 @@ class Via(_Parameters):
         """
         semi = text.find(";")
         sent_by = text if semi < 0 else text[:semi]
-        known = _sent_by.get(sent_by)
-        if known is None:
-            known = _parse_sent_by(sent_by)
         via = cls.__new__(cls)
-        via.transport, via.host, via.port = known
-        via._rest = "" if semi < 0 else text[semi:]
-        via._params = None
+        via.transport, via.host, via.port = _sent_by[sent_by] if sent_by in _sent_by else _parse_sent_by(sent_by)
+        if semi < 0:
+            via._rest = via.branch = ""
+            return via
+        via._rest = rest = text[semi:]
+        start = rest.find(";branch=")
+        if start == 0 and '"' not in rest:
+            end = rest.find(";", 8)
+            via.branch = (rest[8:] if end < 0 else rest[8:end]).strip()
+        else:
+            via.branch = via.params.get("branch") or ""
         return via
-
-    @property
-    def branch(self) -> str:
-        """The branch parameter, or an empty string (RFC 2543 client)."""
-        return self._first(";branch=") or self.params.get("branch") or ""
 
     @property
     def received(self) -> str:
@@ -169,33 +161,53 @@ class CSeq(NamedTuple):
         Raises:
             SipError: malformed.
         """
-        match = _CSEQ.match(text)
-        if match is None:
-            raise SipError("malformed CSeq")
-        digits, method = match.groups()
-        digits = digits.lstrip("0") or "0"
-        if len(digits) > 10 or int(digits) >= 2**32:
-            raise SipError("CSeq out of range")
-        return cls(int(digits), method)
+        return _cseqs[text] if text in _cseqs else _parse_cseq(text)
 
     def __str__(self) -> str:
         return f"{self.number} {self.method}"
 
 
+_cseqs: dict[str, CSeq] = {}
+
+
+def _parse_cseq(text: str) -> CSeq:
+    """Most calls begin with the same low numbers, so these are remembered."""
+    match = _CSEQ.match(text)
+    if match is None:
+        raise SipError("malformed CSeq")
+    digits, method = match.groups()
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > 10 or int(digits) >= 2**32:
+        raise SipError("CSeq out of range")
+    value = CSeq(int(digits), method)
+    if len(digits) <= 3 and len(text) <= _MAX_CACHED_LENGTH:
+        if len(_cseqs) >= _MAX_CACHED:
+            _cseqs.clear()
+        _cseqs[text] = value
+    return value
+
+
 class NameAddr(_Parameters):
     """``"Display name" <uri>;params`` or ``uri;params`` (From, To, Contact, Route, ...; RFC 3261 20.10).
 
-    `display_name` is unquoted, `uri_text` raw, `params` the header's parameters. The URI is parsed on first use.
+    `display_name` is unquoted, `uri_text` raw, `params` the header's parameters, `tag` the tag among them (empty when
+    absent). `uri` is parsed on first use; SipError is raised when it is malformed. Not to be changed.
     """
 
-    __slots__ = ("_uri", "display_name", "uri_text")
+    __slots__ = ("display_name", "tag", "uri", "uri_text")
+
+    uri: Uri
 
     def __init__(self, display_name: str, uri: str | Uri, params: Params | None = None) -> None:
         self.display_name = display_name
-        self.uri_text = uri if isinstance(uri, str) else uri.text
-        self._uri = uri if isinstance(uri, Uri) else None
+        if isinstance(uri, str):
+            self.uri_text = uri
+        else:
+            self.uri_text = uri.text
+            self.uri = uri
         self._rest = ""
-        self._params = params if params is not None else {}
+        self.params = params if params is not None else {}
+        self.tag = self.params.get("tag") or ""
 
     @classmethod
     def parse(cls, text: str) -> NameAddr:
@@ -227,26 +239,29 @@ class NameAddr(_Parameters):
         value = cls.__new__(cls)
         value.display_name = name
         value.uri_text = uri
-        value._uri = None
-        value._rest = rest or ""
-        value._params = None
+        if not rest:
+            value._rest = value.tag = ""
+            return value
+        value._rest = rest
+        if rest[:5] == ";tag=" and '"' not in rest:
+            end = rest.find(";", 5)
+            value.tag = (rest[5:] if end < 0 else rest[5:end]).strip()
+        else:
+            value.tag = value.params.get("tag") or ""
         return value
 
-    @property
-    def uri(self) -> Uri:
-        """The parsed URI.
+    if not TYPE_CHECKING:
 
-        Raises:
-            SipError: malformed URI.
-        """
-        if self._uri is None:
-            self._uri = Uri.parse(self.uri_text)
-        return self._uri
-
-    @property
-    def tag(self) -> str:
-        """The tag parameter, or an empty string."""
-        return self._first(";tag=") or self.params.get("tag") or ""
+        def __getattr__(self, name: str) -> object:
+            """What has not been asked for yet: see the class."""
+            if name == "uri":
+                text = self.uri_text
+                uri = self.uri = known_uris[text] if text in known_uris else Uri.parse(text)
+                return uri
+            if name != "params":
+                raise AttributeError(name)
+            params = self.params = parse_params(self._rest) if self._rest else {}
+            return params
 
     @property
     def q(self) -> float:
@@ -266,8 +281,7 @@ class NameAddr(_Parameters):
 
     def __str__(self) -> str:
         name = f"{quote(self.display_name)} " if self.display_name else ""
-        params = format_params(self._params) if self._params is not None else self._rest
-        return f"{name}<{self.uri_text}>{params}"
+        return f"{name}<{self.uri_text}>{self._rest or format_params(self.params)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +344,8 @@ class ParameterValue:
     def parse(cls, text: str) -> ParameterValue:
         """Parse a value; never raises."""
         value, _, rest = text.partition(";")
-        value = "/".join(part.strip() for part in value.split("/"))
+        if " " in value or not value.isprintable():
+            value = "/".join(map(str.strip, value.split("/")))
         return cls(value.lower(), parse_params(rest) if rest else {})
 
     def param(self, name: str) -> str:

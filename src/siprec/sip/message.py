@@ -1,24 +1,24 @@
 """SIP messages: parsed once, lazily; order and bytes of what is not touched are kept.
 
-A message is its start line, its header lines (:mod:`siprec.sip.lines`) and its body. Typed views (`top_via`, `from_`,
-`cseq`, ...) are parsed on first use and kept until their header changes: change headers by the methods only.
+A message is its start line, its header lines (:mod:`siprec.sip.header_list`) and its body. Typed views (`top_via`,
+`from_`, `cseq`, ...) are parsed on first use and kept until their header changes: change headers by the methods only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final, Self
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, Self
 
 from siprec.sip.errors import SipError
+from siprec.sip.header_list import COMPACT as COMPACT
+from siprec.sip.header_list import HeaderList, field_value, read_lines, safe
+from siprec.sip.header_list import encode as encode
+from siprec.sip.header_list import header_key as header_key
+from siprec.sip.header_list import header_name as header_name
 from siprec.sip.headers import TOKEN, CSeq, NameAddr, ParameterValue, Via, split_commas
-from siprec.sip.lines import COMPACT as COMPACT
-from siprec.sip.lines import HeaderLines, field_value, read_lines, safe
-from siprec.sip.lines import encode as encode
-from siprec.sip.lines import header_key as header_key
-from siprec.sip.lines import header_name as header_name
 from siprec.sip.status import REASONS as REASONS
-from siprec.sip.uri import Uri
+from siprec.sip.uri import Uri, known_uris
 
 MAX_MESSAGE: Final = 65535
 MAX_HEADERS: Final = 256
@@ -49,37 +49,46 @@ _LINE_END: Final = re.compile(r"\r(?!\n)|(?<!\r)\n|\r\n(?![ \t])")
 _VERSION: Final = re.compile(r"SIP/\d+\.\d+\Z", re.IGNORECASE)
 
 
-class SipMessage(HeaderLines):
-    """What requests and responses share."""
+class SipMessage(HeaderList):
+    """What requests and responses share.
 
-    __slots__ = ("body",)
+    `top_via`, `from_`, `to`, `call_id`, `cseq`, `contact` and `content_type` are read from their headers when they are
+    first asked for, and kept until the header changes; SipError is raised when one is missing, double or malformed.
+    `checked`: :mod:`siprec.sip.validate` has found the first five in order.
+    """
+
+    __slots__ = ("body", "call_id", "checked", "contact", "content_type", "cseq", "from_", "to", "top_via")
 
     body: bytes
+    checked: bool
+    top_via: Via
+    """The first Via value."""
+    from_: NameAddr
+    to: NameAddr
+    call_id: str
+    """The Call-ID; not empty."""
+    cseq: CSeq
+    contact: NameAddr | None
+    """The first Contact value; None when absent or ``*``."""
+    content_type: ParameterValue | None
+    """None when absent."""
 
-    def __init__(self, lines: list[tuple[str, str]] | None = None, body: bytes = b"") -> None:
+    def __init__(self, keys: list[str] | None = None, lines: list[str] | None = None, body: bytes = b"") -> None:
+        self.keys = keys if keys is not None else []
         self.lines = lines if lines is not None else []
-        self._cache = {}
-        self._index = None
         self.body = body
+        self.checked = False
 
-    @property
-    def top_via(self) -> Via:
-        """The first Via value.
+    if not TYPE_CHECKING:  # a type checker knows the slots by their annotations
 
-        Raises:
-            SipError: missing or malformed.
-        """
-        via: Via | None = self._cache.get("via")
-        if via is None:
-            for k, line in self.lines:
-                if k == "via":
-                    value = field_value(line)
-                    if "," in value:
-                        value = next(iter(split_commas(value)), "")
-                    via = self._cache["via"] = Via.parse(value)
-                    return via
-            raise SipError("Via is missing")
-        return via
+        def __getattr__(self, name: str) -> object:
+            """What has not been read yet; a slot that is filled does not come here."""
+            read = _READERS.get(name)
+            if read is None:
+                raise AttributeError(name)
+            value = read(self)
+            setattr(self, name, value)
+            return value
 
     @property
     def vias(self) -> list[Via]:
@@ -89,40 +98,6 @@ class SipMessage(HeaderLines):
             SipError: one is malformed.
         """
         return [Via.parse(value) for value in self.values("via")]
-
-    @property
-    def from_(self) -> NameAddr:
-        """The From header. Raises SipError when missing, double or malformed."""
-        value: NameAddr | None = self._cache.get("from")
-        if value is None:
-            value = self._cache["from"] = NameAddr.parse(self._required("from"))
-        return value
-
-    @property
-    def to(self) -> NameAddr:
-        """The To header. Raises SipError when missing, double or malformed."""
-        value: NameAddr | None = self._cache.get("to")
-        if value is None:
-            value = self._cache["to"] = NameAddr.parse(self._required("to"))
-        return value
-
-    @property
-    def call_id(self) -> str:
-        """The Call-ID. Raises SipError when missing, double or empty."""
-        value: str | None = self._cache.get("call-id")
-        if value is None:
-            value = self._cache["call-id"] = self._required("call-id")
-            if not value:
-                raise SipError("Call-ID is empty")
-        return value
-
-    @property
-    def cseq(self) -> CSeq:
-        """The CSeq. Raises SipError when missing, double or malformed."""
-        value: CSeq | None = self._cache.get("cseq")
-        if value is None:
-            value = self._cache["cseq"] = CSeq.parse(self._required("cseq"))
-        return value
 
     @property
     def max_forwards(self) -> int | None:
@@ -140,12 +115,6 @@ class SipMessage(HeaderLines):
         return [NameAddr.parse(value) for value in self.values("contact") if value != "*"]
 
     @property
-    def contact(self) -> NameAddr | None:
-        """The first Contact value, None when absent. Raises SipError when malformed."""
-        values = self.values("contact")
-        return NameAddr.parse(values[0]) if values and values[0] != "*" else None
-
-    @property
     def routes(self) -> list[NameAddr]:
         """Route values, topmost first. Raises SipError when one is malformed."""
         return [NameAddr.parse(value) for value in self.values("route")]
@@ -155,12 +124,6 @@ class SipMessage(HeaderLines):
         """Record-Route values, topmost first. Raises SipError when one is malformed."""
         return [NameAddr.parse(value) for value in self.values("record-route")]
 
-    @property
-    def content_type(self) -> ParameterValue | None:
-        """Content-Type, None when absent."""
-        value = self.get("content-type")
-        return ParameterValue.parse(value) if value is not None else None
-
     # -- body and wire ---------------------------------------------------------------------------------------------
 
     def set_body(self, body: bytes, content_type: str | None = None) -> None:
@@ -168,7 +131,7 @@ class SipMessage(HeaderLines):
         self.body = body
         if content_type is not None:
             self.set("content-type", content_type)
-        elif not body:
+        elif not body and "content-type" in self.keys:
             self.remove("content-type")
         self.set("content-length", str(len(body)))
 
@@ -179,25 +142,70 @@ class SipMessage(HeaderLines):
 
     def to_bytes(self) -> bytes:
         """The message on the wire; Content-Length is added when missing (RFC 3261 16.6 step 9)."""
-        lines = self.lines
-        parts = [line for _, line in lines]
-        # Content-Length mostly comes last, where looking for it costs nothing.
-        if not (lines and lines[-1][0] == "content-length") and not self.has("content-length"):
+        parts = [self.start_line, *self.lines]
+        if "content-length" not in self.keys:
             parts.append(f"Content-Length: {len(self.body)}")
-        head = "\r\n".join((self.start_line, *parts))
-        if head.count("\n") != len(parts) or head.count("\r") != len(parts):
+        head = "\r\n".join(parts)
+        count = len(parts) - 1
+        if head.count("\n") != count or head.count("\r") != count:
             # Folded lines of others, or a line end that somebody wrote past the methods.
-            head = "\r\n".join(map(_one_line, (self.start_line, *parts)))
+            head = "\r\n".join(map(_one_line, parts))
         return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape") + self.body
 
     def _copy_into(self, other: SipMessage) -> None:
+        other.keys = self.keys.copy()
         other.lines = self.lines.copy()
         other.body = self.body
-        other._cache = self._cache.copy()
-        other._index = self._index
+        other.checked = self.checked
+        if self.checked:
+            other.top_via = self.top_via
+            other.from_ = self.from_
+            other.to = self.to
+            other.call_id = self.call_id
+            other.cseq = self.cseq
 
     def __repr__(self) -> str:
         return f"<{self.start_line}>"
+
+
+def _top_via(message: SipMessage) -> Via:
+    if "via" not in message.keys:
+        raise SipError("Via is missing")
+    value = field_value(message.lines[message.keys.index("via")])
+    if "," in value:
+        value = next(iter(split_commas(value)), "")
+    return Via.parse(value)
+
+
+def _call_id(message: SipMessage) -> str:
+    value = message.only("call-id")
+    if not value:
+        raise SipError("Call-ID is empty")
+    return value
+
+
+def _contact(message: SipMessage) -> NameAddr | None:
+    if "contact" not in message.keys:
+        return None
+    values = message.values("contact")
+    return NameAddr.parse(values[0]) if values and values[0] != "*" else None
+
+
+def _content_type(message: SipMessage) -> ParameterValue | None:
+    value = message.get("content-type")
+    return ParameterValue.parse(value) if value is not None else None
+
+
+_READERS: Final[dict[str, Callable[[SipMessage], object]]] = {
+    "top_via": _top_via,
+    "from_": lambda message: NameAddr.parse(message.only("from")),
+    "to": lambda message: NameAddr.parse(message.only("to")),
+    "call_id": _call_id,
+    "cseq": lambda message: CSeq.parse(message.only("cseq")),
+    "contact": _contact,
+    "checked": lambda message: False,
+    "content_type": _content_type,
+}
 
 
 def _one_line(line: str) -> str:
@@ -210,12 +218,19 @@ class SipRequest(SipMessage):
 
     __slots__ = ("method", "uri")
 
-    def __init__(self, method: str, uri: str, lines: list[tuple[str, str]] | None = None, body: bytes = b"") -> None:
+    def __init__(
+        self,
+        method: str,
+        uri: str,
+        keys: list[str] | None = None,
+        lines: list[str] | None = None,
+        body: bytes = b"",
+    ) -> None:
         # Written out: a call to the base class costs as much as all of this.
+        self.keys = keys if keys is not None else []
         self.lines = lines if lines is not None else []
-        self._cache = {}
-        self._index = None
         self.body = body
+        self.checked = False
         self.method = method
         self.uri = uri
 
@@ -227,10 +242,8 @@ class SipRequest(SipMessage):
     @property
     def ruri(self) -> Uri:
         """The Request-URI. Raises SipError when malformed."""
-        value: Uri | None = self._cache.get("ruri")
-        if value is None or value.text != self.uri:
-            value = self._cache["ruri"] = Uri.parse(self.uri)
-        return value
+        text = self.uri
+        return known_uris[text] if text in known_uris else Uri.parse(text)
 
     def copy(self) -> Self:
         """An independent copy (header lines and parsed views are shared values)."""
@@ -255,23 +268,28 @@ class SipRequest(SipMessage):
         `to_tag` is added to To when To has none. Record-Route is copied when a dialog may result (12.1.1).
         """
         establishes = 101 <= status <= 299 and self.method in _DIALOG_METHODS
-        lines: list[tuple[str, str]] = []
-        for item in self.lines:
-            key = item[0]
-            if key in _COPIED or (establishes and key == "record-route"):
-                if key == "to" and to_tag and not _has_tag(item[1]):
-                    item = (key, f"{item[1]};tag={to_tag}")
-                lines.append(item)
-        if status == 100:
-            lines += [item for item in self.lines if item[0] == "timestamp"]
-        response = SipResponse(status, reason if reason.isprintable() else safe(reason, "reason phrase"), lines)
+        keys: list[str] = []
+        lines: list[str] = []
+        copied = _COPIED_FOR_DIALOG if establishes else _COPIED_FOR_TRYING if status == 100 else _COPIED
+        for key, line in zip(self.keys, self.lines, strict=True):
+            if key in copied:
+                if key == "to" and to_tag and not _has_tag(line):
+                    line = f"{line};tag={to_tag}"
+                keys.append(key)
+                lines.append(line)
+        response = SipResponse(status, reason if reason.isprintable() else safe(reason, "reason phrase"), keys, lines)
         for name, value in headers:
             response.add(name, value)
-        response.set_body(body, content_type if body else None)
+        response.body = body
+        if body and content_type is not None:
+            response.set("content-type", content_type)
+        response.set("content-length", str(len(body)))
         return response
 
 
 _COPIED: Final = frozenset({"via", "from", "to", "call-id", "cseq"})
+_COPIED_FOR_DIALOG: Final = _COPIED | {"record-route"}
+_COPIED_FOR_TRYING: Final = _COPIED | {"timestamp"}
 _DIALOG_METHODS: Final = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
 
 
@@ -288,9 +306,17 @@ class SipResponse(SipMessage):
     __slots__ = ("reason", "status")
 
     def __init__(
-        self, status: int, reason: str = "", lines: list[tuple[str, str]] | None = None, body: bytes = b""
+        self,
+        status: int,
+        reason: str = "",
+        keys: list[str] | None = None,
+        lines: list[str] | None = None,
+        body: bytes = b"",
     ) -> None:
-        super().__init__(lines, body)
+        self.keys = keys if keys is not None else []
+        self.lines = lines if lines is not None else []
+        self.body = body
+        self.checked = False
         self.status = status
         self.reason = reason or REASONS.get(status) or REASONS.get(status // 100 * 100) or "Unknown"
 
@@ -324,13 +350,13 @@ def parse_head(head: bytes) -> SipRequest | SipResponse:
         text = text.replace("\n", "\r\n")
     start, _, rest = text.partition("\r\n")
     raw = rest.split("\r\n") if rest else []
-    lines = read_lines(raw)
+    keys, lines = read_lines(raw)
     if len(lines) > MAX_HEADERS:
         problem = "too many headers"
-        del lines[MAX_HEADERS:]
-    if len(text) > MAX_LINE and any(len(line) > MAX_LINE for _, line in lines):
+        del keys[MAX_HEADERS:], lines[MAX_HEADERS:]
+    if len(text) > MAX_LINE and max(map(len, lines), default=0) > MAX_LINE:
         problem = "header line too long"
-    message = _start(start, lines)
+    message = _start(start, keys, lines)
     if problem:
         raise _malformed(problem, message, 513)
     joined = "".join(raw)
@@ -344,7 +370,7 @@ def _malformed(reason: str, message: SipRequest | SipResponse, status: int = 400
     return MalformedRequest(reason, message, status) if isinstance(message, SipRequest) else SipError(reason, status)
 
 
-def _start(start: str, lines: list[tuple[str, str]]) -> SipRequest | SipResponse:
+def _start(start: str, keys: list[str], lines: list[str]) -> SipRequest | SipResponse:
     if start[:4].upper() == "SIP/":
         match = _START_RESPONSE.match(start)
         if match is None:
@@ -354,7 +380,7 @@ def _start(start: str, lines: list[tuple[str, str]]) -> SipRequest | SipResponse
         status = int(match[2])
         if not 100 <= status <= 699:
             raise SipError("status code out of range")
-        response = SipResponse(status, match[3] or "", lines)
+        response = SipResponse(status, match[3] or "", keys, lines)
         response.reason = match[3] or ""
         return response
     method, _, rest = start.partition(" ")
@@ -362,18 +388,18 @@ def _start(start: str, lines: list[tuple[str, str]]) -> SipRequest | SipResponse
     if (version != "SIP/2.0" and _VERSION.match(version) is None) or (
         method not in _METHODS and TOKEN.match(method) is None
     ):
-        raise MalformedRequest("malformed request line", _partial(method, lines))
+        raise MalformedRequest("malformed request line", _partial(method, keys, lines))
     if version[4:] != "2.0":
-        raise MalformedRequest("SIP version not supported", _partial(method, lines), 505)
-    request = SipRequest(method, uri, lines)
+        raise MalformedRequest("SIP version not supported", _partial(method, keys, lines), 505)
+    request = SipRequest(method, uri, keys, lines)
     if not uri or " " in uri or "\t" in uri or uri[0] == "<":
         request.uri = "sip:invalid"
         raise MalformedRequest("malformed Request-URI", request)
     return request
 
 
-def _partial(method: str, lines: list[tuple[str, str]]) -> SipRequest:
-    return SipRequest(method if TOKEN.match(method) else "UNKNOWN", "sip:invalid", lines)
+def _partial(method: str, keys: list[str], lines: list[str]) -> SipRequest:
+    return SipRequest(method if TOKEN.match(method) else "UNKNOWN", "sip:invalid", keys, lines)
 
 
 class MalformedRequest(SipError):
@@ -391,7 +417,9 @@ def content_length(message: SipMessage) -> int | None:
         SipError: no number, negative, absurdly large, or two different values.
     """
     found: int | None = None
-    for key, line in message.lines:
+    if "content-length" not in message.keys:
+        return None
+    for key, line in zip(message.keys, message.lines, strict=True):
         if key == "content-length":
             value = field_value(line)
             if not value.isdecimal() or not value.isascii() or len(value) > 9:

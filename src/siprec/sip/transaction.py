@@ -420,7 +420,7 @@ def _server_key(request: SipRequest, via: Via) -> tuple[str, ...]:
 def _size(message: SipMessage) -> int:
     """Octets of a message, without building it."""
     size = len(message.start_line) + len(message.body) + 4
-    for _, line in message.lines:
+    for line in message.lines:
         size += (len(line) if line.isascii() else len(encode(line))) + 2
     return size
 

@@ -209,7 +209,7 @@ class InviteClientTransaction(ClientTransaction):
         """CAN-04: Request-URI, Call-ID, From, To, CSeq number, Route and Via of the INVITE; same destination."""
         if self._cancel is None:
             return
-        request = SipRequest("CANCEL", self.request.uri, self._own_lines(_CANCEL_LINES, "CANCEL"))
+        request = SipRequest("CANCEL", self.request.uri, *self._own_lines(_CANCEL_LINES, "CANCEL"))
         for name, value in self._cancel:
             request.add(name, value)
         request.set_body(b"")
@@ -217,18 +217,26 @@ class InviteClientTransaction(ClientTransaction):
         # RFC 3261 9.1 (CAN-05): no final response within 64*T1 means the INVITE is gone.
         self._set_timer(self._layer.t1 * 64, "timeout")
 
-    def _own_lines(self, keys: frozenset[str], method: str) -> list[tuple[str, str]]:
-        lines = [("via", f"Via: {self.request.values('via')[0]}"), ("max-forwards", "Max-Forwards: 70")]
-        lines += [item for item in self.request.lines if item[0] in keys]
-        lines.append(("cseq", f"CSeq: {self.request.cseq.number} {method}"))
-        return lines
+    def _own_lines(self, copied: frozenset[str], method: str) -> tuple[list[str], list[str]]:
+        """Keys and header lines of the ACK or CANCEL that goes with the request."""
+        keys = ["via", "max-forwards"]
+        lines = [f"Via: {self.request.values('via')[0]}", "Max-Forwards: 70"]
+        for key, line in zip(self.request.keys, self.request.lines, strict=True):
+            if key in copied:
+                keys.append(key)
+                lines.append(line)
+        keys.append("cseq")
+        lines.append(f"CSeq: {self.request.cseq.number} {method}")
+        return keys, lines
 
     def _send_ack(self, response: SipResponse) -> None:
         """ACK for 300-699 (RFC 3261 17.1.1.3, TXN-07)."""
         if not self._ack:
-            lines = self._own_lines(_ACK_LINES, "ACK")
-            lines += [item for item in response.lines if item[0] == "to"][:1]
-            request = SipRequest("ACK", self.request.uri, lines)
+            keys, lines = self._own_lines(_ACK_LINES, "ACK")
+            if response.has("to"):
+                keys.append("to")
+                lines.append(response.lines[response.keys.index("to")])
+            request = SipRequest("ACK", self.request.uri, keys, lines)
             request.set_body(b"")
             self._ack = request.to_bytes()
         self._layer.transport.send(self._ack, self.hop, self._transport_failed)

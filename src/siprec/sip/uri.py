@@ -15,6 +15,8 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 _HOSTPORT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\]|([A-Za-z0-9_.\-]+))(?::(\d{1,5}))?\Z")
 _USER_OK: Final = re.compile(r"(?:[A-Za-z0-9\-_.!~*'()&=+$,;?/:#\x80-\U0010ffff]|%[0-9A-Fa-f]{2})*\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_MAX_KNOWN: Final = 1024
+_MAX_KNOWN_LENGTH: Final = 128
 _DEFAULT_PORTS: Final = {"sip": 5060, "sips": 5061}
 
 
@@ -78,7 +80,8 @@ class Uri:
 
     For ``sip``/``sips``: `user` and `password` raw (escapes kept; None if absent), `host` without brackets in lower
     case, `port` None if absent, `params` lower-case names, `headers` raw text after ``?``. For ``tel`` the number is
-    `user` and `host` is empty; for other schemes only `scheme` and `opaque` are filled.
+    `user` and `host` is empty; for other schemes only `scheme` and `opaque` are filled. A URI is shared by all who
+    read the same text: it is not to be changed, `replace` makes another.
     """
 
     __slots__ = ("headers", "host", "opaque", "params", "password", "port", "scheme", "text", "user")
@@ -121,6 +124,8 @@ class Uri:
         Raises:
             SipError: 400 for a malformed SIP, SIPS or TEL URI or a missing scheme.
         """
+        if text in known_uris:
+            return known_uris[text]
         match = _SCHEME.match(text)
         if match is None:
             raise SipError(f"URI without a scheme: {text[:60]!r}")
@@ -145,11 +150,15 @@ class Uri:
                 uri.params = parse_params(params)
         else:
             uri.opaque = rest
+        if ";" not in text and len(text) <= _MAX_KNOWN_LENGTH:  # parameters differ from call to call
+            if len(known_uris) >= _MAX_KNOWN:
+                known_uris.clear()
+            known_uris[text] = uri
         return uri
 
     def _parse_sip(self, rest: str) -> None:
         # The user part may hold ";", "?" and "/" (RFC 4475 3.1.1.13), never "@": so "@" is looked for first.
-        at = rest.rfind("@", 0, _limit(rest))
+        at = rest.rfind("@", 0, _limit(rest) if "?" in rest else len(rest))
         if at >= 0:
             userinfo = rest[:at]
             rest = rest[at + 1 :]
@@ -260,6 +269,10 @@ class Uri:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+
+known_uris: Final[dict[str, Uri]] = {}
+"""The URIs read last, by their text: a peer writes the same ones into every message."""
 
 
 def _limit(rest: str) -> int:

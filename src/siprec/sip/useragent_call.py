@@ -241,7 +241,7 @@ class Call:
             "ACK", headers=headers, body=body, content_type=content_type if body else "", cseq=invite.cseq.number
         )
         # RFC 3261 13.2.2.4: the same credentials as the INVITE.
-        for key, line in invite.lines:
+        for key, line in zip(invite.keys, invite.lines, strict=True):
             if key in ("authorization", "proxy-authorization"):
                 ack.write_line(key, line)
         self.agent.identify(ack)

@@ -24,11 +24,14 @@ def check_request(request: SipRequest) -> None:
     Raises:
         SipError: 400, missing, double or malformed, or CSeq names another method; 513, too many Via values.
     """
+    if request.checked:
+        return
     _check_common(request)
     if request.cseq.method != request.method:
         raise SipError("CSeq names another method than the request line")
     if request.top_via.branch.lower() == "z9hg4bk":
         raise SipError("branch is nothing but the magic cookie")
+    request.checked = True
 
 
 def check_response(response: SipResponse) -> None:
@@ -37,10 +40,13 @@ def check_response(response: SipResponse) -> None:
     Raises:
         SipError: Via, From, To, Call-ID or CSeq missing, double or malformed; a Via that leads to everybody.
     """
+    if response.checked:
+        return
     _check_common(response)
-    for key, line in response.lines:
+    for key, line in zip(response.keys, response.lines, strict=True):
         if key == "via" and _LIMITED_BROADCAST in line:
             raise SipError("Via with the broadcast address")
+    response.checked = True
 
 
 def check_for_proxy(
@@ -71,14 +77,15 @@ def check_forwarding(
         raise SipError("Request-URI with header fields")
     if request.max_forwards == 0:
         raise SipError("Max-Forwards is 0", 483)
-    routes = request.routes
-    if not routes and request.has("route"):
-        raise SipError("Route is empty")
-    for route in routes:
-        if not route.uri.is_sip:
-            raise SipError("Route is no SIP URI")
+    if "route" in request.keys:
+        routes = request.routes
+        if not routes:
+            raise SipError("Route is empty")
+        for route in routes:
+            if not route.uri.is_sip:
+                raise SipError("Route is no SIP URI")
     # ACK and CANCEL cannot be refused, and must not carry Proxy-Require (RFC 3261 8.2.2.3).
-    if request.method not in ("ACK", "CANCEL"):
+    if "proxy-require" in request.keys and request.method not in ("ACK", "CANCEL"):
         unsupported = unsupported_options(request, "proxy-require", supported)
         if unsupported:
             names = ", ".join(unsupported)
@@ -116,11 +123,24 @@ def unsupported_options(request: SipRequest, name: str, supported: Collection[st
 
 
 def _check_common(message: SipMessage) -> None:
-    vias = 0
+    keys = message.keys
+    vias = keys.count("via")
+    if len(set(keys)) < len(keys) or (vias and "," in message.lines[keys.index("via")]):
+        vias = _check_repeated(message, vias)
+    if vias > MAX_VIAS:
+        raise SipError("too many Via values", 513)
+    message.top_via  # noqa: B018 - the views are read for their errors
+    message.call_id  # noqa: B018
+    message.from_  # noqa: B018 - their URIs are of no concern to who only compares tags
+    message.to  # noqa: B018
+    message.cseq  # noqa: B018
+
+
+def _check_repeated(message: SipMessage, vias: int) -> int:
+    """The headers of which there must be one; the number of Via values."""
     seen: set[str] = set()
-    for key, line in message.lines:
+    for key, line in zip(message.keys, message.lines, strict=True):
         if key == "via":
-            vias += 1
             if "," in line:
                 # An empty value among others is an error of the list, not of a header nobody needs.
                 values = split_commas(line.partition(":")[2])
@@ -132,10 +152,4 @@ def _check_common(message: SipMessage) -> None:
             if key in seen:
                 raise SipError(f"{header_name(key)} occurs twice")
             seen.add(key)
-    if vias > MAX_VIAS:
-        raise SipError("too many Via values", 513)
-    message.top_via  # noqa: B018 - the views are read for their errors
-    message.call_id  # noqa: B018
-    message.from_  # noqa: B018 - their URIs are of no concern to who only compares tags
-    message.to  # noqa: B018
-    message.cseq  # noqa: B018
+    return vias

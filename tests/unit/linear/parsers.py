@@ -110,7 +110,7 @@ def views(message: SipMessage) -> None:
         *("top_via", "vias", "from_", "to", "call_id", "cseq", "max_forwards", "contacts", "contact", "routes"),
         *("record_routes", "content_type", "start_line"),
     )
-    for name in {key for key, _ in message.lines}:
+    for name in set(message.keys):
         tried(lambda name=name: message.values(name), lambda name=name: message.get(name))  # type: ignore[misc]
         tried(lambda name=name: message.tokens(name))  # type: ignore[misc]
     tried(

@@ -225,8 +225,8 @@ def test_a_stranger_cannot_have_us_connect_closer_than_where_it_is(source: str) 
         sent.clear()
         layer.resolve = names({"inside.test": near}, "tcp")
         text = request(f"TCP {f'[{host}]' if ':' in host else host}:6379").decode()
-        lines = [(line.split(":")[0].lower(), line) for line in text.split("\r\n")[1:-2]]
-        message = SipRequest("INVITE", "sip:bob@127.0.0.1", lines)
+        lines = text.split("\r\n")[1:-2]
+        message = SipRequest("INVITE", "sip:bob@127.0.0.1", [line.split(":")[0].lower() for line in lines], lines)
         hop = Hop("tcp", source, 40000, ("192.0.2.1", 5060), 7)
         layer.send_response(b"SIP/2.0 200 OK\r\n", message, hop, None)
         assert {each.host for each in sent} == {source}, host

@@ -195,7 +195,7 @@ def test_what_is_written_is_read_back_octet_for_octet(contents: list[bytes]) -> 
 
 @given(st.binary(max_size=400), st.sampled_from(["a", "", "-", "\r", "=;"]))
 def test_random_octets_raise_nothing_but_sip_errors(noise: bytes, boundary: str) -> None:
-    message = SipRequest("INVITE", "sip:a@b", [("content-type", f'c: multipart/mixed;boundary="{boundary}"')])
+    message = SipRequest("INVITE", "sip:a@b", ["content-type"], [f'c: multipart/mixed;boundary="{boundary}"'])
     message.body = noise.replace(b"\x00", b"--" + boundary.encode() + b"\r\n")
     try:
         parts = parts_of(message)
