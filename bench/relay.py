@@ -24,8 +24,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay_servers import SERVERS, Server
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.relay_servers import SERVERS, Server
 from siprec.media.engine import MediaError
 
 PAYLOAD = 160

@@ -174,6 +174,7 @@ class Sipp(Process):
         transport: str = "u1",
         trace: bool = True,
         limit: float = 60,
+        options: tuple[str, ...] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         file = directory / "scenario.xml"
@@ -184,6 +185,7 @@ class Sipp(Process):
         command += ["-timeout", f"{limit}s", "-timeout_error", "-nostdin", "-trace_err", "-error_file", "errors.log"]
         command += ["-r", str(rate), "-trace_stat", "-stf", "stat.csv", "-fd", "1", "-trace_screen"]
         command += ["-screen_file", "screen.log", "-recv_timeout", "40000"]
+        command += options
         if trace:
             command += ["-trace_msg", "-message_file", "messages.log"]
         super().__init__(command, directory / "output.log")
@@ -196,9 +198,14 @@ class Sipp(Process):
         said = errors.read_text(errors="replace") if errors.exists() else self.text[-3000:]
         assert status == 0 or not check, f"SIPp ended with {status}:\n{said}"
 
+    def statistics_text(self) -> str:
+        """The file of SIPp's statistics as far as it is written: a row of titles, then one a second."""
+        file = self.directory / "stat.csv"
+        return file.read_text() if file.exists() else ""
+
     def statistics(self) -> dict[str, str]:
         """The last line of SIPp's statistics."""
-        lines = (self.directory / "stat.csv").read_text().splitlines()
+        lines = self.statistics_text().splitlines()
         return dict(zip(lines[0].split(";"), lines[-1].split(";"), strict=False))
 
     def messages(self) -> list[Message]:
