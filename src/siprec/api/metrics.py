@@ -112,9 +112,11 @@ class Metrics(Collector):
         )
         yield _counter("siprec_call_ends", "Answered calls that ended, and how.", "reason", self.calls.ends)
         yield CounterMetricFamily(
-            "siprec_calls_refused_draining", "Calls refused while draining.", value=parts.gate.refused
+            "siprec_calls_refused_draining", "Calls refused while draining.", value=parts.core.drain.refused
         )
-        yield GaugeMetricFamily("siprec_draining", "1 while new calls are refused.", value=int(parts.gate.draining))
+        yield GaugeMetricFamily(
+            "siprec_draining", "1 while new calls are refused.", value=int(parts.core.drain.draining)
+        )
         registrations = len(parts.registrar) if parts.registrar is not None else 0
         yield GaugeMetricFamily("siprec_registrations", "Contacts that are registered.", value=registrations)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from siprec.api.counts import CallCounts
-from siprec.api.drain import DrainGate
 from siprec.api.holds import HoldJournal
 from siprec.media.engine import MediaServer, Subscription
 from siprec.media.pool import MediaPool
@@ -65,7 +64,6 @@ class Parts:
     events: EventDispatcher
     media: MediaHolder
     registrar: Registrar | None
-    gate: DrainGate
     calls: CallCounts
     timers: Callable[[], int] = lambda: 0
     tap: Tap | None = None

@@ -70,7 +70,7 @@ async def _live(api: Api, asked: Asked) -> Answer:
 async def _ready(api: Api, asked: Asked) -> Answer:
     parts = api.parts
     health = model.Health(status="ok")
-    if parts.gate.draining:
+    if parts.core.drain.draining:
         health.status = "draining"
     elif not parts.transport.listeners:
         health.status = "not listening"
@@ -270,8 +270,8 @@ async def _set_media(api: Api, asked: Asked) -> Answer:
 
 
 def _drain_state(api: Api) -> model.Drain:
-    gate = api.parts.gate
-    return model.Drain(draining=gate.draining, calls=len(api.parts.core.calls), refused=gate.refused)
+    drain = api.parts.core.drain
+    return model.Drain(draining=drain.draining, calls=len(api.parts.core.calls), refused=drain.refused)
 
 
 async def _drain(api: Api, asked: Asked) -> Answer:
@@ -281,8 +281,8 @@ async def _drain(api: Api, asked: Asked) -> Answer:
 async def _set_drain(api: Api, asked: Asked) -> Answer:
     body = asked.body
     assert isinstance(body, model.DrainRequest)
-    api.parts.gate.draining = body.draining
-    api.parts.gate.retry_after = body.retry_after
+    api.parts.core.drain.draining = body.draining
+    api.parts.core.drain.retry_after = body.retry_after
     return _drain_state(api)
 
 

@@ -18,6 +18,7 @@ from siprec.proxy.call import Call, CallObserver, Observers, Recorder
 from siprec.proxy.contacts import may_reach, place
 from siprec.proxy.context import ResponseContext, by_preference
 from siprec.proxy.dialogs import OTHER, DialogTable, EndedDialog, ProxiedDialog, Side
+from siprec.proxy.drain import Drain
 from siprec.proxy.flow import flow_of
 from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
 from siprec.proxy.identity import Identity, Networks
@@ -135,6 +136,7 @@ class ProxyCore:
         self.recurse = options.recurse
         self.observers = Observers(observers)
         self.counters: Counter[str] = Counter()
+        self.drain = Drain()
         self._lines = SourceLog(log, now=clock.now)
         self.contexts: set[ResponseContext] = set()
         self.calls: dict[str, Call] = {}
@@ -243,6 +245,10 @@ class ProxyCore:
 
     def request_received(self, transaction: ServerTransaction) -> None:
         """See :class:`siprec.sip.transaction.TransactionUser`."""
+        if self.drain.draining and self.drain.refuses(transaction.request):
+            headers = (("Retry-After", str(self.drain.retry_after)),)
+            transaction.respond(transaction.request.response(503, to_tag=secrets.token_hex(5), headers=headers))
+            return
         self.counters["requests"] += 1
         if self._agent is not None and self._agent.request_received(transaction):
             return

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from siprec.api.counts import CallCounts
-from siprec.api.drain import DrainGate
 from siprec.api.holds import HoldJournal
 from siprec.api.parts import ConfigProblem, Parts
 from siprec.api.server import ApiServer
@@ -119,7 +118,7 @@ async def _drain(proxy: ProxyProcess, signals: Signals, notifier: Notifier) -> N
     """Let calls end by themselves, for the configured time; another signal ends the wait."""
     limit = proxy.config.service.drain
     deadline = proxy.loop.time() + limit
-    proxy.gate.draining = True
+    proxy.core.drain.draining = True
     again = asyncio.create_task(signals.wait())
     told = -1
     try:
@@ -213,8 +212,7 @@ class ProxyProcess:
         self.core.media.on_trouble = self.media.trouble
         self.media.carry(self.core.media.load)
         self.care = MediaCare(self.core, config.media.on_lost, self.media.is_embedded)
-        self.gate = DrainGate(self.core)
-        self.layer = TransactionLayer(self.clock, self.transport, self.gate)
+        self.layer = TransactionLayer(self.clock, self.transport, self.core)
         self.layer.resolve = self.resolver.resolve
         self.agent = UserAgent(
             self.clock,
@@ -329,7 +327,6 @@ class ProxyProcess:
             self.events,
             self.media,
             self.registrar,
-            self.gate,
             self.calls,
             timers=lambda: self.clock.pending,
             reload=self._reload_for_api,

@@ -111,7 +111,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
             assert "which call?" in (await siprec(process, "stop", token=CONTROL)).err
             assert "known: E_SIPREC" in (await siprec(process, "events", "--event", "X", token=READ)).err
             assert "draining, calls left: 0" in (await siprec(process, "drain", token=CONTROL)).out
-            assert process.gate.draining
+            assert process.core.drain.draining
             assert "taking calls" in (await siprec(process, "drain", "--off", token=CONTROL)).out
             assert "embedded: draining" in (await siprec(process, "drain", "--media", "embedded", token=CONTROL)).out
             assert process.media.current is None
