@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from siprec import sdp
 from siprec.cli.srs_probe_checks import check_contact

@@ -13,7 +13,7 @@ from siprec.recording.active import ActiveRecording
 from siprec.recording.describe import CallMetadata
 from siprec.recording.metadata import IdSource
 from siprec.recording.retry import Waiting
-from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.settings import RecordingProfile, RecordingSettings, SiprecVariable
 from siprec.recording.trunks import INBOUND
 from siprec.sdp import SdpError
 from siprec.sip.headers import NameAddr
@@ -253,8 +253,7 @@ def metadata_of(call: Call, new_id: IdSource) -> CallMetadata:
 
 def settings_of(call: Call, instance: str) -> RecordingSettings | None:
     """What the script set for an instance of this call."""
-    settings = call.settings[instance] if call.settings is not None else None
-    return settings if isinstance(settings, RecordingSettings) else None
+    return call.settings.given(instance) if isinstance(call.settings, SiprecVariable) else None
 
 
 def stream_signature(call: Call) -> object:

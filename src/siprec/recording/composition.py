@@ -7,8 +7,10 @@ here its m-lines get their places and labels among those of others, and what the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
+
+from msgspec.structs import replace
 
 from siprec import sdp, sdp_crypto
 from siprec.recording import secure

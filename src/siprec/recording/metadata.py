@@ -7,13 +7,15 @@ of 16 octets (RFC 7865 6.10), times are seconds since the Unix epoch, UTC. Nothi
 
 from __future__ import annotations
 
-import base64
 import re
-import uuid
+from binascii import b2a_base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from os import urandom
 from typing import Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 NAMESPACE: Final = "urn:ietf:params:xml:ns:recording:1"
 #: RFC 9806; the older name, without ``+xml``, is what RFC 7866 first had and some recorders still want.
@@ -37,8 +39,11 @@ _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?:(?!//).|//[A-Za-z0-9.\
 
 
 def new_id() -> str:
-    """A random identifier: base64 of a version 4 UUID (ID-01..ID-04)."""
-    return base64.b64encode(uuid.uuid4().bytes).decode()
+    """A random identifier: base64 of a version 4 UUID (RFC 7865 6.10, RFC 4122 4.4)."""
+    octets = bytearray(urandom(16))
+    octets[6] = octets[6] & 0x0F | 0x40
+    octets[8] = octets[8] & 0x3F | 0x80
+    return b2a_base64(octets, newline=False).decode()
 
 
 def is_id(text: str) -> bool:
@@ -75,8 +80,7 @@ def _percent(match: re.Match[str]) -> str:
     return "".join(f"%{octet:02X}" for octet in match[0].encode("utf-8"))
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Struct, frozen=True, gc=False):
     """Why a session ended: one Reason header value (RFC 3326); `cause` within xs:short (P3)."""
 
     cause: int
@@ -84,8 +88,7 @@ class Reason:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NameId:
+class NameId(Struct, frozen=True, gc=False):
     """One address of a participant, with at most one display name (P5)."""
 
     aor: str
@@ -93,8 +96,7 @@ class NameId:
     lang: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True, gc=False):
     """A CS group (RFC 7865 6.2). `extension` is checked foreign XML."""
 
     id: str
@@ -103,8 +105,7 @@ class Group:
     extension: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True, gc=False):
     """A communication session (RFC 7865 6.3). `sip_session_ids` are RFC 7989 pairs, one per dialog."""
 
     id: str
@@ -116,8 +117,7 @@ class Session:
     extension: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Participant:
+class Participant(Struct, frozen=True, gc=False):
     """A party (RFC 7865 6.5). `custom` is checked XML that replaces the whole content of the element."""
 
     id: str
@@ -126,16 +126,14 @@ class Participant:
     extension: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(Struct, frozen=True, gc=False):
     """A media stream (RFC 7865 6.7); its label is no part of it but of the message that carries it (SDP-03)."""
 
     id: str
     session_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecordingAssoc:
+class SessionRecordingAssoc(Struct, frozen=True, gc=False):
     """CS attached to this RS (RFC 7865 6.4)."""
 
     session_id: str
@@ -143,8 +141,7 @@ class SessionRecordingAssoc:
     disassociate_time: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ParticipantSessionAssoc:
+class ParticipantSessionAssoc(Struct, frozen=True, gc=False):
     """Party in a CS (RFC 7865 6.6); `params` are Contact feature parameters, name and bare value (RFC 4235 4.1.6.2)."""
 
     participant_id: str
@@ -154,8 +151,7 @@ class ParticipantSessionAssoc:
     params: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ParticipantStreamAssoc:
+class ParticipantStreamAssoc(Struct, frozen=True, gc=False):
     """Who feeds and who hears which streams (RFC 7865 6.8): always the whole sets."""
 
     participant_id: str
@@ -165,8 +161,7 @@ class ParticipantStreamAssoc:
     disassociate_time: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(Struct, frozen=True, gc=False):
     """One metadata document: ``complete``, or ``partial`` relative to the last one the SRS accepted."""
 
     mode: str = "complete"
@@ -383,7 +378,7 @@ def _changed(
                 if item.associate_time is None and old.associate_time is not None:
                     return None
                 blank["associate_time"], blank["disassociate_time"] = _new_times(old, item)
-            result.append(replace(item, **blank))  # type: ignore[arg-type]
+            result.append(replace(item, **blank))
     return tuple(result)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from siprec import sdp
@@ -27,6 +28,7 @@ def stream_key(stream: ForkedStream) -> StreamKey:
     return stream.from_tag, stream.source_index
 
 
+@lru_cache(maxsize=256)
 def media_family(server: str, media: str = "") -> str:
     """``IP4`` or ``IP6``: the addresses that the SRS `server` (a SIP URI) can be offered media from; `media` is the
     address that is said instead, if any. Empty: the URI has a name, which says nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import msgspec
@@ -31,6 +32,7 @@ _RESERVED: Final = re.compile(
     "via|from|to|call-id|cseq|contact|max-forwards|content-length|content-type|route|record-route|require"
     "|session-expires|min-se|authorization|proxy-authorization|mime-version"
 )
+_REACHES: Final = 64
 _HEADER: Final = re.compile(r"([^\s:]++)[ \t]*+:[ \t]*+(.*)\Z")
 _SOCKET: Final = re.compile(r"(udp|tcp|tls):(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):(\d{1,5})\Z")
 
@@ -181,6 +183,8 @@ class RecordingSettings:
 
     def over(self, base: RecordingSettings) -> RecordingSettings:
         """These settings, with those of `base` where nothing is set here."""
+        if not self.as_dict():
+            return base
         result = RecordingSettings.__new__(RecordingSettings)
         for name in FIELDS:
             object.__setattr__(result, name, getattr(self, name) or getattr(base, name))
@@ -220,6 +224,10 @@ class SiprecVariable:
 
     def __setattr__(self, name: str, value: str | None) -> None:
         setattr(self["default"], name, value)
+
+    def given(self, instance: str) -> RecordingSettings | None:
+        """What was set for an instance, if anything was."""
+        return self._instances.get(instance)
 
     def for_script(self, call: Call) -> ScriptSettings:
         """These settings as a routing script of `call` gets them."""
@@ -271,8 +279,10 @@ def _credentials(who: RecordingProfile | SrsSettings, server: str) -> Credential
     return Credentials(who.username, who.password, realm, who.allow_no_qop)
 
 
-class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, forbid_unknown_fields=True):
     """``[recording.NAME]``: one way to record calls. Times are in seconds.
+
+    What follows from the fields is derived once, when it is asked for first, and not for each call.
 
     Raises:
         ValueError: from the constructor, with field and reason (a ``ValidationError`` with the path when converted).
@@ -448,12 +458,24 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             if (where.tls_key or where.tls_key_password) and not where.tls_certificate:
                 raise SettingError("tls_certificate is needed with tls_key")
 
+    @cached_property
+    def _reaches(self) -> dict[str, Reach]:
+        return {}
+
     def reach(self, server: str) -> Reach:
         """How the SRS `server` (a SIP URI) is reached.
 
         Raises:
             SipError: no URI.
         """
+        found = self._reaches.get(server)
+        if found is None:
+            if len(self._reaches) >= _REACHES:
+                self._reaches.clear()  # an SRS may redirect to anywhere
+            found = self._reaches[server] = self._reach(server)
+        return found
+
+    def _reach(self, server: str) -> Reach:
         own = SrsSettings()
         if self.servers:
             tables = {name.lower(): table for name, table in self.servers.items()}
@@ -471,17 +493,17 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
             (OUR_REALM,) if who.username and not who.realm else (),
         )
 
-    @property
+    @cached_property
     def targets(self) -> tuple[str, ...]:
         """The SRS URIs in order."""
         return check_srs(self.srs if isinstance(self.srs, str) else ",".join(self.srs))
 
-    @property
+    @cached_property
     def settings(self) -> RecordingSettings:
-        """The settings a script may override."""
+        """The settings a script may override; not to be changed."""
         return RecordingSettings(**{name: getattr(self, name) for name in FIELDS})
 
-    @property
+    @cached_property
     def metadata_type(self) -> str:
         """The media type metadata is sent as."""
         return LEGACY_MEDIA_TYPE if self.profile == "legacy-metadata-type" else MEDIA_TYPE

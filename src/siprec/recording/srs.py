@@ -242,7 +242,8 @@ class RsDialog(CallHandler):
         if self._max_breadth is not None:
             lines.append(("Max-Breadth", str(self._max_breadth)))
         given = {name.lower() for name, _ in lines}
-        lines += [(n, v) for n, v in check_headers(settings.headers) if n.lower() not in given]
+        if settings.headers:
+            lines += [(n, v) for n, v in check_headers(settings.headers) if n.lower() not in given]
         self._call = self._outgoing = self.agent.invite(
             target,
             from_=self._from,

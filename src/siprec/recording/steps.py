@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from siprec.recording.metadata import Recording
 
@@ -52,8 +53,7 @@ class Kind(StrEnum):
     TIMER = "timer"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True, gc=False):
     """One event.
 
     `document`: the metadata as it is now (with STOP: as it is at the end); `media`: CHANGED concerns the streams, not
@@ -76,13 +76,11 @@ class Event:
 # -- actions -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(Struct, frozen=True, gc=False):
     """Have the media server copy the streams, anew if it does already -> FORKED, FORK_FAILED."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invite:
+class Invite(Struct, frozen=True, gc=False):
     """Call the SRS `target` (index into the list) with the streams and complete metadata -> ANSWERED, REFUSED."""
 
     target: int
@@ -90,13 +88,11 @@ class Invite:
     inactive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True, gc=False):
     """Give up the INVITE (ERR-07) -> REFUSED, or ANSWERED when the 2xx was faster."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(Struct, frozen=True, gc=False):
     """Tell the media server the SRS's last answer -> CONNECTED, CONNECT_FAILED.
 
     `withheld`: with every stream inactive, since a pause is wanted. Not every media server has a gate that holds while
@@ -106,15 +102,13 @@ class Connect:
     withheld: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(Struct, frozen=True, gc=False):
     """Stop (`closed`) or let go the copied packets at the media server -> GATED, GATE_FAILED."""
 
     closed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True, gc=False):
     """A request inside the RS dialog: re-INVITE with the SDP (`offer`), else UPDATE -> EXCHANGED, EXCHANGE_FAILED."""
 
     document: Recording | None
@@ -122,8 +116,7 @@ class Exchange:
     inactive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerPeer:
+class AnswerPeer(Struct, frozen=True, gc=False):
     """Take the offer the SRS made (with nothing to be sent: `withheld`), or refuse it with `status` -> PEER_DONE (when
     taken)."""
 
@@ -131,25 +124,21 @@ class AnswerPeer:
     withheld: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
+class Bye(Struct, frozen=True, gc=False):
     """End the RS dialog -> BYE_DONE."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True, gc=False):
     """Have the media server end the fork -> RELEASED, whatever comes of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(Struct, frozen=True, gc=False):
     """-> TIMER after `delay` seconds; replaces the one that runs. A negative delay only cancels."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
+class Notify(Struct, frozen=True, gc=False):
     """Tell the subscribers: an event of :mod:`siprec.recording.events`, about the SRS `target`."""
 
     name: str
@@ -158,16 +147,14 @@ class Notify:
     target: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True, gc=False):
     """All is given back; nothing follows."""
 
 
 Action = Fork | Invite | Cancel | Connect | Gate | Exchange | AnswerPeer | Bye | Release | SetTimer | Notify | Finished
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True, gc=False):
     """What a recording session needs of its profile. `targets`: number of SRSs; times in seconds."""
 
     targets: int = 1

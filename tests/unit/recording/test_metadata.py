@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import uuid
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
+from msgspec.structs import replace
 
 from siprec.recording.metadata import (
     ANONYMOUS,

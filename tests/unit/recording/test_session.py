@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from siprec.recording import events
 from siprec.recording.metadata import Recording, Session, SessionRecordingAssoc, Stream, new_id
