@@ -22,7 +22,7 @@ from siprec.media.engine import (
 )
 from siprec.proxy.call import Call, CallObserver
 from siprec.proxy.core import ProxyCore, ProxyOptions
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.registrar import Registrar
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse
@@ -171,7 +171,7 @@ class ProxyWorld:
         self.hosts: dict[str, list[Hop]] = {}
         self.journal = Journal()
         self.relay = Relay(self.clock)
-        self.identity = Identity(addresses, ["example.com"])
+        self.identity = LocalDomain(addresses, ["example.com"])
         self.registrar = Registrar(self.clock, self.identity)
         core.setdefault("registrar", self.registrar)
         self.core = ProxyCore(

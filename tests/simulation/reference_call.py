@@ -27,7 +27,7 @@ from siprec.media.bencode import Encodable, decode_dict, encode
 from siprec.media.exchange import Connection
 from siprec.media.rtpengine import RtpEngine
 from siprec.proxy.core import ProxyCore, ProxyOptions
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.recording.active import ActiveRecording
 from siprec.recording.events import EventDispatcher
@@ -321,7 +321,7 @@ class ReferenceCall:
         )
         self.core = ProxyCore(
             self.clock,
-            Identity([("udp", *PROXY), ("tcp", *PROXY)], ["example.com"]),
+            LocalDomain([("udp", *PROXY), ("tcp", *PROXY)], ["example.com"]),
             self._resolve,
             rules=Rules([rule]),
             pick_media=lambda call: self.media,
@@ -349,7 +349,7 @@ class ReferenceCall:
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
-        self.recording.indications.signalled = self.core.own.changed
+        self.recording.indications.signalled = self.core.midcall.changed
         self.core.attach(self.layer, self.agent)
 
     def _observe(self, events: EventDispatcher, tap: Tap) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from siprec.proxy.contacts import may_reach, place
 from siprec.proxy.core import ProxyOptions
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.sip.addresses import EVERYWHERE, HOST, LINK, SITE, numeric, scope
 from siprec.sip.message import SipRequest, SipResponse
@@ -96,7 +96,7 @@ def test_contact_that_is_ourselves_is_refused(contact: str, trusted: tuple[str, 
 
 
 def test_contact_at_our_address_with_another_transport_or_port_is_no_contact_of_ours() -> None:
-    identity = Identity([("udp", PROXY, 5060)])
+    identity = LocalDomain([("udp", PROXY, 5060)])
     assert identity.is_own_contact(Uri.parse(f"sip:x@{PROXY}"))
     for text in (f"sip:x@{PROXY}:5062", f"sip:x@{PROXY};transport=tcp", f"sips:x@{PROXY}", "tel:+1", "sip:x@10.0.0.7"):
         assert not identity.is_own_contact(Uri.parse(text)), text
@@ -114,7 +114,7 @@ def test_name_that_resolves_to_ourselves_is_left_out(name: str) -> None:
 
 
 def test_sockets_that_listen_everywhere_are_ourselves_at_each_address_of_the_host() -> None:
-    identity = Identity([("udp", "10.0.0.1", 5060)])
+    identity = LocalDomain([("udp", "10.0.0.1", 5060)])
     identity.listens_everywhere("udp", 5060, lambda host: host == "10.0.0.9")
     assert identity.leads_here(Hop("udp", "10.0.0.9", 5060))
     assert not identity.leads_here(Hop("udp", "10.0.0.9", 5062))
@@ -388,7 +388,7 @@ def test_names_and_odd_spellings_are_no_addresses() -> None:
 
 
 def test_hop_is_refused_where_the_giver_of_the_contact_could_not_go() -> None:
-    identity = Identity([("udp", PROXY, 5060)])
+    identity = LocalDomain([("udp", PROXY, 5060)])
     for hop, giver, allowed in (
         ("127.0.0.1", PUBLIC, False),
         ("127.0.0.1", "10.0.0.5", False),

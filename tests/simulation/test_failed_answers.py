@@ -10,8 +10,8 @@ import pytest
 
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaSession, SdpResult
 from siprec.proxy.call import Call as ProxyCall
+from siprec.proxy.call_media_session import sdp_of
 from siprec.proxy.core import ProxyOptions
-from siprec.proxy.media import sdp_of
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.sip.message import parse_datagram
 from siprec.sip.multipart import Part, build_multipart
@@ -200,7 +200,7 @@ def test_a_server_lost_between_offer_and_answer_and_nobody_to_take_over(place: C
     w.clock.run_for(0.012)
     w.core.media._pick = lambda call: None
     w.relay.silent |= {"offer", "answer"}
-    w.core.relocation.move(w.journal.calls[0], "it has died", dead=True)
+    w.core.failover.move(w.journal.calls[0], "it has died", dead=True)
     w.relay.live.clear()
     w.settled(DIRECT, call)
     assert w.journal.events.count("media failed") == 1
@@ -210,7 +210,7 @@ def test_media_of_a_dead_server_go_past_it_when_no_other_turns_up() -> None:
     w = World(0)
     call = established(w)
     w.core.media._pick = lambda call: None
-    w.core.relocation.move(w.journal.calls[0], "it has died", dead=True)
+    w.core.failover.move(w.journal.calls[0], "it has died", dead=True)
     w.settled(DIRECT, call)
     assert w.journal.events.count("media failed") == 1
 
@@ -219,7 +219,7 @@ def test_descriptions_that_passed_by_while_a_server_was_silent_leave_the_call_wi
     w = World(0)
     call = established(w)
     w.core.media._pick = lambda call: None
-    w.core.relocation.move(w.journal.calls[0], "it is silent")
+    w.core.failover.move(w.journal.calls[0], "it is silent")
     call.reinvite(changed(SDP))
     w.settled(DIRECT, call)
     assert w.journal.events.count("media failed") == 1
@@ -231,7 +231,7 @@ def test_a_policy_to_reject_counts_a_server_that_is_lost_before_another_branch()
     w = World(0, phones=3, rules=rules, options=options)
 
     def take(call: IncomingCall) -> None:
-        w.core.relocation.move(w.journal.calls[0], "it is lost")
+        w.core.failover.move(w.journal.calls[0], "it is lost")
         call.answer(486)
 
     w.bob.take = take
@@ -492,7 +492,7 @@ def test_a_recording_whose_srs_is_being_called_goes_on_through_another_media_ser
     call = w.call()
     w.clock.run_until_true(lambda: w.srs.calls)
     first, w.server = w.server, CallMediaServer(w.clock)
-    w.core.relocation.move(w.journal.calls[0], "it is lost", dead=True)
+    w.core.failover.move(w.journal.calls[0], "it is lost", dead=True)
     w.clock.run_for(5)
     assert w.told() == ["START"]
     assert len(w.server.targets) == 1
@@ -514,7 +514,7 @@ def test_a_recording_that_waits_for_copies_asks_the_other_media_server() -> None
     w.clock.run_for(0.5)
     assert [info.state for info in w.service.info()] == ["forking"]
     w.server = CallMediaServer(w.clock)
-    w.core.relocation.move(w.journal.calls[0], "it is lost", dead=True)
+    w.core.failover.move(w.journal.calls[0], "it is lost", dead=True)
     w.clock.run_for(5)
     assert w.told() == ["START"]
     call.bye()

@@ -50,7 +50,7 @@ class Pool:
     def lose(self) -> None:
         self.servers.remove(self.first)
         self.first.silent |= {"offer", "answer"}
-        self.w.core.relocation.move(self.w.journal.calls[0], "it is lost")
+        self.w.core.failover.move(self.w.journal.calls[0], "it is lost")
 
     def end(self, call: Call) -> None:
         call.bye()
@@ -173,7 +173,7 @@ def test_without_any_other_server_the_call_stays_where_its_media_may_still_flow(
     assert proxied.state == "confirmed"
     # The server is back and has forgotten the call: it goes through it again.
     pool.servers.append(pool.second)
-    pool.w.core.relocation.move(proxied, "it has forgotten the call", dead=True)
+    pool.w.core.failover.move(proxied, "it has forgotten the call", dead=True)
     pool.w.clock.run_for(2)
     assert len(offered(pool.w.bob)) == len(offered(pool.w.alice)) == 1
     assert pool.moved == [proxied]
@@ -205,7 +205,7 @@ def test_an_exchange_of_the_parties_is_waited_for() -> None:
     pool.w.bob.diary.on["request"] = lambda call, request, reply: reply(200, ANSWER)
     pool.first.silent.clear()
     pool.servers.remove(pool.first)
-    pool.w.core.relocation.move(pool.w.journal.calls[0], "it is lost")
+    pool.w.core.failover.move(pool.w.journal.calls[0], "it is lost")
     pool.w.clock.run_for(0.5)
     assert len(offered(pool.w.bob)) == 1  # that of Alice
     pool.w.clock.run_for(3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from siprec.proxy.ownrequests import Lane
+from siprec.proxy.midcall_requests import CseqShift
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.useragent import Call, IncomingCall, session_description
 from tests.simulation.network import LinkQuality
@@ -18,7 +18,7 @@ WITHOUT_UPDATE = "INVITE, ACK, BYE, CANCEL, OPTIONS"
 
 
 def test_numbers_of_a_party_are_raised_past_ours_and_only_from_then_on() -> None:
-    lane = Lane()
+    lane = CseqShift()
     assert lane.take(5) == 6
     assert lane.take(5) == 7
     assert [lane.number(n) for n in (4, 5, 6, 7)] == [4, 5, 8, 9]
@@ -27,7 +27,7 @@ def test_numbers_of_a_party_are_raised_past_ours_and_only_from_then_on() -> None
 
 
 def test_a_party_that_sent_nothing_yet_may_begin_anywhere() -> None:
-    lane = Lane()
+    lane = CseqShift()
     assert [lane.take(-1), lane.take(-1)] == [1, 2]
     assert [lane.number(n) for n in (0, 1, 4711)] == [3, 4, 4714]
 
@@ -338,9 +338,9 @@ def test_routes_beyond_us_are_kept() -> None:
     own = proxied.response.values("record-route")
     head = b"SIP/2.0 200 OK\r\nRecord-Route: <sip:p2.example.net;lr>, <sip:p1.example.net;lr>\r\nRecord-Route: "
     answer = parse_datagram(head + ", ".join(own).encode() + b"\r\nRecord-Route: <sip:p0.example.net;lr>\r\n\r\n")
-    assert w.core.own._route(answer) == ["<sip:p1.example.net;lr>", "<sip:p2.example.net;lr>"]
+    assert w.core.midcall._route(answer) == ["<sip:p1.example.net;lr>", "<sip:p2.example.net;lr>"]
     invite = parse_datagram(b"INVITE sip:x SIP/2.0\r\nRecord-Route: <sip:b;lr>, <sip:a;lr>\r\n\r\n")
-    assert w.core.own._route(invite) == ["<sip:b;lr>", "<sip:a;lr>"]
+    assert w.core.midcall._route(invite) == ["<sip:b;lr>", "<sip:a;lr>"]
     call.bye()
     w.clock.run_for(5)
     w.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from siprec.proxy.bestresponse import Final, choose
+from siprec.proxy.best_response import Final, choose
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.proxy.script import Request, Script

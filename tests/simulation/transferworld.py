@@ -8,7 +8,7 @@ from siprec import sdp
 from siprec.media.engine import NO_FLAGS, MediaFlags, MediaSession, SdpResult
 from siprec.proxy.call import Call, CallObserver
 from siprec.proxy.core import ProxyOptions
-from siprec.proxy.hangup import HangUp
+from siprec.proxy.hang_up import HangUp
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script
 from siprec.recording.events import SiprecEvent
@@ -96,7 +96,7 @@ class TransferWorld(ProxyWorld):
         self.core.observers.add(self.service)
         self.core.recorder = self.service
         self.core.indicator = self.service.indications
-        self.service.indications.signalled = self.core.own.changed
+        self.service.indications.signalled = self.core.midcall.changed
         recorders = World()
         recorders.clock, recorders.network = self.clock, self.network
         self.srs = Srs(recorders, SRS)

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from siprec.proxy.bestresponse import Final
+from siprec.proxy.best_response import Final
 from siprec.proxy.forward import aim
-from siprec.proxy.indication import Told
+from siprec.proxy.record_attribute import SentSdp
 from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse
@@ -19,7 +19,7 @@ from siprec.sip.uri import Uri
 from siprec.sip.validate import check_response
 
 if TYPE_CHECKING:
-    from siprec.proxy.context import ResponseContext
+    from siprec.proxy.response_context import ResponseContext
     from siprec.sip.clock import Timer
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Branch:
         self.number = number
         self.breadth = breadth
         self.transaction: ClientTransaction | None = None
-        self.told: Told | None = None
+        self.told: SentSdp | None = None
         self.done = False
         self.provisional = False
         self.progressed = False
@@ -126,7 +126,7 @@ class Branch:
         core = context.core
         core.add_record_route(context, request, hop)
         if context.dialog is not None:
-            core.own.outgoing(context.dialog, context.side, request)
+            core.midcall.outgoing(context.dialog, context.side, request)
         self.provisional = False
         branch = f"{core.layer.new_branch()}-{context.loop}"
         self.transaction = core.layer.send_request(
@@ -156,7 +156,7 @@ class Branch:
             return
         context.core.counters["responses"] += 1
         if context.dialog is not None:
-            context.core.own.incoming(context.dialog, context.side, context.transaction.request, response)
+            context.core.midcall.incoming(context.dialog, context.side, context.transaction.request, response)
         self.provisional = True
         self._stop_silence()
         if status < 200:

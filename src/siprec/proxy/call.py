@@ -11,8 +11,8 @@ from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 
 if TYPE_CHECKING:
-    from siprec.proxy.media import CallMedia
-    from siprec.proxy.parties import Party
+    from siprec.proxy.call_media_session import CallMedia
+    from siprec.proxy.connected_identity import Party
     from siprec.proxy.routes import MediaUse, TransportProtocol
     from siprec.proxy.transfer import Relation
 

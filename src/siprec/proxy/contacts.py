@@ -17,7 +17,7 @@ from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
-    from siprec.proxy.identity import Identity
+    from siprec.proxy.local_domain import LocalDomain
 
 Place = Literal["source", "inside", "foreign"]
 
@@ -39,7 +39,7 @@ def is_public_name(uri: Uri) -> bool:
     return not numeric(host) and "." in host and not host.endswith((".invalid", ".local", ".localhost"))
 
 
-def may_reach(hop: Hop, given_by: str, identity: Identity, by_route: bool = False) -> bool:
+def may_reach(hop: Hop, given_by: str, identity: LocalDomain, by_route: bool = False) -> bool:
     """Whether a hop that a stranger's Contact resolved to may be used: never ourselves (a Route may, in a spiral), and
     nothing that the stranger at `given_by` could not reach itself."""
     if identity.leads_here(hop):
@@ -48,7 +48,7 @@ def may_reach(hop: Hop, given_by: str, identity: Identity, by_route: bool = Fals
     return not host or not stranger or host == stranger or scope(host) >= scope(stranger)
 
 
-def paths(request: SipRequest, identity: Identity) -> tuple[str, ...]:
+def paths(request: SipRequest, identity: LocalDomain) -> tuple[str, ...]:
     """The Path values of a REGISTER, topmost first (RFC 3327).
 
     Raises:

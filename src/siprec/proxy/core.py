@@ -11,31 +11,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from siprec.media.engine import NO_FLAGS, MediaFlags
-from siprec.proxy import recordroute, sessiontimer
+from siprec.proxy import record_route, session_timer
 from siprec.proxy.authentication import Authenticated, Authentication, Users, strip_credentials
 from siprec.proxy.branch import Branch
 from siprec.proxy.call import Call, CallObserver, Observers, Recorder
+from siprec.proxy.call_media_session import MediaTimes
+from siprec.proxy.connected_identity import PartyWatch
 from siprec.proxy.contacts import may_reach, place
-from siprec.proxy.context import ResponseContext, by_preference
 from siprec.proxy.dialogs import OTHER, DialogTable, EndedDialog, ProxiedDialog, Side
 from siprec.proxy.drain import Drain
-from siprec.proxy.flow import flow_of
 from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
-from siprec.proxy.identity import Identity, Networks
-from siprec.proxy.indication import Indicator
-from siprec.proxy.life import LifeCheck
-from siprec.proxy.media import MediaTimes
-from siprec.proxy.negotiation import Negotiation, PickMedia
-from siprec.proxy.ownrequests import OwnRequests
-from siprec.proxy.parties import PartyWatch
+from siprec.proxy.life_check import LifeCheck
+from siprec.proxy.local_domain import LocalDomain, Networks
+from siprec.proxy.media_failover import MediaFailover
+from siprec.proxy.media_path import Negotiation, PickMedia
+from siprec.proxy.midcall_requests import MidcallRequests
+from siprec.proxy.nat_flow import flow_of
 from siprec.proxy.passes import Passes
 from siprec.proxy.peers import Peers
-from siprec.proxy.recordroute import Cookies
+from siprec.proxy.record_attribute import Indicator
+from siprec.proxy.record_route import Cookies
 from siprec.proxy.registrar import Registrar
-from siprec.proxy.relocation import Relocation
+from siprec.proxy.response_context import ResponseContext, by_preference
 from siprec.proxy.routes import TRUSTED, Authenticate, CompiledRule, Decision, Rules, Target
-from siprec.proxy.scripterror import OnScriptError
-from siprec.proxy.sourcecounts import SourceCounts
+from siprec.proxy.script_failure import OnScriptError
+from siprec.proxy.source_counts import SourceCounts
 from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
@@ -65,7 +65,7 @@ class ProxyOptions:
     `session_expires`: session timer to ask for (RFC 4028; 0: only observe). `recurse`: follow 3xx for own domains.
     `max_unanswered`: calls of one source that wait for an answer, unless it is trusted (0: any number).
     `max_branches` of one request, parallel and serial together; `max_passes` of one Call-ID within 32 s.
-    `cookie_secret` signs Record-Route (random when empty). `on_script_error`: see :mod:`siprec.proxy.scripterror`.
+    `cookie_secret` signs Record-Route (random when empty). `on_script_error`: see :mod:`siprec.proxy.script_failure`.
     """
 
     trusted: Collection[str] = ("127.0.0.0/8", "::1/128")
@@ -105,7 +105,7 @@ class ProxyCore:
     def __init__(
         self,
         clock: Clock,
-        identity: Identity,
+        identity: LocalDomain,
         resolve: Resolve,
         *,
         registrar: Registrar | None = None,
@@ -144,8 +144,8 @@ class ProxyCore:
         self.subscriptions = Subscriptions(clock)
         self.parties = PartyWatch(clock, self.observers)
         self.transfers = Transfers(clock, self.dialogs)
-        self.own = OwnRequests(self)
-        self.relocation = Relocation(self)
+        self.midcall = MidcallRequests(self)
+        self.failover = MediaFailover(self)
         self.dialogs.check = LifeCheck(self)
         self.passes = Passes(clock)
         self._unanswered = SourceCounts(clock)
@@ -343,7 +343,7 @@ class ProxyCore:
                 self.counters["refused"] += 1
                 context.fail(error.status, _phrase(error), error.headers)
 
-        self.own.ready(dialog, side, base, go_on)
+        self.midcall.ready(dialog, side, base, go_on)
         return True
 
     def _in_other_dialog(self, context: ResponseContext, ours: bool, dlg_id: str | None) -> bool:
@@ -547,7 +547,7 @@ class ProxyCore:
         if call is not None:
             seconds = self.options.session_expires
             if seconds:
-                sessiontimer.ask(context.base, seconds)  # TMR-01 to TMR-03
+                session_timer.ask(context.base, seconds)  # TMR-01 to TMR-03
         context.start(groups)
 
     def _count_pass(self, context: ResponseContext) -> None:
@@ -563,7 +563,7 @@ class ProxyCore:
 
     def add_record_route(self, context: ResponseContext, request: SipRequest, hop: Hop) -> None:
         """FWD-04."""
-        if recordroute.wanted(request):
+        if record_route.wanted(request):
             call = context.call
             if call is None and context.dialog is not None:
                 call = context.dialog.call
@@ -576,7 +576,7 @@ class ProxyCore:
                 self.subscriptions.begin(dlg_id, context.transaction.request, source, given_by)
             cookie = self.cookies.make(dlg_id, context.call_id)
             transport = self.layer.transport
-            recordroute.insert(
+            record_route.insert(
                 request, transport, self.identity, context.transaction.source, transport.route(hop, 0), cookie
             )
 
@@ -604,7 +604,7 @@ class ProxyCore:
                     dialog.flow[context.side] = flow
                 self.parties.response(dialog, context.side, request, response)
                 if request.method == "UPDATE":
-                    self.own.settled(dialog, context.side, request.cseq.number)
+                    self.midcall.settled(dialog, context.side, request.cseq.number)
             elif request.method == "REFER":
                 self.transfers.referred(dialog, context.side, request)
         elif context.subscribed and 200 <= status < 300 and branch.transaction is not None:
@@ -641,7 +641,7 @@ class ProxyCore:
                 self.dialogs.bye_answered(dialog, context.transaction.request, context.side, response.status)
             elif (offer := self.dialogs.refused(dialog, context.side, context.base)) is not None:
                 self.media.rolled_back(dialog, offer)
-            self.own.settled(dialog, context.side, context.base.cseq.number)
+            self.midcall.settled(dialog, context.side, context.base.cseq.number)
 
     def context_ended(self, context: ResponseContext) -> None:
         """The server transaction has ended."""
@@ -751,10 +751,10 @@ class ProxyCore:
         next_hop = aim(base, target)
 
         def send() -> None:
-            self.own.outgoing(dialog, side, base)
+            self.midcall.outgoing(dialog, side, base)
             self._stateless(base, next_hop, loop, target)
             self.parties.acknowledged(dialog, side, request)
-            self.own.settled(dialog, side, request.cseq.number)
+            self.midcall.settled(dialog, side, request.cseq.number)
 
         self.media.ack_out(dialog, side, base, send)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from siprec.proxy.call import Call
-from siprec.proxy.indication import Told
-from siprec.proxy.media import sdp_of
-from siprec.proxy.ownrequests import Lane
-from siprec.proxy.parties import Party
+from siprec.proxy.call_media_session import sdp_of
+from siprec.proxy.connected_identity import Party
+from siprec.proxy.midcall_requests import CseqShift
 from siprec.proxy.peers import Peers, contact_of
-from siprec.proxy.sessiontimer import smallest
+from siprec.proxy.record_attribute import SentSdp
+from siprec.proxy.session_timer import smallest
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
@@ -48,7 +48,7 @@ class Exchange:
     sdp: bytes
     method: str
     number: int
-    told: Told | None = None
+    told: SentSdp | None = None
     """What the other side had been told before; it counts again when the offer is refused."""
 
 
@@ -72,10 +72,10 @@ class ProxiedDialog:
     open: Exchange | None = None
     answered_in: int = -1
     parties: dict[Side, Party] = field(default_factory=dict)
-    told: dict[Side, Told] = field(default_factory=dict)
+    told: dict[Side, SentSdp] = field(default_factory=dict)
     aware: set[Side] = field(default_factory=set)
     """Who said ``Supported: record-aware`` (RFC 7866 6.1.2)."""
-    lanes: dict[Side, Lane] = field(default_factory=dict)
+    lanes: dict[Side, CseqShift] = field(default_factory=dict)
     relocated: set[Side] = field(default_factory=set)
     """Who has to be told that the media go through another server now."""
     unsettled: set[tuple[Side, int]] = field(default_factory=set)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
-from siprec.proxy.identity import Identity
-from siprec.proxy.recordroute import cookie_of
+from siprec.proxy.local_domain import LocalDomain
+from siprec.proxy.record_route import cookie_of
 from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr, Via
@@ -31,7 +31,7 @@ def loop_part(request: SipRequest) -> str:
 _ROUTED_BY: Final = frozenset({"route", "proxy-require", "proxy-authorization"})
 
 
-def has_looped(request: SipRequest, identity: Identity, part: str) -> bool:
+def has_looped(request: SipRequest, identity: LocalDomain, part: str) -> bool:
     """Whether the request came by here before and nothing that routing looks at has changed (LOOP-03)."""
     values = request.values("via")
     for value in values[1:]:
@@ -43,7 +43,7 @@ def has_looped(request: SipRequest, identity: Identity, part: str) -> bool:
     return False
 
 
-def preprocess(request: SipRequest, identity: Identity) -> tuple[bool, str]:
+def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
     """Route information that concerns us (RFC 3261 16.4; REQ-08 to REQ-10). Changes `request`.
 
     Returns whether a Route value of ours was used up, and the cookie in it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from siprec.proxy.recordroute import PARAM
+from siprec.proxy.record_route import PARAM
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
@@ -17,7 +17,7 @@ from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Leg
-    from siprec.proxy.identity import Identity
+    from siprec.proxy.local_domain import LocalDomain
 
 #: Contacts kept of each side besides its remote target, and addresses.
 CONTACTS: Final = 4
@@ -103,7 +103,7 @@ class Peer:
         uri = request.ruri
         return any(_equivalent(uri, text) for text in (*self.contacts, *self.routes))
 
-    def is_on_route(self, request: SipRequest, identity: Identity) -> bool:
+    def is_on_route(self, request: SipRequest, identity: LocalDomain) -> bool:
         """Whether all Route values are in this side's route set, or our own (a spiral: they are checked again).
 
         Raises:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from siprec.proxy.authentication import Authentication
 from siprec.proxy.contacts import first_hop, is_public_name, paths, place
-from siprec.proxy.flow import flow_of
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
+from siprec.proxy.nat_flow import flow_of
 from siprec.proxy.routes import TRUSTED, Target
-from siprec.proxy.sourcecounts import SourceCounts
+from siprec.proxy.source_counts import SourceCounts
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
@@ -60,7 +60,7 @@ class Registrar:
     def __init__(
         self,
         clock: Clock,
-        identity: Identity,
+        identity: LocalDomain,
         *,
         min_expires: int = 60,
         max_expires: int = 7200,

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from siprec.media.engine import NO_FLAGS, MediaFlags, flags_from
-from siprec.proxy.identity import Networks
+from siprec.proxy.local_domain import Networks
 from siprec.sip.digest import check_algorithms
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest

@@ -26,11 +26,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from siprec import sdp
-from siprec.proxy import handlertask
+from siprec.proxy import handler_task
 from siprec.proxy.authentication import Users
-from siprec.proxy.context import ResponseContext
+from siprec.proxy.response_context import ResponseContext
 from siprec.proxy.routes import Target, target_for
-from siprec.proxy.scripterror import handler_failed
+from siprec.proxy.script_failure import handler_failed
 from siprec.sip.digest import check_algorithms
 from siprec.sip.errors import SipError
 from siprec.sip.header_list import has_control
@@ -440,11 +440,11 @@ class Script:
     ) -> asyncio.Task[None] | None:
         """Run a handler: at once until it waits for the first time, from there on as the event loop has it. It always
         runs inside a task, unless there is no event loop: then it must not wait. The task, if it waits."""
-        loop = handlertask.running_loop()
+        loop = handler_task.running_loop()
         if loop is None:
             self._ended(_by_hand(coroutine), call_id, failed, done)
             return None
-        task = handlertask.run(coroutine, loop)
+        task = handler_task.run(coroutine, loop)
         if task.done():
             self._ended(_error_of(task), call_id, failed, done)
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from siprec.proxy.flow import flow_of
+from siprec.proxy.nat_flow import flow_of
 from siprec.proxy.peers import Peers, above_ours, contact_of
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError

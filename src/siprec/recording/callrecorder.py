@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from siprec import sdp
 from siprec.proxy.call import Call, Leg, StartMode
-from siprec.proxy.parties import asserted
+from siprec.proxy.connected_identity import asserted
 from siprec.recording.active import ActiveRecording
 from siprec.recording.describe import CallMetadata
 from siprec.recording.metadata import IdSource

@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol, runtime_checkable
 
 from siprec import sdp
 from siprec.media.engine import MediaServer, MediaSession
-from siprec.proxy.parties import Party
+from siprec.proxy.connected_identity import Party
 from siprec.recording import identity
 from siprec.recording.identity import IdentityPolicy
 from siprec.recording.metadata import (

@@ -8,7 +8,7 @@ import uuid
 from base64 import b64encode
 from typing import Final, Literal
 
-from siprec.proxy.parties import asserted
+from siprec.proxy.connected_identity import asserted
 from siprec.recording.metadata import ANONYMOUS, OWN_NAMESPACE, NameId, Reason, clean_aor, escape, is_id
 from siprec.sip import headers
 from siprec.sip.errors import SipError

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from siprec.media.engine import MediaError, Tone
 from siprec.proxy.call import Call, Leg
-from siprec.proxy.indication import RECORD_AWARE, Preference, State
+from siprec.proxy.record_attribute import RECORD_AWARE, Preference, State
 from siprec.recording.active import ActiveRecording
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class CallIndication:
 
 
 class Indications:
-    """The `siprec.proxy.indication.Indicator` of a recording service. `signalled(call)` is called when the
+    """The `siprec.proxy.record_attribute.Indicator` of a recording service. `signalled(call)` is called when the
     record-aware parties of a call are to be told something new."""
 
     def __init__(self, service: RecordingService, changed: Callable[[Call], None] = lambda call: None) -> None:

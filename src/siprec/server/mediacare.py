@@ -36,13 +36,13 @@ class MediaCare:
         """It does not answer; its media may still flow."""
         if self.moves(server):
             for call in self._of(server):
-                self._core.relocation.move(call, f"media server {server.name}: {reason}")
+                self._core.failover.move(call, f"media server {server.name}: {reason}")
 
     def unanswered(self, call: Call, server: MediaServer, error: MediaError) -> bool:
         """An offer in mid-call got no answer there; true: the call is moved."""
         if not error.timeout or not self.moves(server):
             return False
-        self._core.relocation.move(call, f"media server {server.name}: {error.reason}")
+        self._core.failover.move(call, f"media server {server.name}: {error.reason}")
         return True
 
     def returned(self, server: MediaServer) -> None:
@@ -70,6 +70,6 @@ class MediaCare:
 
     def _without(self, call: Call, reason: str) -> None:
         if call.media is not None and self.moves(call.media):
-            self._core.relocation.move(call, reason, dead=True)
+            self._core.failover.move(call, reason, dead=True)
         elif call.media_path is not None:
             call.media_path.fail(reason)

@@ -27,11 +27,11 @@ from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
 from siprec.proxy.authentication import Authentication
+from siprec.proxy.call_media_session import MediaTimes
 from siprec.proxy.core import ProxyCore, ProxyOptions
 from siprec.proxy.guard import Guard
-from siprec.proxy.hangup import HangUp
-from siprec.proxy.identity import Identity
-from siprec.proxy.media import MediaTimes
+from siprec.proxy.hang_up import HangUp
+from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
@@ -161,7 +161,7 @@ class ProxyProcess:
         self.transport = SocketTransport(tls=tls, limits=limits)
         self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
         self.tap = self._tap()
-        self.identity = Identity([], sip.domains)
+        self.identity = LocalDomain([], sip.domains)
         self.media = MediaSupervisor(
             self.clock,
             config,
@@ -265,7 +265,7 @@ class ProxyProcess:
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
-        self.recording.indications.signalled = self.core.own.changed
+        self.recording.indications.signalled = self.core.midcall.changed
         self.core.attach(self.layer, self.agent)
         requests = self.recording.answer_srs(config.srs_requests, self.core.calls.values)
         self.agent.accept = lambda request: is_request(request) and self.identity.serves(request.ruri)
@@ -404,10 +404,10 @@ class ProxyProcess:
         if not self.care.leave():
             return
         for _ in range(round(seconds / 0.05)):
-            if not self.core.own.pending():
+            if not self.core.midcall.pending():
                 return
             await asyncio.sleep(0.05)
-        log.warning("%d parties could not be told that the relay ends", self.core.own.pending())
+        log.warning("%d parties could not be told that the relay ends", self.core.midcall.pending())
 
     async def _calm(self, seconds: float) -> bool:
         """Wait until no recording session is left, but not longer than that."""

@@ -22,8 +22,8 @@ from siprec.media.ng import NgClient
 from siprec.media.ngframes import StreamFramer as NgFramer
 from siprec.media.rtpproxy_protocol import RtpProxyClient, counts, place, word
 from siprec.net.framing import StreamFramer
-from siprec.proxy import parties
-from siprec.proxy.recordroute import Cookies, cookie_of
+from siprec.proxy import connected_identity
+from siprec.proxy.record_route import Cookies, cookie_of
 from siprec.proxy.registrar import Registrar
 from siprec.recorder import metadata, metadata_state, rtcp
 from siprec.recording import identity
@@ -119,7 +119,7 @@ def views(message: SipMessage) -> None:
         lambda: identity.reasons(message),
         lambda: identity.feature_params(message),
         lambda: identity.sip_session_id(message, message),
-        lambda: parties.asserted(message),
+        lambda: connected_identity.asserted(message),
         lambda: values.parse_addresses(message.values("p-asserted-identity")),
         lambda: message.copy().remove_first_value("route") if isinstance(message, SipRequest) else None,
         lambda: message.copy().replace_first_value("via", "x") if isinstance(message, SipRequest) else None,
@@ -191,7 +191,7 @@ def octet_by_octet(data: bytes) -> None:
 
 
 def description(data: bytes) -> None:
-    tried(lambda: parties._origin(data))
+    tried(lambda: connected_identity._origin(data))
     body = sdp.parse(data)
     all_of(body, "origin", "connection", "direction", "bundles")
     for media in body.media:

@@ -6,7 +6,7 @@ import pytest
 
 from siprec.net.resolver import Resolver
 from siprec.net.transport import SocketTransport
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
 from siprec.server.config import Config, ConfigError, SipConfig, parse
 from siprec.server.proxy_process import ProxyProcess, _own_uri
 from siprec.server.stack import contact_uri
@@ -54,7 +54,7 @@ def test_malformed_advertise_is_named(advertise: str) -> None:
 def test_addresses_of_an_advertised_name_are_ours() -> None:
     """A Contact at the address of the NAT in front of us leads back to us."""
     process = ProxyProcess.__new__(ProxyProcess)
-    process.identity = Identity([])
+    process.identity = LocalDomain([])
     process.resolver = resolver = Resolver(VirtualClock())
     resolver.resolve = lambda uri, done: done([Hop(uri.transport or "tls", "192.0.2.80", uri.port or 0)])  # type: ignore[method-assign]
     process._add_advertised("udp", "sip.example.com", 5070)

@@ -6,7 +6,7 @@ import pytest
 
 from siprec.proxy.call import Call
 from siprec.proxy.dialogs import DialogTable, ProxiedDialog
-from siprec.proxy.sessiontimer import ask, confirm
+from siprec.proxy.session_timer import ask, confirm
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from tests.simulation.network import VirtualClock

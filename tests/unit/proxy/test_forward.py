@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from siprec.proxy import recordroute
+from siprec.proxy import record_route
 from siprec.proxy.forward import aim, loop_part
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.routes import Target
 from siprec.sip.transport import Hop, SendFailed
 from siprec.sip.uri import Uri
@@ -71,8 +71,8 @@ class Sockets:
 def routes(uri: str, source: Hop, out: Hop, **headers: str) -> list[str]:
     """Our Record-Route values, without the cookie."""
     request = raw_request("INVITE", uri, **headers)
-    identity = Identity([("udp", *HERE), ("tcp", *HERE), ("tls", HERE[0], 5061), ("tcp", *THERE)])
-    recordroute.insert(request, Sockets(), identity, source, out, "d-1")
+    identity = LocalDomain([("udp", *HERE), ("tcp", *HERE), ("tls", HERE[0], 5061), ("tcp", *THERE)])
+    record_route.insert(request, Sockets(), identity, source, out, "d-1")
     values = request.values("record-route")
     assert all(value.endswith(";lr;did=d-1>") for value in values)  # RR-01, RR-07
     return [value.removesuffix(";lr;did=d-1>").removeprefix("<") for value in values]
@@ -123,7 +123,7 @@ def test_a_sips_route_makes_a_sips_record_route() -> None:  # RR-02
 
 def test_what_makes_or_refreshes_a_dialog_or_is_unknown_is_record_routed() -> None:  # FWD-04
     wanted = [
-        recordroute.wanted(raw_request(m, "sip:b@x")) for m in ("INVITE", "SUBSCRIBE", "REFER", "UPDATE", "NOVEL")
+        record_route.wanted(raw_request(m, "sip:b@x")) for m in ("INVITE", "SUBSCRIBE", "REFER", "UPDATE", "NOVEL")
     ]
     assert all(wanted)
-    assert not any(recordroute.wanted(raw_request(m, "sip:b@x")) for m in ("BYE", "INFO", "REGISTER", "MESSAGE"))
+    assert not any(record_route.wanted(raw_request(m, "sip:b@x")) for m in ("BYE", "INFO", "REGISTER", "MESSAGE"))

@@ -7,8 +7,8 @@ import random
 import msgspec
 import pytest
 
-from siprec.proxy.identity import Identity, Networks
-from siprec.proxy.recordroute import Cookies
+from siprec.proxy.local_domain import LocalDomain, Networks
+from siprec.proxy.record_route import Cookies
 from siprec.proxy.routes import RouteRule, RouteTarget, Rules, weighted_order
 from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop
@@ -137,7 +137,7 @@ def test_networks() -> None:
 
 
 def test_identity_knows_routes_to_us_and_domains_of_ours() -> None:
-    identity = Identity([("udp", "10.0.0.1", 5060), ("tcp", "10.0.0.1", 5080)], ["Example.COM"])
+    identity = LocalDomain([("udp", "10.0.0.1", 5060), ("tcp", "10.0.0.1", 5080)], ["Example.COM"])
     assert identity.is_us(Uri.parse("sip:10.0.0.1"))
     assert identity.is_us(Uri.parse("sip:10.0.0.1:5080;lr"))
     assert identity.is_us(Uri.parse("sip:example.com;lr"))
@@ -145,7 +145,7 @@ def test_identity_knows_routes_to_us_and_domains_of_ours() -> None:
     assert not identity.is_us(Uri.parse("tel:+1"))
     assert identity.serves(Uri.parse("sip:x@example.com:5099"))
     assert not identity.serves(Uri.parse("sip:x@10.0.0.1:5099"))
-    assert Identity([("udp", "127.0.0.1", 5070)]).serves(Uri.parse("sip:x@localhost:5070"))
+    assert LocalDomain([("udp", "127.0.0.1", 5070)]).serves(Uri.parse("sip:x@localhost:5070"))
     assert identity.has_udp("10.0.0.1", 5060)
     assert not identity.has_udp("10.0.0.1", 5080)
 

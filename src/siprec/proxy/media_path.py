@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
-from siprec.proxy import sessiontimer
+from siprec.proxy import session_timer
 from siprec.proxy.call import Call
+from siprec.proxy.call_media_session import CallMedia, MediaTimes, put_sdp, sdp_of
 from siprec.proxy.dialogs import OTHER, EndedDialog, Exchange, ProxiedDialog, Side
-from siprec.proxy.indication import RECORD_AWARE, State, Told, essence, preference, whereabouts
-from siprec.proxy.media import CallMedia, MediaTimes, put_sdp, sdp_of
 from siprec.proxy.peers import REFRESHING, above_ours
+from siprec.proxy.record_attribute import RECORD_AWARE, SentSdp, State, essence, preference, whereabouts
 from siprec.sdp_answer import fitted
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
@@ -22,8 +22,8 @@ from siprec.sourcelog import SourceLog
 
 if TYPE_CHECKING:
     from siprec.proxy.branch import Branch
-    from siprec.proxy.context import ResponseContext
     from siprec.proxy.core import ProxyCore
+    from siprec.proxy.response_context import ResponseContext
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class Negotiation:
             if call.media is not None:
                 call.media = path.server  # it may have gone to another one
             if result is not None:
-                branch.told = Told()
+                branch.told = SentSdp()
                 result = branch.told.passing(result, self._state(call))
             if result is not None and not put_sdp(request, result):
                 branch.told = None
@@ -274,7 +274,7 @@ class Negotiation:
 
         def passed(result: bytes | None) -> None:
             if result is not None:
-                told = dialog.told.setdefault(receiver, Told())
+                told = dialog.told.setdefault(receiver, SentSdp())
                 result = told.passing(result, self._state(call) if receiver in dialog.aware else "")
                 if not put_sdp(message, result):
                     path.lost = path.lost or "the description cannot be put in place"
@@ -295,7 +295,7 @@ class Negotiation:
         """A description goes on as it came, but for its version where descriptions of ours went before."""
         if dialog.call.media_path is None:
             return
-        told = dialog.told.setdefault(receiver, Told())
+        told = dialog.told.setdefault(receiver, SentSdp())
         if not sdp:
             told.relayed = told.next_relayed = False
             return
@@ -327,13 +327,13 @@ class Negotiation:
         sides = dialog.relaying
         if path.state == "active":
             if len(sides) == 1:
-                core.relocation.move(dialog.call, path.lost or "the parties were told different things")
-            elif path.lost and not core.relocation.moves(dialog.call):
+                core.failover.move(dialog.call, path.lost or "the parties were told different things")
+            elif path.lost and not core.failover.moves(dialog.call):
                 path.fail(path.lost)
         elif len(sides) == 1 or path.gone:
             said = {side: dialog.sdp.get(OTHER[side], b"") for side in sides}
             if said and all(said.values()):
-                core.own.relocated(dialog, said, relayed=False)
+                core.midcall.relocated(dialog, said, relayed=False)
         if path.state == "failed" and not any(told.relayed for told in dialog.told.values()):
             path.unused()
 
@@ -410,7 +410,7 @@ class Negotiation:
             go_on()
             return
         if initial and core.options.session_expires and 200 <= response.status < 300 and request.method == "INVITE":
-            sessiontimer.confirm(request, response, core.options.session_expires)
+            session_timer.confirm(request, response, core.options.session_expires)
         sdp = sdp_of(response)
         kind, complete = core.dialogs.response(dialog, side, request, response, sdp)
         if kind == "answer":
@@ -480,7 +480,7 @@ class Negotiation:
             elsewhere = whereabouts(answer) != whereabouts(before)
             if told is not None and path.state == "failed" and elsewhere and told.ahead < MAX_AHEAD:
                 # It receives elsewhere now, and its peer sends there by itself.
-                self._core.own.relocated(dialog, {side: answer}, relayed=False)
+                self._core.midcall.relocated(dialog, {side: answer}, relayed=False)
             return
         session = MediaSession(call.call_id, dialog.tag(side), dialog.tag(other))
 

@@ -2,8 +2,8 @@
 
 A proxy may not do this (CS-09); it is B2BUA behaviour, for calls with parties that are record-aware and by policy only.
 We speak to a party as its peer. The number that takes from the peer's CSeq is made up for: what the peer sends later is
-counted up by as much on its way (`Lane.number`), and counted down again in responses. Descriptions are what the party
-was told last with another ``a=record`` and a new version (:class:`siprec.proxy.indication.Told`).
+counted up by as much on its way (`CseqShift.number`), and counted down again in responses. Descriptions are what the
+party was told last with another ``a=record`` and a new version (:class:`siprec.proxy.record_attribute.SentSdp`).
 
 The first law: nothing is sent unless the dialog is at rest (no offer open, no INVITE unacknowledged), nothing is tried
 often, and whatever a party says to it, the call stays as it is. Requests of the peer wait a moment for an exchange of
@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from siprec.proxy.call import Leg
+from siprec.proxy.call_media_session import sdp_of
 from siprec.proxy.forward import MAX_FORWARDS, aim
-from siprec.proxy.indication import Told, preference
-from siprec.proxy.media import sdp_of
-from siprec.proxy.recordroute import cookie_of
+from siprec.proxy.record_attribute import SentSdp, preference
+from siprec.proxy.record_route import cookie_of
 from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr, SessionExpires
@@ -47,7 +47,7 @@ _SIDES: Final[tuple[Leg, Leg]] = ("caller", "callee")
 
 
 @dataclass(slots=True)
-class Lane:
+class CseqShift:
     """One direction of a dialog: what we have sent as the party on one side.
 
     `steps` are pairs: above which CSeq number of that party, how much is to be added.
@@ -79,7 +79,7 @@ class Lane:
         return number
 
 
-class OwnRequests:
+class MidcallRequests:
     """Of one proxy. `core.indicator` says what is to be told, and whether it may be told like this."""
 
     def __init__(self, core: ProxyCore) -> None:
@@ -123,7 +123,7 @@ class OwnRequests:
         if lane is not None and lane.steps:
             response.set("cseq", request.get("cseq") or "")
 
-    def _let_go(self, lane: Lane) -> None:
+    def _let_go(self, lane: CseqShift) -> None:
         if lane.hold is not None:
             lane.hold.cancel()
             lane.hold = None
@@ -148,7 +148,7 @@ class OwnRequests:
         """The media of the dialog go through another server, or through none any more (not `relayed`): the parties in
         `told` have to hear it, by a new description."""
         for side, octets in told.items():
-            said = dialog.told.setdefault(side, Told(dialog.sdp.get(_other(side), b"")))
+            said = dialog.told.setdefault(side, SentSdp(dialog.sdp.get(_other(side), b"")))
             said.source, said.next_relayed = octets, relayed
             dialog.relocated.add(side)
             lane = dialog.lanes.get(_other(side))
@@ -168,7 +168,7 @@ class OwnRequests:
     def _try(self, dialog: ProxiedDialog, side: Side) -> None:
         lane = dialog.lanes.get(side)
         if self._body(dialog, side) and (lane is None or not (lane.busy or lane.waiting)):
-            lane = dialog.lanes.setdefault(side, Lane())
+            lane = dialog.lanes.setdefault(side, CseqShift())
             try:
                 self._start(dialog, side, lane)
             except SipError as error:
@@ -201,7 +201,7 @@ class OwnRequests:
             dialog.relocated.discard(receiver)  # an offer or answer of its own came first
         return told.own(state)
 
-    def _start(self, dialog: ProxiedDialog, side: Side, lane: Lane) -> None:
+    def _start(self, dialog: ProxiedDialog, side: Side, lane: CseqShift) -> None:
         request = self.request_as(dialog, side, "INVITE" if lane.by_invite else "")
         next_hop = aim(request, Target(NameAddr("", request.uri).uri))
         lane.busy = True
@@ -270,7 +270,9 @@ class OwnRequests:
             found.insert(0, value)
         return found
 
-    def _send(self, dialog: ProxiedDialog, side: Side, lane: Lane, request: SipRequest, hop: Hop, body: bytes) -> None:
+    def _send(
+        self, dialog: ProxiedDialog, side: Side, lane: CseqShift, request: SipRequest, hop: Hop, body: bytes
+    ) -> None:
         core, call = self._core, dialog.call
         core.counters["own_requests"] += 1
         ack = request.copy()
@@ -331,7 +333,7 @@ class OwnRequests:
                 core.indicator.preference(call, receiver, wanted)
 
     def _done(
-        self, dialog: ProxiedDialog, side: Side, lane: Lane, failed: bool, status: int = 0, wait: float = 0.0
+        self, dialog: ProxiedDialog, side: Side, lane: CseqShift, failed: bool, status: int = 0, wait: float = 0.0
     ) -> None:
         lane.busy = False
         if lane.patience is not None:

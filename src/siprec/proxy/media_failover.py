@@ -15,9 +15,9 @@ from siprec.media.engine import MediaServer, MediaSession
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Call
+    from siprec.proxy.call_media_session import CallMedia
     from siprec.proxy.core import ProxyCore
     from siprec.proxy.dialogs import ProxiedDialog
-    from siprec.proxy.media import CallMedia
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ PATIENCE: Final = 15.0
 _AGAIN: Final = 0.25
 
 
-class Relocation:
+class MediaFailover:
     """Of one proxy."""
 
     def __init__(self, core: ProxyCore) -> None:
@@ -103,5 +103,5 @@ class Relocation:
         path.gone = False
         call.media, call.media_session = path.server, session
         core.counters["media_moved"] += 1
-        core.own.relocated(dialog, {"callee": offer, "caller": answer})
+        core.midcall.relocated(dialog, {"callee": offer, "caller": answer})
         core.observers.tell("call_media_moved", call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
 from siprec.sip.uri import Uri
 
 SPELLINGS = ("::1", "0:0:0:0:0:0:0:1", "0::1", "0000:0000:0000:0000:0000:0000:0000:0001")
@@ -13,7 +13,7 @@ SPELLINGS = ("::1", "0:0:0:0:0:0:0:1", "0::1", "0000:0000:0000:0000:0000:0000:00
 @pytest.mark.parametrize("ours", SPELLINGS)
 @pytest.mark.parametrize("asked", SPELLINGS)
 def test_ipv6_addresses_are_compared_as_addresses(ours: str, asked: str) -> None:
-    identity = Identity([("udp", ours, 5060)])
+    identity = LocalDomain([("udp", ours, 5060)])
     assert identity.is_us(Uri.parse(f"sip:[{asked}]:5060"))
     assert identity.is_us(Uri.parse(f"sip:x@[{asked.upper()}]"))
     assert identity.serves(Uri.parse(f"sip:bob@[{asked}]"))
@@ -24,7 +24,7 @@ def test_ipv6_addresses_are_compared_as_addresses(ours: str, asked: str) -> None
 
 
 def test_ipv6_domains_may_have_brackets() -> None:
-    identity = Identity([], ["[2001:DB8::5]", "Example.COM"])
+    identity = LocalDomain([], ["[2001:DB8::5]", "Example.COM"])
     assert identity.serves(Uri.parse("sip:bob@[2001:db8:0::5]"))
     assert identity.serves(Uri.parse("sip:bob@example.com"))
     assert not identity.serves(Uri.parse("sip:bob@[2001:db8::6]"))

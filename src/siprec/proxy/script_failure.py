@@ -15,8 +15,8 @@ from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
 
 if TYPE_CHECKING:
-    from siprec.proxy.context import ResponseContext
     from siprec.proxy.core import ProxyCore
+    from siprec.proxy.response_context import ResponseContext
 
 OnScriptError = Literal["route", "reject"]
 

@@ -7,7 +7,7 @@ import secrets
 from hashlib import blake2b
 from typing import Final
 
-from siprec.proxy.identity import Identity
+from siprec.proxy.local_domain import LocalDomain
 from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop, Transport
 from siprec.sip.uri import Uri
@@ -54,7 +54,9 @@ def wanted(request: SipRequest) -> bool:
     return request.method not in _WITHOUT
 
 
-def insert(request: SipRequest, transport: Transport, identity: Identity, source: Hop, out: Hop, cookie: str) -> None:
+def insert(
+    request: SipRequest, transport: Transport, identity: LocalDomain, source: Hop, out: Hop, cookie: str
+) -> None:
     """Put our Record-Route on top: one value, or two where the sides differ (RR-03).
 
     `source` is where the request came from, `out` where it goes; both with `local` filled in. The upper value is for

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from siprec.proxy.media import sdp_of
+from siprec.proxy.call_media_session import sdp_of
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse

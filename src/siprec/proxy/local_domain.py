@@ -39,7 +39,7 @@ class Networks:
         return known
 
 
-class Identity:
+class LocalDomain:
     """What is ours.
 
     `addresses` are ``(transport, host, port)`` of every socket and advertised name (IPv6 without brackets); `domains`

@@ -1,8 +1,8 @@
 """The proxy ends a call, by policy: a call that must be recorded and cannot be (ERR-10).
 
-A proxy may not do this any more than other requests of our own (:mod:`siprec.proxy.ownrequests`); it is B2BUA behaviour
-that has to be asked for. An INVITE that is not answered yet gets a final response and its branches a CANCEL; in an
-answered call each party gets a BYE in the name of the other, with a Reason (RFC 3326) that says what happened.
+A proxy may not do this any more than other requests of our own (:mod:`siprec.proxy.midcall_requests`); it is B2BUA
+behaviour that has to be asked for. An INVITE that is not answered yet gets a final response and its branches a CANCEL;
+in an answered call each party gets a BYE in the name of the other, with a Reason (RFC 3326) that says what happened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from siprec.proxy.call import Leg
 from siprec.proxy.forward import aim
-from siprec.proxy.ownrequests import Lane
+from siprec.proxy.midcall_requests import CseqShift
 from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
@@ -88,7 +88,7 @@ class _Ending:
     def _send(self, side: Side) -> None:
         """BYE as the party on `side`, to the other one. Raises SipError."""
         core, dialog = self._core, self._dialog
-        request = core.own.request_as(dialog, side, "BYE")
+        request = core.midcall.request_as(dialog, side, "BYE")
         request.add("Reason", _reason(500, self._reason))
         request.set_body(b"")
         self._bye = self._bye or request
@@ -98,7 +98,7 @@ class _Ending:
             if isinstance(result, SipError) or not result:
                 self._through(side)
                 return
-            lane = dialog.lanes.setdefault(side, Lane())
+            lane = dialog.lanes.setdefault(side, CseqShift())
             request.set("cseq", f"{lane.take(dialog.cseq.get(side, -1))} BYE")
             core.counters["own_requests"] += 1
             core.layer.send_request(request, result[0], on_response=answered, on_failure=lambda *_: self._through(side))

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from siprec.proxy.bestresponse import Final as FinalResult
-from siprec.proxy.bestresponse import choose
+from siprec.proxy.best_response import Final as FinalResult
+from siprec.proxy.best_response import choose
 from siprec.proxy.branch import Branch
 from siprec.proxy.forward import breadth, count_hop
 from siprec.proxy.routes import Target

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from siprec.media.engine import MediaError, MediaStatistics, StatisticsResult
 from siprec.proxy.dialogs import OTHER, SIDES, ProxiedDialog, Side
 from siprec.proxy.forward import aim
-from siprec.proxy.ownrequests import Lane
+from siprec.proxy.midcall_requests import CseqShift
 from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
@@ -107,7 +107,7 @@ class _Check:
     def _send(self, side: Side) -> None:
         """OPTIONS as the party on `side`, to the other one. Raises SipError."""
         core, dialog = self._core, self._dialog
-        request = core.own.request_as(dialog, side, "OPTIONS")
+        request = core.midcall.request_as(dialog, side, "OPTIONS")
         request.add("Accept", "application/sdp")
         request.set_body(b"")
         next_hop = aim(request, Target(NameAddr("", request.uri).uri))
@@ -116,7 +116,7 @@ class _Check:
             if isinstance(result, SipError) or not result or dialog.state != "confirmed":
                 self._heard(side, _SILENT)
                 return
-            lane = dialog.lanes.setdefault(side, Lane())
+            lane = dialog.lanes.setdefault(side, CseqShift())
             request.set("cseq", f"{lane.take(dialog.cseq.get(side, -1))} OPTIONS")
             core.counters["own_requests"] += 1
             core.layer.send_request(

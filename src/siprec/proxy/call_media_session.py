@@ -250,7 +250,7 @@ class CallMedia:
 
     def _refused(self, command: str, error: MediaError) -> None:
         """A request failed. Where the parties were told something of the server's already, the call is not given up at
-        once: it may be moved (:mod:`siprec.proxy.relocation`)."""
+        once: it may be moved (:mod:`siprec.proxy.media_failover`)."""
         reason = f"{command}: {error}"
         if self.state != "active" or self.lost:
             return

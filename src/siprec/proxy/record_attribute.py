@@ -114,7 +114,7 @@ def whereabouts(octets: bytes) -> tuple[bytes, ...]:
     return tuple(line for line in octets.splitlines() if line.startswith((b"m=", b"c=", b"a=candidate:", b"a=rtcp:")))
 
 
-class Told:
+class SentSdp:
     """What one party of a dialog was told last, and by how much our versions are ahead of its peer's.
 
     Once a description of our own went to a party, the numbers of its peer no longer fit: they are raised by as much.
@@ -129,9 +129,9 @@ class Told:
         self.ahead = 0
         self.relayed = self.next_relayed = False
 
-    def copy(self) -> Told:
+    def copy(self) -> SentSdp:
         """Another one that was told the same: an INVITE that forked further on."""
-        other = Told(self.sdp)
+        other = SentSdp(self.sdp)
         other.source, other.ahead = self.source, self.ahead
         other.relayed = other.next_relayed = self.relayed
         return other
