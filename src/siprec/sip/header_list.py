@@ -119,6 +119,26 @@ def field_value(line: str) -> str:
     return value.strip(" \t\r\n")
 
 
+def without_first(line: str) -> str:
+    """The line of a list header without its first value; empty when no other value is left."""
+    values = split_commas(field_value(line))
+    return f"{line[: line.find(':')]}: {', '.join(values[1:])}" if len(values) > 1 else ""
+
+
+_LINE_END: Final = re.compile(r"\r(?!\n)|(?<!\r)\n|\r\n(?![ \t])")
+"""A line end that is no folding."""
+
+
+def write(lines: list[str], body: bytes) -> bytes:
+    """A message on the wire: start line, header lines, body."""
+    head = "\r\n".join(lines)
+    count = len(lines) - 1
+    if head.count("\n") != count or head.count("\r") != count:
+        # Folded lines of others, or a line end that somebody wrote past the methods: that becomes a blank.
+        head = "\r\n".join([_LINE_END.sub(" ", line) for line in lines])
+    return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape") + body
+
+
 def read_lines(raw: list[str]) -> tuple[list[str], list[str]]:
     """Keys and header lines; continuation lines are joined to the header they belong to, CRLF included.
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 from siprec.sip.errors import SipError
 from siprec.sip.header_list import COMPACT as COMPACT
-from siprec.sip.header_list import HeaderList, field_value, read_lines, safe
+from siprec.sip.header_list import HeaderList, field_value, read_lines, safe, write
 from siprec.sip.header_list import encode as encode
 from siprec.sip.header_list import header_key as header_key
 from siprec.sip.header_list import header_name as header_name
 from siprec.sip.headers import TOKEN, CSeq, NameAddr, ParameterValue, Via, split_commas
 from siprec.sip.status import REASONS as REASONS
+from siprec.sip.status import reason_phrase as reason_phrase
 from siprec.sip.uri import Uri, known_uris
 
 MAX_MESSAGE: Final = 65535
@@ -44,8 +45,6 @@ _METHODS: Final = frozenset(
         "SUBSCRIBE",
     }
 )
-# A line end that is no folding.
-_LINE_END: Final = re.compile(r"\r(?!\n)|(?<!\r)\n|\r\n(?![ \t])")
 _VERSION: Final = re.compile(r"SIP/\d+\.\d+\Z", re.IGNORECASE)
 
 
@@ -145,12 +144,7 @@ class SipMessage(HeaderList):
         parts = [self.start_line, *self.lines]
         if "content-length" not in self.keys:
             parts.append(f"Content-Length: {len(self.body)}")
-        head = "\r\n".join(parts)
-        count = len(parts) - 1
-        if head.count("\n") != count or head.count("\r") != count:
-            # Folded lines of others, or a line end that somebody wrote past the methods.
-            head = "\r\n".join(map(_one_line, parts))
-        return f"{head}\r\n\r\n".encode("utf-8", "surrogateescape") + self.body
+        return write(parts, self.body)
 
     def _copy_into(self, other: SipMessage) -> None:
         other.keys = self.keys.copy()
@@ -208,11 +202,6 @@ _READERS: Final[dict[str, Callable[[SipMessage], object]]] = {
 }
 
 
-def _one_line(line: str) -> str:
-    """A line that is sent: folded or not, it is one line (RFC 3261 7.3.1)."""
-    return _LINE_END.sub(" ", line) if "\n" in line or "\r" in line else line
-
-
 class SipRequest(SipMessage):
     """A request. `uri` is the raw Request-URI, `ruri` its parsed form."""
 
@@ -267,16 +256,7 @@ class SipRequest(SipMessage):
 
         `to_tag` is added to To when To has none. Record-Route is copied when a dialog may result (12.1.1).
         """
-        establishes = 101 <= status <= 299 and self.method in _DIALOG_METHODS
-        keys: list[str] = []
-        lines: list[str] = []
-        copied = _COPIED_FOR_DIALOG if establishes else _COPIED_FOR_TRYING if status == 100 else _COPIED
-        for key, line in zip(self.keys, self.lines, strict=True):
-            if key in copied:
-                if key == "to" and to_tag and not _has_tag(line):
-                    line = f"{line};tag={to_tag}"
-                keys.append(key)
-                lines.append(line)
+        keys, lines = self.copied(status, to_tag)
         response = SipResponse(status, reason if reason.isprintable() else safe(reason, "reason phrase"), keys, lines)
         for name, value in headers:
             response.add(name, value)
@@ -285,6 +265,23 @@ class SipRequest(SipMessage):
             response.set("content-type", content_type)
         response.set("content-length", str(len(body)))
         return response
+
+    def copied(self, status: int, to_tag: str) -> tuple[list[str], list[str]]:
+        """Keys and lines of the headers that a response takes from its request, raw and in order (RFC 3261 8.2.6).
+
+        `to_tag` is added to To when To has none. Record-Route is among them when a dialog may result (12.1.1).
+        """
+        establishes = 101 <= status <= 299 and self.method in _DIALOG_METHODS
+        copied = _COPIED_FOR_DIALOG if establishes else _COPIED_FOR_TRYING if status == 100 else _COPIED
+        keys: list[str] = []
+        lines: list[str] = []
+        for key, line in zip(self.keys, self.lines, strict=True):
+            if key in copied:
+                if key == "to" and to_tag and not _has_tag(line):
+                    line = f"{line};tag={to_tag}"
+                keys.append(key)
+                lines.append(line)
+        return keys, lines
 
 
 _COPIED: Final = frozenset({"via", "from", "to", "call-id", "cseq"})
@@ -318,7 +315,7 @@ class SipResponse(SipMessage):
         self.body = body
         self.checked = False
         self.status = status
-        self.reason = reason or REASONS.get(status) or REASONS.get(status // 100 * 100) or "Unknown"
+        self.reason = reason or reason_phrase(status)
 
     @property
     def start_line(self) -> str:

@@ -71,3 +71,8 @@ REASONS: Final[dict[int, str]] = {
     604: "Does Not Exist Anywhere",
     606: "Not Acceptable",
 }
+
+
+def reason_phrase(status: int) -> str:
+    """The usual phrase for a status code; that of its class for an unknown one."""
+    return REASONS.get(status) or REASONS.get(status // 100 * 100) or "Unknown"
