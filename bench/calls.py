@@ -104,7 +104,7 @@ def memory_per_call(runs: Runs, server: Server, kind: str, calls: int) -> float:
     """Octets that the proxy needs per call that is up, after its set-up's transactions are gone."""
     found: list[int] = []
     before = memory(server.parts["proxy"])
-    runs.calls(server, kind, calls, 50, 40, lambda: found.append(memory(server.parts["proxy"])))
+    runs.calls(server, kind, calls, 50, 36, lambda: found.append(memory(server.parts["proxy"])))
     return (found[0] - before) / calls if found else 0.0
 
 

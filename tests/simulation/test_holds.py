@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from siprec.api.holds import HoldJournal, holder
+from siprec.api.hold_history import HoldHistory, holder
 from tests.simulation.phones import ANSWER, SDP
 from tests.simulation.proxyworld import ProxyWorld
 
@@ -13,7 +13,7 @@ HELD = b"a=sendonly\r\n"
 
 def test_a_hold_begins_and_ends_with_the_reinvites_and_says_who() -> None:
     w = ProxyWorld()
-    journal = HoldJournal(w.clock)
+    journal = HoldHistory(w.clock)
     w.core.observers.add(journal)
     call = w.call("sip:bob@10.0.0.2")
     w.clock.run_for(1)

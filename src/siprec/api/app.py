@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from siprec.api.auth import Authorization
+from siprec.api.commands import Commands
+from siprec.api.context import ApiContext
 from siprec.api.endpoint import application
-from siprec.api.hub import EventHub
+from siprec.api.event_hub import EventHub
 from siprec.api.journal import Journal
 from siprec.api.library import Library
-from siprec.api.look import View
 from siprec.api.metrics import Metrics
 from siprec.api.openapi import document
-from siprec.api.parts import Parts
+from siprec.api.operation import Operation
+from siprec.api.queries import Queries
 from siprec.api.redis_stream import RedisStream
-from siprec.api.routes import OPERATIONS
 from siprec.api.settings import ApiConfig
-from siprec.api.steer import Steering
 from siprec.api.webhooks import Webhooks
 
 ABOUT: Final = "Calls, their recordings, and what may be done to them."
@@ -28,23 +29,23 @@ ABOUT: Final = "Calls, their recordings, and what may be done to them."
 class Api:
     """What the handlers share. Listens to recording events from its making to :meth:`close`."""
 
-    def __init__(self, parts: Parts, config: ApiConfig) -> None:
-        self.parts = parts
+    def __init__(self, context: ApiContext, config: ApiConfig, operations: Sequence[Operation]) -> None:
+        self.context = context
         self.config = config
         self.authorization = Authorization(config.tokens)
         self.hub = EventHub(config.ring)
-        self.webhooks = Webhooks(parts.clock, config, self.hub)
+        self.webhooks = Webhooks(context.clock, config, self.hub)
         self.redis = RedisStream(config.redis, self.hub) if config.redis is not None else None
-        self.metrics = Metrics(parts, self.hub, self.webhooks, self.redis)
-        self.journal = Journal(parts.core.calls.get, self.metrics.setup.observe)
-        parts.core.observers.add(self.journal)
+        self.metrics = Metrics(context, self.hub, self.webhooks, self.redis)
+        self.journal = Journal(context.core.calls.get, self.metrics.setup.observe)
+        context.core.observers.add(self.journal)
         self.metrics.journal = self.journal
-        self.view = View(parts, self.journal)
-        self.steering = Steering(parts)
+        self.queries = Queries(context, self.journal)
+        self.commands = Commands(context)
         self.library = Library(Path(config.library)) if config.library else None
-        self.openapi = msgspec.json.encode(document(OPERATIONS, ABOUT))
-        self._unsubscribe = [parts.events.subscribe(self.journal), parts.events.subscribe(self.hub)]
-        self.application = application(self, OPERATIONS, "index.html")
+        self.openapi = msgspec.json.encode(document(operations, ABOUT))
+        self._unsubscribe = [context.events.subscribe(self.journal), context.events.subscribe(self.hub)]
+        self.application = application(self, operations, "index.html")
 
     async def started(self) -> None:
         """The address is listened at."""

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from siprec.api import page
+from siprec.api import static_files
 from siprec.api.auth import Authorization
+from siprec.api.operation import Asked, Operation
 from siprec.api.problem import Problem
-from siprec.api.routes import Asked, Operation
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,10 @@ class Owner(Protocol):
 def application(api: Owner, operations: Iterable[Operation], index: str) -> Starlette:
     """The operations, and the web page `index`."""
     return Starlette(
-        routes=[*page.routes(index), *(Route(op.path, Endpoint(api, op), methods=[op.method]) for op in operations)],
+        routes=[
+            *static_files.routes(index),
+            *(Route(op.path, Endpoint(api, op), methods=[op.method]) for op in operations),
+        ],
         exception_handlers={HTTPException: _http_error, Exception: _internal_error},
     )
 

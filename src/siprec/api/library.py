@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from siprec.api import model
+from siprec.api import library_model
 from siprec.api.problem import Problem
 
 MAX_SCANNED: Final = 20_000
@@ -36,20 +36,20 @@ class Library:
         self._library = RecorderLibrary(root)
         self._result = RecordingResult
 
-    async def page(self, query: model.LibraryQuery) -> model.LibraryPage:
+    async def page(self, query: library_model.LibraryQuery) -> library_model.LibraryPage:
         """Recordings that fit, newest first."""
         return await _in_thread(lambda: self._page(query))
 
-    def _page(self, query: model.LibraryQuery) -> model.LibraryPage:
-        found: list[model.LibraryEntry] = []
+    def _page(self, query: library_model.LibraryQuery) -> library_model.LibraryPage:
+        found: list[library_model.LibraryEntry] = []
         for scanned, name in enumerate(self._names(query.after), 1):
             recording = self._library.by_id(name)
             entry = _entry(recording.id, recording.summary) if recording is not None else None
             if recording is not None and entry is not None and _fits(entry, query, recording.summary):
                 found.append(entry)
             if len(found) >= query.limit or scanned >= MAX_SCANNED:
-                return model.LibraryPage(recordings=found, next=name)
-        return model.LibraryPage(recordings=found)
+                return library_model.LibraryPage(recordings=found, next=name)
+        return library_model.LibraryPage(recordings=found)
 
     def _names(self, after: str) -> Iterator[str]:
         """Names of recordings, newest first, older than `after`."""
@@ -90,7 +90,7 @@ class Library:
         headers = {"Content-Disposition": f'attachment; filename="{name}.vcon"', "Cache-Control": "private, no-store"}
         return StreamingResponse(pieces, headers=headers, media_type="application/vcon+json")
 
-    async def waveform(self, name: str, points: int) -> model.Waveforms:
+    async def waveform(self, name: str, points: int) -> library_model.Waveforms:
         """Peaks of each participant's audio."""
         recording = await self._find(name)
         return await _in_thread(lambda: _waveforms(recording, points))
@@ -118,10 +118,10 @@ def _is_number(name: str, digits: int) -> bool:
     return len(name) == digits and name.isdigit()
 
 
-def _entry(name: str, summary: dict[str, Any]) -> model.LibraryEntry | None:
+def _entry(name: str, summary: dict[str, Any]) -> library_model.LibraryEntry | None:
     try:
         parties = [
-            model.LibraryParty(
+            library_model.LibraryParty(
                 aor=str((person.get("names") or [{}])[0].get("aor") or ""),
                 name=str((person.get("names") or [{}])[0].get("name") or ""),
             )
@@ -130,10 +130,10 @@ def _entry(name: str, summary: dict[str, Any]) -> model.LibraryEntry | None:
         if not any(party.aor or party.name for party in parties):
             # Some clients name the parties in headers only.
             parties = [
-                model.LibraryParty(aor=str(party.get("aor") or ""), name=str(party.get("name") or ""))
+                library_model.LibraryParty(aor=str(party.get("aor") or ""), name=str(party.get("name") or ""))
                 for party in summary.get("recording_session", {}).get("parties", [])
             ]
-        return model.LibraryEntry(
+        return library_model.LibraryEntry(
             id=name,
             state=str(summary.get("state", "unknown")),
             start=str(summary.get("start") or ""),
@@ -148,7 +148,7 @@ def _entry(name: str, summary: dict[str, Any]) -> model.LibraryEntry | None:
         return None  # not one of ours
 
 
-def _fits(entry: model.LibraryEntry, query: model.LibraryQuery, summary: dict[str, Any]) -> bool:
+def _fits(entry: library_model.LibraryEntry, query: library_model.LibraryQuery, summary: dict[str, Any]) -> bool:
     if query.since and entry.start < query.since:
         return False
     if query.until and entry.start > query.until:
@@ -161,7 +161,7 @@ def _fits(entry: model.LibraryEntry, query: model.LibraryQuery, summary: dict[st
     return text in entry.id.casefold() or any(text in word for word in index(summary))
 
 
-def _waveforms(recording: Any, points: int) -> model.Waveforms:
+def _waveforms(recording: Any, points: int) -> library_model.Waveforms:
     names = {
         person.get("participant_id"): next((n.get("name") or n.get("aor") for n in person.get("names", [])), "")
         for person in recording.summary.get("participants", [])
@@ -174,12 +174,12 @@ def _waveforms(recording: Any, points: int) -> model.Waveforms:
         peaks, duration = _peaks(path, points)
         party = ", ".join(str(names.get(each) or each) for each in stream.get("participants", []))
         found.append(
-            model.Waveform(
+            library_model.Waveform(
                 file=path.name, party=party, label=str(stream.get("label") or ""), duration=duration, peaks=peaks
             )
         )
     mix = recording.mix
-    return model.Waveforms(
+    return library_model.Waveforms(
         mix=mix.name if mix is not None and mix.is_file() else "",
         duration=max((each.duration for each in found), default=0.0),
         streams=found,

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from siprec.api import model
-from siprec.api.parts import Parts
+from siprec.api.context import ApiContext
 from siprec.media.engine import MediaError, MediaServer
 from siprec.media.pool import Member
 
@@ -14,12 +14,12 @@ LIMIT: Final = 1.0
 """Seconds that a media server may take."""
 
 
-async def media(parts: Parts) -> list[model.Media]:
+async def media(context: ApiContext) -> list[model.Media]:
     """All media servers of a process, asked at the same time."""
-    return list(await asyncio.gather(*(_one(parts, member) for member in parts.media.pool)))
+    return list(await asyncio.gather(*(_one(context, member) for member in context.media.pool)))
 
 
-async def _one(parts: Parts, member: Member) -> model.Media:
+async def _one(context: ApiContext, member: Member) -> model.Media:
     server = member.server
     found = model.Media(
         name=member.name,
@@ -28,7 +28,7 @@ async def _one(parts: Parts, member: Member) -> model.Media:
         weight=member.weight,
         draining=member.draining,
         alive=False,
-        calls=parts.media.pool.calls(member),
+        calls=context.media.pool.calls(member),
         restarts=member.restarts,
         pending=0,
         counters={},
@@ -39,13 +39,13 @@ async def _one(parts: Parts, member: Member) -> model.Media:
         return found
     found.counters = dict(server.counters)
     found.pending = server.pending
-    started = parts.clock.now()
+    started = context.clock.now()
     reply = await _ask(server)
     if isinstance(reply, MediaError):
         found.error = reply.reason
     else:
         found.alive = True
-        found.round_trip = round(parts.clock.now() - started, 6)
+        found.round_trip = round(context.clock.now() - started, 6)
         found.load = reply
     return found
 

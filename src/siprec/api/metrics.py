@@ -13,8 +13,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from siprec.api import mediaview, model
-from siprec.api.hub import EventHub
-from siprec.api.parts import Parts
+from siprec.api.context import ApiContext
+from siprec.api.event_hub import EventHub
 from siprec.api.redis_stream import RedisStream
 from siprec.api.webhooks import Webhooks
 
@@ -32,12 +32,14 @@ class Metrics(Collector):
 
     journal: Journal
 
-    def __init__(self, parts: Parts, hub: EventHub, webhooks: Webhooks, redis: RedisStream | None = None) -> None:
+    def __init__(
+        self, context: ApiContext, hub: EventHub, webhooks: Webhooks, redis: RedisStream | None = None
+    ) -> None:
         self.redis = redis
-        self.parts = parts
+        self.context = context
         self.hub = hub
         self.webhooks = webhooks
-        self.calls = parts.calls
+        self.calls = context.calls
         self.registry = CollectorRegistry(auto_describe=False)
         self.setup = Histogram(
             "siprec_recording_setup_seconds",
@@ -51,7 +53,7 @@ class Metrics(Collector):
             buckets=_SETUP,
             registry=self.registry,
         )
-        parts.recording.around.connected = self._connected
+        context.recording.around.connected = self._connected
         self._lag = Histogram(
             "siprec_event_loop_lag_seconds",
             "How late the event loop comes to what is due, looked at twice a second.",
@@ -64,9 +66,9 @@ class Metrics(Collector):
         ProcessCollector(registry=self.registry)
 
     def _connected(self, recording: ActiveRecording) -> None:
-        answered = self.parts.core.calls.get(recording.call.dlg_id)
+        answered = self.context.core.calls.get(recording.call.dlg_id)
         if answered is not None and answered.answer_wall is not None:
-            self.media_setup.observe(max(0.0, answered.wall(self.parts.clock.now()) - answered.answer_wall))
+            self.media_setup.observe(max(0.0, answered.wall(self.context.clock.now()) - answered.answer_wall))
 
     def start(self) -> None:
         """Begin to watch the event loop."""
@@ -88,7 +90,7 @@ class Metrics(Collector):
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The metrics in the format that `accept` prefers, and its media type."""
-        self._media = await mediaview.media(self.parts)
+        self._media = await mediaview.media(self.context)
         encoder, media_type = choose_encoder(accept)
         return encoder(self.registry), media_type
 
@@ -101,8 +103,8 @@ class Metrics(Collector):
         yield from self._queues()
 
     def _calls(self) -> Iterator[Metric]:
-        parts = self.parts
-        states = Counter(call.state for call in parts.core.calls.values())
+        context = self.context
+        states = Counter(call.state for call in context.core.calls.values())
         yield _gauge(
             "siprec_calls", "Calls that exist.", "state", {each: states[each] for each in ("early", "confirmed")}
         )
@@ -112,29 +114,31 @@ class Metrics(Collector):
         )
         yield _counter("siprec_call_ends", "Answered calls that ended, and how.", "reason", self.calls.ends)
         yield CounterMetricFamily(
-            "siprec_calls_refused_draining", "Calls refused while draining.", value=parts.core.drain.refused
+            "siprec_calls_refused_draining", "Calls refused while draining.", value=context.core.drain.refused
         )
         yield GaugeMetricFamily(
-            "siprec_draining", "1 while new calls are refused.", value=int(parts.core.drain.draining)
+            "siprec_draining", "1 while new calls are refused.", value=int(context.core.drain.draining)
         )
-        registrations = len(parts.registrar) if parts.registrar is not None else 0
+        registrations = len(context.registrar) if context.registrar is not None else 0
         yield GaugeMetricFamily("siprec_registrations", "Contacts that are registered.", value=registrations)
 
     def _sip(self) -> Iterator[Metric]:
-        parts = self.parts
-        yield _gauge("siprec_sip_transactions", "Live transactions.", "machine", parts.layer.counts())
-        yield _counter("siprec_sip_transport", "What the transport counts.", "what", parts.transport.counters.as_dict())
-        dropped = {**parts.layer.dropped, **parts.transport.dropped}
+        context = self.context
+        yield _gauge("siprec_sip_transactions", "Live transactions.", "machine", context.layer.counts())
+        yield _counter(
+            "siprec_sip_transport", "What the transport counts.", "what", context.transport.counters.as_dict()
+        )
+        dropped = {**context.layer.dropped, **context.transport.dropped}
         yield _counter("siprec_sip_dropped", "Messages that got no answer and went nowhere.", "why", dropped)
-        yield _counter("siprec_proxy", "What the proxy core counts.", "what", dict(parts.core.counters))
-        yield _gauge("siprec_proxy_state", "What the proxy core keeps.", "what", parts.core.counts())
-        yield _gauge("siprec_resource_used", "Share of a limited resource that is in use.", "what", parts.headroom())
+        yield _counter("siprec_proxy", "What the proxy core counts.", "what", dict(context.core.counters))
+        yield _gauge("siprec_proxy_state", "What the proxy core keeps.", "what", context.core.counts())
+        yield _gauge("siprec_resource_used", "Share of a limited resource that is in use.", "what", context.headroom())
 
     def _recordings(self) -> Iterator[Metric]:
         family = GaugeMetricFamily("siprec_recordings", "Recordings.", labels=("state", "srs"))
         known = self.journal.servers
         count: Counter[tuple[str, str]] = Counter()
-        for recording in self.parts.recordings():
+        for recording in self.context.recordings():
             count[recording.state, recording.server if recording.server in known else "other"] += 1
         for (state, server), value in count.items():
             family.add_metric((state, server), value)
@@ -179,11 +183,11 @@ class Metrics(Collector):
             for what, value in media.counters.items():
                 requests.add_metric((media.name, what), value)
         yield from (alive, trip, carried, drains, load, requests)
-        restarts = self.parts.media.restarts
+        restarts = self.context.media.restarts
         yield CounterMetricFamily("siprec_media_restarts", "Times the relay was started again.", value=restarts)
-        moved = self.parts.core.counters["media_moved"]
+        moved = self.context.core.counters["media_moved"]
         yield CounterMetricFamily("siprec_media_moved_calls", "Calls that went to another media server.", value=moved)
-        sources = self.parts.core.counters["media_sources_moved"]
+        sources = self.context.core.counters["media_sources_moved"]
         yield CounterMetricFamily("siprec_media_source_moves", "Parties whose media changed host.", value=sources)
 
     def _queues(self) -> Iterator[Metric]:
@@ -194,7 +198,7 @@ class Metrics(Collector):
             "dead_letters": len(self.webhooks.dead_letters),
             "media_requests": sum(media.pending for media in self._media),
             "redis": len(self.redis) if self.redis is not None else 0,
-            "timers": self.parts.timers(),
+            "timers": self.context.timers(),
         }
         yield _gauge("siprec_queue_length", "What waits.", "queue", queues)
         yield GaugeMetricFamily("siprec_subscribers", "Listeners to /events.", value=len(self.hub))
@@ -210,10 +214,10 @@ class Metrics(Collector):
         if self.redis is not None:
             stream = {"delivered": self.redis.delivered, "retried": self.redis.retried, "lost": self.redis.lost}
             yield _counter("siprec_redis", "Events for Redis by what became of them.", "result", stream)
-        proofs = self.parts.proofs()
+        proofs = self.context.proofs()
         if proofs:
             yield _counter("siprec_proofs", "Proofs of recording written, by verdict; lost ones.", "verdict", proofs)
-        error = self.parts.proof_error()
+        error = self.context.proof_error()
         if error is not None:
             yield GaugeMetricFamily(
                 "siprec_proof_writable", "1: proofs of recording can be written, 0: the disk refuses.", value=not error

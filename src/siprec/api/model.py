@@ -61,22 +61,6 @@ class EventsQuery(Query, kw_only=True):
     instance: str = ""
 
 
-class LibraryQuery(Query, kw_only=True):
-    """Filter of finished recordings."""
-
-    text: Annotated[str, Meta(max_length=200, description="Part of an address, a name, a Call-ID or an id.")] = ""
-    since: Annotated[str, Meta(max_length=40, description="RFC 3339 in UTC, or its beginning.")] = ""
-    until: Annotated[str, Meta(max_length=40, description="RFC 3339 in UTC, or its beginning.")] = ""
-    limit: Annotated[int, Meta(ge=1, le=200, description="How many at the most.")] = 50
-    after: After = ""
-
-
-class WaveformQuery(Query, kw_only=True):
-    """How fine."""
-
-    points: Annotated[int, Meta(ge=10, le=4000, description="Peaks per stream, about.")] = 800
-
-
 class TraceQuery(Query, kw_only=True):
     """In which form."""
 
@@ -298,102 +282,6 @@ class Trace(msgspec.Struct, kw_only=True):
     places: list[str]
     steps: list[TraceStep]
     dropped: Annotated[int, Meta(description="Messages that are not kept any more.")]
-
-
-# -- the recorder's own API -------------------------------------------------------------------------------------------
-
-
-class RecorderStream(msgspec.Struct, kw_only=True):
-    """One stream that a recording session receives."""
-
-    label: str
-    kind: str
-    codecs: list[str]
-    srtp: bool
-    port: Annotated[int, Meta(description="Where it is received.")]
-    source: Annotated[str, Meta(description="Where it comes from; empty: nothing came so far.")]
-    receiving: Annotated[bool, Meta(description="False while the recording client has paused it.")]
-    packets: int
-    lost: int
-    silent: Annotated[float | None, Meta(description="Seconds since the last packet.")] = None
-
-
-class RecorderSession(msgspec.Struct, kw_only=True):
-    """One recording session in progress."""
-
-    call_id: str
-    client: Annotated[str, Meta(description="From of the recording client.")]
-    source: Annotated[str, Meta(description="Its address.")]
-    start: float
-    parties: list[str]
-    recordings: Annotated[list[str], Meta(description="Ids in the library.")]
-    streams: list[RecorderStream]
-
-
-class RecorderSessions(msgspec.Struct, kw_only=True):
-    """A page of recording sessions, oldest first."""
-
-    sessions: list[RecorderSession]
-    total: int
-    limit: Annotated[int, Meta(description="More are refused (503).")]
-    next: Annotated[str, Meta(description="For `after`; empty on the last page.")] = ""
-
-
-class RecorderHealth(msgspec.Struct, kw_only=True):
-    """`ok`, or why no further recording is taken."""
-
-    status: Literal["ok", "not listening", "full", "no disk space"]
-    free: Annotated[int, Meta(description="Megabytes free where the recordings are.")]
-    reason: Annotated[str, Meta(description="What is wrong with the disk.")] = ""
-
-
-# -- the recorder's library --------------------------------------------------------------------------------------------
-
-
-class LibraryParty(msgspec.Struct, kw_only=True):
-    """A participant."""
-
-    aor: str
-    name: str
-
-
-class LibraryEntry(msgspec.Struct, kw_only=True):
-    """A recording in the library. Times are RFC 3339."""
-
-    id: str
-    state: Annotated[str, Meta(description="recording, complete, interrupted or failed")]
-    start: str
-    duration: Annotated[float | None, Meta(description="Seconds of audio.")]
-    parties: list[LibraryParty]
-    call_id: Annotated[str, Meta(description="Of the recording session.")]
-    sessions: Annotated[list[str], Meta(description="SIPREC session ids.")]
-    streams: int
-    lost: Annotated[int, Meta(description="Packets that did not come.")]
-
-
-class LibraryPage(msgspec.Struct, kw_only=True):
-    """Recordings, newest first."""
-
-    recordings: list[LibraryEntry]
-    next: Annotated[str, Meta(description="For `after`; empty on the last page.")] = ""
-
-
-class Waveform(msgspec.Struct, kw_only=True):
-    """Loudness over time of one stream: peaks in percent of full scale, evenly spaced."""
-
-    file: str
-    party: str
-    label: str
-    duration: float
-    peaks: list[int]
-
-
-class Waveforms(msgspec.Struct, kw_only=True):
-    """All streams of a recording with audio; `mix` is the file with all of them, if there is one."""
-
-    mix: str
-    duration: float
-    streams: list[Waveform]
 
 
 # -- steering ----------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import msgspec
 
 import siprec
 from siprec.api.model import Event
+from siprec.api.operation import Operation
 from siprec.api.problem import ProblemDetails
-from siprec.api.routes import Operation
 
 REF: Final = "#/components/schemas/{name}"
 

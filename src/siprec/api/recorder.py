@@ -13,13 +13,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from siprec.api import look, model
+from siprec.api import model, recorder_model
 from siprec.api.auth import Authorization
 from siprec.api.endpoint import application
 from siprec.api.library import Library
+from siprec.api.library_routes import LIBRARY
+from siprec.api.log_routes import LOGS
 from siprec.api.openapi import document
+from siprec.api.operation import Answer, Asked, Operation
+from siprec.api.paging import page
 from siprec.api.problem import Problem
-from siprec.api.routes import LIBRARY, LOGS, Answer, Asked, Operation
 from siprec.api.settings import RecorderApiConfig
 from siprec.recorder.line import MediaLine
 from siprec.recorder.session import Recorder, RecordingSession
@@ -63,10 +66,10 @@ class RecorderApi:
     async def stopped(self) -> None:
         """Nothing to be done."""
 
-    async def health(self) -> model.RecorderHealth:
+    async def health(self) -> recorder_model.RecorderHealth:
         """Whether a further recording would be taken."""
         problem, free = await asyncio.to_thread(self._disk)
-        health = model.RecorderHealth(status="ok", free=free // MEGABYTE, reason=problem)
+        health = recorder_model.RecorderHealth(status="ok", free=free // MEGABYTE, reason=problem)
         if not self.listening():
             health.status = "not listening"
         elif len(self.recorder.sessions) >= self.recorder.settings.max_sessions:
@@ -80,10 +83,10 @@ class RecorderApi:
         return space.probe(), space.free
 
 
-def _session(session: RecordingSession) -> model.RecorderSession:
+def _session(session: RecordingSession) -> recorder_model.RecorderSession:
     now = session.recorder.clock.now()
     names = (name for person in session.state.participants.values() for name in person.names)
-    return model.RecorderSession(
+    return recorder_model.RecorderSession(
         call_id=session.call_id,
         client=session.from_uri,
         source=session.src_address,
@@ -94,9 +97,9 @@ def _session(session: RecordingSession) -> model.RecorderSession:
     )
 
 
-def _stream(line: MediaLine, now: float) -> model.RecorderStream:
+def _stream(line: MediaLine, now: float) -> recorder_model.RecorderStream:
     total = line.receiver.total()
-    return model.RecorderStream(
+    return recorder_model.RecorderStream(
         label=line.label,
         kind=line.kind,
         codecs=list(line.codec_names),
@@ -129,14 +132,14 @@ async def _sessions(api: RecorderApi, asked: Asked) -> Answer:
     query = asked.query
     assert isinstance(query, model.PageQuery)
     recorder = api.recorder
-    found, after = await look.page(
+    found, after = await page(
         list(recorder.sessions),
         lambda session: True,
         lambda session: (session.started, session.call_id, ""),
         query.limit,
         query.after,
     )
-    return model.RecorderSessions(
+    return recorder_model.RecorderSessions(
         sessions=[_session(each) for each in found],
         total=len(recorder.sessions),
         limit=recorder.settings.max_sessions,
@@ -165,7 +168,7 @@ OPERATIONS: Final = (
         None,
         "Whether it takes recordings: it listens, has room for sessions and on the disk.",
         _ready,
-        model.RecorderHealth,
+        recorder_model.RecorderHealth,
         problems=(503,),
     ),
     Operation("GET", "/openapi.json", None, "This document.", _openapi, "application/json"),
@@ -175,7 +178,7 @@ OPERATIONS: Final = (
         "read",
         "Recording sessions in progress, oldest first.",
         _sessions,
-        model.RecorderSessions,
+        recorder_model.RecorderSessions,
         query=model.PageQuery,
     ),
     Operation(
@@ -184,7 +187,7 @@ OPERATIONS: Final = (
         "read",
         "One of them, by its Call-ID.",
         _one,
-        model.RecorderSession,
+        recorder_model.RecorderSession,
         problems=(404,),
     ),
     *LIBRARY,

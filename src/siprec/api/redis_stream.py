@@ -11,7 +11,7 @@ from collections import deque
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from siprec.api.hub import EventHub, Numbered
+from siprec.api.event_hub import EventHub, Numbered
 from siprec.api.settings import RedisConfig
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp
 from siprec.api import protocol
 from siprec.api.app import Api
 from siprec.api.auth import Authorization
-from siprec.api.parts import Parts
+from siprec.api.context import ApiContext
+from siprec.api.routes import OPERATIONS
 from siprec.api.settings import ApiConfig, ListenConfig, Role
 from siprec.net.handshake import Handshakes, SecureListener
 from siprec.net.tls import TlsSettings
@@ -187,6 +188,6 @@ class WebServer:
 class ApiServer(WebServer):
     """The API of a proxy."""
 
-    def __init__(self, parts: Parts, config: ApiConfig) -> None:
-        self.api = Api(parts, config)
+    def __init__(self, context: ApiContext, config: ApiConfig) -> None:
+        self.api = Api(context, config, OPERATIONS)
         super().__init__(self.api, config)

@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
-from siprec.api.hub import EventHub, Numbered, Subscriber
+from siprec.api.event_hub import EventHub, Numbered, Subscriber
 
 HEARTBEAT: Final = 15.0
 """Seconds of silence after which a comment shows that the connection lives."""

@@ -7,23 +7,23 @@ from typing import Literal
 from starlette.responses import Response
 
 from siprec.api import model
-from siprec.api.parts import Parts
+from siprec.api.context import ApiContext
 from siprec.api.problem import Problem
 from siprec.trace import ladder, pcap
 
 Form = Literal["json", "text", "full", "pcap"]
 
 
-def answer(parts: Parts, name: str, form: Form) -> model.Trace | Response:
+def answer(context: ApiContext, name: str, form: Form) -> model.Trace | Response:
     """The messages of the call with this dialog id or Call-ID, in the form asked for.
 
     Raises:
         Problem: 404, nothing is kept of it, or nothing is kept at all.
     """
-    ring = parts.tap.ring if parts.tap is not None else None
+    ring = context.tap.ring if context.tap is not None else None
     if ring is None:
         raise Problem(404, "no messages are kept (trace.megabytes = 0)")
-    call = parts.core.calls.get(name)
+    call = context.core.calls.get(name)
     call_id = ring.find(call.call_id if call is not None else name)
     if not call_id:
         raise Problem(404, "nothing is kept of such a call")

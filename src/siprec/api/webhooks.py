@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from siprec.api.hub import EventHub, Numbered
+from siprec.api.event_hub import EventHub, Numbered
 from siprec.api.settings import ApiConfig, WebhookConfig
 from siprec.sip.clock import Clock
 

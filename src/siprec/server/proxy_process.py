@@ -14,9 +14,9 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from siprec.api.counts import CallCounts
-from siprec.api.holds import HoldJournal
-from siprec.api.parts import ConfigProblem, Parts
+from siprec.api.call_counters import CallCounters
+from siprec.api.context import ApiContext, ConfigProblem
+from siprec.api.hold_history import HoldHistory
 from siprec.api.server import ApiServer
 from siprec.logs import setup_logging
 from siprec.media.engine import MediaError, MediaFlags, MediaServer, SourceMove
@@ -237,7 +237,7 @@ class ProxyProcess:
         # The proofs ask the media server anyway: once is enough.
         proving = config.proof.enabled and file is not None
         ScriptEvents(self.recording, lambda: self.core.script, self._script_failed)
-        self.holds = HoldJournal(self.clock)
+        self.holds = HoldHistory(self.clock)
         self.transport.accepted.is_known = lambda host: self.core.is_trusted(Hop("tcp", host, 0))
         self._ports: dict[str, tuple[int, int]] = {}
         self.headroom = Headroom(
@@ -249,7 +249,7 @@ class ProxyProcess:
             },
             self._resources,
         )
-        self.calls = CallCounts(config.api.count_packets and not proving)
+        self.calls = CallCounters(config.api.count_packets and not proving)
         if config.api.listen:
             self.core.observers.add(self.calls)
             self.core.observers.add(self.holds)
@@ -277,7 +277,7 @@ class ProxyProcess:
             self.registrar.counters = self.core.counters
         self._set_guard(config)
         self.transport.on_closed = self.recording.around.watch.connection_closed
-        self.api = ApiServer(self._parts(), config.api) if config.api.listen else None
+        self.api = ApiServer(self._api_context(), config.api) if config.api.listen else None
 
     def _tap(self) -> Tap | None:
         """Where messages are kept and sent to, if anywhere."""
@@ -316,8 +316,8 @@ class ProxyProcess:
         self.recording.on_finished = proofs.finished
         return proofs
 
-    def _parts(self) -> Parts:
-        return Parts(
+    def _api_context(self) -> ApiContext:
+        return ApiContext(
             self.clock,
             self.core,
             self.layer,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from siprec.api import model
+from siprec.api import recorder_model
 from siprec.api.recorder import OPERATIONS
 from tests.interop.api.apiworld import CONTROL, HOST, READ, Client, phones, proxy, recorder_process, until_reply
 
@@ -43,7 +43,7 @@ def test_sessions_library_health_and_metrics_of_a_recorder(tmp_path: Path) -> No
                         found.json["total"] and all(s["packets"] for s in found.json["sessions"][0]["streams"])
                     ),
                 )
-                [session] = msgspec.json.decode(reply.body, type=model.RecorderSessions, strict=True).sessions
+                [session] = msgspec.json.decode(reply.body, type=recorder_model.RecorderSessions, strict=True).sessions
                 [recording] = process.recording.info()
                 assert session.call_id == recording.callid
                 assert sorted(session.parties) == ["Alice", "sip:bob@example.test"]

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from siprec.api.hub import EventHub
+from siprec.api.event_hub import EventHub
 from siprec.api.redis_stream import RedisStream
 from siprec.api.settings import RedisConfig
 from siprec.cli.children import end_with_parent

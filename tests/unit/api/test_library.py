@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
-from siprec.api import model
+from siprec.api import library_model
 from siprec.api.library import Library
 from siprec.api.problem import Problem
 from siprec.recorder.library import RecorderLibrary
@@ -58,7 +58,7 @@ def test_pages_go_from_new_to_old_and_miss_nothing(root: Path) -> None:
     names = [recorded(root, FIRST + number * DAY / 2, f"user{number}") for number in range(5)]
     library, after, seen = Library(root), "", []
     for _ in range(3):
-        page = run(library.page(model.LibraryQuery(limit=2, after=after)))
+        page = run(library.page(library_model.LibraryQuery(limit=2, after=after)))
         seen += [each.id for each in page.recordings]
         after = page.next
     assert seen == sorted(names, reverse=True)
@@ -79,7 +79,7 @@ def test_pages_go_from_new_to_old_and_miss_nothing(root: Path) -> None:
 def test_recordings_are_found_by_words_and_times(root: Path, query: dict[str, str], found: list[str]) -> None:
     for number, name in enumerate(("alice", "bob", "carol")):
         recorded(root, FIRST + number * DAY, name)
-    page = run(Library(root).page(model.LibraryQuery(**query)))  # type: ignore[arg-type]
+    page = run(Library(root).page(library_model.LibraryQuery(**query)))  # type: ignore[arg-type]
     assert [each.parties[0].name for each in page.recordings] == found
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_recording_of_ours_is_passed_over(root: Path) -> None:
         (day / name).mkdir()
         (day / name / "recording.json").write_text(text)
     (root / "2026" / "notes.txt").write_text("")
-    page = run(Library(root).page(model.LibraryQuery()))
+    page = run(Library(root).page(library_model.LibraryQuery()))
     assert [each.id for each in page.recordings] == [fine]
 
 

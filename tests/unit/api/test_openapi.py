@@ -11,8 +11,8 @@ import pytest
 
 from siprec.api import recorder
 from siprec.api.openapi import document
+from siprec.api.operation import Operation as Offered
 from siprec.api.routes import OPERATIONS
-from siprec.api.routes import Operation as Offered
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from siprec.api import webhooks
-from siprec.api.hub import EventHub, Numbered
+from siprec.api.event_hub import EventHub, Numbered
 from siprec.api.webhooks import Dead, DeadLetters, sign
 from siprec.recording import events
 from siprec.recording.events import SiprecEvent

@@ -1,16 +1,15 @@
-"""Looking: the parts of a process as the values of :mod:`siprec.api.model`. Reads only, and never much at a time."""
+"""Queries: calls, recordings and servers of a process as the values of :mod:`siprec.api.model`."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
 from siprec.api import model
+from siprec.api.context import ApiContext
 from siprec.api.journal import Journal
-from siprec.api.parts import Parts
-from siprec.api.problem import Problem
+from siprec.api.paging import Key
 from siprec.media.engine import ForkStatistics, MediaError, MediaSession, MediaStatistics
 from siprec.proxy.call import Call
 from siprec.recording.active import ActiveRecording
@@ -19,60 +18,9 @@ from siprec.sip.addresses import numeric
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 
-SLICE: Final = 500
-"""So many entries are looked at before others have their turn."""
 QUERY_LIMIT: Final = 1.0
 """Seconds that a media server may take to tell its counters."""
 MAX_QUERIES: Final = 50
-
-T = TypeVar("T")
-Key = tuple[float, str, str]
-
-
-async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
-    """All of `items`, letting the event loop go on now and then."""
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % SLICE == 0:
-            await asyncio.sleep(0)
-
-
-async def page(
-    items: Iterable[T], fits: Callable[[T], bool], key: Callable[[T], Key], limit: int, after: str
-) -> tuple[list[T], str]:
-    """Of those that fit the first `limit` by key, from `after` on, and what is `after` for the next page.
-
-    Raises:
-        Problem: `after` is none of ours.
-    """
-    start = _read_cursor(after) if after else None
-    found: list[tuple[Key, int, T]] = []
-    count = 0
-    async for item in in_slices(items):
-        if not fits(item):
-            continue
-        this = key(item)
-        if start is None or this > start:
-            count += 1
-            found.append((this, count, item))
-            if len(found) >= limit + SLICE:
-                found = heapq.nsmallest(limit + 1, found)
-    found = heapq.nsmallest(limit + 1, found)
-    more = len(found) > limit
-    return [item for _, _, item in found[:limit]], _cursor(found[limit - 1][0]) if more else ""
-
-
-def _cursor(key: Key) -> str:
-    return f"{key[0]!r}/{key[1]}/{key[2]}"
-
-
-def _read_cursor(text: str) -> Key:
-    number, _, rest = text.partition("/")
-    first, _, second = rest.partition("/")
-    try:
-        return float(number), first, second
-    except ValueError:
-        raise Problem(422, f"after: {text[:60]!r} is not the `next` of a page") from None
 
 
 def call_fits(call: Call, *, dlg_id: str = "", call_id: str = "", user: str = "", state: str = "") -> bool:
@@ -101,11 +49,11 @@ def call_key(call: Call) -> Key:
     return call.start_wall, call.dlg_id, ""
 
 
-class View:
+class Queries:
     """Makes values of calls, recordings and servers."""
 
-    def __init__(self, parts: Parts, journal: Journal) -> None:
-        self.parts = parts
+    def __init__(self, context: ApiContext, journal: Journal) -> None:
+        self.context = context
         self.journal = journal
 
     def call(self, call: Call) -> model.Call:
@@ -114,9 +62,9 @@ class View:
 
     async def call_detail(self, call: Call, statistics: bool) -> model.CallDetail:
         """A call with its recordings."""
-        recorder = self.parts.recorder(call.dlg_id)
+        recorder = self.context.recorder(call.dlg_id)
         active = list(recorder.recordings.values()) if recorder is not None else []
-        holds = self.parts.holds.of(call.dlg_id) if self.parts.holds is not None else []
+        holds = self.context.holds.of(call.dlg_id) if self.context.holds is not None else []
         found = await self.recordings(active, statistics)
         known = {each.instance for each in found}
         wanted = dict.fromkeys((*call.recordings, *(call.wanted_by or ())))
@@ -208,7 +156,7 @@ class View:
         )
 
     def _streams(self, recording: ActiveRecording, statistics: MediaStatistics | None) -> list[model.Stream]:
-        subscription, labels = self.parts.subscription(recording)
+        subscription, labels = self.context.subscription(recording)
         if subscription is None:
             return []
         legs = recording.metadata.tags()
@@ -240,11 +188,11 @@ class View:
     def srs(self) -> list[model.Srs]:
         """Every SRS that is configured or was used."""
         active: dict[str, int] = {}
-        for recording in self.parts.recordings():
+        for recording in self.context.recordings():
             if recording.state in ("active", "paused"):
                 active[recording.server] = active.get(recording.server, 0) + 1
         profiles: dict[str, list[str]] = {}
-        for name, profile in self.parts.recording.profiles.items():
+        for name, profile in self.context.recording.profiles.items():
             for uri in profile.targets:
                 profiles.setdefault(uri, []).append(name)
         found = []
@@ -265,10 +213,6 @@ class View:
                 entry.status, entry.reason = health.status, health.reason
             found.append(entry)
         return found
-
-
-def _unrecorded(state: str, error: str) -> str:
-    return "" if state in ("active", "paused") else f"{state}: {error}" if error else state
 
 
 def _why(recordings: Sequence[model.Recording]) -> str:

@@ -1,4 +1,4 @@
-"""What the API looks at and steers: the parts of a proxy process, handed in by it."""
+"""What the API looks at and steers: the context of a proxy process, handed in by it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from siprec.api.counts import CallCounts
-from siprec.api.holds import HoldJournal
+from siprec.api.call_counters import CallCounters
+from siprec.api.hold_history import HoldHistory
 from siprec.media.engine import MediaServer, Subscription
 from siprec.media.pool import MediaPool
 from siprec.net.transport import SocketTransport
@@ -50,7 +50,7 @@ class Reloaded(Protocol):
 
 
 @dataclass(slots=True)
-class Parts:
+class ApiContext:
     """A proxy process. `reload` raises :class:`ConfigProblem`. `proof_error`: why no proof of recording can be written,
     empty when it can, None when none is to be; `proof_needed`: without one there is no readiness. `headroom`:
     what is in use of file descriptors and the like, 0 to 1."""
@@ -64,10 +64,10 @@ class Parts:
     events: EventDispatcher
     media: MediaHolder
     registrar: Registrar | None
-    calls: CallCounts
+    calls: CallCounters
     timers: Callable[[], int] = lambda: 0
     tap: Tap | None = None
-    holds: HoldJournal | None = None
+    holds: HoldHistory | None = None
     proofs: Callable[[], dict[str, int]] = dict
     proof_error: Callable[[], str | None] = lambda: None
     proof_needed: bool = False

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec.api.look import call_fits, page
+from siprec.api.paging import page
 from siprec.api.problem import Problem
+from siprec.api.queries import call_fits
 from siprec.proxy.call import Call
 from tests.simulation.proxyworld import raw_request
 

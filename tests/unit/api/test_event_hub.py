@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from siprec.api.hub import EventHub
+from siprec.api.event_hub import EventHub
 from siprec.recording import events
 from siprec.recording.events import SiprecEvent
 

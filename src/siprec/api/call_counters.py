@@ -11,7 +11,7 @@ from siprec.proxy.call import Call, CallObserver
 _REASONS: Final = frozenset({"bye", "cancelled", "expired", "abandoned", "shutdown", "idle", "timeout"})
 
 
-class CallCounts(CallObserver):
+class CallCounters(CallObserver):
     """Counts calls and how they ended: a few increments per call; and the packets of those that were recorded, by one
     question to the media server at the end where that is wanted. It has to hear of it before the recording does."""
 

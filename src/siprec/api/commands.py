@@ -1,4 +1,4 @@
-"""Steering: the functions of the reference, on calls chosen by dialog id, Call-ID or user."""
+"""Commands: the functions of the reference, on calls chosen by dialog id, Call-ID or user."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from siprec.api import model
-from siprec.api.look import call_fits, in_slices
-from siprec.api.parts import Parts
+from siprec.api.context import ApiContext
+from siprec.api.paging import in_slices
 from siprec.api.problem import Problem
+from siprec.api.queries import call_fits
 from siprec.proxy.call import Call
 from siprec.recording.service import check_indialog
 from siprec.recording.settings import RecordingSettings, SettingError, check_srs
@@ -22,13 +23,13 @@ Do = Callable[[Call], "bool | str"]
 """Whether it was done, or why it was not (an empty text: it was)."""
 
 
-class Steering:
+class Commands:
     """Carries out requests. Each method raises :class:`Problem`: 404 no call fits, 409 nothing could be done, 422 a
     request that makes no sense."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.service = parts.recording
+    def __init__(self, context: ApiContext) -> None:
+        self.context = context
+        self.service = context.recording
 
     async def start(self, request: model.StartRecording) -> model.Outcomes:
         """``siprec_start_recording``; without `srs` as the profile of that name says."""
@@ -116,7 +117,7 @@ class Steering:
     async def _calls(self, selection: model.Selection) -> list[Call]:
         if not (selection.dlg_id or selection.call_id or selection.user or selection.all):
             raise Problem(422, "which calls? Give dlg_id, call_id, user, or all=true")
-        calls = self.parts.core.calls
+        calls = self.context.core.calls
         if selection.dlg_id:
             call = calls.get(selection.dlg_id)
             candidates = [call] if call is not None else []
@@ -148,7 +149,7 @@ class Steering:
         return model.Outcomes(results=results)
 
     def _outcome(self, call: Call, instance: str, done: bool, reason: str = "") -> model.Outcome:
-        recorder = self.parts.recorder(call.dlg_id)
+        recorder = self.context.recorder(call.dlg_id)
         recording = recorder.recordings.get(instance) if recorder is not None else None
         return model.Outcome(
             dlg_id=call.dlg_id,

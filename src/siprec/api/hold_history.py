@@ -13,7 +13,7 @@ _MOST: Final = 100
 Holder = Literal["caller", "callee", "both"]
 
 
-class HoldJournal(CallObserver):
+class HoldHistory(CallObserver):
     """The holds of each call that goes on; the last hundred of a call."""
 
     def __init__(self, clock: Clock) -> None:
