@@ -13,7 +13,7 @@ from typing import Any
 
 from lxml import etree
 
-from siprec import sdp, sdp_crypto
+from siprec import sdp
 from siprec.media.engine import (
     NO_FLAGS,
     ForkedStream,
@@ -35,7 +35,8 @@ from siprec.recording.events import SiprecEvent
 from siprec.recording.metadata import NAMESPACE
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import RecordingProfile
-from siprec.sdp_crypto import Crypto
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import Part, parts_of

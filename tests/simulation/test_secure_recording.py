@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
-from siprec import sdp, sdp_crypto
+from siprec import sdp
 from siprec.proxy.call import Call as ProxyCall
+from siprec.sdp import crypto as sdp_crypto
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.useragent import IncomingCall, Reply, session_description
 from tests.simulation.recording_world import Srs, World, party_sdp

@@ -9,9 +9,11 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from siprec import sdp, sdp_crypto, srtp
+from siprec import sdp
 from siprec.relay.bridge import PROTOCOLS
+from siprec.rtp import srtp
 from siprec.sdp import MediaDescription, SessionDescription
+from siprec.sdp import crypto as sdp_crypto
 from tests.unit.test_relay_server import ask, relay
 
 _ALL = [*sorted(PROTOCOLS), "UDP/TLS/RTP/SAVPF", "rtp/savp", "RTP/XX", "udptl"]

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from siprec import sdp, sdp_crypto, srtp
+from siprec import sdp
 from siprec.relay.call import Plane
 from siprec.relay.learning import Latching
 from siprec.relay.native import packet_loop
 from siprec.relay.ports import Interface, PortPool
 from siprec.relay.process import LoopClock
 from siprec.relay.server import Relay
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
 from tests.unit.test_relay_server import bad, good
 
 HOSTS = {"four": "127.0.0.1", "six": "::1", "other": "127.0.0.2"}

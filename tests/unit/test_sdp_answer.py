@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from siprec import sdp
-from siprec.sdp_answer import fitted
+from siprec.sdp.repair import fitted
 
 HEAD = b"v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\n"
 AUDIO = b"m=audio 4000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siprec import sdp_crypto
-from siprec.sdp_crypto import SUITES, Crypto, CryptoError
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import SUITES, Crypto, CryptoError
 
 # key and salt of an example in RFC 4568
 RFC_KEY = "PS1uQCVeeCFCanVmcjkpPywjNWhcYD0mXXtxaVBR"

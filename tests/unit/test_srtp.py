@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec import sdp_crypto, srtp
-from siprec.sdp_crypto import SUITES, Crypto, CryptoError, Suite
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import SUITES, Crypto, CryptoError, Suite
 from tests.unit import srtp_reference as reference
 
 KEY = bytes.fromhex("E1F97A0D3E018BE0D64FA32C06DE41390EC675AD498AFEEBB6960B3AABE6")  # RFC 3711 B.3

@@ -6,13 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from siprec import sdp, sdp_crypto
+from siprec import sdp
 from siprec.recorder.errors import MetadataError
 from siprec.recorder.metadata import SnapshotRequest
 from siprec.recorder.metadata import parse as parse_metadata
 from siprec.recording import secure
 from siprec.recording.metadata import DISPOSITION
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
+from siprec.sdp import crypto as sdp_crypto
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.multipart import METADATA_TYPES, parts_of

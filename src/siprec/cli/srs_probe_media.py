@@ -19,8 +19,8 @@ from siprec.recorder.ports import PortPair, PortPool
 from siprec.recorder.rtcp import parse as parse_rtcp
 from siprec.recording import secure
 from siprec.relay.rtcp import ReportBlock, empty_report, goodbye, make_cname, report_blocks, sender_report
+from siprec.rtp.srtp import SUPPORTED, Decryptor, Encryptor, offer_lines
 from siprec.sdp import MediaDescription
-from siprec.srtp import SUPPORTED, Decryptor, Encryptor, offer_lines
 
 PTIME: Final = 0.02
 #: Seconds of melody that are encoded; it begins anew after that.

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from siprec import sdp, sdp_crypto
+from siprec import sdp
 from siprec.media.engine import ForkedStream
 from siprec.sdp import MediaDescription, SessionDescription
-from siprec.sdp_crypto import Crypto, CryptoError
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto, CryptoError
 
 DISCARD: Final = 9
 """The port of a stream whose source nobody tells (RFC 863)."""

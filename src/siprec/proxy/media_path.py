@@ -15,7 +15,7 @@ from siprec.proxy.call_media_session import CallMedia, MediaTimes, put_sdp, sdp_
 from siprec.proxy.dialogs import OTHER, EndedDialog, Exchange, ProxiedDialog, Side
 from siprec.proxy.peers import REFRESHING, above_ours
 from siprec.proxy.record_attribute import RECORD_AWARE, SentSdp, State, essence, preference, whereabouts
-from siprec.sdp_answer import fitted
+from siprec.sdp.repair import fitted
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
 from siprec.sourcelog import SourceLog

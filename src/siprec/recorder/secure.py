@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from siprec import sdp_crypto, srtp
+from siprec.rtp import srtp
 from siprec.sdp import MediaDescription
-from siprec.sdp_crypto import Crypto
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto
 
 SrtpPolicy = Literal["off", "allow", "require"]
 """``off``: SRTP is declined; ``allow``: what is offered is taken; ``require``: plain RTP is declined."""

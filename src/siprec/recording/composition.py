@@ -12,10 +12,11 @@ from typing import Final, Generic, TypeVar
 
 from msgspec.structs import replace
 
-from siprec import sdp, sdp_crypto
+from siprec import sdp
 from siprec.recording import secure
 from siprec.recording.metadata import Group, Participant, ParticipantStreamAssoc, Recording
 from siprec.sdp import MediaDescription, Origin, SdpError, SessionDescription
+from siprec.sdp import crypto as sdp_crypto
 
 _O = TypeVar("_O")
 

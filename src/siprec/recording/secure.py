@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from siprec import sdp_crypto
 from siprec.sdp import MediaDescription
-from siprec.sdp_crypto import Crypto, CryptoError
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto, CryptoError
 
 SrtpPolicy = Literal["off", "as-call", "always"]
 """``off``: plain RTP, also of calls that are SRTP; ``as-call``: SRTP for what is SRTP (SEC-05); ``always``: SRTP."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from siprec import sdp_crypto, srtp
 from siprec.relay.flow import Address, Flow
 from siprec.relay.secure import Security, agree, cryptos, fork_keys
+from siprec.rtp import srtp
+from siprec.rtp.srtp import Decryptor, Encryptor
 from siprec.sdp import MediaDescription
-from siprec.sdp_crypto import Crypto
-from siprec.srtp import Decryptor, Encryptor
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto
 
 PROTOCOLS = frozenset({"RTP/AVP", "RTP/AVPF", "RTP/SAVP", "RTP/SAVPF"})
 """What can be turned into one another."""

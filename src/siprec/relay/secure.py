@@ -11,13 +11,14 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from siprec import sdp_crypto, srtp
 from siprec.relay.copies import renumbered
 from siprec.relay.flow import Sink
 from siprec.relay.loop import PacketLoop
+from siprec.rtp import srtp
+from siprec.rtp.srtp import Decryptor, Encryptor
 from siprec.sdp import MediaDescription
-from siprec.sdp_crypto import Crypto, CryptoError
-from siprec.srtp import Decryptor, Encryptor
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto, CryptoError
 
 KEYS_KEPT = 4
 """Keys of one party that packets may still come under: of the branches of a forked call, and before a change."""

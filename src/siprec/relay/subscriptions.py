@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from siprec import sdp, srtp
+from siprec import sdp
 from siprec.relay import keyframe
 from siprec.relay.bridge import PROTOCOLS
 from siprec.relay.call import Call, CallError, Party, Stream, Wishes, is_rtp, relayed
 from siprec.relay.fork import Fork, Subscription, release, watch
 from siprec.relay.ports import Interface, NoPorts, socket_address
 from siprec.relay.secure import ForkKeys, fork_keys, is_encrypted
+from siprec.rtp import srtp
 from siprec.sdp import MediaDescription, SessionDescription
 
 MAX_SUBSCRIPTIONS: Final = 32

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from siprec import sdp_crypto, srtp
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, Subscription
 from siprec.relay import keyframe
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
 from tests.interop.media.localrelay import CALL, Local, each, local
 from tests.interop.media.rig import Endpoint, recorder_answer, target, until
 from tests.interop.media.test_srtp import keys_of, secure

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from siprec import sdp, sdp_crypto, srtp
+from siprec import sdp
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, Subscription
-from siprec.sdp_crypto import Crypto, Suite
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto, Suite
 from tests.interop.media.rig import NG, OURS, Endpoint, Rig, drive, recorder_answer, renumbered, target, until
 
 CALL = MediaSession("a-call@example.com", "caller", "callee")

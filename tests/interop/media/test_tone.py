@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siprec import sdp_crypto, srtp
 from siprec.audio import codecs
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, Tone
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
 from tests.interop.media.localrelay import CALL, Local, each, local
 from tests.interop.media.rig import Endpoint, Rig, recorder_answer, running, target, until
 from tests.interop.media.test_srtp import keys_of, secure

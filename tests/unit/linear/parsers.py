@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Final
 
-from siprec import sdp, sdp_crypto
+from siprec import sdp
 from siprec.api.library import _FILE
 from siprec.logs import TextFormatter, visible
 from siprec.media import ngreplies
@@ -29,6 +29,7 @@ from siprec.recorder import metadata, metadata_state, rtcp
 from siprec.recording import identity
 from siprec.recording import metadata as written
 from siprec.relay import rtcp as relay_rtcp
+from siprec.sdp import crypto as sdp_crypto
 from siprec.sip import digest, multipart, validate, values
 from siprec.sip.headers import NameAddr, ParameterValue, Reason, SessionExpires, Via
 from siprec.sip.message import SipMessage, SipRequest, SipResponse, parse_datagram

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from siprec import sdp_crypto, srtp
 from siprec.audio.codecs import Codec, codec
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import caller_melody, match, to_int16
@@ -21,6 +20,8 @@ from siprec.recorder import rtcp
 from siprec.recorder.library import RecordingResult
 from siprec.recorder.rtp import build
 from siprec.recorder.session import RecorderSettings
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
 from tests.unit.audio.ogg_opus import opus_packets
 from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network
 

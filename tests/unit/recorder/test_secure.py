@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from siprec import sdp, sdp_crypto, srtp
+from siprec import sdp
 from siprec.audio.codecs import codec
 from siprec.audio.melody import caller_melody, match, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder.errors import OfferError
 from siprec.recorder.session import RecorderSettings
-from siprec.sdp_crypto import Crypto, Suite
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto, Suite
 
 from .recorder_harness import Bench, read
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siprec import sdp_crypto, srtp
 from siprec.audio.codecs import codec
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import callee_melody, caller_melody, matches, to_int16
@@ -22,6 +21,8 @@ from siprec.recorder.latch import Heard, Latch
 from siprec.recorder.library import RecordingResult
 from siprec.recorder.ports import PortPool
 from siprec.recorder.session import RecorderSettings
+from siprec.rtp import srtp
+from siprec.sdp import crypto as sdp_crypto
 from tests.parallel import share
 from tests.unit.recorder.recorder_harness import Bench, VirtualClock, read
 

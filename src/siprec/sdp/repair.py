@@ -11,8 +11,9 @@ import ipaddress
 import re
 from typing import Final
 
-from siprec import sdp
-from siprec.sdp import MediaDescription, SdpError, SessionDescription
+from siprec.sdp.build import answer_media
+from siprec.sdp.description import MAX_SIZE, MediaDescription, SessionDescription, parse
+from siprec.sdp.values import SdpError
 
 _KINDS: Final = re.compile(rb"^m=([^ \t\r\n]*)", re.MULTILINE)
 _SOUND: Final = re.compile(rb"v=[^\n\0]*(?:\n(?:[A-Za-z]=[^\n\0]+|\r?))*")
@@ -29,7 +30,7 @@ def fitted(offer: bytes, answer: bytes) -> bytes:
     ):
         return answer
     try:
-        offered = sdp.parse(offer)
+        offered = parse(offer)
         answered = _read(answer)
         if [line.kind for line in answered.media] != [line.kind for line in offered.media]:
             answered.media[:] = _arranged(offered, answered)
@@ -44,12 +45,12 @@ def fitted(offer: bytes, answer: bytes) -> bytes:
 def _read(octets: bytes) -> SessionDescription:
     """A description; lines that are none are left out where it cannot be read otherwise. Raises SdpError."""
     try:
-        return sdp.parse(octets)
+        return parse(octets)
     except SdpError:
-        lines = [line for row in octets[: sdp.MAX_SIZE].splitlines() if _LINE.fullmatch(line := row.strip())]
+        lines = [line for row in octets[:MAX_SIZE].splitlines() if _LINE.fullmatch(line := row.strip())]
         first = next((index for index, line in enumerate(lines) if line.startswith(b"v=")), None)
         kept = lines[first:] if first is not None else [b"v=0", *lines]
-        description = sdp.parse(b"\r\n".join([*kept, b""]))
+        description = parse(b"\r\n".join([*kept, b""]))
         if not description.media:
             raise
         return description
@@ -70,9 +71,9 @@ def _arranged(offered: SessionDescription, answered: SessionDescription) -> list
             places[at] = line
     result = []
     for other, found in zip(offered.media, places, strict=True):
-        line = found or sdp.answer_media(other, port=0)
+        line = found or answer_media(other, port=0)
         line.kind = other.kind
-        line.session = answered
+        line.inherited = answered.lines
         result.append(line)
     return result
 

@@ -1,4 +1,4 @@
-"""SRTP and SRTCP (RFC 3711, 6188, 7714) with keys from SDP (:mod:`siprec.sdp_crypto`): packets encrypted and decrypted.
+"""SRTP and SRTCP (RFC 3711, 6188, 7714) with keys from SDP (:mod:`siprec.sdp.crypto`): packets encrypted and decrypted.
 
 What comes from the network never raises: a packet that cannot be used is None, and counted. The ciphers are libsrtp's.
 
@@ -13,8 +13,8 @@ import struct
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Protocol
 
-from siprec import sdp_crypto
-from siprec.sdp_crypto import Crypto
+from siprec.sdp import crypto as sdp_crypto
+from siprec.sdp.crypto import Crypto
 
 __all__ = ["SUPPORTED", "Decryptor", "Encryptor", "choose", "is_secure", "offer_lines", "plain", "secured"]
 
@@ -138,7 +138,7 @@ def _session(crypto: Crypto, direction: str) -> _Session:
 
 
 class Encryptor:
-    """Encrypts with one key. Raises :class:`~siprec.sdp_crypto.CryptoError` for a suite that is not `SUPPORTED`.
+    """Encrypts with one key. Raises :class:`~siprec.sdp.crypto.CryptoError` for a suite that is not `SUPPORTED`.
 
     `failed` counts packets that could not be: no RTP, a sequence number that was used before (which would repeat the
     key stream), too many sources.
@@ -176,7 +176,7 @@ class Encryptor:
 class Decryptor:
     """Decrypts with one key, or with several while a change of keys is under way: the newest comes first.
 
-    Raises :class:`~siprec.sdp_crypto.CryptoError` for a suite that is not `SUPPORTED`. `failed` counts packets that
+    Raises :class:`~siprec.sdp.crypto.CryptoError` for a suite that is not `SUPPORTED`. `failed` counts packets that
     were not authentic (the wrong key, damage, forgery) or no SRTP at all, `replayed` those that had come before.
     """
 
