@@ -11,7 +11,7 @@ from siprec import Reply, Request
 from siprec.proxy.script import Script, ScriptError
 from siprec.recording.service import check_indialog
 from siprec.recording.settings import RecordingProfile, RecordingSettings, SettingError
-from siprec.server.config import ConfigError, parse
+from siprec.server.config_file import ConfigError, parse
 from siprec.sip.errors import SipError, UnsafeText
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram

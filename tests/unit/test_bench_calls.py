@@ -9,7 +9,7 @@ import pytest
 from bench.call_load import Load, highest_clean, parse_statistics, srs_scenario, statistic
 from bench.call_servers import KINDS, kamailio_configuration, siprec_configuration
 from bench.calls import Result, ratios
-from siprec.server.config import parse
+from siprec.server.config_file import parse
 
 
 def clean_up_to(highest: float, asked: list[float]) -> Callable[[float], bool]:

@@ -14,7 +14,7 @@ import pytest
 
 import siprec
 from siprec import logs
-from siprec.server.config import ConfigError, parse
+from siprec.server.config_file import ConfigError, parse
 
 
 def lines(out: io.StringIO) -> list[dict[str, object]]:

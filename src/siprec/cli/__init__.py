@@ -27,7 +27,7 @@ ConfigFile = Annotated[Path | None, Parameter(name=["--config", "-c"], help="Con
 @app.command
 def serve(*, config: ConfigFile = None) -> int:
     """Run the proxy: route calls, have them recorded."""
-    from siprec.server.proxy_process import main as run_proxy
+    from siprec.server.serve import main as run_proxy
 
     return run_proxy(config)
 
@@ -157,8 +157,8 @@ def srs_probe(
 def config_check(file: Path) -> int:
     """Check a configuration file; exit status 0 if it can be used."""
     from siprec.proxy.script import ScriptError, load_script
-    from siprec.server.config import ConfigError, load
     from siprec.server.config_check import warnings
+    from siprec.server.config_file import ConfigError, load
 
     try:
         config = load(file)

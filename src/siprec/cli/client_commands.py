@@ -7,9 +7,9 @@ from typing import Any, Final, Literal
 
 from cyclopts import App
 
+from siprec.cli.call_text import describe
 from siprec.cli.client import DEFAULT, ApiClient, ApiError
-from siprec.cli.commands import All, AsJson, CallName, Limit, Name, Url, User, clean, dump, print_table, told
-from siprec.cli.show import describe
+from siprec.cli.commands import All, AsJson, CallName, Limit, Name, Url, User, clean, dump, print_table, report_errors
 
 SHORTEST = 4
 """Characters of a dialog id or Call-ID that stand for the whole, where only one call begins like that."""
@@ -26,7 +26,7 @@ def _length(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-@told
+@report_errors
 def ls(
     *,
     user: User = "",
@@ -93,7 +93,7 @@ def _find(client: ApiClient, name: str) -> dict[str, Any]:
     return detail
 
 
-@told
+@report_errors
 def show(call: CallName, *, api: Url = DEFAULT, json: AsJson = False) -> None:
     """Show one call and its recordings: streams, packets, attempts, pauses."""
     found = _find(ApiClient(api), call)
@@ -134,7 +134,7 @@ def _steer(function: str, call: str, user: str, every: bool, api: str, as_json: 
         print(f"{clean(result['dlg_id'])} {clean(result['instance'])}: {outcome if result['done'] else 'not possible'}")
 
 
-@told
+@report_errors
 def start(
     call: CallName = "",
     *,
@@ -155,7 +155,7 @@ def start(
     _steer("siprec_start_recording", call, user, all, api, json, instance=instance, srs=srs, start=begin)
 
 
-@told
+@report_errors
 def pause(
     call: CallName = "",
     *,
@@ -169,7 +169,7 @@ def pause(
     _steer("siprec_pause_recording", call, user, all, api, json, instance=instance)
 
 
-@told
+@report_errors
 def resume(
     call: CallName = "",
     *,
@@ -183,7 +183,7 @@ def resume(
     _steer("siprec_resume_recording", call, user, all, api, json, instance=instance)
 
 
-@told
+@report_errors
 def stop(
     call: CallName = "",
     *,
@@ -197,7 +197,7 @@ def stop(
     _steer("siprec_stop_recording", call, user, all, api, json, instance=instance)
 
 
-@told
+@report_errors
 def srs(*, api: Url = DEFAULT, json: AsJson = False) -> None:
     """List session recording servers and their health."""
     found = ApiClient(api).get("/srs")["srs"]
@@ -218,7 +218,7 @@ def srs(*, api: Url = DEFAULT, json: AsJson = False) -> None:
     print_table(("SRS", "STATE", "ACTIVE", "ESTABLISHED", "FAILED", "LAST FAILURE"), rows, "no SRS is configured")
 
 
-@told
+@report_errors
 def media(*, api: Url = DEFAULT, json: AsJson = False) -> None:
     """List media servers and their load."""
     found = ApiClient(api).get("/media")["media"]
@@ -240,7 +240,7 @@ def media(*, api: Url = DEFAULT, json: AsJson = False) -> None:
     print_table(("MEDIA SERVER", "KIND", "SET", "STATE", "CALLS", "ROUND TRIP", "RESTARTS"), rows, "no media server")
 
 
-@told
+@report_errors
 def registrations(*, limit: Limit = 1000, api: Url = DEFAULT, json: AsJson = False) -> None:
     """List phones that are registered.
 

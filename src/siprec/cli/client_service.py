@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
+from siprec.cli.call_text import time_of
 from siprec.cli.client import DEFAULT, ApiClient, ApiError
-from siprec.cli.commands import AsJson, Url, clean, dump, told
-from siprec.cli.show import time_of
+from siprec.cli.commands import AsJson, Url, clean, dump, report_errors
 
 
 def register(app: App) -> None:
@@ -22,7 +22,7 @@ def register(app: App) -> None:
     app.command(log_level, name="log-level")
 
 
-@told
+@report_errors
 def events(
     *,
     event: str = "",
@@ -66,7 +66,7 @@ def _show_event(value: dict[str, Any], as_json: bool) -> None:
     print(" ".join(clean(word) for word in words if word), flush=True)
 
 
-@told
+@report_errors
 def drain(
     *,
     off: Annotated[bool, Parameter(name="--off", negative="", help="Take calls again.")] = False,
@@ -96,7 +96,7 @@ def drain(
         print(f"{'draining' if found['draining'] else 'taking calls'}, calls left: {found['calls']}")
 
 
-@told
+@report_errors
 def reload(*, force: bool = False, api: Url = DEFAULT, json: AsJson = False) -> None:
     """Read the configuration and the routing script again, as SIGHUP does; calls go on.
 
@@ -112,7 +112,7 @@ def reload(*, force: bool = False, api: Url = DEFAULT, json: AsJson = False) -> 
         print(f"after a restart: {', '.join(found['restart'])}")
 
 
-@told
+@report_errors
 def trace(
     call: Annotated[str, Parameter(help="Dialog id, or Call-ID of the call or of its recording session.")],
     *,
@@ -149,7 +149,7 @@ def _trace(client: ApiClient, path: str, verbose: bool, pcap: Path | None, json:
         print(client.octets(path, format="full" if verbose else "text").decode("utf-8", "replace"), end="")
 
 
-@told
+@report_errors
 def top(*, api: Url = DEFAULT) -> None:
     """Calls and their recordings as they go, on the whole terminal; ? tells the keys."""
     from siprec.cli.top.app import run
@@ -157,7 +157,7 @@ def top(*, api: Url = DEFAULT) -> None:
     run(api)
 
 
-@told
+@report_errors
 def log_level(
     level: Literal["", "debug", "info", "warning", "error", "critical", "inherit"] = "",
     *,

@@ -26,7 +26,7 @@ Name = Annotated[str, Parameter(name=["--instance", "-i"], help="Recording insta
 P = ParamSpec("P")
 
 
-def told(command: Callable[P, None]) -> Callable[P, int]:
+def report_errors(command: Callable[P, None]) -> Callable[P, int]:
     """An :class:`ApiError` becomes a line on standard error and exit status 1."""
 
     @wraps(command)

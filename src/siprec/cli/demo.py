@@ -18,11 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from siprec.audio.melody import Floats, callee_melody, caller_melody, match
-from siprec.cli.children import Child, ChildError
+from siprec.cli.child_process import Child, ChildError
 from siprec.cli.phone import Phone, PhoneError
 from siprec.logs import setup_logging
-from siprec.server.stack import run, wait_for_signal
-from siprec.server.why import why
+from siprec.server.oserror_hints import why
+from siprec.server.process import run, wait_for_signal
 
 HOST: Final = "127.0.0.1"
 DOMAIN: Final = "siprec.demo"

@@ -29,7 +29,7 @@ from siprec.net.transport import SocketTransport
 from siprec.recorder.errors import RecorderError
 from siprec.recorder.ports import PortPool
 from siprec.recording.settings import RecordingProfile
-from siprec.server.stack import contact_uri, run
+from siprec.server.process import contact_uri, run
 from siprec.sip.errors import SipError
 from siprec.sip.transaction import TransactionLayer
 from siprec.sip.transport import Hop

@@ -6,8 +6,11 @@ import logging
 import os
 import resource
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
+from siprec.media.engine import MediaError
+from siprec.media.pool import MediaPool
 from siprec.sip.clock import Clock, Timer
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,29 @@ def descriptors() -> tuple[int, int]:
     """Descriptors in use, and their limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return len(os.listdir("/proc/self/fd")), 0 if soft == resource.RLIM_INFINITY else soft
+
+
+class RelayPorts:
+    """Port pairs of our relays among the media servers of `pool`: a :data:`Gauge`."""
+
+    def __init__(self, pool: MediaPool) -> None:
+        self._pool = pool
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def __call__(self) -> tuple[int, int]:
+        """Of the relay that has the least left, as each said last; they are asked again."""
+
+        def answered(name: str, result: dict[str, int] | MediaError) -> None:
+            if not isinstance(result, MediaError):
+                self._known[name] = (result.get("port pairs.used", 0), result.get("port pairs.limit", 0))
+
+        members = [member for member in self._pool if member.server is not None and member.state == "up"]
+        self._known = {member.name: self._known.get(member.name, (0, 0)) for member in members}
+        for member in members:
+            if member.kind in ("embedded", "ng") and member.server is not None:
+                member.server.load(partial(answered, member.name), 2.0)
+        known = [ports for ports in self._known.values() if ports[1]]
+        return max(known, key=lambda ports: ports[0] / ports[1], default=(0, 0))
 
 
 class Headroom:

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from siprec.recording.verdict import Begun, Line, Proof
-from siprec.server.why import why
+from siprec.server.oserror_hints import why
 
 log = logging.getLogger(__name__)
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import secrets
 import signal
-import sys
-from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 from siprec.api.call_counters import CallCounters
@@ -19,16 +15,14 @@ from siprec.api.context import ApiContext, ConfigProblem
 from siprec.api.hold_history import HoldHistory
 from siprec.api.server import ApiServer
 from siprec.logs import setup_logging
-from siprec.media.engine import MediaError, MediaFlags, MediaServer, SourceMove
-from siprec.net.address import is_local_address, is_wildcard, local_addresses, split_host_port
+from siprec.net.address import is_local_address, is_wildcard, local_addresses
 from siprec.net.resolver import Resolver
 from siprec.net.tcp import StreamLimits
 from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
 from siprec.proxy.authentication import Authentication
-from siprec.proxy.call_media_session import MediaTimes
-from siprec.proxy.core import ProxyCore, ProxyOptions
+from siprec.proxy.core import ProxyCore
 from siprec.proxy.guard import Guard
 from siprec.proxy.hang_up import HangUp
 from siprec.proxy.local_domain import LocalDomain
@@ -37,31 +31,25 @@ from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
 from siprec.recording.active import ActiveRecording
 from siprec.recording.events import (
-    FAILED,
-    LOOP,
-    MEDIA_DOWN,
-    MEDIA_SOURCE,
-    MEDIA_UP,
-    RESOURCES,
     EventDispatcher,
-    SiprecEvent,
 )
 from siprec.recording.proof import ProofCollector
 from siprec.recording.requested import is_request
 from siprec.recording.scripting import ScriptEvents
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
-from siprec.relay.child import RelayFailed
-from siprec.server.config import Config, ConfigError
+from siprec.server.config import Config
 from siprec.server.config_check import log_warnings
-from siprec.server.headroom import MOST, Headroom, descriptors, most_connections
-from siprec.server.media import MediaSupervisor
-from siprec.server.mediacare import MediaCare
-from siprec.server.notify import Notifier
+from siprec.server.config_file import ConfigError
+from siprec.server.headroom import MOST, Headroom, RelayPorts, descriptors, most_connections
+from siprec.server.media_lost_policy import MediaCare
+from siprec.server.media_supervisor import MediaSupervisor
+from siprec.server.process import announce, contact_uri, state_directory
+from siprec.server.process_events import ProcessEvents, log_event
 from siprec.server.prooflog import ProofLog
+from siprec.server.proxy_options import own_uri, proxy_options
 from siprec.server.reload import Reloaded, compare, merged, read, recording_changes, refusal
-from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
-from siprec.server.why import why
+from siprec.server.tracing import open_tap
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
 from siprec.sip.transaction import TransactionLayer
@@ -69,71 +57,8 @@ from siprec.sip.transport import Hop
 from siprec.sip.uri import Params, Uri
 from siprec.sip.useragent import UserAgent
 from siprec.sip.users import secrets_of
-from siprec.trace.hep import HepSender
-from siprec.trace.ring import TraceRing
-from siprec.trace.tap import Tap
 
 log = logging.getLogger(__name__)
-
-
-def main(file: Path | None) -> int:
-    """Run until SIGINT, or until SIGTERM and the last call; returns the exit status."""
-    try:
-        config, script = read(file)
-        setup_logging(config.log.level, config.log.format, config.log.levels)
-        log_warnings(config, file, but="recorder.")
-        return run(_main(config, script, file))
-    except (ConfigError, ScriptError, RelayFailed, OSError, ValueError) as error:
-        print(f"siprec serve: {why(error)}", file=sys.stderr)
-        return 1
-
-
-async def _main(config: Config, script: Script | None, file: Path | None) -> int:
-    async with AsyncExitStack() as stack:
-        notifier = Notifier()
-        stack.callback(notifier.close)
-        proxy = ProxyProcess(config, script, file)
-        stack.push_async_callback(proxy.stop)
-        await proxy.start()
-        addresses = " ".join(str(listener.address) for listener in proxy.transport.listeners)
-        http = f" {proxy.api.ready}" if proxy.api is not None else ""
-
-        def reload() -> None:
-            notifier.reloading()
-            with contextlib.suppress(ConfigError, ScriptError):
-                proxy.reload()
-            notifier.ready(addresses)
-
-        with Signals(reload) as signals:
-            announce(f"siprec serve: ready {addresses}{http}")
-            notifier.ready(addresses)
-            notifier.keep_alive(proxy.clock)
-            if await signals.wait() == signal.SIGTERM:
-                await _drain(proxy, signals, notifier)
-            notifier.stopping("ending the recordings", 10.0)
-    return 0
-
-
-async def _drain(proxy: ProxyProcess, signals: Signals, notifier: Notifier) -> None:
-    """Let calls end by themselves, for the configured time; another signal ends the wait."""
-    limit = proxy.config.service.drain
-    deadline = proxy.loop.time() + limit
-    proxy.core.drain.draining = True
-    again = asyncio.create_task(signals.wait())
-    told = -1
-    try:
-        while proxy.core.calls and (left := deadline - proxy.loop.time()) > 0:
-            if told != len(proxy.core.calls):
-                told = len(proxy.core.calls)
-                log.info("draining: %d calls left, at most %.0f seconds more", told, left)
-                notifier.stopping(f"draining: {told} calls left", left + 15)
-            done, _ = await asyncio.wait({again}, timeout=min(left, 0.2))
-            if done:
-                break
-    finally:
-        again.cancel()
-    if proxy.core.calls:
-        log.warning("ending with %d calls left", len(proxy.core.calls))
 
 
 class ProxyProcess:
@@ -160,19 +85,22 @@ class ProxyProcess:
         limits = StreamLimits(max_connections=most, max_per_source=sip.max_connections_per_source)
         self.transport = SocketTransport(tls=tls, limits=limits)
         self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
-        self.tap = self._tap()
+        self.tap = open_tap(config.trace, self.clock)
+        if self.tap is not None:
+            self.transport.trace = self.tap.sip
         self.identity = LocalDomain([], sip.domains)
+        self.events = EventDispatcher()
+        self.events.subscribe(log_event)
+        self.process_events = ProcessEvents(self.clock, self.events)
         self.media = MediaSupervisor(
             self.clock,
             config,
             lambda server, reason: self.care.lost(server, reason),
             silent=lambda server, reason: self.care.silent(server, reason),
             returned=lambda server: self.care.returned(server),
-            health=self._media_health,
+            health=self.process_events.media_health,
         )
-        self.media.on_source = self._media_source
-        self.events = EventDispatcher()
-        self.events.subscribe(_log_event)
+        self.media.on_source = self.process_events.media_source
         registrar = config.registrar
         self.authentication = Authentication(
             self.clock,
@@ -206,9 +134,10 @@ class ProxyProcess:
             pick_media=lambda call: self.media.pool.pick(call.media_set),
             settings=SiprecVariable,
             authentication=self.authentication,
-            options=_options(config, secret),
+            options=proxy_options(config, secret),
         )
-        self.core.on_limit = self._limit_reached
+        self.core.on_limit = self.process_events.limit_reached
+        self.process_events.counters = self.core.counters
         self.core.media.on_trouble = self.media.trouble
         self.media.carry(self.core.media.load)
         self.care = MediaCare(self.core, config.media.on_lost, self.media.is_embedded)
@@ -228,7 +157,7 @@ class ProxyProcess:
             self.agent,
             profiles=config.recording,
             events=self.events,
-            from_uri=_own_uri(config),
+            from_uri=own_uri(config),
             group_secret=secret,
             hang_up=HangUp(self.core),
             skip_failover_codes=config.skip_failover_codes,
@@ -239,15 +168,14 @@ class ProxyProcess:
         ScriptEvents(self.recording, lambda: self.core.script, self._script_failed)
         self.holds = HoldHistory(self.clock)
         self.transport.accepted.is_known = lambda host: self.core.is_trusted(Hop("tcp", host, 0))
-        self._ports: dict[str, tuple[int, int]] = {}
         self.headroom = Headroom(
             self.clock,
             {
                 "file descriptors": descriptors,
                 "stream connections": lambda: (self.transport.connections, self.transport.limits.max_connections),
-                "relay port pairs": self._relay_ports,
+                "relay port pairs": RelayPorts(self.media.pool),
             },
-            self._resources,
+            self.process_events.resources,
         )
         self.calls = CallCounters(config.api.count_packets and not proving)
         if config.api.listen:
@@ -278,25 +206,6 @@ class ProxyProcess:
         self._set_guard(config)
         self.transport.on_closed = self.recording.around.watch.connection_closed
         self.api = ApiServer(self._api_context(), config.api) if config.api.listen else None
-
-    def _tap(self) -> Tap | None:
-        """Where messages are kept and sent to, if anywhere."""
-        wanted = self.config.trace
-        hep = None
-        if wanted.hep is not None:
-            host, port = split_host_port(wanted.hep.collector)
-            try:
-                hep = HepSender((host, port or 0), node=wanted.hep.node, password=wanted.hep.password)
-            except OSError as error:
-                raise ConfigError(f"trace.hep.collector: {wanted.hep.collector}: {error}") from None
-        # Homer is told which call a recording session belongs to: the ring knows.
-        megabytes = max(wanted.megabytes, int(hep is not None))
-        ring = TraceRing(megabytes << 20) if megabytes else None
-        if ring is None and hep is None:
-            return None
-        tap = Tap(self.clock, ring, hep)
-        self.transport.trace = tap.sip
-        return tap
 
     def _prove(self) -> ProofCollector | None:
         """Proof of recording, where there is a place for it."""
@@ -465,7 +374,7 @@ class ProxyProcess:
         self.recording.set_profiles(new.recording, new.skip_failover_codes)
         if self.recording.requested is not None:
             self.recording.requested.settings = new.srs_requests
-        self.core.reconfigure(_options(new), rules, script)
+        self.core.reconfigure(proxy_options(new), rules, script)
         self._set_guard(new)
         self.care.policy = new.media.on_lost
         if new.media_server != self.config.media_server:
@@ -518,40 +427,6 @@ class ProxyProcess:
         except SipError:
             return False
 
-    def _limit_reached(self, limit: str, text: str, request: SipRequest, source: Hop) -> None:
-        if limit == "max_passes":
-            reason = f"{text} of {request.method} from {source}"
-            self.events.emit(SiprecEvent(LOOP, "", request.call_id, "", "", "", "", self.clock.wall(), reason))
-
-    def _relay_ports(self) -> tuple[int, int]:
-        """Of that relay of ours which has the least left, as each said last; they are asked again."""
-
-        def said(name: str, result: dict[str, int] | MediaError) -> None:
-            if not isinstance(result, MediaError):
-                self._ports[name] = (result.get("port pairs.used", 0), result.get("port pairs.limit", 0))
-
-        members = [member for member in self.media.pool if member.server is not None and member.state == "up"]
-        self._ports = {member.name: self._ports.get(member.name, (0, 0)) for member in members}
-        for member in members:
-            if member.kind in ("embedded", "ng") and member.server is not None:
-                member.server.load(partial(said, member.name), 2.0)
-        known = [ports for ports in self._ports.values() if ports[1]]
-        return max(known, key=lambda ports: ports[0] / ports[1], default=(0, 0))
-
-    def _resources(self, name: str, used: int, limit: int) -> None:
-        reason = f"{used} of {limit} in use"
-        self.events.emit(SiprecEvent(RESOURCES, "", "", "", "", name, "", self.clock.wall(), reason))
-
-    def _media_health(self, name: str, up: bool, reason: str) -> None:
-        event = MEDIA_UP if up else MEDIA_DOWN
-        self.events.emit(SiprecEvent(event, "", "", "", "", name, "", self.clock.wall(), reason))
-
-    def _media_source(self, server: MediaServer, move: SourceMove) -> None:
-        self.core.counters["media_sources_moved"] += 1
-        reason = f"tag {move.tag}, m-line {move.index + 1}: {move.before} -> {move.now}"
-        name, wall = server.name, self.clock.wall()
-        self.events.emit(SiprecEvent(MEDIA_SOURCE, "", move.call_id, "", "", name, "", wall, reason))
-
     def counts(self) -> dict[str, object]:
         """What is alive in this process: for leak checks."""
         return {
@@ -566,43 +441,3 @@ class ProxyProcess:
 
     def _report(self) -> None:
         announce(json.dumps(self.counts()))
-
-
-def _options(config: Config, secret: bytes = b"") -> ProxyOptions:
-    return ProxyOptions(
-        trusted=config.sip.trusted,
-        session_expires=config.sip.session_expires,
-        dialog_idle=config.sip.dialog_idle,
-        max_unanswered=config.sip.max_unanswered,
-        max_branches=config.sip.max_branches,
-        max_passes=config.sip.max_passes,
-        media_use=config.media.use,
-        on_media_failure=config.media.on_failure,
-        cookie_secret=secret,
-        on_script_error=config.on_script_error,
-        media_flags=MediaFlags(flags=("pre-roll",)),
-        media_times=MediaTimes(config.media.timeout, max(1.0, config.media.timeout)),
-    )
-
-
-def _own_uri(config: Config) -> str:
-    """What names us as SRC (SRC-07)."""
-    name = config.sip.advertise or next(iter(config.sip.domains), "localhost")
-    host, port = split_host_port(name)
-    where = f"[{host}]" if ":" in host else host
-    return f"sip:siprec@{where}" + (f":{port}" if port else "")
-
-
-def _log_event(event: SiprecEvent) -> None:
-    # A call is not recorded although it should be: nobody may miss that.
-    log.log(
-        logging.WARNING if event.name == FAILED else logging.INFO,
-        "%s dlg_callid=%s callid=%s session_id=%s server=%s instance=%s%s",
-        event.name,
-        event.dlg_callid,
-        event.callid,
-        event.session_id,
-        event.server,
-        event.instance,
-        f" reason={event.reason}" if event.reason else "",
-    )

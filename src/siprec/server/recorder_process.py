@@ -23,12 +23,13 @@ from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
 from siprec.recorder.server import ACCEPT, HANDOVER, RecorderServer, Watching
 from siprec.recorder.session import Recorder, RecorderSettings
-from siprec.server.config import Config, ConfigError, load
+from siprec.server.config import Config
 from siprec.server.config_check import log_warnings, port_range
+from siprec.server.config_file import ConfigError, load
 from siprec.server.headroom import MOST, Headroom, descriptors, most_connections
 from siprec.server.notify import Notifier
-from siprec.server.stack import Signals, announce, contact_uri, run, state_directory
-from siprec.server.why import why
+from siprec.server.oserror_hints import why
+from siprec.server.process import Signals, announce, contact_uri, run, state_directory
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.transaction import TransactionLayer

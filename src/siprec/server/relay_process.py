@@ -14,12 +14,13 @@ from siprec.relay.learning import Latching
 from siprec.relay.ports import parse_interface
 from siprec.relay.process import PRIVATE, RelayOptions, run_relay
 from siprec.relay.server import Timeouts
-from siprec.server.config import Config, ConfigError, load
+from siprec.server.config import Config
 from siprec.server.config_check import ng_listen, port_range
+from siprec.server.config_file import ConfigError, load
 from siprec.server.headroom import Headroom, descriptors
 from siprec.server.notify import Notifier
-from siprec.server.stack import announce, run, wait_for_signal
-from siprec.server.why import why
+from siprec.server.oserror_hints import why
+from siprec.server.process import announce, run, wait_for_signal
 
 
 def relay_options(config: Config, *, embedded: bool = False) -> RelayOptions:

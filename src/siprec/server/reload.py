@@ -13,7 +13,8 @@ import msgspec
 from siprec.proxy.routes import RouteRule
 from siprec.proxy.script import Script, load_script
 from siprec.recording.events import EVENTS
-from siprec.server.config import Config, load
+from siprec.server.config import Config
+from siprec.server.config_file import load
 
 log = logging.getLogger(__name__)
 

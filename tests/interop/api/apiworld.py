@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from siprec.audio.melody import callee_melody, caller_melody
-from siprec.cli.children import Child
-from siprec.server.config import parse
+from siprec.cli.child_process import Child
+from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 from tests.interop.engines.world import Caller
 

@@ -13,7 +13,7 @@ import pytest
 from siprec.api.protocol import Protocol
 from siprec.api.routes import OPERATIONS
 from siprec.recording.events import START, STOP, SiprecEvent
-from siprec.server.config import ConfigError, parse
+from siprec.server.config_file import ConfigError, parse
 from siprec.server.proxy_process import ProxyProcess
 from tests.interop.api.apiworld import CONTROL, READ, Client, client, proxy, until
 from tests.interop.api.test_events import Listener

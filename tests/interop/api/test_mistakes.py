@@ -49,21 +49,23 @@ def test_each_mistake_is_told_what_to_do(
             assert process.api is not None
             url = process.api.url
 
-            async def told(command: Callable[..., int], *arguments: object, **options: object) -> str:
+            async def mistake(command: Callable[..., int], *arguments: object, **options: object) -> str:
                 return await asyncio.to_thread(say, command, *arguments, api=url, **options)
 
             monkeypatch.delenv("SIPREC_TOKEN", raising=False)
-            assert "SIPREC_TOKEN in the environment" in await told(commands.ls)
+            assert "SIPREC_TOKEN in the environment" in await mistake(commands.ls)
             monkeypatch.setenv("SIPREC_TOKEN", "wrong-token-0123456789")
-            assert "not known" in await told(commands.ls)
+            assert "not known" in await mistake(commands.ls)
             monkeypatch.setenv("SIPREC_TOKEN", READ)
-            assert "takes a token with the role control; the one in SIPREC_TOKEN has less" in await told(service.drain)
-            assert "`siprec ls` lists them" in await told(commands.show, "nobody")
-            assert "`siprec ls` lists those" in await told(service.trace, "nobody")
+            assert "takes a token with the role control; the one in SIPREC_TOKEN has less" in await mistake(
+                service.drain
+            )
+            assert "`siprec ls` lists them" in await mistake(commands.show, "nobody")
+            assert "`siprec ls` lists those" in await mistake(service.trace, "nobody")
             monkeypatch.setenv("SIPREC_TOKEN", CONTROL)
-            assert "Give its id" in await told(commands.pause)
-            assert "`siprec ls` lists the calls" in await told(commands.pause, all=True)
-            assert "which level for siprec.sip?" in await told(service.log_level, room="siprec.sip")
+            assert "Give its id" in await mistake(commands.pause)
+            assert "`siprec ls` lists the calls" in await mistake(commands.pause, all=True)
+            assert "which level for siprec.sip?" in await mistake(service.log_level, room="siprec.sip")
 
             await alice.dial("bob")
             await until(lambda: [call.state for call in process.core.calls.values()] == ["confirmed"])
@@ -71,8 +73,8 @@ def test_each_mistake_is_told_what_to_do(
             # The beginning is enough.
             assert await asyncio.to_thread(commands.show, first.call_id[:10], api=url) == 0
             assert first.dlg_id in capsys.readouterr().out
-            assert "which call?" in await told(commands.show, "")
-            assert "not possible for instance 'other'" in await told(commands.stop, first.dlg_id, instance="other")
+            assert "which call?" in await mistake(commands.show, "")
+            assert "not possible for instance 'other'" in await mistake(commands.stop, first.dlg_id, instance="other")
             assert "no TLS is spoken there" in await asyncio.to_thread(
                 say, commands.ls, api=url.replace("http", "https")
             )

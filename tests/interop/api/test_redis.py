@@ -16,7 +16,7 @@ import pytest
 from siprec.api.event_hub import EventHub
 from siprec.api.redis_stream import RedisStream
 from siprec.api.settings import RedisConfig
-from siprec.cli.children import end_with_parent
+from siprec.cli.child_process import end_with_parent
 from siprec.recording.events import PAUSED, START, SiprecEvent
 from tests.interop.api.apiworld import HOST, phones, proxy, recorder, until
 from tests.parallel import own_port

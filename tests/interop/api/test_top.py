@@ -8,7 +8,7 @@ import re
 import signal
 from pathlib import Path
 
-from siprec.server.config import parse
+from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 from tests.interop.api.apiworld import configuration, phones, proxy, recorder, until
 from tests.interop.api.terminal import at_terminal

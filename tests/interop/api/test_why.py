@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from siprec.cli.show import describe
+from siprec.cli.call_text import describe
 from siprec.recording.events import FAILED, SiprecEvent
 from tests.interop.api.apiworld import Client, client, phones, proxy, recorder, until, until_reply
 

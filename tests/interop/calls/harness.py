@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from siprec.cli.children import end_with_parent
+from siprec.cli.child_process import end_with_parent
 from tests.interop.calls.scenarios import Scenario
 from tests.parallel import own_port, share
 

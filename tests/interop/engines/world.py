@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from siprec import sdp
 from siprec.audio.melody import callee_melody, caller_melody
-from siprec.cli.children import Child
+from siprec.cli.child_process import Child
 from siprec.cli.phone import Phone
 from siprec.cli.phone_media import PhoneMedia
 from siprec.recording.events import SiprecEvent
-from siprec.server.config import parse
+from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.useragent import Call, Reply

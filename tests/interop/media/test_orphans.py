@@ -14,8 +14,8 @@ from siprec.cli.phone import Phone
 from siprec.media.engine import MediaServer, MediaSession
 from siprec.relay.process import LoopClock
 from siprec.server import orphans
-from siprec.server.config import parse
-from siprec.server.mediaservers import connect
+from siprec.server.config_file import parse
+from siprec.server.media_uri import connect
 from siprec.server.orphans import Orphans, owner
 from tests.interop.calls.harness import HOST, Command
 from tests.interop.media.rig import Rig, drive, recorder_answer, target, until

@@ -15,7 +15,7 @@ from siprec import sdp
 from siprec.audio.melody import callee_melody, caller_melody
 from siprec.cli.phone import Phone
 from siprec.cli.phone_media import PhoneMedia
-from siprec.server.config import parse
+from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 from siprec.sip.message import SipRequest
 from siprec.sip.useragent import IncomingCall, session_description

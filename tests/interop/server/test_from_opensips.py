@@ -10,7 +10,7 @@ from siprec import sdp
 from siprec.audio.melody import callee_melody, caller_melody
 from siprec.cli.phone import Phone
 from siprec.proxy.script import load_script
-from siprec.server.config import parse
+from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 from siprec.sip.message import SipRequest
 from siprec.sip.multipart import find_metadata

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from siprec.audio.melody import callee_melody, caller_melody
-from siprec.cli.children import Child
+from siprec.cli.child_process import Child
 from siprec.cli.phone import Phone
-from siprec.server.config import parse
+from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 
 HOST = "127.0.0.1"

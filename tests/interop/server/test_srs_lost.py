@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from siprec.audio.melody import callee_melody, caller_melody
-from siprec.cli.children import Child
+from siprec.cli.child_process import Child
 from siprec.cli.phone import Phone
 from siprec.recording.events import SiprecEvent
-from siprec.server.config import parse
+from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 from tests.interop.server.test_processes import DOMAIN, HOST, complete, until
 

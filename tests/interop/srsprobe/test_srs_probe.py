@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from siprec.cli.children import Child
+from siprec.cli.child_process import Child
 from siprec.cli.srs_probe import Outcome, ProbeError, ProbeOptions, _printable, probe
 from tests.interop.srsprobe.poor_srs import PoorSrs
 

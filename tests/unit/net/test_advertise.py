@@ -7,9 +7,11 @@ import pytest
 from siprec.net.resolver import Resolver
 from siprec.net.transport import SocketTransport
 from siprec.proxy.local_domain import LocalDomain
-from siprec.server.config import Config, ConfigError, SipConfig, parse
-from siprec.server.proxy_process import ProxyProcess, _own_uri
-from siprec.server.stack import contact_uri
+from siprec.server.config import Config, SipConfig
+from siprec.server.config_file import ConfigError, parse
+from siprec.server.process import contact_uri
+from siprec.server.proxy_options import own_uri
+from siprec.server.proxy_process import ProxyProcess
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.transport import Hop
@@ -28,8 +30,8 @@ from tests.unit.net.net_support import Run
         ("sip.example.com", "sip:siprec@sip.example.com"),
     ],
 )
-def test_own_uri_and_contact_can_be_read(advertise: str, uri: str, run: Run) -> None:
-    assert _own_uri(Config(sip=SipConfig(advertise=advertise))) == uri
+def testown_uri_and_contact_can_be_read(advertise: str, uri: str, run: Run) -> None:
+    assert own_uri(Config(sip=SipConfig(advertise=advertise))) == uri
     assert NameAddr.parse(f"<{uri}>").uri.aor == uri.removesuffix(":5070")
 
     async def main() -> None:

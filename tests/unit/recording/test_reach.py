@@ -10,8 +10,8 @@ import pytest
 from siprec.net.tls import TlsSettings
 from siprec.recording.reach import Reach, SrsSettings
 from siprec.recording.settings import RecordingProfile, SettingError
-from siprec.server.config import parse
 from siprec.server.config_check import warnings
+from siprec.server.config_file import parse
 from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
 from siprec.sip.transport import Hop

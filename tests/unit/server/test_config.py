@@ -11,8 +11,9 @@ from siprec.proxy.authentication import Authentication
 from siprec.proxy.core import ProxyOptions
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import load_script
-from siprec.server.config import Config, ConfigError, load, parse
+from siprec.server.config import Config
 from siprec.server.config_check import warnings
+from siprec.server.config_file import ConfigError, load, parse
 from siprec.server.config_reference import reference
 from siprec.sip.digest import Credentials, CredentialStore
 from siprec.sip.transport import Hop

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from siprec.recording.settings import RecordingProfile
-from siprec.server.config import Config, parse
+from siprec.server.config import Config
 from siprec.server.config_example import example, toml
+from siprec.server.config_file import parse
 from siprec.server.config_reference import PARTS, TABLES, fields_of
 
 

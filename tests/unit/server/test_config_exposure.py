@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from siprec.cli import config_check
-from siprec.server.config import parse
 from siprec.server.config_check import log_warnings
 from siprec.server.config_exposure import exposures
+from siprec.server.config_file import parse
 
 PUBLIC = '[sip]\nlisten = ["udp:192.0.2.1:5060", "tcp:192.0.2.1:5060"]\n'
 CLOSED = PUBLIC + '[registrar]\nusers = { bob = "x" }\n'

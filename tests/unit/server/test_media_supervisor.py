@@ -7,8 +7,9 @@ from collections import Counter
 
 from siprec.media.engine import MediaServer
 from siprec.net.timers import TimerWheel
-from siprec.server.config import Config, parse
-from siprec.server.media import MediaSupervisor
+from siprec.server.config import Config
+from siprec.server.config_file import parse
+from siprec.server.media_supervisor import MediaSupervisor
 
 
 def config(*servers: str) -> Config:

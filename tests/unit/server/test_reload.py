@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from siprec.server.config import Config, parse
+from siprec.server.config import Config
+from siprec.server.config_file import parse
 from siprec.server.reload import AT_ONCE, compare, merged, recording_changes, refusal
 
 OLD = parse('[sip]\ndomains = ["a.test"]\n[recording.default]\nsrs = "sip:a"\n')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siprec.server.config import ConfigError, parse
+from siprec.server.config_file import ConfigError, parse
 from siprec.sip.digest import hash_password
 from siprec.sip.users import parse_htdigest, secrets_of
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote
 
+from siprec.cli.call_text import describe
 from siprec.cli.client import ApiClient, ApiError
-from siprec.cli.show import describe
 
 INTERVAL: Final = 1.0
 """Seconds between two rounds of questions; longer where they take long."""

@@ -10,8 +10,8 @@ import pytest
 
 from siprec.cli.audit import main as audit
 from siprec.cli.vcon import main as vcon
-from siprec.server import proxy_process, recorder_process, relay_process
-from siprec.server.why import why
+from siprec.server import recorder_process, relay_process, serve
+from siprec.server.oserror_hints import why
 
 
 def test_what_may_be_done_is_said() -> None:
@@ -24,7 +24,7 @@ def test_what_may_be_done_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("main", "section"),
-    [(proxy_process.main, "sip"), (recorder_process.main, "recorder"), (relay_process.main, "relay")],
+    [(serve.main, "sip"), (recorder_process.main, "recorder"), (relay_process.main, "relay")],
 )
 def test_a_process_that_cannot_listen_says_where_and_why(
     main: object, section: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -16,8 +16,9 @@ from siprec.media.pool import MediaPool, Member
 from siprec.media.rtpengine import RtpEngine
 from siprec.proxy.call import Call
 from siprec.relay.child import RelayFailed, RelayProcess, start_relay
-from siprec.server.config import Config, ConfigError, MediaServerConfig
-from siprec.server.mediaservers import ServerAddress, connect
+from siprec.server.config import Config, MediaServerConfig
+from siprec.server.config_file import ConfigError
+from siprec.server.media_uri import ServerAddress, connect
 from siprec.server.orphans import Orphans
 from siprec.server.relay_process import relay_options
 from siprec.server.relaywatch import LOOK, HangWatch, effort
