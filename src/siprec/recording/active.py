@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as with_changes
 from functools import partial
+
+from msgspec.structs import replace
 
 from siprec.media.engine import (
     MediaError,
@@ -30,11 +33,8 @@ from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.health import HealthTable
 from siprec.recording.metadata import IdSource, Reason, Recording, new_id, write
 from siprec.recording.offer import RsDescription, media_family
-from siprec.recording.session import RecordingSession
-from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs import UPDATE_REFUSED, Body, PeerOffer, RsDialog, RsPeer
-from siprec.recording.srtpterms import SrtpTerms
-from siprec.recording.steps import (
+from siprec.recording.session_events import (
+    TIMED,
     Action,
     AnswerPeer,
     Bye,
@@ -53,6 +53,10 @@ from siprec.recording.steps import (
     SetTimer,
     State,
 )
+from siprec.recording.session_fsm import RecordingSessionFsm
+from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.srs import UPDATE_REFUSED, Body, PeerOffer, RsDialog, RsPeer
+from siprec.recording.srtpterms import SrtpTerms
 from siprec.recording.taken import TakenStreams, refused
 from siprec.recording.trunks import TrunkPool
 from siprec.recording.watch import PROBE, SrsWatch
@@ -135,7 +139,7 @@ class ActiveRecording:
         self.settings = settings
         self.start = start
         self.targets = profile.targets
-        self.machine = RecordingSession(
+        self.machine = RecordingSessionFsm(
             Policy(
                 len(self.targets),
                 profile.skip_failover_codes,
@@ -207,7 +211,7 @@ class ActiveRecording:
     def stop(self, reason: str = "stopped") -> None:
         """End this recording; the call goes on."""
         wall = self._wall()
-        self._post(Event(Kind.STOP, self._document().detached(wall), reason=reason))
+        self._post(Event(Kind.STOP, self._document().detached(wall), reason=reason, wall=wall))
 
     def hurry(self) -> None:
         """Where it is ending: do not wait for the SRS's answer to the last metadata."""
@@ -216,7 +220,7 @@ class ActiveRecording:
 
     def call_ended(self, wall: float, reasons: tuple[Reason, ...], reason: str) -> None:
         """The call ended at `wall`: what there is to tell goes to the SRS, then BYE."""
-        self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason))
+        self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason, wall=wall))
 
     def _wall(self) -> float:
         """The time of the call: see `Call.wall`."""
@@ -261,7 +265,7 @@ class ActiveRecording:
     def look_for_media(self, result: MediaStatistics, since: float) -> None:
         """Tell of streams that carry nothing since the recording began (`since`, seconds since the epoch)."""
         subscription, description, answer = self._subscription, self._description, self._answer
-        if self.machine.state is not State.ACTIVE or self.machine.paused_wanted:
+        if self.machine.state is not State.ACTIVE or self.machine.wanted.paused:
             return
         if subscription is None or description is None or answer is None:
             return
@@ -325,23 +329,13 @@ class ActiveRecording:
         self._busy = True
         try:
             while self._queue:
-                for action in self.machine.handle(self._stamped(self._queue.popleft())):
+                event = self._queue.popleft()
+                if event.kind in TIMED:
+                    event = replace(event, wall=self._wall())
+                for action in self.machine.handle(event):
                     self._do(action)
         finally:
             self._busy = False
-
-    def _stamped(self, event: Event) -> Event:
-        return Event(
-            event.kind,
-            event.document,
-            event.media,
-            event.status,
-            event.reason,
-            event.retry_after,
-            self._wall(),
-            event.again,
-            event.target,
-        )
 
     def _later(self, event: Event) -> None:
         self.around.clock.call_later(0, self._post, event)
@@ -507,7 +501,7 @@ class ActiveRecording:
             self._tag = result.tag
             if not self._srtp.transport and any(secure.is_dtls(stream.section) for stream in result.streams):
                 self._srtp.transport = secure.SECURE  # keyed by SDP; DTLS ends at the media server
-                self._subscribe(media, session, replace(flags, transport_protocol=secure.SECURE))
+                self._subscribe(media, session, with_changes(flags, transport_protocol=secure.SECURE))
                 return
         self._forked(result)
 
@@ -768,7 +762,7 @@ class ActiveRecording:
     def _offer_peer(self, peer: PeerOffer, withheld: bool) -> None:
         """An offerless re-INVITE: our offer and all metadata go in the 200, the answer comes in the ACK."""
         try:
-            peer.answer(self._body(self.machine.current, True, withheld))
+            peer.answer(self._body(self.machine.wanted.document, True, withheld))
         except SdpError:
             peer.refuse(500)
         self._later(Event(Kind.PEER_DONE))
@@ -799,7 +793,7 @@ class ActiveRecording:
     def _not_taken(self, answer: SessionDescription | None) -> dict[tuple[str, int], str]:
         """Streams that were offered and that the SRS does not take, though it did not ask for a pause of them."""
         description = self._description
-        if description is None or answer is None or self.machine.offered_inactive:
+        if description is None or answer is None or self.machine.sent_inactive:
             return {}
         found = refused(description, answer)
         if self._taken is None:

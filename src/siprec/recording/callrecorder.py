@@ -135,7 +135,7 @@ class CallRecorder:
             recording.settings,
             recording.start,
             self.service.around.clock.now() + profile.retry,
-            recording.machine.paused_wanted,
+            recording.machine.wanted.paused,
             recording.failure,
             recording.woken,
         )

@@ -202,4 +202,4 @@ def state_of(recording: ActiveRecording) -> State:
     """What a recording is for the parties: what is intended counts, not how far the SRS has followed."""
     if recording.state in _OVER:
         return "off"
-    return "paused" if recording.machine.paused_wanted else "on"
+    return "paused" if recording.machine.wanted.paused else "on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,8 +12,7 @@ from msgspec.structs import replace
 
 from siprec.recording import events
 from siprec.recording.metadata import Recording, Session, SessionRecordingAssoc, Stream, new_id
-from siprec.recording.session import TABLE, RecordingSession
-from siprec.recording.steps import (
+from siprec.recording.session_events import (
     Action,
     AnswerPeer,
     Bye,
@@ -31,6 +31,7 @@ from siprec.recording.steps import (
     SetTimer,
     State,
 )
+from siprec.recording.session_fsm import TABLES, Actual, RecordingSessionFsm, Wanted, next_due
 
 S, A = new_id(), new_id()
 DOCUMENT = Recording(
@@ -41,12 +42,16 @@ DOCUMENT = Recording(
 END = DOCUMENT.stopped(9.0)
 
 
+#: States that no row leads to or from by itself, since `next_due` decides.
+_BY_NEXT_DUE = {"fork": set(), "dialog": set(), "exchange": {"idle", "forking", "gating", "connecting", "offering"}}
+
+
 def changed(name: str) -> Recording:
     return replace(DOCUMENT, sessions=(replace(DOCUMENT.sessions[0], sip_session_ids=(name,)),))
 
 
-def active(policy: Policy | None = None) -> RecordingSession:
-    session = RecordingSession(policy or Policy())
+def active(policy: Policy | None = None) -> RecordingSessionFsm:
+    session = RecordingSessionFsm(policy or Policy())
     assert session.handle(Event(Kind.START, DOCUMENT)) == [Fork()]
     assert session.handle(Event(Kind.FORKED)) == [Invite(0, DOCUMENT, False)]
     assert session.handle(Event(Kind.ANSWERED)) == [Notify(events.START), Connect()]
@@ -73,7 +78,7 @@ def test_the_plain_course() -> None:
 
 
 def test_the_call_ends_before_the_fork_is_there() -> None:
-    session = RecordingSession(Policy())
+    session = RecordingSessionFsm(Policy())
     session.handle(Event(Kind.START, DOCUMENT))
     assert session.handle(Event(Kind.STOP, END)) == []
     assert session.handle(Event(Kind.FORKED)) == [Release()]
@@ -81,7 +86,7 @@ def test_the_call_ends_before_the_fork_is_there() -> None:
 
 
 def test_a_2xx_that_crosses_the_cancel_is_ended_without_events() -> None:
-    session = RecordingSession(Policy())
+    session = RecordingSessionFsm(Policy())
     session.handle(Event(Kind.START, DOCUMENT))
     session.handle(Event(Kind.FORKED))
     assert session.handle(Event(Kind.STOP, END)) == [Release(), Cancel()]
@@ -91,7 +96,7 @@ def test_a_2xx_that_crosses_the_cancel_is_ended_without_events() -> None:
 
 
 def test_second_srs_gets_the_call_when_the_first_refuses() -> None:
-    session = RecordingSession(Policy(targets=2))
+    session = RecordingSessionFsm(Policy(targets=2))
     session.handle(Event(Kind.START, DOCUMENT))
     session.handle(Event(Kind.FORKED))
     assert session.handle(Event(Kind.REFUSED, status=486, reason="Busy Here")) == [
@@ -112,7 +117,7 @@ def test_a_skipped_code_ends_the_search() -> None:
         ("[45][0-9][0-9]", 503, False),
         ("", 603, True),
     ):
-        session = RecordingSession(Policy(targets=2, skip_failover_codes=pattern))
+        session = RecordingSessionFsm(Policy(targets=2, skip_failover_codes=pattern))
         session.handle(Event(Kind.START, DOCUMENT))
         session.handle(Event(Kind.FORKED))
         out = session.handle(Event(Kind.REFUSED, status=status))
@@ -148,7 +153,7 @@ def test_pause_shuts_the_gate_first_and_resume_opens_it_last() -> None:
 
 
 def test_a_pause_that_is_taken_back_at_once_leaves_the_streams_connected() -> None:
-    session = RecordingSession(Policy())
+    session = RecordingSessionFsm(Policy())
     session.handle(Event(Kind.START, DOCUMENT))
     session.handle(Event(Kind.FORKED))
     session.handle(Event(Kind.PAUSE))
@@ -161,7 +166,7 @@ def test_a_pause_that_is_taken_back_at_once_leaves_the_streams_connected() -> No
 
 
 def test_a_pause_before_the_answer_is_offered_inactive() -> None:
-    session = RecordingSession(Policy())
+    session = RecordingSessionFsm(Policy())
     session.handle(Event(Kind.START, DOCUMENT))
     session.handle(Event(Kind.PAUSE))
     assert session.handle(Event(Kind.FORKED)) == [Invite(0, DOCUMENT, True)]
@@ -175,11 +180,11 @@ def test_packets_stay_stopped_when_the_srs_refuses_pause_or_resumption() -> None
     session.handle(Event(Kind.GATED))
     out = session.handle(Event(Kind.EXCHANGE_FAILED, status=488, reason="no"))
     assert out == [Notify(events.UPDATE_FAILED, "no", 488)]
-    assert session.gated
+    assert session.actual.gated
     assert session.state is State.PAUSED
     assert session.handle(Event(Kind.RESUME)) == [Exchange(DOCUMENT, True, False)]
     session.handle(Event(Kind.EXCHANGE_FAILED, status=488, reason="no"))
-    assert session.gated
+    assert session.actual.gated
     assert session.state is State.PAUSED
 
 
@@ -282,12 +287,49 @@ def test_the_last_words_do_not_wait_for_ever() -> None:
     assert session.handle(Event(Kind.BYE_DONE))[0] == Notify(events.STOP)
 
 
-def test_every_row_of_the_table_names_its_rule() -> None:
-    assert all(rule for _, rule in TABLE.values())
-    assert not any(state is State.ENDED for state, _ in TABLE)
-    for state in State:
-        if state is not State.ENDED:
-            assert (state, Kind.STOP) in TABLE or state is State.ENDING
+def test_every_state_of_every_machine_is_entered_and_left() -> None:
+    for name, rows in TABLES.items():
+        first = rows[0].state
+        states = {row.state for row in rows} | {row.next for row in rows}
+        assert {row.next for row in rows if row.next != row.state} | {first} >= states - _BY_NEXT_DUE[name], name
+        assert {row.state for row in rows if row.next != row.state} >= states - _BY_NEXT_DUE[name], name
+
+
+def test_a_row_without_a_guard_is_the_last_of_its_state_and_event() -> None:
+    for name, rows in TABLES.items():
+        seen = set()
+        for row in rows:
+            assert (row.state, row.event) not in seen, (name, row)
+            if row.guard is None:
+                seen.add((row.state, row.event))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "actual", "due"),
+    [
+        ({}, {}, ""),
+        ({"paused": True}, {}, "gate"),
+        ({"paused": True, "streams": True}, {}, "gate"),
+        ({"paused": True}, {"gated": True}, "offer"),
+        ({"paused": True}, {"gated": True, "inactive": True}, ""),
+        ({"paused": True}, {"gated": True, "inactive": True, "connected": False}, "connect"),
+        ({}, {"gated": True, "inactive": True, "withheld": True}, "offer"),
+        ({}, {"gated": True, "withheld": True}, "connect"),
+        ({}, {"gated": True}, "ungate"),
+        ({"streams": True, "offer": True}, {"connected": False}, "fork"),
+        ({"offer": True}, {"connected": False}, "connect"),
+        ({"offer": True, "full": True}, {}, "offer"),
+        ({"full": True}, {}, "update"),
+        ({}, {"acknowledged": None}, "update"),
+        ({"document": changed("new")}, {}, "update"),
+        ({"document": changed("new"), "offer": True}, {"gated": True}, "offer"),
+    ],
+)
+def test_what_is_due_next_follows_from_what_is_wanted_and_what_is(
+    wanted: dict[str, Any], actual: dict[str, Any], due: str
+) -> None:
+    is_so: dict[str, Any] = {"acknowledged": DOCUMENT, "connected": True}
+    assert next_due(Wanted(**{"document": DOCUMENT, **wanted}), Actual(**{**is_so, **actual})) == due
 
 
 # -- a world of accidents ----------------------------------------------------------------------------------------------
@@ -298,7 +340,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.session = RecordingSession(
+        self.session = RecordingSessionFsm(
             Policy(
                 targets=self.random.randint(1, 3),
                 rebuilds=self.random.randint(0, 2),
@@ -337,7 +379,7 @@ class World:
                 assert self.dialog == "calling"
             case Connect(withheld):
                 assert self.dialog == "up"
-                assert withheld or not self.session.paused_wanted
+                assert withheld or not self.session.wanted.paused
                 self.withheld = withheld
                 self.later(lambda: Event(Kind.CONNECTED if flip() < 0.95 else Kind.CONNECT_FAILED))
             case Gate(closed):
@@ -474,7 +516,7 @@ def test_a_session_can_be_stored_and_taken_up_elsewhere() -> None:
     session.handle(Event(Kind.CHANGED, changed("a")))
     session.handle(Event(Kind.PAUSE))
     stored = msgspec.json.encode(session)
-    restored = msgspec.json.decode(stored, type=RecordingSession)
+    restored = msgspec.json.decode(stored, type=RecordingSessionFsm)
     assert restored == session
     for event in (Event(Kind.EXCHANGED), Event(Kind.GATED), Event(Kind.EXCHANGED), Event(Kind.STOP, END)):
         assert restored.handle(event) == session.handle(event)
@@ -483,15 +525,15 @@ def test_a_session_can_be_stored_and_taken_up_elsewhere() -> None:
 # -- the corners -------------------------------------------------------------------------------------------------------
 
 
-def inviting(policy: Policy | None = None) -> RecordingSession:
-    session = RecordingSession(policy or Policy())
+def inviting(policy: Policy | None = None) -> RecordingSessionFsm:
+    session = RecordingSessionFsm(policy or Policy())
     session.handle(Event(Kind.START))
     assert session.handle(Event(Kind.FORKED, DOCUMENT)) == [Invite(0, DOCUMENT, False)]
     return session
 
 
 def test_streams_that_change_during_the_fork_are_forked_again_before_the_srs_is_called() -> None:
-    session = RecordingSession(Policy())
+    session = RecordingSessionFsm(Policy())
     session.handle(Event(Kind.START))
     assert session.handle(Event(Kind.CHANGED, media=True)) == []
     assert session.handle(Event(Kind.FORKED, DOCUMENT)) == [Fork()]

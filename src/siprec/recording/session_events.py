@@ -1,9 +1,10 @@
-"""What goes into the machine of a recording session and what comes out: states, events, actions, all plain values."""
+"""What goes into the machines of a recording session and what comes out: events and actions, all plain values."""
 
 from __future__ import annotations
 
 import re
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -51,6 +52,10 @@ class Kind(StrEnum):
     BYE_DONE = "bye done"
     RELEASED = "released"
     TIMER = "timer"
+    COPY = "copy"
+    """From machine to machine: copies for another dialog are needed."""
+    CLOSE = "close"
+    """From machine to machine: all is said, the dialog may end."""
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -71,6 +76,21 @@ class Event(Struct, frozen=True, gc=False):
     wall: float = 0.0
     again: bool = False
     target: int = -1
+
+
+#: Events whose time goes into the metadata: what is recorded ends then, or goes on elsewhere.
+TIMED: Final = frozenset(
+    {
+        Kind.FORK_FAILED,
+        Kind.REFUSED,
+        Kind.CONNECT_FAILED,
+        Kind.GATE_FAILED,
+        Kind.EXCHANGE_FAILED,
+        Kind.PEER_BYE,
+        Kind.LOST,
+        Kind.MEDIA_LOST,
+    }
+)
 
 
 # -- actions -----------------------------------------------------------------------------------------------------------
@@ -164,5 +184,5 @@ class Policy(Struct, frozen=True, gc=False):
     complete_updates: bool = False
 
     def gives_up(self, status: int) -> bool:
-        """Whether a reply with this code ends the search for an SRS (R8)."""
+        """Whether a reply with this code ends the search for an SRS."""
         return bool(self.skip_failover_codes) and re.search(self.skip_failover_codes, str(status)) is not None
