@@ -161,7 +161,7 @@ def test_damaged_bencode(times: Times) -> None:
         encode(
             {"command": "offer", "sdp": party_sdp("10.0.0.1"), "flags": ["a", "b"], "call-id": "x", "from-tag": "y"}
         ),
-        encode({"result": "ok", **_statistics()}),
+        encode({"result": "ok", **_statistics("a", "b")}),
         b"d" * 40 + b"e" * 40,
     ]
     rng = random.Random(5)

@@ -9,6 +9,7 @@ from typing import Any
 
 from siprec.media.engine import (
     NO_FLAGS,
+    DeleteResult,
     MediaError,
     MediaFlags,
     MediaServer,
@@ -75,7 +76,7 @@ class Relay(MediaServer):
     def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
         self._exchange("answer", session, sdp, done, flags)
 
-    def delete(self, session: MediaSession, done: Result | None = None) -> None:
+    def delete(self, session: MediaSession, done: DeleteResult | None = None) -> None:
         self.log.append("delete")
         self.live.discard(session.call_id)
 

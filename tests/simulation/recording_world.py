@@ -16,6 +16,7 @@ from lxml import etree
 from siprec import sdp
 from siprec.media.engine import (
     NO_FLAGS,
+    DeleteResult,
     ForkedStream,
     ForkStatistics,
     MediaError,
@@ -73,6 +74,7 @@ class FakeMediaServer(MediaServer):
         self.silent: set[str] = set()
         self.subscriptions: dict[str, Subscription] = {}
         self.targets: dict[str, sdp.SessionDescription] = {}
+        self.owners: dict[str, str] = {}
         self.paused: set[str] = set()
         self.tones: dict[str, Tone] = {}
         self.log: list[str] = []
@@ -111,8 +113,12 @@ class FakeMediaServer(MediaServer):
     def answer(self, session: MediaSession, sdp: bytes, done: SdpResult, *, flags: MediaFlags = NO_FLAGS) -> None:
         raise NotImplementedError  # the proxy's part
 
-    def delete(self, session: MediaSession, done: Result | None = None) -> None:
-        self._later("delete", done, lambda: None)
+    def delete(self, session: MediaSession, done: DeleteResult | None = None) -> None:
+        def action() -> None:
+            for tag in [tag for tag, call_id in self.owners.items() if call_id == session.call_id]:
+                self._forget(tag)
+
+        self._later("delete", done, action)
 
     def subscribe_request(
         self,
@@ -157,6 +163,7 @@ class FakeMediaServer(MediaServer):
                     lines.append(section)
                     streams.append(ForkedStream(party, index, line.kind, section))
             whole = sdp.build_session(sdp.Origin("-", "9", "1", "10.0.0.9"), lines)
+            self.owners[tag] = session.call_id
             self.subscriptions[tag] = result = Subscription(tag, whole, tuple(streams))
             return result
 
@@ -180,12 +187,13 @@ class FakeMediaServer(MediaServer):
         self._later("resume", done, lambda: self.paused.discard(tag))
 
     def unsubscribe(self, session: MediaSession, tag: str, done: Result | None = None) -> None:
-        def action() -> None:
-            self.subscriptions.pop(tag, None)
-            self.targets.pop(tag, None)
-            self.paused.discard(tag)
+        self._later("unsubscribe", done, lambda: self._forget(tag))
 
-        self._later("unsubscribe", done, action)
+    def _forget(self, tag: str) -> None:
+        self.subscriptions.pop(tag, None)
+        self.targets.pop(tag, None)
+        self.owners.pop(tag, None)
+        self.paused.discard(tag)
 
     def play(self, session: MediaSession, tag: str, tone: Tone, done: Result) -> None:
         self._later(f"play {tag}", done, lambda: self.tones.update({tag: tone}))

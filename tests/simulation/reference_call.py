@@ -206,12 +206,14 @@ def _rtpengine(message: bytes) -> tuple[str, bytes]:
             "from-tags": tags,
             "to-tag": "9b87271aba17fedf51913a6dfa418bd71210c2d538b321950762aeaf155eaceb",
         }
-    elif command in (b"query", b"delete"):
-        reply |= _statistics()
+    elif command == b"delete":
+        caller = asked["from-tag"]
+        assert isinstance(caller, bytes)
+        reply |= _statistics(caller.decode(), "b1")
     return command.decode(), cookie + b" " + encode(reply)
 
 
-def _statistics() -> dict[str, Encodable]:
+def _statistics(caller: str, callee: str) -> dict[str, Encodable]:
     """What RTPEngine says of a call with two parties and one subscription: some 2.3 KB."""
 
     def stream(port: int, flags: list[str], packets: int) -> dict[str, Encodable]:
@@ -247,7 +249,7 @@ def _statistics() -> dict[str, Encodable]:
         "created": 1700000000,
         "last signal": 1700000000,
         "SSRC": {"305419896": {"average MOS": {"MOS": 43, "jitter": 1, "packet loss": 0, "samples": 3}}},
-        "tags": {"a": party("a", 30000, 500), "b": party("b", 30002, 500)},
+        "tags": {caller: party(caller, 30000, 500), callee: party(callee, 30002, 500)},
         "totals": {
             "RTP": {"packets": 1000, "bytes": 172000, "errors": 0},
             "RTCP": {"packets": 2, "bytes": 120, "errors": 0},

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import json
 
 import pytest
 
@@ -35,10 +36,11 @@ def test_the_reference_call_is_a_whole_recorded_call() -> None:
         "UPDATE",
         "BYE",
     ]
-    assert world.commands[:4] == ["offer", "answer", "subscribe request", "subscribe answer"]
-    assert world.commands[-1] == "delete"
+    assert world.commands == ["offer", "answer", "subscribe request", "subscribe answer", "delete"]
     assert world.events == ["E_SIPREC_START", "E_SIPREC_STOP"]
     assert len(world.proofs) == 2
+    proof = json.loads(world.proofs[1])
+    assert [stream["received"] for stream in proof["streams"]] == [500, 500], "counted by the reply to delete"
 
 
 def test_a_call_leaves_nothing_behind() -> None:

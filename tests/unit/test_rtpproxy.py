@@ -88,8 +88,8 @@ def test_commands_are_what_the_protocol_says() -> None:
         "C call udp:192.0.2.3:6000 a;1 b;1",
         "C call udp:192.0.2.3:6002 b;1 a;1",
     ]
-    assert sorted(engine.commands[-3:-1]) == ["N call a;1 b;1", "N call b;1 a;1"]
-    assert engine.commands[-1] == "D call a"
+    assert sorted(engine.commands[-4:-2]) == ["N call a;1 b;1", "N call b;1 a;1"]
+    assert engine.commands[-2:] == ["Qv call a;1 b;1 npkts_ina npkts_ino nrelayed ndropped", "D call a"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,9 @@ def test_nothing_is_kept_of_a_call_that_is_over() -> None:
     assert engine.ask(lambda done: engine.media.play(CALL, "a", Tone(interval=1.0), done)) is None
     engine.clock.run_for(3.0)
     assert sum(command.startswith("P") for command in engine.commands) > 2
-    assert engine.ask(lambda done: engine.media.delete(CALL, done)) is None
+    left = engine.ask(lambda done: engine.media.delete(CALL, done))
+    assert isinstance(left, MediaStatistics)
+    assert {stream.tag: stream.packets for stream in left.streams} == {"a": 7, "b": 5}
     count = len(engine.commands)
     engine.clock.run_for(60.0)
     assert len(engine.commands) == count

@@ -37,13 +37,15 @@ class CallCounters(CallObserver):
         else:
             self.ends[reason if reason in _REASONS else "other"] += 1
             media, session = call.media, call.media_session
-            if self._count_packets and call.recordings and media is not None and session is not None:
-                # Asked before the copies end and the call is deleted there, answered whenever that may be.
+            if not self._count_packets or not call.recordings or media is None or session is None:
+                return
+            # The media server tells as it ends the call there, whenever that may be.
+            if call.media_path is None or not call.media_path.at_end(self.counted):
                 media.query(session, self.counted)
 
-    def counted(self, result: MediaStatistics | MediaError) -> None:
+    def counted(self, result: MediaStatistics | MediaError | None) -> None:
         """Take note of the media server's counters of a call that ended."""
-        if isinstance(result, MediaError):
+        if not isinstance(result, MediaStatistics):
             self.packets["unknown_calls"] += 1
             return
         for stream in result.streams:

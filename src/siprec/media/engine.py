@@ -238,6 +238,7 @@ SdpResult: TypeAlias = Callable[["bytes | MediaError"], None]
 Result: TypeAlias = Callable[["MediaError | None"], None]
 SubscriptionResult: TypeAlias = Callable[["Subscription | MediaError"], None]
 StatisticsResult: TypeAlias = Callable[["MediaStatistics | MediaError"], None]
+DeleteResult: TypeAlias = Callable[["MediaStatistics | MediaError | None"], None]
 SessionsResult: TypeAlias = Callable[["list[MediaSession] | MediaError"], None]
 LoadResult: TypeAlias = Callable[["dict[str, int] | MediaError"], None]
 MediaTrace: TypeAlias = Callable[[str, str, str, bytes], None]
@@ -260,8 +261,9 @@ class MediaServer(ABC):
         """Take part in the answer; `session.to_tag` is needed."""
 
     @abstractmethod
-    def delete(self, session: MediaSession, done: Result | None = None) -> None:
-        """End the call: ports and subscriptions go. A call that is not known is no error."""
+    def delete(self, session: MediaSession, done: DeleteResult | None = None) -> None:
+        """End the call: ports and subscriptions go. `done` gets the last counters of the call. A call that is not known
+        is no error: then there are none."""
 
     @abstractmethod
     def subscribe_request(

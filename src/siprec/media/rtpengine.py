@@ -22,6 +22,7 @@ from siprec import sdp
 from siprec.media.bencode import Value
 from siprec.media.engine import (
     NO_FLAGS,
+    DeleteResult,
     LoadResult,
     MediaError,
     MediaFlags,
@@ -97,11 +98,17 @@ class RtpEngine(MediaServer):
             wishes["received-from"] = ["IP6" if ":" in session.received_from else "IP4", session.received_from]
         self.client.request(command, {**_address(session), "sdp": body, **wishes}, replied)
 
-    def delete(self, session: MediaSession, done: Result | None = None) -> None:
+    def delete(self, session: MediaSession, done: DeleteResult | None = None) -> None:
         self._answers.pop(session.call_id, None)
         for key in [key for key in self._tones if key[0] == session.call_id]:
             self._tones.pop(key).cancel()
-        self._simple("delete", {**_address(session), "delete delay": 0}, done)
+
+        def replied(reply: Reply | MediaError) -> None:
+            if done is not None:
+                counted = isinstance(reply, MediaError) or "tags" in reply
+                done(None if not counted else reply if isinstance(reply, MediaError) else read_statistics(reply))
+
+        self.client.request("delete", {**_address(session), "delete delay": 0}, replied)
 
     def subscribe_request(
         self,

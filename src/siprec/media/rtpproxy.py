@@ -16,6 +16,7 @@ from functools import partial
 from siprec import sdp
 from siprec.media.engine import (
     NO_FLAGS,
+    DeleteResult,
     MediaError,
     MediaFlags,
     MediaServer,
@@ -171,16 +172,22 @@ class RtpProxy(MediaServer):
 
         self.client.send_all(commands, session.call_id, replied)
 
-    def delete(self, session: MediaSession, done: Result | None = None) -> None:
-        call = self._calls.pop(session.call_id, None)
+    def delete(self, session: MediaSession, done: DeleteResult | None = None) -> None:
+        """An RTPProxy says nothing when it ends a call, so the counters are asked for just before."""
+        call = self._calls.get(session.call_id)
         origin = session.from_tag
+        ended: Result | None = done  # without counters
         if call is not None:
+            if done is not None and call.agreed:
+                self.query(session, partial(_left_behind, done))
+                ended = None
+            del self._calls[session.call_id]
             origin = call.origin
             if call.copying is not None:
                 call.copying.ended = True
             for timer in call.tones.values():
                 timer.cancel()
-        self.client.send(f"D {word(session.call_id)} {word(origin)}", session.call_id, settled(done))
+        self.client.send(f"D {word(session.call_id)} {word(origin)}", session.call_id, settled(ended))
 
     # -- copies --------------------------------------------------------------------------------------------------------
 
@@ -393,6 +400,11 @@ class RtpProxy(MediaServer):
                 timer.cancel()
         self._calls.clear()
         self.client.close()
+
+
+def _left_behind(done: DeleteResult, result: MediaStatistics | MediaError) -> None:
+    unknown = isinstance(result, MediaError) and not result.timeout  # it was restarted: there is no such call
+    done(None if unknown else result)
 
 
 def _formats(body: bytes) -> str:

@@ -7,11 +7,21 @@ descriptions go on as the parties wrote them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
-from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession, merged
+from siprec.media.engine import (
+    NO_FLAGS,
+    DeleteResult,
+    MediaError,
+    MediaFlags,
+    MediaServer,
+    MediaSession,
+    MediaStatistics,
+    merged,
+)
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import ParameterValue
@@ -95,6 +105,7 @@ class CallMedia:
     __slots__ = (
         "_answerer",
         "_asked",
+        "_at_end",
         "_carried",
         "_clock",
         "_held",
@@ -156,6 +167,7 @@ class CallMedia:
         self._in_flight: dict[tuple[_Key, bytes], list[Passed]] = {}
         self._reoffer: tuple[MediaSession, bytes] | None = None
         self._answerer: MediaSession | None = None
+        self._at_end: tuple[DeleteResult, ...] = ()
         self._carried(server, 1)
 
     @property
@@ -343,15 +355,29 @@ class CallMedia:
             self._carried(self.server, -1)
         self.state = "ended"
         self._last.clear()
+        waiting, self._at_end = self._at_end, ()
         if self._held:
-            self._delete()
+            self._delete(partial(_tell, waiting) if waiting else None)
 
-    def _delete(self) -> None:
+    def at_end(self, done: DeleteResult) -> bool:
+        """Have `done` told of the counters that the call leaves behind, when :meth:`end` ends it. False: nothing of it
+        is at the media server any more, and `done` is not called."""
+        if self.state == "ended" or not self._held:
+            return False
+        self._at_end = (*self._at_end, done)
+        return True
+
+    def _delete(self, done: DeleteResult | None = None) -> None:
         self._held = False
         try:
-            self.server.delete(self.session)
+            self.server.delete(self.session, done)
         except Exception:
             log.exception("media server %s, Call-ID %s", self.server.name, self.session.call_id)
+
+
+def _tell(waiting: Sequence[DeleteResult], result: MediaStatistics | MediaError | None) -> None:
+    for done in waiting:
+        done(result)
 
 
 def _nobody(server: MediaServer, change: int) -> None:

@@ -602,7 +602,9 @@ class ActiveRecording:
         self.around.releasing(self)
         media, session, tag = self._media, self._media_session, self._tag
         self._tag = ""
-        if media is None or session is None or not tag:
+        # With a call that is over the proxy ends all of it at the media server.
+        gone = self.call.end_wall is not None and self.call.media_path is not None
+        if media is None or session is None or not tag or gone:
             self._later(Event(Kind.RELEASED))
             return
 

@@ -66,6 +66,11 @@ class RecordedCall(Protocol):
         ...
 
     @property
+    def media_path(self) -> object | None:
+        """What ends the call at its media server; None: nobody does."""
+        ...
+
+    @property
     def callee_tag(self) -> str:
         """The tag of the answered branch, or of that whose early media pass."""
         ...

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE: Final = 30.0
 """Seconds after the end of a call by which its proof is written, whatever is still missing."""
+Counted = Callable[[MediaStatistics | MediaError | None], object]
 _EARLY: Final = 10_000
 """Calls not answered yet of which a failure to record them is remembered."""
 
@@ -47,13 +48,13 @@ class ProofCollector(CallObserver):
         write: Callable[[bytes], object],
         find_call: Callable[[str], Call | None],
         active: Callable[[str, str], ActiveRecording | None],
-        counted: Callable[[MediaStatistics | MediaError], object] = lambda result: None,
+        counted: Counted | None = None,
     ) -> None:
         self._clock = clock
         self._write = write
         self._find_call = find_call
         self._active = active
-        self._counted = counted
+        self._counted = counted or _nobody
         self._encoder = msgspec.json.Encoder()
         self._open: dict[str, dict[str, Case]] = {}
         self._patience: dict[str, Timer] = {}
@@ -99,7 +100,7 @@ class ProofCollector(CallObserver):
         for case in cases.values():
             wall = call.end_wall if call.end_wall is not None else call.wall(self._clock.now())
             case.end(wall, call.end_reason, self._clock.now())
-        self._ask(call, list(cases.values()), self._counted)
+        self._ask(call, list(cases.values()), self._counted, at_end=True)
         # Late answers of an SRS are waited for, but not for ever.
         self._patience[call.dlg_id] = self._clock.call_later(PATIENCE, self._give_up, call.dlg_id)
         for case in list(cases.values()):
@@ -133,7 +134,7 @@ class ProofCollector(CallObserver):
             return
         case.leave(recording)
         if not case.over:
-            self._ask(case.call, [case], lambda result: None)
+            self._ask(case.call, [case], _nobody)
 
     def finished(self, recording: ActiveRecording) -> None:
         """A recording is over."""
@@ -173,7 +174,8 @@ class ProofCollector(CallObserver):
             )
         return case
 
-    def _ask(self, call: Call, cases: Iterable[Case], also: Callable[[MediaStatistics | MediaError], object]) -> None:
+    def _ask(self, call: Call, cases: Iterable[Case], also: Counted, *, at_end: bool = False) -> None:
+        """Have streams counted; `at_end`: the call is over, and its media server tells as it ends the call there."""
         media, session = call.media, call.media_session
         if media is None or session is None:
             return
@@ -185,7 +187,7 @@ class ProofCollector(CallObserver):
             case.waiting += 1
         server: MediaServer = media
 
-        def done(result: MediaStatistics | MediaError) -> None:
+        def done(result: MediaStatistics | MediaError | None) -> None:
             also(result)
             for case in asked:
                 case.waiting -= 1
@@ -193,7 +195,8 @@ class ProofCollector(CallObserver):
                     case.count(server.name, result)
                 self._settle(case)
 
-        media.query(session, done)
+        if not at_end or call.media_path is None or not call.media_path.at_end(done):
+            media.query(session, done)
 
     def _settle(self, case: Case) -> None:
         proof = case.proof
@@ -233,3 +236,7 @@ class ProofCollector(CallObserver):
             self._write(self._encoder.encode(line))
         except Exception:
             log.exception("a proof of recording cannot be written (call %s)", line.call_id)
+
+
+def _nobody(result: MediaStatistics | MediaError | None) -> None:
+    """Nobody counts packets."""

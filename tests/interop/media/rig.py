@@ -197,8 +197,9 @@ class Rig:
     async def unsubscribe(self, session: MediaSession, tag: str) -> None:
         await self._call(lambda done: self.engine.unsubscribe(session, tag, done))
 
-    async def delete(self, session: MediaSession) -> None:
-        await self._call(lambda done: self.engine.delete(session, done))
+    async def delete(self, session: MediaSession) -> MediaStatistics | None:
+        found: MediaStatistics | None = await self._call(lambda done: self.engine.delete(session, done))
+        return found
 
     async def query(self, session: MediaSession) -> MediaStatistics:
         result: MediaStatistics = await self._call(lambda done: self.engine.query(session, done))

@@ -235,6 +235,31 @@ def test_a_recorder_that_moves_is_followed(kind: str) -> None:
 
 
 @all_of_them
+def test_a_call_leaves_its_counters_behind(kind: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        talk = await establish(rig)
+        subscription = await rig.subscribe(CALL, ["caller", "callee"])
+        srs = [rig.endpoint(), rig.endpoint()]
+        await rig.accept(CALL, subscription.tag, recorder_answer(subscription, srs))
+        await talk.exchange(30)
+        before = await rig.query(CALL)
+        left = await rig.delete(MediaSession(CALL.call_id, CALL.from_tag))
+        assert left is not None
+        assert {(each.tag, each.index, each.packets) for each in left.streams} == {
+            ("caller", 0, 30),
+            ("callee", 0, 30),
+        }
+        assert set(map(repr, left.streams)) == set(map(repr, before.streams))
+        copies = [each for each in before.forks if each.packets is not None]
+        assert len(copies) == (2 if kind in OURS else 0)  # others do not count them
+        assert {(each.tag, each.from_tag, each.packets) for each in copies} <= {
+            (each.tag, each.from_tag, each.packets) for each in left.forks
+        }
+
+    drive(kind, scenario)
+
+
+@all_of_them
 def test_delete_frees_the_ports_and_the_call(kind: str) -> None:
     async def scenario(rig: Rig) -> None:
         talk = await establish(rig)
@@ -258,7 +283,7 @@ def test_delete_frees_the_ports_and_the_call(kind: str) -> None:
         await until(free, "ports are free")
         with pytest.raises(MediaError):
             await rig.query(CALL)
-        await rig.delete(CALL)  # not known any more: no error
+        assert await rig.delete(CALL) is None  # not known any more: no error
 
     drive(kind, scenario)
 
