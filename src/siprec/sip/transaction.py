@@ -7,12 +7,10 @@ One way in: :meth:`TransactionLayer.receive`. What is new or belongs to no trans
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from itertools import count
@@ -20,9 +18,11 @@ from typing import Final, Protocol
 
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
+from siprec.sip.forwarding import push_via
 from siprec.sip.headers import Via
-from siprec.sip.message import MalformedRequest, SipMessage, SipRequest, SipResponse, encode
-from siprec.sip.sentby import Resolve, ResponseDelivery
+from siprec.sip.message import MalformedRequest, SipMessage, SipRequest, SipResponse
+from siprec.sip.response_routing import response_hop, stamp
+from siprec.sip.transaction_base import TransactionServices
 from siprec.sip.transaction_client import (
     ClientTransaction,
     InviteClientTransaction,
@@ -42,14 +42,14 @@ __all__ = [
     "TransactionLayer",
     "TransactionUser",
     "branch_source",
-    "response_hop",
 ]
 
 log = logging.getLogger(__name__)
 
 COOKIE: Final = "z9hG4bK"
 _COOKIE_LOWER: Final = COOKIE.lower()
-_TRYING: Final = b"SIP/2.0 100 "
+_VIA_SIZE: Final = 64
+"""Octets of our Via besides the branch, at most."""
 
 
 class TransactionUser(Protocol):
@@ -59,10 +59,10 @@ class TransactionUser(Protocol):
         """A new server transaction: INVITE or any other method, but ACK and CANCEL."""
 
     def ack_received(self, request: SipRequest, source: Hop) -> None:
-        """An ACK that belongs to no INVITE server transaction that waits for one: the ACK for a 2xx (TXN-08)."""
+        """An ACK that no INVITE server transaction waits for: that for a 2xx (RFC 3261 17)."""
 
     def cancel_received(self, request: SipRequest, source: Hop) -> None:
-        """A CANCEL without an INVITE server transaction; there is no transaction for it (CAN-02)."""
+        """A CANCEL without an INVITE server transaction; there is no transaction for it (RFC 3261 9.2)."""
 
     def malformed(self, error: SipError, request: SipRequest | None, source: Hop) -> None:
         """Something that is no proper message came; it has been answered if that was possible."""
@@ -79,37 +79,7 @@ def branch_source() -> Callable[[], str]:
     return branch
 
 
-def response_hop(request: SipRequest, source: Hop) -> Hop | None:
-    """Where responses to a request go (RFC 3261 18.2.2, RFC 3581 4; TRN-03), None if nowhere (TRN-11).
-
-    Raises:
-        SipError: Via missing or malformed.
-    """
-    return _response_hop(request.top_via, source)
-
-
-def _response_hop(via: Via, source: Hop) -> Hop | None:
-    if source.reliable:
-        return source
-    params = via.params
-    port = source.port if "rport" in params else via.effective_port
-    if port == 0:
-        return None
-    maddr = params.get("maddr")
-    if not maddr:
-        return source if port == source.port else replace(source, port=port)
-    host = maddr.strip("[]")
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    if address.is_multicast or address.is_unspecified or host == "255.255.255.255":
-        return None
-    # Any other address belongs to somebody who has asked for nothing: maddr is for multicast.
-    return source if port == source.port else replace(source, port=port)
-
-
-class TransactionLayer:
+class TransactionLayer(TransactionServices):
     """All transactions of a process.
 
     Arguments: `clock` and `transport` are handed in; `user` gets what is new; `t1`, `t2`, `t4` in seconds (RFC 3261 17,
@@ -127,33 +97,24 @@ class TransactionLayer:
         t4: float = 5.0,
         branch: Callable[[], str] | None = None,
     ) -> None:
-        self.clock = clock
+        super().__init__(clock, transport, t1, t2, t4)
         self._lines = SourceLog(log, now=clock.now)
-        self.transport = transport
         self.user = user
-        self.t1 = t1
-        self.t2 = t2
-        self.t4 = t4
         self.new_branch = branch or branch_source()
-        self.resolve: Resolve | None = None
-        """RFC 3263, for responses that cannot be delivered otherwise (DNS-06)."""
-        self.on_response: Callable[[int, Hop], None] | None = None
-        """Told of responses that are sent: status, and where to."""
         self.dropped: Counter[str] = Counter()
         """Messages that got no answer and went nowhere, by reason."""
-        self._delivery = ResponseDelivery(transport)
-        self._invite_clients: dict[str, ClientTransaction] = {}
-        self._clients: dict[str, ClientTransaction] = {}
-        self._invite_servers: dict[tuple[str, ...], InviteServerTransaction] = {}
-        self._servers: dict[tuple[str, ...], NonInviteServerTransaction] = {}
+        self.invite_clients: dict[str, InviteClientTransaction] = {}
+        self.clients: dict[str, NonInviteClientTransaction] = {}
+        self.invite_servers: dict[tuple[str, ...], InviteServerTransaction] = {}
+        self.servers: dict[tuple[str, ...], NonInviteServerTransaction] = {}
 
     def counts(self) -> dict[str, int]:
         """Live transactions per machine."""
         return {
-            "invite_client": len(self._invite_clients),
-            "client": len(self._clients),
-            "invite_server": len(self._invite_servers),
-            "server": len(self._servers),
+            "invite_client": len(self.invite_clients),
+            "client": len(self.clients),
+            "invite_server": len(self.invite_servers),
+            "server": len(self.servers),
         }
 
     # -- in --------------------------------------------------------------------------------------------------------
@@ -164,7 +125,7 @@ class TransactionLayer:
             if isinstance(message, SipRequest):
                 self._receive_request(message, source)
             else:
-                self._receive_response(message, source)
+                self._receive_response(message)
         except SipError as error:
             self._refuse(error, message if isinstance(message, SipRequest) else None, source)
         except Exception:
@@ -177,7 +138,7 @@ class TransactionLayer:
         request = error.request if isinstance(error, MalformedRequest) else None
         if request is not None:
             try:
-                self._stamp(request, request.top_via, source)
+                stamp(request, request.top_via, source)
             except SipError:
                 pass
         self._refuse(error, request, source)
@@ -204,51 +165,36 @@ class TransactionLayer:
         try:
             check_request(request)
         finally:
-            self._stamp(request, via, source)
+            stamp(request, via, source)
         method = request.method
-        key = _server_key(request, via)
-        if method == "INVITE":
-            invite = self._invite_servers.get(key)
-            if invite is not None:
-                invite.retransmitted()
-                return
-            invite = InviteServerTransaction(self, request, source, _response_hop(via, source), key)
-            self._invite_servers[key] = invite
-            self._start(invite)
-        elif method == "ACK":
+        key = server_key(request, via)
+        if method == "ACK":
             invite = self._find_invite(request, key)
-            if invite is not None and invite.state != "proceeding":
-                invite.acknowledged(request)
+            if invite is not None:
+                invite.fire("ack", (request, source))
             else:
                 self.user.ack_received(request, source)
-        else:
-            self._receive_other(request, via, key, source)
-
-    def _receive_other(self, request: SipRequest, via: Via, invite_key: tuple[str, ...], source: Hop) -> None:
-        key = (*invite_key, request.method)
-        transaction = self._servers.get(key)
-        if transaction is not None:
-            transaction.retransmitted()
             return
-        invite = None
-        if request.method == "CANCEL":
-            invite = self._find_invite(request, invite_key)
-            if invite is None:
-                self.user.cancel_received(request, source)
+        transaction: ServerTransaction | None
+        if method == "INVITE":
+            transaction = self.invite_servers.get(key)
+            if transaction is None:
+                transaction = InviteServerTransaction(self, request, source, response_hop(via, source), key)
+                self._tell(transaction)
                 return
-        transaction = NonInviteServerTransaction(self, request, source, _response_hop(via, source), key)
-        self._servers[key] = transaction
-        if invite is None:
-            self._start(transaction)
-            return
-        # RFC 3261 9.2: 200 at once, with the To tag of the INVITE's responses.
-        invite.to_tag = invite.to_tag or secrets.token_hex(5)
-        transaction.start()
-        transaction.respond(request.response(200, to_tag=invite.to_tag))
-        invite.cancelled(request)
+        else:
+            other = (*key, method)
+            transaction = self.servers.get(other)
+            if transaction is None:
+                if method == "CANCEL":
+                    self._cancel(request, via, source, key)
+                    return
+                transaction = NonInviteServerTransaction(self, request, source, response_hop(via, source), other)
+                self._tell(transaction)
+                return
+        transaction.fire("request")
 
-    def _start(self, transaction: ServerTransaction) -> None:
-        transaction.start()
+    def _tell(self, transaction: ServerTransaction) -> None:
         try:
             self.user.request_received(transaction)
         except Exception:
@@ -257,81 +203,78 @@ class TransactionLayer:
             log.exception("error while handling %r, Call-ID %s", request, request.call_id)
             transaction.respond(request.response(500, to_tag=secrets.token_hex(5)))
 
-    def _stamp(self, request: SipRequest, via: Via, source: Hop) -> None:
-        """`received` and `rport` (RFC 3261 18.2.1, RFC 3581 4; TRN-02)."""
-        params = via.params
-        if "rport" in params:
-            params["rport"] = str(source.port)
-        elif via.host == source.host and "received" not in params:
+    def _cancel(self, request: SipRequest, via: Via, source: Hop, key: tuple[str, ...]) -> None:
+        invite = self._find_invite(request, key)
+        if invite is None:
+            self.user.cancel_received(request, source)
             return
-        params["received"] = source.host
-        request.replace_first_value("via", str(via))
+        hop = response_hop(via, source)
+        transaction = NonInviteServerTransaction(self, request, source, hop, (*key, "CANCEL"))
+        # RFC 3261 9.2: 200 at once, with the To tag of the INVITE's responses.
+        invite.to_tag = invite.to_tag or secrets.token_hex(5)
+        transaction.respond(request.response(200, to_tag=invite.to_tag))
+        invite.fire("cancel", request)
 
-    def _receive_response(self, response: SipResponse, source: Hop) -> None:
+    def _receive_response(self, response: SipResponse) -> None:
         via = response.top_via
         cseq = response.cseq
         branch = via.branch.lower()
-        transactions = self._invite_clients if cseq.method == "INVITE" else self._clients
-        transaction = transactions.get(branch)
-        # Matching no transaction: dropped (RFC 6026 7.3, TXN-05); sent-by not ours: dropped (RFC 3261 18.1.2, TRN-07).
+        transaction: ClientTransaction | None
+        transaction = self.invite_clients.get(branch) if cseq.method == "INVITE" else self.clients.get(branch)
+        # Without a transaction (RFC 6026 7.3), or with a sent-by that is not ours (RFC 3261 18.1.2): dropped.
         if transaction is None or transaction.method != cseq.method or transaction.sent_by != via.sent_by:
             self.dropped["stray response"] += 1
             return
         check_response(response)
-        transaction.received(response)
-
-    def find_invite(self, request: SipRequest) -> ServerTransaction | None:
-        """The INVITE server transaction a CANCEL or ACK belongs to (RFC 3261 9.2, 17.2.3).
-
-        Raises:
-            SipError: malformed headers.
-        """
-        return self._find_invite(request, _server_key(request, request.top_via))
+        transaction.fire(transaction.events[response.status // 100], response)
 
     def _find_invite(self, request: SipRequest, key: tuple[str, ...]) -> InviteServerTransaction | None:
-        invite = self._invite_servers.get(key)
+        """The INVITE server transaction a CANCEL or ACK belongs to (RFC 3261 9.2, 17.2.3)."""
+        invite = self.invite_servers.get(key)
         if invite is None and not key[0] and request.method == "ACK":
             # RFC 2543: the INVITE had no To tag, its ACK has the one of our response (RFC 3261 17.2.3).
-            invite = self._invite_servers.get((*key[:-1], ""))
+            invite = self.invite_servers.get((*key[:-1], ""))
             if invite is not None and invite.to_tag != key[-1]:
                 return None
         return invite
 
+    def pass_ack(self, request: SipRequest, source: Hop) -> None:
+        """An ACK that no transaction waits for goes to the transaction user."""
+        self.user.ack_received(request, source)
+
     # -- out -------------------------------------------------------------------------------------------------------
 
     def send_request(
-        self, request: SipRequest, hop: Hop, *, on_response: OnResponse, on_failure: OnFailure, branch: str = ""
+        self,
+        request: SipRequest,
+        hop: Hop,
+        *,
+        on_response: OnResponse,
+        on_failure: OnFailure,
+        branch: str = "",
+        octets: bytes = b"",
     ) -> ClientTransaction:
         """Start a client transaction for any request but ACK.
 
-        `request` comes without our Via and belongs to the transaction from now on. A request too large for UDP goes
-        over TCP (TRN-04), and back to UDP if that fails. Callbacks are never called from inside.
+        `request` comes without our Via and is not changed; nobody may change it while the transaction lives. A request
+        too large for UDP goes over TCP (RFC 3261 18.1.1), and back to UDP if that fails. Callbacks are never called
+        from inside. `octets` are what is sent, without our Via, where that is not `request` as it is: a request that is
+        forwarded with changes, say.
         """
         branch = branch or self.new_branch()
-        routed = self.transport.route(hop, _size(request) + len(branch) + 64)
-        transaction = _client_class(request)(self, request, routed, branch, on_response, on_failure)
-        via = self._via(routed, branch)
-        transaction.sent_by = via.sent_by
-        request.prepend("via", str(via))
-        self._remember_client(transaction)
-        transaction.start(None if routed.transport == hop.transport else self.transport.route(hop, 0))
+        data = octets or request.to_bytes()
+        transport = self.transport
+        routed = transport.route(hop, len(data) + len(branch) + _VIA_SIZE)
+        via = self.via(routed, branch)
+        transaction: ClientTransaction
+        if request.method == "INVITE":
+            transaction = InviteClientTransaction(self, request, routed, branch, via, on_response, on_failure)
+        else:
+            transaction = NonInviteClientTransaction(self, request, routed, branch, via, on_response, on_failure)
+        transaction.start(
+            push_via(data, via[0]), None if routed.transport == hop.transport else transport.route(hop, 0)
+        )
         return transaction
-
-    def start_cancel(
-        self, invite: ClientTransaction, request: SipRequest, ignore: tuple[OnResponse, OnFailure]
-    ) -> None:
-        """Send the CANCEL of an INVITE client transaction: same branch, same way."""
-        transaction = NonInviteClientTransaction(self, request, invite.hop, invite.branch, *ignore)
-        transaction.sent_by = invite.sent_by
-        self._remember_client(transaction)
-        transaction.start(None)
-
-    def change_hop(self, transaction: ClientTransaction, hop: Hop) -> None:
-        """Rewrite the Via for another transport; nothing but a failed attempt was made so far."""
-        transaction.hop = hop
-        via = self._via(hop, transaction.branch)
-        transaction.sent_by = via.sent_by
-        transaction.request.replace_first_value("via", str(via))
 
     def send_stateless(
         self, message: SipMessage, hop: Hop, *, add_via: str = "", failed: SendFailed | None = None
@@ -341,73 +284,40 @@ class TransactionLayer:
         `add_via` is the branch of a Via to be put on top; without it the caller has written Via and the message goes
         to `hop` as it is. `failed(reason)` is called later on a transport error.
         """
+        data = message.to_bytes()
+        transport = self.transport
         if not add_via:
-            self.transport.send(message.to_bytes(), hop, failed)
+            transport.send(data, hop, failed)
             return
-        routed = self.transport.route(hop, _size(message) + len(add_via) + 64)
-        message.prepend("via", str(self._via(routed, add_via)))
+        routed = transport.route(hop, len(data) + len(add_via) + _VIA_SIZE)
         if routed.transport != hop.transport:
 
             def by_udp(reason: str) -> None:
-                udp = self.transport.route(hop, 0)
-                message.replace_first_value("via", str(self._via(udp, add_via)))
-                self.transport.send(message.to_bytes(), udp, failed)
+                udp = transport.route(hop, 0)
+                transport.send(push_via(data, self.via(udp, add_via)[0]), udp, failed)
 
-            self.transport.send(message.to_bytes(), routed, by_udp)
+            transport.send(push_via(data, self.via(routed, add_via)[0]), routed, by_udp)
         else:
-            self.transport.send(message.to_bytes(), routed, failed)
+            transport.send(push_via(data, self.via(routed, add_via)[0]), routed, failed)
 
     def reply(self, request: SipRequest, source: Hop, response: SipResponse) -> None:
-        """Send a response without a transaction, to where TRN-03 says.
+        """Send a response without a transaction, to where RFC 3261 18.2.2 says.
 
         Raises:
             SipError: the request has no usable Via.
         """
-        self.send_response(response.to_bytes(), request, response_hop(request, source), None)
-
-    def send_response(self, data: bytes, request: SipRequest, hop: Hop | None, failed: SendFailed | None) -> None:
-        """Send a response's octets to `hop` (as :func:`response_hop` found it; None: drop)."""
+        via = request.top_via
+        hop = response_hop(via, source)
         if hop is None:
             return
         if self.on_response is not None:
-            self.on_response(int(data[8:11]), hop)
-        if data.startswith(_TRYING):
-            pass  # nobody waits for it: not worth another way
-        elif hop.reliable:
-            # RFC 3261 18.2.2: a new connection.
-            failed = partial(self._delivery.connection_gone, data, request.top_via, hop, failed, self.resolve)
-        elif self.resolve is not None:
-            failed = partial(self._delivery.by_name, data, request.top_via, hop, failed, self.resolve)
+            self.on_response(response.status, hop)
+        data = response.to_bytes()
+        failed: SendFailed = partial(self.delivery.elsewhere, data, via, hop, None, self.resolve)
         self.transport.send(data, hop, failed)
 
-    # -- for the machines ------------------------------------------------------------------------------------------
 
-    def _via(self, hop: Hop, branch: str) -> Via:
-        host, port = self.transport.sent_by(hop)
-        return Via(hop.transport.upper(), host, port, {"rport": None, "branch": branch})
-
-    def _remember_client(self, transaction: ClientTransaction) -> None:
-        table = self._invite_clients if transaction.method == "INVITE" else self._clients
-        table[transaction.branch.lower()] = transaction
-
-    def forget_client(self, transaction: ClientTransaction) -> None:
-        """A client transaction has ended."""
-        table = self._invite_clients if transaction.method == "INVITE" else self._clients
-        table.pop(transaction.branch.lower(), None)
-
-    def forget_server(self, transaction: ServerTransaction) -> None:
-        """A server transaction has ended."""
-        if transaction.method == "INVITE":
-            self._invite_servers.pop(transaction.key, None)
-        else:
-            self._servers.pop(transaction.key, None)
-
-
-def _client_class(request: SipRequest) -> type[ClientTransaction]:
-    return InviteClientTransaction if request.method == "INVITE" else NonInviteClientTransaction
-
-
-def _server_key(request: SipRequest, via: Via) -> tuple[str, ...]:
+def server_key(request: SipRequest, via: Via) -> tuple[str, ...]:
     """What tells server transactions apart, the method aside (RFC 3261 17.2.3)."""
     branch = via.branch.lower()
     if branch.startswith(_COOKIE_LOWER):
@@ -415,14 +325,6 @@ def _server_key(request: SipRequest, via: Via) -> tuple[str, ...]:
     # A client of RFC 2543; the To tag comes last, see _find_invite.
     cseq = str(request.cseq.number)
     return ("", branch, via.sent_by, request.uri, request.from_.tag, request.call_id, cseq, request.to.tag)
-
-
-def _size(message: SipMessage) -> int:
-    """Octets of a message, without building it."""
-    size = len(message.start_line) + len(message.body) + 4
-    for line in message.lines:
-        size += (len(line) if line.isascii() else len(encode(line))) + 2
-    return size
 
 
 def _reason(error: SipError) -> str:

@@ -33,7 +33,7 @@ from siprec.sdp import crypto as sdp_crypto
 from siprec.sip import digest, multipart, validate, values
 from siprec.sip.headers import NameAddr, ParameterValue, Reason, SessionExpires, Via
 from siprec.sip.message import SipMessage, SipRequest, SipResponse, parse_datagram
-from siprec.sip.transaction import _server_key
+from siprec.sip.transaction import server_key
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.trace import hep, ladder
@@ -141,7 +141,7 @@ def message(data: bytes) -> None:
         tried(
             lambda: validate.check_for_proxy(request),
             lambda: validate.check_for_endpoint(request),
-            lambda: _server_key(request, request.top_via),
+            lambda: server_key(request, request.top_via),
             lambda: request.response(200, to_tag="a", headers=server.challenge()).to_bytes(),
             lambda: server.verify(request, lambda user: "secret"),
             lambda: uri(request.uri),

@@ -165,7 +165,7 @@ def test_the_end_is_told_when_no_way_is_left(run: Run) -> None:
             server.respond(180, 200)
             await until(lambda: server.peer.transport.counters.connect_failed >= 1)
             await until(lambda: server.peer.transport._connecting == {})
-        assert not server.layer._delivery._moved
+        assert not server.layer.delivery._moved
         await server.close()
 
     run(main())
@@ -228,5 +228,5 @@ def test_a_stranger_cannot_have_us_connect_closer_than_where_it_is(source: str) 
         lines = text.split("\r\n")[1:-2]
         message = SipRequest("INVITE", "sip:bob@127.0.0.1", [line.split(":")[0].lower() for line in lines], lines)
         hop = Hop("tcp", source, 40000, ("192.0.2.1", 5060), 7)
-        layer.send_response(b"SIP/2.0 200 OK\r\n", message, hop, None)
+        layer.reply(message, hop, SipResponse(200))
         assert {each.host for each in sent} == {source}, host

@@ -1,8 +1,9 @@
-"""Responses that cannot be delivered the usual way: over a connection that is gone, or to an address where nobody
-listens (RFC 3261 18.2.2, RFC 3263 5)."""
+"""Where responses go (RFC 3261 18.2, RFC 3581 4), and where else when they cannot be delivered because the connection
+is gone or nobody listens at the address (RFC 3261 18.2.2, RFC 3263 5)."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,12 +12,45 @@ from typing import Final
 from siprec.sip.addresses import numeric, scope
 from siprec.sip.errors import SipError
 from siprec.sip.headers import Via
+from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop, SendFailed, Transport
 from siprec.sip.uri import Uri
 
 Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
 
 _MAX_MOVED: Final = 1024
+
+
+def stamp(request: SipRequest, via: Via, source: Hop) -> None:
+    """Write `received` and `rport` into the top Via of a request (RFC 3261 18.2.1, RFC 3581 4)."""
+    params = via.params
+    if "rport" in params:
+        params["rport"] = str(source.port)
+    elif via.host == source.host and "received" not in params:
+        return
+    params["received"] = source.host
+    request.replace_first_value("via", str(via))
+
+
+def response_hop(via: Via, source: Hop) -> Hop | None:
+    """Where responses to a request with this top Via go (RFC 3261 18.2.2, RFC 3581 4); None: nowhere."""
+    if source.reliable:
+        return source
+    params = via.params
+    port = source.port if "rport" in params else via.effective_port
+    if port == 0:
+        return None
+    maddr = params.get("maddr")
+    if maddr:
+        host = maddr.strip("[]")
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return None
+        # Any other address belongs to somebody who has asked for nothing: maddr is for multicast.
+        if address.is_multicast or address.is_unspecified or host == "255.255.255.255":
+            return None
+    return source if port == source.port else replace(source, port=port)
 
 
 def sent_by_uri(via: Via, transport: str) -> Uri | None:
@@ -47,6 +81,18 @@ class ResponseDelivery:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._moved: dict[Hop, Hop] = {}
+
+    def elsewhere(
+        self, data: bytes, via: Via, tried: Hop, failed: SendFailed | None, resolve: Resolve | None, reason: str
+    ) -> None:
+        """`tried` did not take a response for `reason`: look for another way. `failed` hears of it when there is none,
+        never from inside."""
+        if tried.reliable:
+            self.connection_gone(data, via, tried, failed, resolve, reason)
+        elif resolve is not None:
+            self.by_name(data, via, tried, failed, resolve, reason)
+        elif failed is not None:
+            failed(reason)
 
     def connection_gone(
         self, data: bytes, via: Via, tried: Hop, failed: SendFailed | None, resolve: Resolve | None, reason: str
