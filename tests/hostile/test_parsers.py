@@ -11,8 +11,8 @@ import pytest
 
 from siprec import sdp
 from siprec.media.bencode import BencodeError, decode, encode
-from siprec.recorder.errors import MetadataError
-from siprec.recorder.metadata import parse as parse_metadata
+from siprec.metadata.errors import MetadataError
+from siprec.metadata.read import parse as parse_metadata
 from siprec.sip.digest import AuthValue
 from siprec.sip.errors import SipError
 from siprec.sip.headers import CSeq, NameAddr, ParameterValue, Reason, SessionExpires, Via

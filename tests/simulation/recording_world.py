@@ -31,9 +31,9 @@ from siprec.media.engine import (
     SubscriptionResult,
     Tone,
 )
+from siprec.metadata.values import NAMESPACE
 from siprec.proxy.call import Call as ProxyCall
 from siprec.recording.events import SiprecEvent
-from siprec.recording.metadata import NAMESPACE
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import RecordingProfile
 from siprec.sdp import crypto as sdp_crypto

@@ -13,10 +13,10 @@ import pytest
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
 
 PROXIED = (2000, 2250)
-RECORDED = (5050, 6500)
-SHIPPED = (5750, 7450)
+RECORDED = (3600, 4550)
+SHIPPED = (4350, 5450)
 """Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""
-INSTANCES, OCTETS = 100, 70_000
+INSTANCES, OCTETS = 80, 61_000
 """What one confirmed recorded call keeps alive: instances of our classes, bytes."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from siprec.recording.metadata import NAMESPACE
+from siprec.metadata.values import NAMESPACE
 from siprec.recording.srs import SNAPSHOT_EVERY
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import IncomingCall, Result

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from siprec.recording.metadata import NAMESPACE
+from siprec.metadata.values import NAMESPACE
 from siprec.sip.message import SipResponse
 from siprec.sip.useragent import Call as UaCall
 from siprec.sip.useragent import IncomingCall

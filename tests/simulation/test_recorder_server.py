@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from siprec import sdp
+from siprec.metadata.document import Document, NameId, Participant
+from siprec.metadata.values import new_id
+from siprec.metadata.write import write
 from siprec.recorder import rtp
 from siprec.recorder.acceptance import Acceptance
 from siprec.recorder.library import RecorderLibrary
@@ -18,7 +21,6 @@ from siprec.recorder.server import RecorderServer
 from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.recording import confirmation
 from siprec.recording.confirmation import Recorded
-from siprec.recording.metadata import NameId, Participant, Recording, new_id, write
 from siprec.sip.date import format_date
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse
@@ -29,7 +31,7 @@ from tests.simulation.recording_world import World, party_sdp
 from tests.unit.recorder.recorder_harness import ManualPoller
 
 OFFER = party_sdp("127.0.0.1", "sendonly")
-XML = write(Recording(participants=(Participant(new_id(), (NameId("sip:alice@example.com"),)),)))
+XML = write(Document(participants=(Participant(new_id(), (NameId("sip:alice@example.com"),)),)))
 METADATA = "application/rs-metadata+xml"
 
 

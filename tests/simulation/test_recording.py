@@ -9,10 +9,11 @@ from lxml import etree
 
 from siprec import sdp
 from siprec.media.engine import MediaSession
-from siprec.recorder.metadata import Document, parse
-from siprec.recorder.metadata_state import MetadataState
+from siprec.metadata.document import Document
+from siprec.metadata.merge import MetadataState
+from siprec.metadata.read import parse
+from siprec.metadata.values import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.events import SiprecEvent
-from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.reach import SrsSettings
 from siprec.recording.settings import RecordingProfile, SettingError
 from siprec.sip.digest import DigestServer

@@ -85,7 +85,7 @@ class RecorderApi:
 
 def _session(session: RecordingSession) -> recorder_model.RecorderSession:
     now = session.recorder.clock.now()
-    names = (name for person in session.state.participants.values() for name in person.names)
+    names = (name for person in session.state.participants.values() for name in person.name_ids)
     return recorder_model.RecorderSession(
         call_id=session.call_id,
         client=session.from_uri,

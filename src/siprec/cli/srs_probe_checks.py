@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from siprec import sdp
-from siprec.recorder.errors import MetadataError
-from siprec.recorder.metadata import SnapshotRequest
-from siprec.recorder.metadata import parse as parse_metadata
+from siprec.metadata.document import SnapshotRequest
+from siprec.metadata.errors import MetadataError
+from siprec.metadata.read import parse as parse_metadata
+from siprec.metadata.values import DISPOSITION
 from siprec.recording import secure
-from siprec.recording.metadata import DISPOSITION
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sip.errors import SipError

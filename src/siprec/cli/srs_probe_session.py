@@ -1,6 +1,6 @@
 """The recording session of `siprec srs-probe`: what an SRC does in it, with every message of the SRS looked at.
 
-The SRC's own parts do the work: `RsDialog` the dialog, `RsDescription` the offers, `siprec.recording.metadata` the
+The SRC's own parts do the work: `RsDialog` the dialog, `RsDescription` the offers, `siprec.metadata` the
 documents. What comes back goes to `AnswerRules`.
 """
 
@@ -16,8 +16,18 @@ from siprec import sdp
 from siprec.cli.srs_probe_checks import AnswerRules, Findings, check_contact, check_request
 from siprec.cli.srs_probe_media import ProbeStream
 from siprec.media.engine import ForkedStream, Subscription
-from siprec.recording import metadata
-from siprec.recording.metadata import Recording
+from siprec.metadata.document import (
+    Document,
+    NameId,
+    Participant,
+    ParticipantSessionAssoc,
+    ParticipantStreamAssoc,
+    Session,
+    SessionRecordingAssoc,
+    Stream,
+)
+from siprec.metadata.values import new_id
+from siprec.metadata.write import write
 from siprec.recording.offer import RsDescription, stream_key
 from siprec.recording.settings import RecordingProfile
 from siprec.recording.srs import Body, PeerOffer, RsDialog, RsPeer
@@ -122,7 +132,7 @@ class ProbeSession:
         self.description = RsDescription(str(int(time.time())))
         whole = sdp.build_session(sdp.Origin(), sections)
         self.description.update(Subscription("probe", whole, offered), _TAGS[0])
-        stream_ids = tuple(metadata.new_id() for _ in streams)
+        stream_ids = tuple(new_id() for _ in streams)
         self._labels = {
             stream_id: self.description.labels[stream_key(fork)]
             for stream_id, fork in zip(stream_ids, offered, strict=True)
@@ -131,10 +141,10 @@ class ProbeSession:
 
     # -- exchanges -----------------------------------------------------------------------------------------------------
 
-    def offer(self, document: Recording | None = None) -> Body:
+    def offer(self, document: Document | None = None) -> Body:
         """Our description as it is now, with metadata and their labels where given."""
         octets = self.description.offer(inactive=self.paused)
-        return Body(octets, metadata.write(document, self._labels) if document is not None else b"")
+        return Body(octets, write(document, self._labels) if document is not None else b"")
 
     async def invite(self) -> tuple[int, str, Body]:
         """The INVITE with everything in it; returns status and reason (200 only for a session that can be used).
@@ -154,7 +164,7 @@ class ProbeSession:
         self.steps.append(Step("start", "INVITE", f"{status} {reason}".strip(), self.loop.time() - began))
         return status, reason, body
 
-    async def reinvite(self, name: str, document: Recording | None = None, *, control: bool = False) -> Result:
+    async def reinvite(self, name: str, document: Document | None = None, *, control: bool = False) -> Result:
         """A re-INVITE with our description; its answer is judged. Raises `WalkEnded`."""
         body = self.offer(document)
         result = await self._exchange(name, body)
@@ -163,14 +173,14 @@ class ProbeSession:
             self.rules.answer(result, sdp.parse(body.sdp), control=control)
         return result
 
-    async def update(self, name: str, document: Recording) -> Result:
+    async def update(self, name: str, document: Document) -> Result:
         """Metadata alone: by UPDATE (SRS-15); where the SRS does not take that, with SDP in a re-INVITE.
 
         Raises:
             WalkEnded: the session is gone.
         """
         if not self.dialog.needs_sdp:
-            result = await self._exchange(name, Body(metadata=metadata.write(document)))
+            result = await self._exchange(name, Body(metadata=write(document)))
             self.findings.check("SRS-15", succeeded(result), f"UPDATE with metadata: {said(result)}", "200 to UPDATE")
             if isinstance(result, SipResponse) and succeeded(result):
                 check_contact(self.findings, result)
@@ -316,21 +326,21 @@ class ProbeSession:
             self._gone.set_result(reason)
 
 
-def describe(stream_ids: Sequence[str], wall: float) -> Recording:
+def describe(stream_ids: Sequence[str], wall: float) -> Document:
     """Two parties in one session since `wall`, each sending one of the two streams and hearing the other."""
-    session, caller, callee = metadata.new_id(), metadata.new_id(), metadata.new_id()
+    session, caller, callee = new_id(), new_id(), new_id()
     first, second = stream_ids
-    return Recording(
-        sessions=(metadata.Session(session, start_time=wall),),
+    return Document(
+        sessions=(Session(session, start_time=wall),),
         participants=(
-            metadata.Participant(caller, (metadata.NameId("sip:caller@probe.invalid", "Probe <caller> & Co"),)),
-            metadata.Participant(callee, (metadata.NameId("sip:callee@probe.invalid", "Probe callee"),)),
+            Participant(caller, (NameId("sip:caller@probe.invalid", "Probe <caller> & Co"),)),
+            Participant(callee, (NameId("sip:callee@probe.invalid", "Probe callee"),)),
         ),
-        streams=tuple(metadata.Stream(stream_id, session) for stream_id in stream_ids),
-        session_assocs=(metadata.SessionRecordingAssoc(session, wall),),
-        participant_assocs=tuple(metadata.ParticipantSessionAssoc(party, session, wall) for party in (caller, callee)),
+        streams=tuple(Stream(stream_id, session) for stream_id in stream_ids),
+        session_assocs=(SessionRecordingAssoc(session, wall),),
+        participant_assocs=tuple(ParticipantSessionAssoc(party, session, wall) for party in (caller, callee)),
         stream_assocs=(
-            metadata.ParticipantStreamAssoc(caller, (first,), (second,), wall),
-            metadata.ParticipantStreamAssoc(callee, (second,), (first,), wall),
+            ParticipantStreamAssoc(caller, (first,), (second,), wall),
+            ParticipantStreamAssoc(callee, (second,), (first,), wall),
         ),
     )

@@ -9,8 +9,11 @@ from msgspec.structs import replace
 from siprec import sdp
 from siprec.cli.srs_probe_checks import check_contact
 from siprec.cli.srs_probe_session import ProbeSession, Step, WalkEnded, said, succeeded
-from siprec.recording import metadata, secure
-from siprec.recording.metadata import Recording
+from siprec.metadata.diff import diff
+from siprec.metadata.document import Document, ParticipantSessionAssoc, ParticipantStreamAssoc, Reason
+from siprec.metadata.values import DISPOSITION, new_id
+from siprec.metadata.write import write
+from siprec.recording import secure
 from siprec.recording.srs import description_of
 from siprec.sdp import SdpError
 from siprec.sip.errors import SipError
@@ -159,8 +162,8 @@ class Walk:
         self.findings.step = "unhold"
         await self._tell("unhold", replace(held, stream_assocs=(caller, callee)))
 
-    async def _tell(self, name: str, now: Recording) -> None:
-        change = metadata.diff(self.session.state, now)
+    async def _tell(self, name: str, now: Document) -> None:
+        change = diff(self.session.state, now)
         assert change is not None
         self.session.state = now
         await self.session.update(name, change)
@@ -193,8 +196,8 @@ class Walk:
             if not done.done():
                 done.set_result(result)
 
-        document = metadata.write(session.state)
-        part = Part.make(session.dialog.metadata_type, document, disposition=metadata.DISPOSITION)
+        document = write(session.state)
+        part = Part.make(session.dialog.metadata_type, document, disposition=DISPOSITION)
         content_type, octets = build_multipart([part])
         began = session.loop.time()
         call.reinvite(octets, content_type, [("Require", "siprec"), ("MIME-Version", "1.0")], finished)
@@ -212,12 +215,12 @@ class Walk:
         """A partial update about somebody never described: an SRS asks for a snapshot, or lets it pass."""
         self.findings.step = "provoke"
         session = self.session
-        stranger, known = metadata.new_id(), session.state.sessions[0].id
-        joins = metadata.ParticipantSessionAssoc(stranger, known, session.agent.clock.wall())
-        hears = metadata.ParticipantStreamAssoc(stranger, recv=(metadata.new_id(),))
+        stranger, known = new_id(), session.state.sessions[0].id
+        joins = ParticipantSessionAssoc(stranger, known, session.agent.clock.wall())
+        hears = ParticipantStreamAssoc(stranger, recv=(new_id(),))
         before = session.snapshots
         result = await session.update(
-            "provoke", Recording("partial", participant_assocs=(joins,), stream_assocs=(hears,))
+            "provoke", Document("partial", participant_assocs=(joins,), stream_assocs=(hears,))
         )
         self.findings.check("SRS-18", succeeded(result), f"metadata with an unknown id: {said(result)}", "taken")
         end = session.loop.time() + min(session.timeout, 5.0)
@@ -237,4 +240,4 @@ class Walk:
     async def _last_metadata(self) -> None:
         self.findings.step = "end"
         wall = self.session.agent.clock.wall()
-        await self._tell("end", self.session.state.stopped(wall, (metadata.Reason(16, "Q.850", "probe finished"),)))
+        await self._tell("end", self.session.state.stopped(wall, (Reason(16, "Q.850", "probe finished"),)))

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from siprec.recorder.metadata import Document, Id
-from siprec.recorder.metadata_state import MetadataState, Stream
+from siprec.metadata.document import Document
+from siprec.metadata.history import StreamHistory
+from siprec.metadata.merge import MetadataState
+from siprec.metadata.values import Id
 
 
-def session_of(state: MetadataState, stream: Stream) -> Id | None:
+def session_of(state: MetadataState, stream: StreamHistory) -> Id | None:
     """The session of `stream`: the one it names, else the only live one that those who send or hear it take part in."""
-    if stream.session is not None:
-        return stream.session
+    if stream.session_id is not None:
+        return stream.session_id
     for parties in (state.senders(stream.id), state.receivers(stream.id)):
         members = {party.id for party in parties}
         found = {
-            session
-            for (participant, session), membership in state.memberships.items()
-            if participant in members and membership.present and state.sessions[session].live
+            member.session_id
+            for (participant, _), member in state.participant_assocs.items()
+            if participant in members and member.present and state.sessions[member.session_id].live
         }
         if len(found) == 1:
             return found.pop()
@@ -35,10 +37,9 @@ def match_by_order(
 
     `labels` are those of the SDP. Labels that fit come first: where one of them does, the rest are really elsewhere.
     """
-    described = [item.ids["stream_id"] for item in document.of("stream")]
     loose = [
         stream
-        for stream in (state.streams[id_] for id_ in described if id_ in state.streams)
+        for stream in (state.streams[each.id] for each in document.streams if each.id in state.streams)
         if stream.line is None and stream.current and (stream.label is None or stream.label not in labels)
     ]
     taken = {stream.line for stream in state.streams.values() if stream.current and stream.line is not None}

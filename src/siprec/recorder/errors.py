@@ -21,7 +21,7 @@ class OfferError(RecorderError):
     status = 488
 
 
-class MetadataError(RecorderError):
+class MetadataRefused(RecorderError):
     """The metadata document is refused (400)."""
 
     status = 400

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from siprec.audio import codecs
+from siprec.metadata.values import Id
 from siprec.net.datagrams import watch_again
 from siprec.recorder import rtcp, rtp
 from siprec.recorder.formats import meanings
 from siprec.recorder.latch import Heard, Latch
-from siprec.recorder.metadata import Id
 from siprec.recorder.ntp import NtpClock
 from siprec.recorder.numbering import Source
 from siprec.recorder.pipeline import LineBatch, RawPacket, SourceBatch

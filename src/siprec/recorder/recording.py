@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siprec.audio.codecs import Codec
+from siprec.metadata.extract import extract, part
+from siprec.metadata.merge import MetadataState
+from siprec.metadata.values import Id
 from siprec.recorder import summary
 from siprec.recorder.library import RecordingResult
 from siprec.recorder.line import MediaLine
-from siprec.recorder.metadata import Id
-from siprec.recorder.metadata_parts import extract, part
-from siprec.recorder.metadata_state import MetadataState
 from siprec.recorder.ntp import NtpClock
 from siprec.recorder.pipeline import Batch, Pipeline
 from siprec.recorder.recording_disk import RecordingDisk

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import soundfile  # type: ignore[import-untyped]
 
+from siprec.metadata.document import Document
+from siprec.metadata.merge import MetadataState
+from siprec.metadata.read import parse
 from siprec.recorder import files, summary
-from siprec.recorder.errors import MetadataError
-from siprec.recorder.metadata import Document, parse
-from siprec.recorder.metadata_state import MetadataState
 from siprec.recorder.space import RESERVE
 from siprec.recorder.summary import FILE, stamp, write_json
 
@@ -183,7 +183,7 @@ def _describe(directory: Path, document: dict[str, Any]) -> None:
             wall = (directory / name).stat().st_mtime
             entry["received"] = stamp(wall)
             found = parse(data)
-        except (OSError, ValueError, MetadataError) as error:
+        except (OSError, ValueError) as error:
             entry["findings"] = [str(error)]
             continue
         if isinstance(found, Document):

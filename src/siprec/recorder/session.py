@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from siprec import __version__, sdp
+from siprec.metadata.document import Document, SnapshotRequest
+from siprec.metadata.errors import MetadataError
+from siprec.metadata.extract import keys, trim
+from siprec.metadata.merge import MetadataState
+from siprec.metadata.read import parse
+from siprec.metadata.values import Id
+from siprec.metadata.write import snapshot_request
 from siprec.recorder import headers, offering, summary
 from siprec.recorder.assignment import match_by_order, session_of
-from siprec.recorder.errors import MetadataError, OfferError, RecorderError, RecorderFull
+from siprec.recorder.errors import MetadataRefused, OfferError, RecorderError, RecorderFull
 from siprec.recorder.files import Format
 from siprec.recorder.formats import accepted_formats, codec_table
 from siprec.recorder.latch import Latch, Learn
 from siprec.recorder.library import RecorderLibrary, RecordingResult
 from siprec.recorder.line import MediaLine
-from siprec.recorder.metadata import Document, Id, SnapshotRequest, parse, snapshot_request
-from siprec.recorder.metadata_parts import keys, trim
-from siprec.recorder.metadata_state import MetadataState
 from siprec.recorder.ports import Poller, PortPool
 from siprec.recorder.recording import Recording
 from siprec.recorder.secure import SrtpPolicy, keys_for
@@ -199,7 +203,7 @@ class RecordingSession:
         """Take an SDP offer (first or later), with the metadata of the same message; returns the SDP answer.
 
         `received_wall` is the arrival of the message in Unix seconds. Raises :class:`OfferError`,
-        :class:`MetadataError` or :class:`RecorderFull`, each with the SIP ``status`` to answer; then nothing has
+        :class:`MetadataRefused` or :class:`RecorderFull`, each with the SIP ``status`` to answer; then nothing has
         changed.
         """
         self._check_open()
@@ -278,7 +282,7 @@ class RecordingSession:
         return self._build(media)
 
     def metadata(self, document: bytes, *, received_wall: float | None = None, charset: str | None = None) -> None:
-        """Take a metadata document that came without SDP (UPDATE, BYE); raises :class:`MetadataError`, and
+        """Take a metadata document that came without SDP (UPDATE, BYE); raises :class:`MetadataRefused`, and
         :class:`RecorderFull` when it begins a communication session for which there is no place."""
         self._check_open()
         wall = self.wall() if received_wall is None else received_wall
@@ -493,7 +497,7 @@ class RecordingSession:
                 raise MetadataError(f"metadata is damaged: {document.errors[0]}")
         except MetadataError as error:
             if settings.reject_bad_metadata:
-                raise
+                raise MetadataRefused(error.reason) from error
             log.warning("Call-ID %s: recording without metadata: %s", self.call_id, error.reason)
             return None, error.reason
         if isinstance(document, SnapshotRequest):
@@ -526,7 +530,7 @@ class RecordingSession:
         """Whose documents these are: nobody else is to be read about in the directory of a recording."""
         if document is None or document.mode == "complete" or self.begun <= 1:
             return list(self.recordings)
-        named = {id_.key for item in document.items for id_ in item.ids.values()}
+        named = document.identifiers()
         return [recording for recording in self.recordings if keys(self.state, recording.session) & named]
 
     # ------------------------------------------------------------------------------------- which stream is whose
@@ -534,7 +538,7 @@ class RecordingSession:
     def _places(self, document: Document | None, fresh: bool) -> list[Path]:
         """Directories for the recordings that will begin, made before anything is promised; raises RecorderFull."""
         known = {recording.session for recording in self.recordings}
-        sessions = {item.ids["session_id"] for item in document.of("session")} if document is not None else set()
+        sessions = {each.id for each in document.sessions} if document is not None else set()
         new = len(sessions - known) if self.begun or not fresh else max(1, len(sessions))
         made: list[Path] = []
         try:

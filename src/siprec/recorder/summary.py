@@ -9,10 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from siprec.metadata.document import Extension
+from siprec.metadata.history import ParticipantHistory, SessionHistory
+from siprec.metadata.merge import MetadataState
+from siprec.metadata.values import Id, rfc3339
 from siprec.recorder import headers
 from siprec.recorder.line import MediaLine
-from siprec.recorder.metadata import Extension, Id, Time
-from siprec.recorder.metadata_state import MetadataState, Participant, Session
 from siprec.recorder.pipeline import Line, Pipeline
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 def stamp(wall: float | None) -> str | None:
     """Unix seconds as RFC 3339 in UTC."""
-    return Time.at(wall).text if wall is not None else None
+    return rfc3339(wall) if wall is not None else None
 
 
 def build(recording: Recording) -> dict[str, Any]:
@@ -188,28 +190,28 @@ def _extension(extension: Extension) -> dict[str, Any]:
     return out
 
 
-def _participant(participant: Participant) -> dict[str, Any]:
-    names = [{"aor": n.aor, "name": n.name, **({"lang": n.lang} if n.lang else {})} for n in participant.names]
+def _participant(participant: ParticipantHistory) -> dict[str, Any]:
+    names = [{"aor": n.aor, "name": n.name, **({"lang": n.lang} if n.lang else {})} for n in participant.name_ids]
     out = {**_id("participant_id", participant.id), "names": names, **_rest(participant.extensions)}
     return {**out, "placeholder": True} if participant.placeholder else out
 
 
-def _session(session: Session, state: MetadataState) -> dict[str, Any]:
+def _session(session: SessionHistory, state: MetadataState) -> dict[str, Any]:
     members = [
         {
-            "participant_id": m.participant.text,
+            "participant_id": m.participant_id.text,
             "intervals": [i.as_dict() for i in m.intervals],
             **({"params": dict(m.params)} if m.params else {}),
         }
-        for (_, session_id), m in state.memberships.items()
+        for (_, session_id), m in state.participant_assocs.items()
         if session_id == session.id
     ]
     return {
         **_id("session_id", session.id),
         "sip_session_ids": session.sip_session_ids,
-        "group_id": session.group.text if session.group else None,
-        "start": stamp(session.start.seconds) if session.start else None,
-        "stop": stamp(session.stop.seconds) if session.stop else None,
+        "group_id": session.group_ref.text if session.group_ref else None,
+        "start": stamp(session.start_time),
+        "stop": stamp(session.stop_time),
         "reasons": [{"protocol": r.protocol, "cause": r.cause, "text": r.text} for r in session.reasons],
         "recorded": [i.as_dict() for i in session.recorded],
         "participants": members,
@@ -232,7 +234,7 @@ def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict
         "m_line": line.index,
         "label": line.label or None,
         "stream_ids": [_id("stream_id", i) for i in ids],
-        "session_id": latest.session.text if latest and latest.session else None,
+        "session_id": latest.session_id.text if latest and latest.session_id else None,
         "participants": [p.id.text for i in ids for p in state.ever_senders(i)],
         "file": None,
         "raw_file": None,

@@ -24,6 +24,9 @@ from siprec.media.engine import (
     StatisticsResult,
     Subscription,
 )
+from siprec.metadata.document import Document, Reason
+from siprec.metadata.values import IdSource, new_id
+from siprec.metadata.write import write
 from siprec.proxy.call import StartMode
 from siprec.proxy.forward import MAX_BREADTH
 from siprec.recording import events, secure, silence
@@ -31,7 +34,6 @@ from siprec.recording.confirmation import Recorded
 from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
 from siprec.recording.health import HealthTable
-from siprec.recording.metadata import IdSource, Reason, Recording, new_id, write
 from siprec.recording.offer import RsDescription, media_family
 from siprec.recording.session_events import (
     TIMED,
@@ -389,7 +391,7 @@ class ActiveRecording:
             self.around.health.failed(self.server, self.profile, 408 if status == 408 else 0, reason)
         self._post(Event(Kind.BYE_DONE, status=status, reason=reason))
 
-    def _document(self) -> Recording:
+    def _document(self) -> Document:
         return self.metadata.document(
             list(self._description.labels) if self._description is not None else (),
             self._attached,
@@ -649,7 +651,7 @@ class ActiveRecording:
         breadth = _max_breadth(self.call.invite)
         return RsDialog(around.agent, server, self.profile, self.settings, around.from_uri, self, breadth)
 
-    def _body(self, document: Recording | None, with_sdp: bool, inactive: bool) -> Body:
+    def _body(self, document: Document | None, with_sdp: bool, inactive: bool) -> Body:
         description = self._description
         octets, labels = b"", None
         if with_sdp and description is not None:

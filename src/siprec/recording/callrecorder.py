@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from siprec import sdp
+from siprec.metadata.values import IdSource
 from siprec.proxy.call import Call, Leg, StartMode
 from siprec.proxy.connected_identity import asserted
 from siprec.recording.active import ActiveRecording
 from siprec.recording.describe import CallMetadata
-from siprec.recording.metadata import IdSource
 from siprec.recording.retry import Waiting
 from siprec.recording.settings import RecordingProfile, RecordingSettings, SiprecVariable
 from siprec.recording.trunks import INBOUND

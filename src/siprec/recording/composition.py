@@ -1,6 +1,6 @@
 """What several calls say in one recording session, put together: one session description, one metadata document.
 
-A call keeps its own view (:class:`siprec.recording.offer.RsDescription`, :class:`siprec.recording.metadata.Recording`);
+A call keeps its own view (:class:`siprec.recording.offer.RsDescription`, :class:`siprec.metadata.document.Document`);
 here its m-lines get their places and labels among those of others, and what the SRS answers comes back in its terms.
 """
 
@@ -13,8 +13,8 @@ from typing import Final, Generic, TypeVar
 from msgspec.structs import replace
 
 from siprec import sdp
+from siprec.metadata.document import Document, Group, Participant, ParticipantStreamAssoc
 from siprec.recording import secure
-from siprec.recording.metadata import Group, Participant, ParticipantStreamAssoc, Recording
 from siprec.sdp import MediaDescription, Origin, SdpError, SessionDescription
 from siprec.sdp import crypto as sdp_crypto
 
@@ -179,7 +179,7 @@ def _labelled(line: MediaDescription, label: str) -> MediaDescription:
     return copy
 
 
-def union(documents: Iterable[Recording]) -> Recording:
+def union(documents: Iterable[Document]) -> Document:
     """One complete document about all of them. A party that takes part in several is one participant (ID-07)."""
     groups: dict[str, Group] = {}
     participants: dict[str, Participant] = {}
@@ -191,7 +191,7 @@ def union(documents: Iterable[Recording]) -> Recording:
         for feed in document.stream_assocs:
             other = feeds.get(feed.participant_id)
             feeds[feed.participant_id] = feed if other is None else _together(other, feed)
-    return Recording(
+    return Document(
         "complete",
         tuple(groups.values()),
         tuple(session for document in all_of for session in document.sessions),
@@ -215,7 +215,7 @@ def _together(one: ParticipantStreamAssoc, other: ParticipantStreamAssoc) -> Par
     )
 
 
-def is_final(document: Recording) -> bool:
+def is_final(document: Document) -> bool:
     """Whether every session of it is over, here at least."""
     detached = {a.session_id for a in document.session_assocs if a.disassociate_time is not None}
     return all(s.stop_time is not None or s.id in detached for s in document.sessions)

@@ -10,21 +10,21 @@ from typing import Final, Literal, Protocol, runtime_checkable
 
 from siprec import sdp
 from siprec.media.engine import MediaServer, MediaSession
-from siprec.proxy.connected_identity import Party
-from siprec.recording import identity
-from siprec.recording.identity import IdentityPolicy
-from siprec.recording.metadata import (
+from siprec.metadata.document import (
+    Document,
     Group,
-    IdSource,
     Participant,
     ParticipantSessionAssoc,
     ParticipantStreamAssoc,
     Reason,
-    Recording,
     Session,
     SessionRecordingAssoc,
     Stream,
 )
+from siprec.metadata.values import IdSource
+from siprec.proxy.connected_identity import Party
+from siprec.recording import identity
+from siprec.recording.identity import IdentityPolicy
 from siprec.recording.offer import StreamKey
 from siprec.recording.settings import RecordingSettings
 from siprec.sdp import SdpError, SessionDescription
@@ -239,7 +239,7 @@ class CallMetadata:
         groups: GroupRegistry | None = None,
         secret: bytes = b"",
         wall: float = 0.0,
-    ) -> Recording:
+    ) -> Document:
         """The complete metadata as things are at `wall`.
 
         Args:
@@ -309,7 +309,7 @@ class CallMetadata:
             recv = tuple(self.stream_id(other, i) for i in mine[other] if flows[other, i])
             first, last = self._contributing(leg, bool(send or recv), min(since, default=began), wall)
             feeds.append(ParticipantStreamAssoc(who[leg], send, recv, first, last))
-        return Recording(
+        return Document(
             groups=group,
             sessions=(
                 Session(

@@ -8,8 +8,9 @@ import uuid
 from base64 import b64encode
 from typing import Final, Literal
 
+from siprec.metadata.document import NameId, Reason
+from siprec.metadata.values import ANONYMOUS, OWN_NAMESPACE, clean_aor, escape, is_id
 from siprec.proxy.connected_identity import asserted
-from siprec.recording.metadata import ANONYMOUS, OWN_NAMESPACE, NameId, Reason, clean_aor, escape, is_id
 from siprec.sip import headers
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr

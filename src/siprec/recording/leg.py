@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from siprec import sdp
+from siprec.metadata.document import Document
+from siprec.metadata.write import write
 from siprec.recording.composition import Composition, is_final
-from siprec.recording.metadata import Recording, write
 from siprec.recording.srs import Body, DialogOwner, PeerOffer
 from siprec.sdp import MediaDescription, SessionDescription
 from siprec.sip.transport import Hop
@@ -28,7 +29,7 @@ class Leg:
     trunk: Trunk
     owner: DialogOwner
     state: str = "new"
-    document: Recording = field(default_factory=Recording)
+    document: Document = field(default_factory=Document)
     lines: list[MediaDescription] = field(default_factory=list)
     stream_labels: dict[str, str] = field(default_factory=dict)
     answer: bytes = b""

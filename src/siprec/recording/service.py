@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from siprec.metadata.values import IdSource, new_id
 from siprec.proxy.call import Call, CallObserver, StartMode
 from siprec.recording import identity
 from siprec.recording.active import ActiveRecording, Surroundings
@@ -22,7 +23,6 @@ from siprec.recording.callrecorder import CallRecorder, RecordingInfo, metadata_
 from siprec.recording.describe import GroupRegistry, Leg
 from siprec.recording.events import FAILED, IGNORED, EventDispatcher, SiprecEvent
 from siprec.recording.indication import Indications
-from siprec.recording.metadata import IdSource, new_id
 from siprec.recording.requested import RequestedSessions, RequestSettings
 from siprec.recording.retry import RetryQueue, Waiting
 from siprec.recording.settings import (

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from siprec.recording.metadata import Recording
+from siprec.metadata.document import Document
 
 
 class State(StrEnum):
@@ -68,7 +68,7 @@ class Event(Struct, frozen=True, gc=False):
     """
 
     kind: Kind
-    document: Recording | None = None
+    document: Document | None = None
     media: bool = False
     status: int = 0
     reason: str = ""
@@ -104,7 +104,7 @@ class Invite(Struct, frozen=True, gc=False):
     """Call the SRS `target` (index into the list) with the streams and complete metadata -> ANSWERED, REFUSED."""
 
     target: int
-    document: Recording
+    document: Document
     inactive: bool
 
 
@@ -131,7 +131,7 @@ class Gate(Struct, frozen=True, gc=False):
 class Exchange(Struct, frozen=True, gc=False):
     """A request inside the RS dialog: re-INVITE with the SDP (`offer`), else UPDATE -> EXCHANGED, EXCHANGE_FAILED."""
 
-    document: Recording | None
+    document: Document | None
     offer: bool
     inactive: bool
 

@@ -23,8 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
+from siprec.metadata.diff import diff
+from siprec.metadata.document import Document
 from siprec.recording import events
-from siprec.recording.metadata import Recording, diff
 from siprec.recording.session_events import (
     Action,
     AnswerPeer,
@@ -59,7 +60,7 @@ ExchangeState = Literal["idle", "forking", "gating", "connecting", "offering", "
 class Wanted:
     """What the session should be."""
 
-    document: Recording = field(default_factory=Recording)
+    document: Document = field(default_factory=Document)
     """The metadata as they are now."""
     paused: bool = False
     streams: bool = False
@@ -74,7 +75,7 @@ class Wanted:
 class Actual:
     """What the session is."""
 
-    acknowledged: Recording | None = None
+    acknowledged: Document | None = None
     """The metadata that the SRS took last."""
     gated: bool = False
     """The media server holds the packets back."""
@@ -122,7 +123,7 @@ class RecordingSessionFsm:
     exchange: ExchangeState = "idle"
     wanted: Wanted = field(default_factory=Wanted)
     actual: Actual = field(default_factory=Actual)
-    sent: Recording | None = None
+    sent: Document | None = None
     """The document of the exchange under way, complete; None: none was sent yet."""
     sent_full: bool = False
     """It was sent as a complete one."""
@@ -141,7 +142,7 @@ class RecordingSessionFsm:
     broken: Event | None = None
     """How the dialog was lost, until the session is set up again."""
     ending: bool = False
-    final: Recording | None = None
+    final: Document | None = None
     """The last metadata, until they are sent."""
     end_reason: str = ""
 
@@ -350,7 +351,7 @@ class RecordingSessionFsm:
             case _:
                 pass
 
-    def _outgoing(self) -> Recording | None:
+    def _outgoing(self) -> Document | None:
         """The metadata that are due: complete where asked for, or where the SRS's state is unknown (RFC 7866 9.1)."""
         wanted, known = self.wanted, self.actual.acknowledged
         self.sent = wanted.document

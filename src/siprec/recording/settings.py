@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from siprec.metadata.values import LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.proxy.call import Call
 from siprec.recording.identity import IdentityPolicy
-from siprec.recording.metadata import LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording.reach import OUR_REALM, Reach, SrsSettings, TlsPolicy, place_of, tls_of
 from siprec.recording.secure import SrtpPolicy
 from siprec.recording.srsbye import OnSrsBye

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from siprec import sdp
+from siprec.metadata.document import Document
+from siprec.metadata.values import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording import confirmation, srsbye
 from siprec.recording.confirmation import Recorded
-from siprec.recording.metadata import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE, Recording
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Timer
@@ -47,7 +48,7 @@ class Body:
 
     sdp: bytes = b""
     metadata: bytes = b""
-    document: Recording | None = None
+    document: Document | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

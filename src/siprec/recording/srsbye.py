@@ -23,10 +23,10 @@ def judged(request: SipRequest | None, policy: OnSrsBye) -> tuple[int, str]:
     found = reasons(request)
     status = 0
     for reason in found:
-        protocol = reason.protocol.upper()
-        if protocol == "SIP" and 500 <= reason.cause <= 599:
-            status = reason.cause
-        elif protocol == "Q.850" and reason.cause in Q850_FAILURES:
+        protocol, cause = reason.protocol.upper(), reason.cause or 0
+        if protocol == "SIP" and 500 <= cause <= 599:
+            status = cause
+        elif protocol == "Q.850" and cause in Q850_FAILURES:
             status = status or 503
     if policy != "by-reason":
         status = (status or 503) if policy == "failover" else 0

@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from siprec.metadata.diff import diff
+from siprec.metadata.document import Document
+from siprec.metadata.write import write
 from siprec.recording.composition import Composition, union
 from siprec.recording.leg import Leg, LegOffer, line_bytes, stream_labels
-from siprec.recording.metadata import Recording, diff, write
 from siprec.recording.secure import DECLINED
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.srs import UPDATE_REFUSED, Body, DialogOwner, PeerOffer, RsDialog, RsPeer
@@ -78,7 +80,7 @@ class Trunk:
         # The number in o= only has to be unique for us (RFC 8866 5.2).
         self._agreed: Composition[Leg] = Composition(str(agent.random.getrandbits(53)))
         self._agreed.secure = profile.srtp == "always"
-        self._told: Recording | None = None
+        self._told: Document | None = None
         self._batch: list[Leg] = []
         self._busy = False
         self._peer_busy = False
@@ -192,7 +194,7 @@ class Trunk:
             self.dialog = RsDialog(self._agent, self._uri, self.profile, self._settings, self._from_uri, self)
         self.dialog.invite(body)
 
-    def _begin(self, batch: list[Leg], trial: Composition[Leg], document: Recording) -> None:
+    def _begin(self, batch: list[Leg], trial: Composition[Leg], document: Document) -> None:
         self._busy = True
         self._batch = batch
         self._trial, self._sent = trial, document
@@ -219,7 +221,7 @@ class Trunk:
         present = [leg for leg in self.legs if leg.state in ("in", "leaving") or leg in batch]
         document = union(leg.document for leg in present)
         full = self._full_needed or self._told is None
-        update: Recording | None = document
+        update: Document | None = document
         if not full and self._told is not None:
             update = diff(self._told, document)
             if update is not None and self.profile.updates == "complete":

@@ -11,7 +11,7 @@ import re
 from typing import Final
 from xml.parsers import expat
 
-from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE, escape
+from siprec.metadata.values import NAMESPACE, OWN_NAMESPACE, escape
 
 MAX_FRAGMENT: Final = 16384
 MAX_DEPTH: Final = 32

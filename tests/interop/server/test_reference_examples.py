@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from siprec.recording.metadata import OWN_NAMESPACE
+from siprec.metadata.values import OWN_NAMESPACE
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until
 from tests.interop.calls.scenarios import Scenario

@@ -16,8 +16,9 @@ import sipmessage
 from lxml import etree
 
 from siprec import sdp
-from siprec.recorder.metadata import Document, parse
-from siprec.recorder.metadata_state import MetadataState
+from siprec.metadata.document import Document
+from siprec.metadata.merge import MetadataState
+from siprec.metadata.read import parse
 from siprec.sdp import SessionDescription
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
@@ -325,7 +326,7 @@ def check(seen: Seen, schema: Any) -> None:
     assert [p.disposition for p in parts if p.media_type in METADATA_TYPES] == ["recording-session"], seen.title
     if schema is not None:
         schema.assertValid(etree.fromstring(seen.metadata, etree.XMLParser(resolve_entities=False)))
-    labels = [str(x) for item in seen.document.of("stream") for x in item.children.get("label", [])]
+    labels = [stream.label for stream in seen.document.streams if stream.label]
     if seen.sdp is None:
         assert not labels, "labels without a description (META-06)"
     else:

@@ -34,13 +34,13 @@ def test_start_and_stop_with_all_that_belongs_to_it(world: World, schema: object
     assert set(by_label) == {"1", "2"}
     for label, user in (("1", "alice"), ("2", "bob")):
         (sender,) = state.ever_senders(by_label[label].id)
-        assert sender.names[0].aor.startswith(f"sip:{user}@"), label
-    assert session.start is not None
-    assert session.stop is not None
-    assert session.start.seconds <= session.stop.seconds
-    assert abs(session.stop.seconds - srs.requests("BYE")[0].time) < 5
-    for membership in state.memberships.values():
-        assert [x.end is not None for x in membership.intervals] == [True]
+        assert sender.name_ids[0].aor.startswith(f"sip:{user}@"), label
+    assert session.start_time is not None
+    assert session.stop_time is not None
+    assert session.start_time <= session.stop_time
+    assert abs(session.stop_time - srs.requests("BYE")[0].time) < 5
+    for member in state.participant_assocs.values():
+        assert [x.end is not None for x in member.intervals] == [True]
 
 
 def test_pause_stops_the_packets_before_it_is_told_and_resumption_waits_for_the_srs(world: World) -> None:
@@ -83,7 +83,7 @@ def test_a_recording_can_be_stopped_while_the_call_goes_on(world: World) -> None
             assert call.is_up()
     # The session of the call did not end with its recording.
     (session,) = srs.state().sessions.values()
-    assert session.stop is None
+    assert session.stop_time is None
     assert [x.end is not None for x in session.recorded] == [True]
 
 
@@ -125,11 +125,11 @@ def test_hold_in_the_call_is_told_as_who_receives_what(world: World, schema: obj
             call.poke()
             assert until(lambda: len(srs.requests("UPDATE")) == 2)
     state = srs.state()
-    streams = {stream.label: stream.id.key for stream in state.streams.values()}
+    streams = {stream.label: stream.id for stream in state.streams.values()}
     histories = {}
-    for contribution in state.contributions.values():
-        user = state.participants[contribution.participant].names[0].aor.partition("@")[0]
-        histories[user] = [(send, receive) for _, send, receive in contribution.history]
+    for feed in state.stream_assocs.values():
+        user = state.participants[feed.participant_id].name_ids[0].aor.partition("@")[0]
+        histories[user] = [(send, receive) for _, send, receive in feed.history]
     alice, bob = streams["1"], streams["2"]
     # Alice holds: she sends on and Bob listens, but he sends nothing (RFC 7865 6.8: no send for what is held).
     for during in (1,):

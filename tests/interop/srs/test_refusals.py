@@ -45,9 +45,9 @@ def test_after_a_refusal_of_any_class_the_next_srs_records(
     assert (failover["status"], failover["server"]) == (status, first.uri)
     one, other = first.requests("INVITE")[0], second.requests("INVITE")[0]
     assert one.message.call_id != other.message.call_id  # another dialog (ERR-01)
-    for kind in ("session", "participant", "stream"):
-        known = [{i.key for i in item.ids.values()} for item in one.document.of(kind)]
-        assert known == [{i.key for i in item.ids.values()} for item in other.document.of(kind)], kind
+    for kind in ("sessions", "participants", "streams"):
+        known = [each.id for each in getattr(one.document, kind)]
+        assert known == [each.id for each in getattr(other.document, kind)], kind
 
 
 @pytest.mark.parametrize(("status", "reason"), [(403, "Forbidden"), (600, "Busy Everywhere")])

@@ -123,8 +123,8 @@ def test_a_snapshot_is_sent_when_the_srs_asks_for_one(world: World) -> None:
             assert until(lambda: len(srs.requests("INVITE")) == 2)
     start, snapshot = (seen.document for seen in srs.requests("INVITE"))
     assert snapshot.mode == "complete"
-    for kind in ("session", "participant", "stream"):
-        ids = [[sorted(str(i) for i in item.ids.values()) for item in doc.of(kind)] for doc in (start, snapshot)]
+    for kind in ("sessions", "participants", "streams"):
+        ids = [[each.id for each in getattr(document, kind)] for document in (start, snapshot)]
         assert ids[0] == ids[1], kind
 
 
@@ -157,8 +157,8 @@ def test_a_session_the_srs_has_forgotten_is_set_up_anew_with_the_same_ids(
             call.wait_for("START", 2)
     old, fresh = gone.requests("INVITE")[0], new.requests("INVITE")[0]
     assert old.message.call_id != fresh.message.call_id
-    for kind in ("session", "participant", "stream"):
-        ids = [[sorted(str(i) for i in item.ids.values()) for item in x.document.of(kind)] for x in (old, fresh)]
+    for kind in ("sessions", "participants", "streams"):
+        ids = [[each.id for each in getattr(x.document, kind)] for x in (old, fresh)]
         assert ids[0] == ids[1], kind
 
 

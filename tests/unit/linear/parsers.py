@@ -21,13 +21,16 @@ from siprec.media.lines import LineFramer
 from siprec.media.ng import NgClient
 from siprec.media.ngframes import StreamFramer as NgFramer
 from siprec.media.rtpproxy_protocol import RtpProxyClient, counts, place, word
+from siprec.metadata import read
+from siprec.metadata import values as written
+from siprec.metadata.document import Document
+from siprec.metadata.merge import MetadataState
 from siprec.net.framing import StreamFramer
 from siprec.proxy import connected_identity
 from siprec.proxy.record_route import Cookies, cookie_of
 from siprec.proxy.registrar import Registrar
-from siprec.recorder import metadata, metadata_state, rtcp
+from siprec.recorder import rtcp
 from siprec.recording import identity
-from siprec.recording import metadata as written
 from siprec.relay import rtcp as relay_rtcp
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sip import digest, multipart, validate, values
@@ -224,10 +227,10 @@ def any_multipart(data: bytes) -> None:
 
 def document(data: bytes) -> None:
     """Recording metadata."""
-    tried(lambda: metadata.parse(data, charset="iso-8859-1"))
-    parsed = metadata.parse(data)
-    if isinstance(parsed, metadata.Document):
-        state = metadata_state.MetadataState()
+    tried(lambda: read.parse(data, charset="iso-8859-1"))
+    parsed = read.parse(data)
+    if isinstance(parsed, Document):
+        state = MetadataState()
         state.apply(parsed, wall=0.0, labels={})
         state.apply(parsed, wall=1.0, labels={})
 

@@ -14,7 +14,7 @@ import pytest
 from siprec.audio.codecs import codec
 from siprec.audio.melody import caller_melody, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder.metadata import NAMESPACE
+from siprec.metadata.values import NAMESPACE
 from tests.unit.recorder.recorder_harness import Bench, VirtualClock
 
 PCMU = codec("PCMU", 8000)

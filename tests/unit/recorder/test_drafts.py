@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from siprec.audio.codecs import codec
 from siprec.audio.melody import callee_melody, caller_melody, matches, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder.errors import MetadataError
+from siprec.metadata.document import Document, NameId
+from siprec.metadata.errors import MetadataError
+from siprec.metadata.read import parse
+from siprec.metadata.values import NAMESPACE
 from siprec.recorder.library import RecordingResult
-from siprec.recorder.metadata import NAMESPACE, Document, Name, parse
 from siprec.recorder.session import RecorderSettings
 from tests.unit.recorder.recorder_harness import Bench, read
 
@@ -268,13 +270,12 @@ def test_of_a_document_that_was_cut_off_the_well_formed_prefix_is_used() -> None
     cut = COMPLETE[: COMPLETE.index("eve@") + 2].encode()
     document = parse(cut)
     assert isinstance(document, Document)
-    assert [item.kind for item in document.items] == ["session", "participant", "participant"]
-    assert document.items[1].children["nameID"] == [Name("sip:dan@example.net", "Dan")]
-    assert "nameID" not in document.items[2].children
+    assert len(document.sessions) == 1
+    assert [each.name_ids for each in document.participants] == [(NameId("sip:dan@example.net", "Dan"),), ()]
     assert document.errors
     half = parse(COMPLETE[: COMPLETE.index("Dan") + 2].encode())
     assert isinstance(half, Document)
-    assert half.items[1].children["nameID"] == [Name("sip:dan@example.net")]  # "Da" is nobody's name
+    assert half.participants[0].name_ids == (NameId("sip:dan@example.net"),)  # "Da" is nobody's name
     with pytest.raises(MetadataError):
         parse(cut, strict=True)
 

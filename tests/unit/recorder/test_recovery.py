@@ -18,9 +18,9 @@ import soundfile  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siprec.metadata.values import NAMESPACE
 from siprec.recorder import files
 from siprec.recorder.library import RecorderLibrary, RecordingResult, index, sound
-from siprec.recorder.metadata import NAMESPACE
 from siprec.recorder.recovery import DAMAGED
 from siprec.recorder.space import RESERVE
 from siprec.recorder.summary import write_json

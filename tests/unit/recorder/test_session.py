@@ -18,9 +18,9 @@ from siprec.audio.codecs import codec
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
 from siprec.audio.packets import packets
+from siprec.metadata.values import NAMESPACE
 from siprec.recorder import rtcp, rtp
-from siprec.recorder.errors import MetadataError, OfferError, RecorderError, RecorderFull
-from siprec.recorder.metadata import NAMESPACE
+from siprec.recorder.errors import MetadataRefused, OfferError, RecorderError, RecorderFull
 from siprec.recorder.ports import PortPool
 from siprec.recorder.session import Recorder, RecorderSettings
 from tests.unit.audio.ogg_opus import opus_packets
@@ -107,7 +107,7 @@ def test_what_cannot_be_used_is_refused_with_a_status_and_leaves_nothing(bench: 
     for offer, metadata, kind, status in (
         (b"garbage", None, OfferError, 400),
         (b.body("m=application 5000 UDP/BFCP *"), None, OfferError, 488),
-        (b.body(b.audio("1")), b"<recording>", MetadataError, 400),
+        (b.body(b.audio("1")), b"<recording>", MetadataRefused, 400),
     ):
         session = b.recorder.session(call_id="x", from_uri="sip:x@x")
         with pytest.raises(kind) as caught:

@@ -13,9 +13,9 @@ import pytest
 from siprec.audio.codecs import codec
 from siprec.audio.melody import callee_melody, caller_melody, matches, to_int16
 from siprec.audio.packets import packets
+from siprec.metadata.values import NAMESPACE
 from siprec.recorder.errors import RecorderFull
 from siprec.recorder.library import RecordingResult
-from siprec.recorder.metadata import NAMESPACE
 from siprec.recorder.session import RecorderSettings
 from tests.unit.recorder.recorder_harness import Bench, read
 
@@ -269,7 +269,7 @@ def test_five_hundred_calls_through_one_session_leave_nothing_behind(bench: Open
             "recordings": len(b.session.recordings),
         }
         most = {key: max(value, most[key]) for key, value in now.items()}
-        assert len(state.contributions) == len(state.memberships)
+        assert len(state.stream_assocs) == len(state.participant_assocs)
     assert most["lines"] == 6
     assert b.pool.open == 6
     assert max(most["sessions"], most["recordings"]) <= 7

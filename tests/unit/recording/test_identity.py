@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import uuid
 
+from siprec.metadata.document import NameId, Reason
+from siprec.metadata.values import ANONYMOUS, is_id, new_id
 from siprec.recording import identity
-from siprec.recording.metadata import ANONYMOUS, NameId, Reason, is_id, new_id
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, parse_head
 

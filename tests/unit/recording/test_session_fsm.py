@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from siprec.metadata.document import Document, Session, SessionRecordingAssoc, Stream
+from siprec.metadata.values import new_id
 from siprec.recording import events
-from siprec.recording.metadata import Recording, Session, SessionRecordingAssoc, Stream, new_id
 from siprec.recording.session_events import (
     Action,
     AnswerPeer,
@@ -34,7 +35,7 @@ from siprec.recording.session_events import (
 from siprec.recording.session_fsm import TABLES, Actual, RecordingSessionFsm, Wanted, next_due
 
 S, A = new_id(), new_id()
-DOCUMENT = Recording(
+DOCUMENT = Document(
     sessions=(Session(S, start_time=1.0),),
     streams=(Stream(A, S),),
     session_assocs=(SessionRecordingAssoc(S, 2.0),),
@@ -46,7 +47,7 @@ END = DOCUMENT.stopped(9.0)
 _BY_NEXT_DUE = {"fork": set(), "dialog": set(), "exchange": {"idle", "forking", "gating", "connecting", "offering"}}
 
 
-def changed(name: str) -> Recording:
+def changed(name: str) -> Document:
     return replace(DOCUMENT, sessions=(replace(DOCUMENT.sessions[0], sip_session_ids=(name,)),))
 
 
@@ -64,7 +65,7 @@ def test_the_plain_course() -> None:
     session = active()
     out = session.handle(Event(Kind.STOP, END, reason="BYE"))
     update = Exchange(
-        Recording(
+        Document(
             "partial", sessions=(Session(S, stop_time=9.0),), session_assocs=(SessionRecordingAssoc(S, None, 9.0),)
         ),
         False,

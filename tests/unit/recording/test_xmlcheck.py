@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from siprec.recording.metadata import NAMESPACE, OWN_NAMESPACE
+from siprec.metadata.values import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.xmlcheck import (
     MAX_FRAGMENT,
     FragmentError,

@@ -1,6 +1,6 @@
 """From the octets of a metadata document to an XML tree, hardened and forgiving.
 
-Hardened (SEC-15): the text is decoded here, a DOCTYPE is refused before any XML parser sees it, size, depth and element
+Hardened: the text is decoded here, a DOCTYPE is refused before any XML parser sees it, size, depth and element
 count are limited. Forgiving: a document that is damaged is used as far as it can be understood, and the damage is
 reported. Audio never depends on it.
 """
@@ -12,7 +12,7 @@ import re
 
 from lxml import etree
 
-from siprec.recorder.errors import MetadataError
+from siprec.metadata.errors import MetadataError
 
 MAX_SIZE = 512 * 1024
 MAX_DEPTH = 32
@@ -44,8 +44,8 @@ codecs.register_error("siprec-latin-1", _as_latin1)
 
 
 def decode(data: bytes, charset: str | None) -> tuple[str, list[str]]:
-    """Text of a document, and what was wrong with its octets. The MIME charset wins over the declaration (XML-01); one
-    that is unknown or cannot be right is not believed, and octets that do not fit are read as ISO 8859-1."""
+    """Text of a document, and what was wrong with its octets. The MIME charset wins over the declaration (RFC 7303
+    3.3); one that is unknown or cannot be right is not believed, and octets that do not fit are read as ISO 8859-1."""
     errors: list[str] = []
     encoding = (charset or "").strip("\"' ").lower()
     if not encoding:

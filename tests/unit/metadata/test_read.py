@@ -10,21 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from siprec.recorder.errors import MetadataError
-from siprec.recorder.metadata import (
-    NAMESPACE,
-    Document,
-    Name,
-    SnapshotRequest,
-    Time,
-    identifier,
-    parse,
-    parse_time,
-    snapshot_request,
-)
+from siprec.metadata.document import Document, NameId, SnapshotRequest
+from siprec.metadata.errors import MetadataError
+from siprec.metadata.read import parse
+from siprec.metadata.values import NAMESPACE, identifier, parse_time, rfc3339
+from siprec.metadata.write import snapshot_request
 from tests.paths import DATA
 
 HEAD = f'<?xml version="1.0" encoding="UTF-8"?>\n<recording xmlns="{NAMESPACE}">'
+
+PARTS = {
+    "group": "groups",
+    "session": "sessions",
+    "participant": "participants",
+    "stream": "streams",
+    "sessionrecordingassoc": "session_assocs",
+    "participantsessionassoc": "participant_assocs",
+    "participantstreamassoc": "stream_assocs",
+}
 
 
 def doc(body: str) -> bytes:
@@ -73,8 +76,8 @@ def test_every_example_of_the_rfcs_is_read_without_a_schema_finding() -> None:
         assert isinstance(document, Document)
         assert document.mode == entry["datamode"]
         for kind, count in entry["counts"].items():
-            assert len(document.of(kind)) == count, entry["file"]
-        labels = [label for s in document.of("stream") for label in s.children.get("label", [])]
+            assert len(getattr(document, PARTS[kind])) == count, entry["file"]
+        labels = [stream.label for stream in document.streams if stream.label is not None]
         assert labels == entry["labels"]
 
 
@@ -85,10 +88,10 @@ def test_names_and_escapes_are_read_as_text() -> None:
         '<nameID aor="tel:+12025550123"/></participant>'
     )
     assert document.mode == "complete"
-    assert document.items[0].children["nameID"] == [
-        Name("sip:a@example.org", "R&D <3>", "en"),
-        Name("tel:+12025550123"),
-    ]
+    assert document.participants[0].name_ids == (
+        NameId("sip:a@example.org", "R&D <3>", "en"),
+        NameId("tel:+12025550123"),
+    )
 
 
 def test_foreign_elements_are_kept_and_do_not_disturb() -> None:
@@ -97,7 +100,7 @@ def test_foreign_elements_are_kept_and_do_not_disturb() -> None:
         '<q:queue xmlns:q="urn:example:cc">support<q:level>2</q:level></q:queue></session><x xmlns="urn:x">y</x>',
         strict=True,
     )
-    assert [(e.name, e.text) for e in document.items[0].extensions] == [("{urn:example:cc}queue", "support2")]
+    assert [(e.name, e.text) for e in document.sessions[0].extensions] == [("{urn:example:cc}queue", "support2")]
     assert [(e.name, e.text) for e in document.extensions] == [("{urn:x}x", "y")]
 
 
@@ -125,9 +128,8 @@ def test_the_mime_charset_wins_over_the_declaration() -> None:
     ],
 )
 def test_hostile_documents_are_refused(data: bytes) -> None:
-    with pytest.raises(MetadataError) as caught:
+    with pytest.raises(MetadataError):
         parse(data)
-    assert caught.value.status == 400
 
 
 @settings(deadline=None)
@@ -166,12 +168,12 @@ def test_ids_are_compared_by_their_octets() -> None:
 )
 def test_times(text: str, seconds: float | None, fine: bool) -> None:
     time, problem = parse_time(text)
-    assert (time.seconds if time else None) == seconds
+    assert (time) == seconds
     assert (problem is None) == fine
 
 
 def test_our_own_times_are_utc_with_milliseconds() -> None:
-    assert Time.at(1772442898.25).text == "2026-03-02T09:14:58.250Z"
+    assert rfc3339(1772442898.25) == "2026-03-02T09:14:58.250Z"
 
 
 def test_a_snapshot_request_can_be_read_and_is_valid() -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from lxml import etree
 
-from siprec.recorder.metadata_text import tag
+from siprec.metadata.values import NAMESPACE
+from siprec.metadata.xmltree import tag
 
-NAMESPACE = "urn:ietf:params:xml:ns:recording:1"
 LEGACY_NAMESPACE = "urn:ietf:params:xml:ns:recording"
 _OURS = frozenset({NAMESPACE, LEGACY_NAMESPACE, "urn:ietf:params:xml:ns:siprec", ""})
 _ROOTS = frozenset({"recording", "recording_metadata", "recordingmetadata", "recording-metadata"})

@@ -12,26 +12,22 @@ from hypothesis import strategies as st
 from lxml import etree
 from msgspec.structs import replace
 
-from siprec.recording.metadata import (
-    ANONYMOUS,
-    NAMESPACE,
+from siprec.metadata import read as reader
+from siprec.metadata.diff import diff
+from siprec.metadata.document import (
+    Document,
     Group,
     NameId,
     Participant,
     ParticipantSessionAssoc,
     ParticipantStreamAssoc,
     Reason,
-    Recording,
     Session,
     SessionRecordingAssoc,
     Stream,
-    clean_aor,
-    diff,
-    is_id,
-    new_id,
-    rfc3339,
-    write,
 )
+from siprec.metadata.values import ANONYMOUS, NAMESPACE, clean_aor, identifier, is_id, new_id, rfc3339
+from siprec.metadata.write import write
 from tests.paths import SCHEMA
 
 Q = f"{{{NAMESPACE}}}"
@@ -48,8 +44,8 @@ def parse(xml: bytes) -> Any:
     return etree.fromstring(xml, etree.XMLParser(resolve_entities=False, no_network=True))
 
 
-def two_party(**changes: Any) -> Recording:
-    document = Recording(
+def two_party(**changes: Any) -> Document:
+    document = Document(
         groups=(Group(G, T0, extension='<g xmlns="urn:example:g">sales</g>'),),
         sessions=(
             Session(
@@ -215,7 +211,7 @@ def test_a_party_that_comes_back_opens_a_new_interval() -> None:
 
 
 def test_a_participant_without_address_is_anonymous(schema: Any) -> None:
-    root = parse(write(Recording(participants=(Participant(A, ()),))))
+    root = parse(write(Document(participants=(Participant(A, ()),))))
     schema.assertValid(root)
     assert root.find(f"{Q}participant/{Q}nameID").get("aor") == ANONYMOUS
 
@@ -238,7 +234,7 @@ def legal(text: str) -> str:
 @settings(deadline=None, max_examples=150)
 @given(name=EVIL, aor=EVIL, extra=EVIL)
 def test_whatever_a_peer_calls_itself_the_document_is_valid_and_says_so(name: str, aor: str, extra: str) -> None:
-    document = Recording(
+    document = Document(
         sessions=(Session(S, (extra,), (Reason(486, extra, name),)),),
         participants=(
             Participant(
@@ -322,9 +318,9 @@ _time = st.sampled_from([T0, T0 + 10, T0 + 20])
 
 
 @st.composite
-def documents(draw: st.DrawFn) -> Recording:
+def documents(draw: st.DrawFn) -> Document:
     people = draw(st.lists(st.sampled_from(_ids), unique=True, max_size=3))
-    return Recording(
+    return Document(
         groups=draw(st.sampled_from([(), (Group(G, T0),)])),
         sessions=(
             Session(
@@ -353,9 +349,21 @@ def documents(draw: st.DrawFn) -> Recording:
 
 @settings(deadline=None, max_examples=200)
 @given(told=documents(), now=documents())
-def test_merging_the_partial_update_gives_the_new_state(told: Recording, now: Recording) -> None:
+def test_merging_the_partial_update_gives_the_new_state(told: Document, now: Document) -> None:
     before, after = absorb({}, write(told)), absorb({}, write(now))
     update = diff(told, now)
     merged = absorb(before, write(update)) if update is not None else before
     # An element that is simply no longer mentioned stays known to the SRS: only complete documents drop it.
     assert {k: v for k, v in merged.items() if k in after} == after
+
+
+def test_what_is_written_is_read_as_the_same_elements() -> None:
+    document = two_party()
+    read = reader.parse(write(document, {SA: "1", SB: "2"}), strict=True)
+    assert isinstance(read, Document)
+    assert read.participants[0].name_ids == document.participants[0].name_ids
+    assert read.participant_assocs[1].params == document.participant_assocs[1].params
+    labels = {stream.id: stream.label for stream in read.streams}
+    assert labels == {identifier(SA)[0]: "1", identifier(SB)[0]: "2"}
+    assert (read.sessions[0].start_time, read.session_assocs[0].associate_time) == (T0, T0 + 3.25)
+    assert read.sessions[0].group_ref == read.groups[0].id

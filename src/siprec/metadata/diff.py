@@ -1,0 +1,127 @@
+"""Partial updates: the document that leads from what the SRS accepted to what is so now (RFC 7866 9.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from siprec.metadata.document import (
+    Document,
+    Group,
+    ParticipantSessionAssoc,
+    ParticipantStreamAssoc,
+    Session,
+    SessionRecordingAssoc,
+)
+
+_Element = TypeVar("_Element", Group, Session, SessionRecordingAssoc, ParticipantSessionAssoc)
+_Interval = SessionRecordingAssoc | ParticipantSessionAssoc | ParticipantStreamAssoc
+
+_KEY: Final = attrgetter("id")
+_SESSION: Final = attrgetter("session_id")
+_PARTY: Final = attrgetter("participant_id", "session_id")
+
+
+def diff(told: Document, now: Document) -> Document | None:
+    """The document that brings an SRS which knows `told` to `now`: partial, or None when nothing changed.
+
+    Where a partial update cannot say it (a child element vanished, and an absent child means "as before"), the answer
+    is `now` itself, complete. A stream nobody feeds any more may simply be missing in `now`: the stream associations
+    tell.
+    """
+    groups = _changed(told.groups, now.groups, _KEY) if told.groups != now.groups else ()
+    sessions = _changed(told.sessions, now.sessions, _KEY) if told.sessions != now.sessions else ()
+    session_assocs: tuple[SessionRecordingAssoc, ...] | None = ()
+    if told.session_assocs != now.session_assocs:
+        session_assocs = _changed(told.session_assocs, now.session_assocs, _SESSION)
+    participant_assocs: tuple[ParticipantSessionAssoc, ...] | None = ()
+    if told.participant_assocs != now.participant_assocs:
+        participant_assocs = _changed(told.participant_assocs, now.participant_assocs, _PARTY)
+    if groups is None or sessions is None or session_assocs is None or participant_assocs is None:
+        return replace(now, mode="complete")
+    # Names are required children, send and recv are sets: both always go out whole.
+    participants = tuple([each for each in now.participants if each not in told.participants])
+    streams = tuple([each for each in now.streams if each not in told.streams])
+    stream_assocs = _feeds(told, now) if told.stream_assocs != now.stream_assocs else ()
+    if not (groups or sessions or participants or streams or session_assocs or participant_assocs or stream_assocs):
+        return None
+    return Document(
+        "partial", groups, sessions, participants, streams, session_assocs, participant_assocs, stream_assocs
+    )
+
+
+def _feeds(told: Document, now: Document) -> tuple[ParticipantStreamAssoc, ...]:
+    before = {assoc.participant_id: assoc for assoc in told.stream_assocs}
+    changed = []
+    for assoc in now.stream_assocs:
+        old = before.get(assoc.participant_id)
+        if old == assoc:
+            continue
+        if old is not None:
+            since, until = _new_times(old, assoc)
+            assoc = replace(assoc, associate_time=since, disassociate_time=until)
+        changed.append(assoc)
+    return tuple(changed)
+
+
+def _changed(
+    told: tuple[_Element, ...], now: tuple[_Element, ...], key: Callable[[_Element], object]
+) -> tuple[_Element, ...] | None:
+    """New elements whole, known ones with the changed kinds of children only; None when a kind vanished.
+
+    The interval of an association may be reopened: a new associate-time alone opens another.
+    """
+    before = {key(item): item for item in told}
+    result = []
+    for item in now:
+        old = before.get(key(item))
+        if old is None:
+            result.append(item)
+        elif old != item:
+            partial = _partial(old, item)
+            if partial is None:
+                return None
+            result.append(partial)
+    return tuple(result)
+
+
+def _partial(old: _Element, item: _Element) -> _Element | None:
+    blank: dict[str, object] = {}
+    for kind, empty in _CHILDREN[type(item)]:
+        value = getattr(item, kind)
+        if value == getattr(old, kind):
+            blank[kind] = empty
+        elif value in (None, "", ()):
+            return None
+    if isinstance(item, _INTERVALS) and isinstance(old, _INTERVALS):
+        if item.associate_time is None and old.associate_time is not None:
+            return None
+        blank["associate_time"], blank["disassociate_time"] = _new_times(old, item)
+    return replace(item, **blank)
+
+
+_INTERVALS: Final = (SessionRecordingAssoc, ParticipantSessionAssoc)
+_CHILDREN: Final[dict[type, tuple[tuple[str, object], ...]]] = {
+    Group: (("associate_time", None), ("disassociate_time", None), ("extension", "")),
+    Session: (
+        ("sip_session_ids", ()),
+        ("reasons", ()),
+        ("group_ref", ""),
+        ("start_time", None),
+        ("stop_time", None),
+        ("extension", ""),
+    ),
+    SessionRecordingAssoc: (),
+    ParticipantSessionAssoc: (("params", ()),),
+}
+"""The kinds of children that a partial update may leave out, and what stands for "not mentioned"."""
+
+
+def _new_times(old: _Interval, new: _Interval) -> tuple[float | None, float | None]:
+    """The times of `new` that the SRS does not know: of a reopened interval both ends belong together."""
+    reopened = new.associate_time != old.associate_time
+    closed = reopened or new.disassociate_time != old.disassociate_time
+    return new.associate_time if reopened else None, new.disassociate_time if closed else None
