@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from siprec.proxy.script import NotAuthenticated as NotAuthenticated
     from siprec.proxy.script import Reply as Reply
     from siprec.proxy.script import Request as Request
-    from siprec.recording.scripting import RecordingEvent as RecordingEvent
+    from siprec.recording.script_events import RecordingEvent as RecordingEvent
     from siprec.recording.xmlcheck import extension as extension
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(script, name)
     if name == "RecordingEvent":
-        from siprec.recording.scripting import RecordingEvent
+        from siprec.recording.script_events import RecordingEvent
 
         return RecordingEvent
     if name == "extension":

@@ -135,7 +135,7 @@ class ProofWorld(World):
             self.clock, lambda line: self.lines.append(decoder.decode(line)), self.live.get, active
         )
         self.service.events.subscribe(self.proofs.event)
-        self.service.around.releasing = self.proofs.releasing
+        self.service.context.releasing = self.proofs.releasing
         self.service.on_finished = self.proofs.finished
 
     def new_call(self) -> Call:

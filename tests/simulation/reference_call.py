@@ -29,7 +29,7 @@ from siprec.media.rtpengine import RtpEngine
 from siprec.proxy.core import ProxyCore, ProxyOptions
 from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.routes import RouteRule, Rules
-from siprec.recording.active import ActiveRecording
+from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import EventDispatcher
 from siprec.recording.proof import ProofCollector
 from siprec.recording.service import RecordingService
@@ -357,7 +357,7 @@ class ReferenceCall:
     def _observe(self, events: EventDispatcher, tap: Tap) -> None:
         """Trace and proof."""
 
-        def active(dlg_id: str, instance: str) -> ActiveRecording | None:
+        def active(dlg_id: str, instance: str) -> CallRecording | None:
             recorder = self.recording.recorder(dlg_id)
             return recorder.recordings.get(instance) if recorder is not None else None
 
@@ -366,12 +366,12 @@ class ReferenceCall:
         assert ring is not None
         self.core.observers.add(proofs)
         events.subscribe(proofs.event)
-        self.recording.around.releasing = proofs.releasing
+        self.recording.context.releasing = proofs.releasing
         self.recording.on_finished = proofs.finished
         self.media.traced(tap.media)
         self.core.observers.add(tap)
         events.subscribe(ring.event)
-        self.recording.around.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)
+        self.recording.context.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)
 
     def _resolve(self, uri: Uri, done: Callable[[list[Hop] | SipError], None]) -> None:
         done([Hop(str(uri.params.get("transport", "udp") or "udp"), uri.host, uri.port or 5060)])

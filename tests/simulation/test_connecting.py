@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from siprec.metadata.values import NAMESPACE
-from siprec.recording.srs import SNAPSHOT_EVERY
+from siprec.recording.rs_dialog import SNAPSHOT_EVERY
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import IncomingCall, Result
 from siprec.sip.useragent_exchange import UDP_AFTER

@@ -11,7 +11,7 @@ import pytest
 from siprec import RecordingEvent, Request
 from siprec.proxy.script import Script
 from siprec.recording.events import EVENTS, STOP
-from siprec.recording.scripting import ScriptEvents
+from siprec.recording.script_events import ScriptEvents
 from tests.simulation.transferworld import SRS, TransferWorld
 
 

@@ -137,7 +137,7 @@ def test_a_closed_connection_has_its_users_asked_at_once() -> None:
         world.answered_call(run=False)
     world.clock.run_for(4)
     hang(world)
-    world.service.around.watch.connection_closed(Hop("udp", "10.0.0.2", 5060))
+    world.service.context.watch.connection_closed(Hop("udp", "10.0.0.2", 5060))
     world.clock.run_for(5.5)
     assert len(second.calls) == 300
 

@@ -230,7 +230,7 @@ def test_a_standing_session_is_there_at_once_when_its_srs_is_back() -> None:
     world.clock.run_for(300)  # a minute apart by now
     world.network.drop = None
     world.clock.run_for(20)
-    assert world.service.trunks.trunks[0].state == "up"
+    assert world.service.shared_sessions.sessions[0].state == "up"
 
 
 def test_the_proof_has_the_gap() -> None:

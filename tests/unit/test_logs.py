@@ -60,7 +60,7 @@ def test_an_exception_is_part_of_its_line() -> None:
 def test_rooms_have_levels_of_their_own_and_lose_them() -> None:
     out = io.StringIO()
     logs.setup_logging("warning", "text", {"siprec.recording": "debug", "siprec.sip": "error"}, out)
-    logging.getLogger("siprec.recording.active").debug("seen")
+    logging.getLogger("siprec.recording.call_recording").debug("seen")
     logging.getLogger("siprec.proxy").info("not seen")
     logging.getLogger("siprec.sip.x").warning("not seen")
     assert [line.split()[-1] for line in out.getvalue().splitlines()] == ["seen"]

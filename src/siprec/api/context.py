@@ -13,7 +13,7 @@ from siprec.media.pool import MediaPool
 from siprec.net.transport import SocketTransport
 from siprec.proxy.core import ProxyCore
 from siprec.proxy.registrar import Registrar
-from siprec.recording.active import ActiveRecording
+from siprec.recording.call_recording import CallRecording
 from siprec.recording.callrecorder import CallRecorder
 from siprec.recording.events import EventDispatcher
 from siprec.recording.service import RecordingService
@@ -82,12 +82,12 @@ class ApiContext:
         """All calls with recordings, in the order they began."""
         return self.recording.recorders()
 
-    def recordings(self) -> Iterator[ActiveRecording]:
+    def recordings(self) -> Iterator[CallRecording]:
         """All recordings, as they are now."""
         for recorder in self.recorders():
             yield from list(recorder.recordings.values())
 
     @staticmethod
-    def subscription(recording: ActiveRecording) -> tuple[Subscription | None, dict[tuple[str, int], str]]:
+    def subscription(recording: CallRecording) -> tuple[Subscription | None, dict[tuple[str, int], str]]:
         """What the media server copies for a recording, and the label of each stream by tag and m-line."""
         return recording.subscription, recording.labels

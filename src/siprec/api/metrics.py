@@ -20,7 +20,7 @@ from siprec.api.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from siprec.api.journal import Journal
-    from siprec.recording.active import ActiveRecording
+    from siprec.recording.call_recording import CallRecording
 
 LAG_PERIOD: Final = 0.5
 _SETUP: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -53,7 +53,7 @@ class Metrics(Collector):
             buckets=_SETUP,
             registry=self.registry,
         )
-        context.recording.around.connected = self._connected
+        context.recording.context.connected = self._connected
         self._lag = Histogram(
             "siprec_event_loop_lag_seconds",
             "How late the event loop comes to what is due, looked at twice a second.",
@@ -65,7 +65,7 @@ class Metrics(Collector):
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
 
-    def _connected(self, recording: ActiveRecording) -> None:
+    def _connected(self, recording: CallRecording) -> None:
         answered = self.context.core.calls.get(recording.call.dlg_id)
         if answered is not None and answered.answer_wall is not None:
             self.media_setup.observe(max(0.0, answered.wall(self.context.clock.now()) - answered.answer_wall))

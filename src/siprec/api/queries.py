@@ -12,8 +12,8 @@ from siprec.api.journal import Journal
 from siprec.api.paging import Key
 from siprec.media.engine import ForkStatistics, MediaError, MediaSession, MediaStatistics
 from siprec.proxy.call import Call
-from siprec.recording.active import ActiveRecording
-from siprec.recording.secure import is_secure
+from siprec.recording.call_recording import CallRecording
+from siprec.recording.srtp_sdp import is_secure
 from siprec.sip.addresses import numeric
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
@@ -99,7 +99,7 @@ class Queries:
             why=why,
         )
 
-    async def recordings(self, active: Sequence[ActiveRecording], statistics: bool) -> list[model.Recording]:
+    async def recordings(self, active: Sequence[CallRecording], statistics: bool) -> list[model.Recording]:
         """Recordings, with the media server's counters if `statistics`: one question per call, all at once."""
         answers: dict[str, MediaStatistics | MediaError] = {}
         if statistics:
@@ -111,7 +111,7 @@ class Queries:
             answers |= {dlg_id: left for dlg_id in calls if dlg_id not in answers}
         return [self._recording(each, answers.get(each.call.dlg_id)) for each in active]
 
-    async def _query(self, recording: ActiveRecording) -> MediaStatistics | MediaError:
+    async def _query(self, recording: CallRecording) -> MediaStatistics | MediaError:
         media, session = recording.call.media, recording.call.media_session
         if media is None or not isinstance(session, MediaSession):
             return MediaError("the call's media pass through no media server")
@@ -128,7 +128,7 @@ class Queries:
         except TimeoutError:
             return MediaError("no reply in time", timeout=True, server=media.name)
 
-    def _recording(self, recording: ActiveRecording, answer: MediaStatistics | MediaError | None) -> model.Recording:
+    def _recording(self, recording: CallRecording, answer: MediaStatistics | MediaError | None) -> model.Recording:
         call = recording.call
         entry = self.journal.entry(call.dlg_id, recording.instance)
         statistics = answer if isinstance(answer, MediaStatistics) else None
@@ -155,7 +155,7 @@ class Queries:
             statistics_error=str(answer) if isinstance(answer, MediaError) else "",
         )
 
-    def _streams(self, recording: ActiveRecording, statistics: MediaStatistics | None) -> list[model.Stream]:
+    def _streams(self, recording: CallRecording, statistics: MediaStatistics | None) -> list[model.Stream]:
         subscription, labels = self.context.subscription(recording)
         if subscription is None:
             return []

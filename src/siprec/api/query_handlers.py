@@ -16,7 +16,7 @@ from siprec.api.problem import Problem
 from siprec.api.queries import MAX_QUERIES, call_fits, call_key
 from siprec.api.sse import EventStream
 from siprec.proxy.registrar import Binding
-from siprec.recording.active import ActiveRecording
+from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import EVENTS, SiprecEvent
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def recordings(api: Api, asked: Asked) -> Answer:
     if len(wanted) > MAX_NAMED:
         raise Problem(422, f"dlg_id: more than {MAX_NAMED} at a time")
 
-    def fits(recording: ActiveRecording) -> bool:
+    def fits(recording: CallRecording) -> bool:
         return (
             (not query.instance or recording.instance == query.instance)
             and (not query.server or recording.server == query.server)
@@ -99,7 +99,7 @@ async def recordings(api: Api, asked: Asked) -> Answer:
     return model.Recordings(recordings=await api.queries.recordings(found, query.statistics), next=after)
 
 
-def _recordings_of(api: Api, dlg_ids: list[str]) -> Iterator[ActiveRecording]:
+def _recordings_of(api: Api, dlg_ids: list[str]) -> Iterator[CallRecording]:
     for dlg_id in dict.fromkeys(dlg_ids):
         recorder = api.context.recorder(dlg_id)
         if recorder is not None:

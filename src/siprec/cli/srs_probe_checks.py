@@ -11,7 +11,7 @@ from siprec.metadata.document import SnapshotRequest
 from siprec.metadata.errors import MetadataError
 from siprec.metadata.read import parse as parse_metadata
 from siprec.metadata.values import DISPOSITION
-from siprec.recording import secure
+from siprec.recording import srtp_sdp
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sip.errors import SipError
@@ -189,7 +189,7 @@ class AnswerRules:
             unknown = [text for text in line.formats if text not in mine.formats]
             check("SDP-10", not unknown, f"{where}: formats {_list(unknown)} were not offered")
             check("SDP-10", line.proto == mine.proto, f"{where}: {mine.proto} answered with {line.proto}")
-            if secure.is_secure(mine):
+            if srtp_sdp.is_secure(mine):
                 self._keys(where, mine, line)
             connection = line.connection
             check("SDP-10", connection is not None, f"{where}: no c= line")
@@ -205,7 +205,7 @@ class AnswerRules:
             check("SDP-15", not muxed, f"{where}: rtcp-mux was not offered")
 
     def _keys(self, where: str, mine: MediaDescription, line: MediaDescription) -> None:
-        offered, answered = secure.keys(mine), secure.keys(line)
+        offered, answered = srtp_sdp.keys(mine), srtp_sdp.keys(line)
         values = line.attributes("crypto")
         fits = len(values) == len(answered) == 1 and sdp_crypto.matches(offered, answered[0]) is not None
         own = not {key.key for key in offered} & {key.key for key in answered}

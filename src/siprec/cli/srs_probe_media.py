@@ -17,7 +17,7 @@ from siprec.audio.packets import packets
 from siprec.net.datagrams import DatagramReader
 from siprec.recorder.ports import PortPair, PortPool
 from siprec.recorder.rtcp import parse as parse_rtcp
-from siprec.recording import secure
+from siprec.recording import srtp_sdp
 from siprec.relay.rtcp import ReportBlock, empty_report, goodbye, make_cname, report_blocks, sender_report
 from siprec.rtp.srtp import SUPPORTED, Decryptor, Encryptor, offer_lines
 from siprec.sdp import MediaDescription
@@ -95,7 +95,7 @@ class ProbeStream:
             "audio",
             self._pair.port,
             formats,
-            proto=secure.SECURE if srtp else secure.PLAIN,
+            proto=srtp_sdp.SECURE if srtp else srtp_sdp.PLAIN,
             rtpmaps=maps,
             address=pool.address,
             ptime=20,
@@ -132,9 +132,9 @@ class ProbeStream:
 
     def _agree(self, line: MediaDescription) -> bool:
         """Take the key of the SRS; false where SRTP was offered and is not agreed on."""
-        if not secure.is_secure(self.section):
+        if not srtp_sdp.is_secure(self.section):
             return True
-        pair = secure.agreed(self.section, line)
+        pair = srtp_sdp.agreed(self.section, line)
         if pair is None or not {pair[0].suite.name, pair[1].suite.name} <= set(SUPPORTED):
             return False
         mine, theirs = pair

@@ -1,6 +1,6 @@
 """The recording session of `siprec srs-probe`: what an SRC does in it, with every message of the SRS looked at.
 
-The SRC's own parts do the work: `RsDialog` the dialog, `RsDescription` the offers, `siprec.metadata` the
+The SRC's own parts do the work: `RsDialog` the dialog, `RecordingSdp` the offers, `siprec.metadata` the
 documents. What comes back goes to `AnswerRules`.
 """
 
@@ -28,9 +28,9 @@ from siprec.metadata.document import (
 )
 from siprec.metadata.values import new_id
 from siprec.metadata.write import write
-from siprec.recording.offer import RsDescription, stream_key
+from siprec.recording.rs_dialog import Body, PeerOffer, RsDialog, RsPeer
+from siprec.recording.rs_sdp import RecordingSdp, stream_key
 from siprec.recording.settings import RecordingProfile
-from siprec.recording.srs import Body, PeerOffer, RsDialog, RsPeer
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.useragent import Call, Reply, Result, UserAgent
@@ -129,7 +129,7 @@ class ProbeSession:
         self._ending = False
         sections = [stream.section for stream in streams]
         offered = tuple(ForkedStream(tag, 0, "audio", section) for tag, section in zip(_TAGS, sections, strict=True))
-        self.description = RsDescription(str(int(time.time())))
+        self.description = RecordingSdp(str(int(time.time())))
         whole = sdp.build_session(sdp.Origin(), sections)
         self.description.update(Subscription("probe", whole, offered), _TAGS[0])
         stream_ids = tuple(new_id() for _ in streams)

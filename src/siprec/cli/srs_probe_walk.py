@@ -13,8 +13,8 @@ from siprec.metadata.diff import diff
 from siprec.metadata.document import Document, ParticipantSessionAssoc, ParticipantStreamAssoc, Reason
 from siprec.metadata.values import DISPOSITION, new_id
 from siprec.metadata.write import write
-from siprec.recording import secure
-from siprec.recording.srs import description_of
+from siprec.recording import srtp_sdp
+from siprec.recording.rs_dialog import description_of
 from siprec.sdp import SdpError
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
@@ -86,7 +86,7 @@ class Walk:
         response = session.dialog.first
         if response is None:
             findings.check("SRS-01", False, f"INVITE: {status} {reason}; nothing else could be seen")
-            if session.srtp and status in secure.DECLINED:
+            if session.srtp and status in srtp_sdp.DECLINED:
                 findings.check("SEC-06", False, f"{status} {reason}")
             if status == 415:
                 findings.check("SRS-12", False, f"415 to multipart/mixed with {session.dialog.metadata_type}")

@@ -6,7 +6,7 @@ Handlers, all optional::
     async def on_invite(request: Request) -> None    # the same for one method; comes before `request`
     async def in_dialog(request: Request) -> None    # each request within a dialog; it is routed by itself afterwards
     async def reply(reply: Reply) -> None            # each response before it is forwarded (not 100)
-    async def E_SIPREC_START(event) -> None          # recording events, by their names (siprec.recording.scripting)
+    async def E_SIPREC_START(event) -> None          # recording events, by their names (siprec.recording.script_events)
 
 A handler runs inside a task from its first step, so that any asyncio library works. One that never really waits runs to
 its end on the spot. A handler of a request may wait; a handler of a response that waits does not hold the response up.

@@ -10,11 +10,11 @@ from siprec import sdp
 from siprec.metadata.values import IdSource
 from siprec.proxy.call import Call, Leg, StartMode
 from siprec.proxy.connected_identity import asserted
-from siprec.recording.active import ActiveRecording
-from siprec.recording.describe import CallMetadata
+from siprec.recording.call_metadata import CallMetadata
+from siprec.recording.call_recording import CallRecording
 from siprec.recording.retry import Waiting
 from siprec.recording.settings import RecordingProfile, RecordingSettings, SiprecVariable
-from siprec.recording.trunks import INBOUND
+from siprec.recording.shared_session_pool import INBOUND
 from siprec.sdp import SdpError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipResponse
@@ -51,8 +51,8 @@ class CallRecorder:
     def __init__(self, service: RecordingService, call: Call) -> None:
         self.service = service
         self.call = call
-        self.metadata = metadata_of(call, service.around.new_id)
-        self.recordings: dict[str, ActiveRecording] = {}
+        self.metadata = metadata_of(call, service.context.new_id)
+        self.recordings: dict[str, CallRecording] = {}
         self.answered = False
         self.early = False
         self.over = False
@@ -75,8 +75,8 @@ class CallRecorder:
         if instance in self.recordings:
             return f"instance {instance!r} is engaged already"
         self.service.retry.discard(self.call.dlg_id, instance)
-        recording = ActiveRecording(
-            self.service.around,
+        recording = CallRecording(
+            self.service.context,
             self.metadata,
             instance,
             profile,
@@ -89,7 +89,7 @@ class CallRecorder:
             # The proxy looks here whether the media have to pass a media server.
             self.call.recordings.append(instance)
         self.service.indications.engaged(self, recording)
-        now = self.service.around.clock.now()
+        now = self.service.context.clock.now()
         if self.answered:
             recording.begin(self._since_answer() if promised else now)
         elif self.call.early_media and start == "early" and not self.call.media_awaited:
@@ -113,7 +113,7 @@ class CallRecorder:
             for recording in self.recordings.values()
         ]
 
-    def _finished(self, recording: ActiveRecording) -> None:
+    def _finished(self, recording: CallRecording) -> None:
         if self.recordings.get(recording.instance) is recording:
             del self.recordings[recording.instance]
         waits = recording.may_return and self._waits(recording)
@@ -123,7 +123,7 @@ class CallRecorder:
         self.service.released(self)
         self.service.indications.changed(self.call)
 
-    def _waits(self, recording: ActiveRecording) -> bool:
+    def _waits(self, recording: CallRecording) -> bool:
         """Have a recording whose SRSs were all down tried again later; false: it is not to be."""
         profile, instance = recording.profile, recording.instance
         if self.over or not profile.retry or instance in self.recordings or instance.startswith(INBOUND):
@@ -134,7 +134,7 @@ class CallRecorder:
             profile,
             recording.settings,
             recording.start,
-            self.service.around.clock.now() + profile.retry,
+            self.service.context.clock.now() + profile.retry,
             recording.machine.wanted.paused,
             recording.failure,
             recording.woken,
@@ -168,7 +168,7 @@ class CallRecorder:
             self._changed()
         else:
             self.early = True
-            self.metadata.begin(self.call.wall(self.service.around.clock.now()))
+            self.metadata.begin(self.call.wall(self.service.context.clock.now()))
             self._streams = stream_signature(self.call)
             self.service.group(self)
         self._begin(waiting, since)
@@ -193,10 +193,10 @@ class CallRecorder:
         since = self.call.talk_began
         return since - HEAD_START if since is not None and self.call.early is None else since
 
-    def _waiting(self) -> list[ActiveRecording]:
+    def _waiting(self) -> list[CallRecording]:
         return [recording for recording in self.recordings.values() if recording.state == "idle"]
 
-    def _begin(self, recordings: list[ActiveRecording], since: float | None) -> None:
+    def _begin(self, recordings: list[CallRecording], since: float | None) -> None:
         for recording in recordings:
             # The script may have set more since it asked for the recording.
             settings = settings_of(self.call, recording.instance)
@@ -214,7 +214,7 @@ class CallRecorder:
         elif before in ("", self._callee) or not self.differs("callee", response.to, response):
             self.metadata.identify("callee", response.to, response)
         else:
-            self.metadata.replace("callee", response.to, response, self.call.wall(self.service.around.clock.now()))
+            self.metadata.replace("callee", response.to, response, self.call.wall(self.service.context.clock.now()))
 
     def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None) -> bool:
         """Whether `address` is another name than that of the party there, as the policies of the recordings see it."""
@@ -238,7 +238,7 @@ class CallRecorder:
         """The call is over."""
         self.over = True
         call = self.call
-        wall = call.end_wall if call.end_wall is not None else call.wall(self.service.around.clock.now())
+        wall = call.end_wall if call.end_wall is not None else call.wall(self.service.context.clock.now())
         for recording in list(self.recordings.values()):
             recording.call_ended(wall, self.metadata.reasons(), call.end_reason or "call ended")
 

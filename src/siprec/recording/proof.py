@@ -16,7 +16,7 @@ import msgspec
 from siprec.media.engine import MediaError, MediaServer, MediaStatistics
 from siprec.proxy.call import Call, CallObserver
 from siprec.recording import events
-from siprec.recording.active import ActiveRecording
+from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import SiprecEvent
 from siprec.recording.proofcase import Case, text_of
 from siprec.recording.verdict import KEPT, Begun, Line, Proof, Verdict, judge
@@ -47,7 +47,7 @@ class ProofCollector(CallObserver):
         clock: Clock,
         write: Callable[[bytes], object],
         find_call: Callable[[str], Call | None],
-        active: Callable[[str, str], ActiveRecording | None],
+        active: Callable[[str, str], CallRecording | None],
         counted: Counted | None = None,
     ) -> None:
         self._clock = clock
@@ -127,7 +127,7 @@ class ProofCollector(CallObserver):
         recording = self._active(event.dlg_id, event.instance)
         case.take(event, recording)
 
-    def releasing(self, recording: ActiveRecording) -> None:
+    def releasing(self, recording: CallRecording) -> None:
         """The copies for a recording are about to end: its streams are counted now."""
         case = self._open.get(recording.call.dlg_id, {}).get(recording.instance)
         if case is None:
@@ -136,7 +136,7 @@ class ProofCollector(CallObserver):
         if not case.over:
             self._ask(case.call, [case], _nobody)
 
-    def finished(self, recording: ActiveRecording) -> None:
+    def finished(self, recording: CallRecording) -> None:
         """A recording is over."""
         case = self._open.get(recording.call.dlg_id, {}).get(recording.instance)
         if case is not None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from siprec.proxy.call import StartMode
-from siprec.recording.health import HealthTable
 from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.srs_health import HealthTable
 from siprec.sip.clock import Clock, Timer
 
 if TYPE_CHECKING:

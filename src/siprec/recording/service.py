@@ -17,13 +17,12 @@ from typing import Any, Final
 
 from siprec.metadata.values import IdSource, new_id
 from siprec.proxy.call import Call, CallObserver, StartMode
-from siprec.recording import identity
-from siprec.recording.active import ActiveRecording, Surroundings
+from siprec.recording import participants
+from siprec.recording.call_metadata import GroupRegistry, Leg
+from siprec.recording.call_recording import CallRecording, RecordingContext
 from siprec.recording.callrecorder import CallRecorder, RecordingInfo, metadata_of, settings_of
-from siprec.recording.describe import GroupRegistry, Leg
 from siprec.recording.events import FAILED, IGNORED, EventDispatcher, SiprecEvent
-from siprec.recording.indication import Indications
-from siprec.recording.requested import RequestedSessions, RequestSettings
+from siprec.recording.recording_awareness import Indications
 from siprec.recording.retry import RetryQueue, Waiting
 from siprec.recording.settings import (
     RecordingProfile,
@@ -33,8 +32,9 @@ from siprec.recording.settings import (
     check_headers,
     check_uri,
 )
-from siprec.recording.trunk import Trunk
-from siprec.recording.trunks import TrunkPool
+from siprec.recording.shared_session import SharedSession
+from siprec.recording.shared_session_pool import SharedSessionPool
+from siprec.recording.srs_initiated import RequestedSessions, RequestSettings
 from siprec.sip.clock import Clock
 from siprec.sip.header_list import has_control, header_key
 from siprec.sip.headers import TOKEN, NameAddr
@@ -112,14 +112,14 @@ class RecordingService(CallObserver):
         check_uri(from_uri, "from_uri")
         self.events = events or EventDispatcher()
         self.hang_up = hang_up
-        self.on_finished: Callable[[ActiveRecording], object] = lambda recording: None
-        self.around = Surroundings(
+        self.on_finished: Callable[[CallRecording], object] = lambda recording: None
+        self.context = RecordingContext(
             clock, agent, self.events, from_uri, group_secret, new_id, GroupRegistry(new_id), self._failed
         )
-        self.trunks = self.around.trunks = TrunkPool(clock, agent, from_uri)
-        self.retry = RetryQueue(clock, self.around.health, lambda waiting: waiting.recorder.again(waiting))
-        self.trunks.told = self._trunk_told
-        self.around.health.on_up = self._srs_back
+        self.shared_sessions = self.context.shared_sessions = SharedSessionPool(clock, agent, from_uri)
+        self.retry = RetryQueue(clock, self.context.health, lambda waiting: waiting.recorder.again(waiting))
+        self.shared_sessions.told = self._shared_session_told
+        self.context.health.on_up = self._srs_back
         self.profiles: Mapping[str, RecordingProfile] = {}
         self._refusals: dict[tuple[str, str, str], float] = {}
         self._retired: dict[str, tuple[RecordingProfile, float]] = {}
@@ -137,22 +137,22 @@ class RecordingService(CallObserver):
         for name, profile in profiles.items():
             if profile.on_failure == "end-call" and self.hang_up is None:
                 raise ValueError(f'recording.{name}.on_failure: "end-call" is not possible here')
-        now = self.around.clock.now()
+        now = self.context.clock.now()
         self._retired |= {name: (self.profiles[name], now) for name in self.profiles.keys() - profiles.keys()}
         self.profiles = dict(profiles)
         self.skip_failover_codes = skip_failover_codes
-        self.trunks.configure(self.profiles)
-        self.around.health.watch(list(profiles.values()))
+        self.shared_sessions.configure(self.profiles)
+        self.context.health.watch(list(profiles.values()))
 
-    def _trunk_told(self, trunk: Trunk, status: int, reason: str) -> None:
-        health = self.around.health
+    def _shared_session_told(self, session: SharedSession, status: int, reason: str) -> None:
+        health = self.context.health
         if status:
-            health.failed(trunk.server, trunk.profile, status, reason, trunk.retry_after)
+            health.failed(session.server, session.profile, status, reason, session.retry_after)
         else:
-            health.well(trunk.server, trunk.profile, took=True)
+            health.well(session.server, session.profile, took=True)
 
     def _srs_back(self, server: str) -> None:
-        self.trunks.back(server)
+        self.shared_sessions.back(server)
         self.retry.back(server)
 
     def profile_for(self, call: Call, name: str) -> RecordingProfile | None:
@@ -171,12 +171,14 @@ class RecordingService(CallObserver):
             call.wants(instance, "srs")
             return self._engage(call, instance, profile, None, "")
 
-        self.requested = RequestedSessions(self.trunks, settings, lambda name: self.profiles.get(name), calls, engage)
+        self.requested = RequestedSessions(
+            self.shared_sessions, settings, lambda name: self.profiles.get(name), calls, engage
+        )
         return self.requested
 
     def open(self) -> None:
         """The network is there: set up the recording sessions that stand without calls (SCN-01)."""
-        self.trunks.open()
+        self.shared_sessions.open()
 
     # -- the proxy's observer ------------------------------------------------------------------------------------------
 
@@ -244,7 +246,7 @@ class RecordingService(CallObserver):
                 # Of what tells them apart nothing is to be used here: as far as it is known, the same party.
                 self.party_identified(call, leg, address, message)
                 return
-            recorder.metadata.replace(leg, address, message, call.wall(self.around.clock.now()))
+            recorder.metadata.replace(leg, address, message, call.wall(self.context.clock.now()))
             for recording in list(recorder.recordings.values()):
                 # The newcomer's streams have new ids, whose labels need an offer beside them (META-06).
                 recording.changed(True)
@@ -252,14 +254,14 @@ class RecordingService(CallObserver):
     def group(self, recorder: CallRecorder) -> None:
         """A call that comes of others (transfer, REFER) is in one group with them, whose settings' group it takes, and
         the party they have in common keeps its id (SCN-08, ID-07)."""
-        around, mine = self.around, recorder.metadata
+        context, mine = self.context, recorder.metadata
         for relation in recorder.call.relations:
-            before = metadata_of(relation.call, around.new_id)
+            before = metadata_of(relation.call, context.new_id)
             other = self._recorders.get(relation.call.dlg_id)
             active = list(other.recordings.values()) if other is not None else []
             names = [recording.settings.group for recording in active if recording.settings.group]
-            group_id = identity.group(names[0], around.group_secret)[0] if names else before.group_id
-            group_id = group_id or mine.group_id or around.new_id()
+            group_id = participants.group(names[0], context.group_secret)[0] if names else before.group_id
+            group_id = group_id or mine.group_id or context.new_id()
             formed = relation.call.answer_wall or relation.call.start_wall
             common = before.participant_id(relation.theirs, group_id)
             before.join(group_id, formed, {relation.theirs: common})
@@ -352,7 +354,7 @@ class RecordingService(CallObserver):
     def setting_ignored(self, call: Call, instance: str, reason: str) -> None:
         """A script set something that cannot be: the call goes on, and its recording without that."""
         log.warning("recording %r: setting ignored: %s, Call-ID %s", instance, reason, call.call_id)
-        wall = call.wall(self.around.clock.now())
+        wall = call.wall(self.context.clock.now())
         text = IGNORED + reason
         self.events.emit(SiprecEvent(FAILED, call.dlg_id, call.call_id, "", "", "", instance, wall, text))
 
@@ -431,7 +433,7 @@ class RecordingService(CallObserver):
     def not_recorded(self, call: Call, instance: str, reason: str) -> str:
         """A recording was wanted and does not begin: an E_SIPREC_FAILED, so that subscribers, page and proof have it.
         Returns the reason. For who finds out before there is a recording (a rule, a script's setting, an error)."""
-        clock = self.around.clock
+        clock = self.context.clock
         before = self._refusals.get((call.dlg_id, instance, reason))
         if before is not None and clock.now() - before < _AGAIN:
             return self._refused(call, instance, reason)  # a script that tries again when it hears of it
@@ -453,7 +455,7 @@ class RecordingService(CallObserver):
         self,
         call: Call,
         instance: str,
-        do: Callable[[ActiveRecording], object],
+        do: Callable[[CallRecording], object],
         waits: Callable[[Waiting], bool],
     ) -> bool:
         """`do` it to the recording, or `waits` to one that waits for an SRS."""
@@ -496,7 +498,7 @@ class RecordingService(CallObserver):
 
     def close(self) -> None:
         """Ask no SRS any more; recordings are not touched (`stop_all`)."""
-        self.around.health.close()
+        self.context.health.close()
         self.retry.close()
 
     def stop_all(self, reason: str = "shutdown") -> None:
@@ -504,15 +506,15 @@ class RecordingService(CallObserver):
         self.retry.close()
         for recording in list(self._active()):
             recording.stop(reason)
-        self.trunks.close()
+        self.shared_sessions.close()
 
     def hurry(self) -> None:
         """Let those that are ending wait for no answer of their SRS any more: BYE."""
         for recording in list(self._active()):
             recording.hurry()
-        self.trunks.hurry()
+        self.shared_sessions.hurry()
 
-    def _active(self) -> Iterator[ActiveRecording]:
+    def _active(self) -> Iterator[CallRecording]:
         for recorder in list(self._recorders.values()):
             yield from list(recorder.recordings.values())
 
@@ -523,7 +525,7 @@ class RecordingService(CallObserver):
         if recorder.over and not recorder.recordings:
             self._recorders.pop(recorder.call.dlg_id, None)
 
-    def _failed(self, recording: ActiveRecording, reason: str) -> None:
+    def _failed(self, recording: CallRecording, reason: str) -> None:
         recorder = self._recorders.get(recording.call.dlg_id)
         if recording.profile.on_failure == "end-call" and self.hang_up and recorder is not None and not recorder.over:
             self.hang_up(recorder.call, reason)

@@ -12,11 +12,11 @@ import msgspec
 
 from siprec.metadata.values import LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.proxy.call import Call
-from siprec.recording.identity import IdentityPolicy
-from siprec.recording.reach import OUR_REALM, Reach, SrsSettings, TlsPolicy, place_of, tls_of
-from siprec.recording.secure import SrtpPolicy
-from siprec.recording.srsbye import OnSrsBye
-from siprec.recording.taken import OnRefusedStream
+from siprec.recording.participants import IdentityPolicy
+from siprec.recording.refused_streams import OnRefusedStream
+from siprec.recording.srs_bye import OnSrsBye
+from siprec.recording.srs_route import OUR_REALM, SrsRoute, SrsSettings, TlsPolicy, place_of, tls_of
+from siprec.recording.srtp_sdp import SrtpPolicy
 from siprec.recording.xmlcheck import check_extension, check_participant, extension, with_namespace
 from siprec.sip.digest import Credentials
 from siprec.sip.errors import SipError
@@ -459,10 +459,10 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
                 raise SettingError("tls_certificate is needed with tls_key")
 
     @cached_property
-    def _reaches(self) -> dict[str, Reach]:
+    def _reaches(self) -> dict[str, SrsRoute]:
         return {}
 
-    def reach(self, server: str) -> Reach:
+    def reach(self, server: str) -> SrsRoute:
         """How the SRS `server` (a SIP URI) is reached.
 
         Raises:
@@ -475,7 +475,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
             found = self._reaches[server] = self._reach(server)
         return found
 
-    def _reach(self, server: str) -> Reach:
+    def _reach(self, server: str) -> SrsRoute:
         own = SrsSettings()
         if self.servers:
             tables = {name.lower(): table for name, table in self.servers.items()}
@@ -483,7 +483,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
         who = own if own.username else self
         shown = own if own.tls_certificate else self
         policy: TlsPolicy = own.tls_verify or self.tls_verify
-        return Reach(
+        return SrsRoute(
             own.transport or self.transport,
             own.outbound_proxy or self.outbound_proxy,
             own.socket,

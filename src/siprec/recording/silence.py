@@ -6,7 +6,7 @@ from typing import Final
 
 from siprec import sdp
 from siprec.media.engine import MediaStatistics, Subscription
-from siprec.recording.describe import RecordedCall
+from siprec.recording.call_metadata import RecordedCall
 from siprec.sdp import MediaDescription, SdpError, SessionDescription
 
 AFTER: Final = 5.0

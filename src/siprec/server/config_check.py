@@ -19,8 +19,8 @@ from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
-    from siprec.recording.reach import SrsSettings
     from siprec.recording.settings import RecordingProfile
+    from siprec.recording.srs_route import SrsSettings
     from siprec.server.config import Config
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Final
 
 from siprec.api import settings as api
 from siprec.proxy import routes
-from siprec.recording import reach, requested
 from siprec.recording import settings as recording
+from siprec.recording import srs_initiated, srs_route
 from siprec.server import config
 from siprec.sip import users
 
@@ -24,10 +24,10 @@ TABLES: Final = (
     ("[[media_server]]", config, "MediaServerConfig"),
     ("[relay]", config, "RelayConfig"),
     ("[recording.NAME]", recording, "RecordingProfile"),
-    ("one of `recording.NAME.servers`, a table", reach, "SrsSettings"),
+    ("one of `recording.NAME.servers`, a table", srs_route, "SrsSettings"),
     ("[[route]]", routes, "RouteRule"),
     ("one of `targets` as a table", routes, "RouteTarget"),
-    ("[srs_requests]", requested, "RequestSettings"),
+    ("[srs_requests]", srs_initiated, "RequestSettings"),
     ("[registrar]", config, "RegistrarConfig"),
     ("one of `users` as a table", users, "UserSecret"),
     ("[recorder]", config, "RecorderConfig"),

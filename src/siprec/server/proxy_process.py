@@ -29,15 +29,15 @@ from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script, ScriptError
-from siprec.recording.active import ActiveRecording
+from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import (
     EventDispatcher,
 )
 from siprec.recording.proof import ProofCollector
-from siprec.recording.requested import is_request
-from siprec.recording.scripting import ScriptEvents
+from siprec.recording.script_events import ScriptEvents
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable
+from siprec.recording.srs_initiated import is_request
 from siprec.server.config import Config
 from siprec.server.config_check import log_warnings
 from siprec.server.config_file import ConfigError
@@ -189,7 +189,7 @@ class ProxyProcess:
         if self.tap is not None and ring is not None:
             self.core.observers.add(self.tap)
             self.events.subscribe(ring.event)
-            self.recording.around.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)
+            self.recording.context.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
@@ -204,7 +204,7 @@ class ProxyProcess:
         if self.registrar is not None:
             self.registrar.counters = self.core.counters
         self._set_guard(config)
-        self.transport.on_closed = self.recording.around.watch.connection_closed
+        self.transport.on_closed = self.recording.context.watch.connection_closed
         self.api = ApiServer(self._api_context(), config.api) if config.api.listen else None
 
     def _prove(self) -> ProofCollector | None:
@@ -214,14 +214,14 @@ class ProxyProcess:
             return None
         self.proof_log = ProofLog(state_directory(self.file) / wanted.directory, wanted.keep_days)
 
-        def active(dlg_id: str, instance: str) -> ActiveRecording | None:
+        def active(dlg_id: str, instance: str) -> CallRecording | None:
             recorder = self.recording.recorder(dlg_id)
             return recorder.recordings.get(instance) if recorder is not None else None
 
         proofs = ProofCollector(self.clock, self.proof_log.write, self.core.calls.get, active, self.calls.counted)
         self.core.observers.add(proofs)
         self.events.subscribe(proofs.event)
-        self.recording.around.releasing = proofs.releasing
+        self.recording.context.releasing = proofs.releasing
         self.recording.on_finished = proofs.finished
         return proofs
 

@@ -30,7 +30,7 @@ from siprec.proxy import connected_identity
 from siprec.proxy.record_route import Cookies, cookie_of
 from siprec.proxy.registrar import Registrar
 from siprec.recorder import rtcp
-from siprec.recording import identity
+from siprec.recording import participants
 from siprec.relay import rtcp as relay_rtcp
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sip import digest, multipart, validate, values
@@ -120,9 +120,9 @@ def views(message: SipMessage) -> None:
     tried(
         lambda: multipart.find_metadata(message),
         lambda: multipart.find_part(message, "application/sdp"),
-        lambda: identity.reasons(message),
-        lambda: identity.feature_params(message),
-        lambda: identity.sip_session_id(message, message),
+        lambda: participants.reasons(message),
+        lambda: participants.feature_params(message),
+        lambda: participants.sip_session_id(message, message),
         lambda: connected_identity.asserted(message),
         lambda: values.parse_addresses(message.values("p-asserted-identity")),
         lambda: message.copy().remove_first_value("route") if isinstance(message, SipRequest) else None,
@@ -276,7 +276,7 @@ def api_path(data: bytes) -> None:
 def names_into_metadata(data: bytes) -> None:
     """What the SRC writes into its documents."""
     text = data.decode("utf-8", "surrogateescape")
-    tried(lambda: written.clean_aor(text), lambda: written.escape(text), lambda: identity.group(text, b"s"))
+    tried(lambda: written.clean_aor(text), lambda: written.escape(text), lambda: participants.group(text, b"s"))
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from siprec import sdp
 from siprec.media.rtpproxy_protocol import counts, place
 from siprec.recorder.formats import codec_table
-from siprec.recording.offer import _codecs
+from siprec.recording.rs_sdp import _codecs
 from siprec.sip.errors import SipError
 from siprec.sip.headers import CSeq, NameAddr, Reason, SessionExpires
 from siprec.sip.message import MalformedRequest, parse_datagram

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from siprec.recording.events import ENDED_BY_SRS
-from siprec.recording.identity import reasons
+from siprec.recording.participants import reasons
 from siprec.sip.message import SipRequest
 
 OnSrsBye = Literal["by-reason", "failover", "end"]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from siprec.recording.leg import Leg
+from siprec.recording.rs_dialog import DialogOwner
 from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs import DialogOwner
-from siprec.recording.trunk import Trunk
+from siprec.recording.shared_member import SessionMember
+from siprec.recording.shared_session import SharedSession
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
@@ -37,16 +37,16 @@ class _Standing:
     """It was set up again because an SRS is back, and has not come up since."""
 
 
-class TrunkPool:
+class SharedSessionPool:
     """All shared recording sessions of a process. `from_uri` names the SRC (SRC-07)."""
 
     def __init__(self, clock: Clock, agent: UserAgent, from_uri: str) -> None:
         self.clock, self.agent, self.from_uri = clock, agent, from_uri
-        self.trunks: list[Trunk] = []
+        self.sessions: list[SharedSession] = []
         self._standing: dict[str, _Standing] = {}
         self._profiles: Mapping[str, RecordingProfile] = {}
         self._open = False
-        self.told: Callable[[Trunk, int, str], object] = lambda trunk, status, reason: None
+        self.told: Callable[[SharedSession, int, str], object] = lambda session, status, reason: None
         """Hears which SRS took a shared session (status 0) or refused it."""
 
     # -- standing sessions ---------------------------------------------------------------------------------------------
@@ -64,9 +64,9 @@ class TrunkPool:
                 del self._standing[name]
                 if standing.timer is not None:
                     standing.timer.cancel()
-                for trunk in [t for t in self.trunks if t.key[0] == name]:
-                    trunk.retired = True
-                    trunk.release()
+                for session in [t for t in self.sessions if t.key[0] == name]:
+                    session.retired = True
+                    session.release()
         for name, profile in profiles.items():
             if self._open and profile.session == "persistent" and name not in self._standing:
                 self._standing[name] = _Standing(profile)
@@ -79,26 +79,26 @@ class TrunkPool:
             if standing.timer is not None:
                 standing.timer.cancel()
         self._standing.clear()
-        for trunk in list(self.trunks):
-            trunk.release()
+        for session in list(self.sessions):
+            session.release()
 
     def hurry(self) -> None:
         """End the sessions that are to end without waiting for an SRS."""
         if not self._open:
-            for trunk in list(self.trunks):
-                trunk.hurry()
+            for session in list(self.sessions):
+                session.hurry()
 
     def _stand(self, name: str) -> None:
         """See to it that there is a session of this profile without calls."""
         standing = self._standing.get(name)
-        if standing is None or any(t.standing and t.key[0] == name for t in self.trunks):
+        if standing is None or any(t.standing and t.key[0] == name for t in self.sessions):
             return
         if standing.timer is not None:
             standing.timer.cancel()
             standing.timer = None
         profile = standing.profile
         server = profile.targets[standing.target % len(profile.targets)]
-        self._trunk((name, ""), server, profile, profile.settings, standing=True).open()
+        self._session((name, ""), server, profile, profile.settings, standing=True).open()
 
     def back(self, server: str) -> None:
         """`server` answers again: sessions that it should keep standing are not waited for any longer."""
@@ -108,61 +108,61 @@ class TrunkPool:
                 standing.target = standing.profile.targets.index(server)
                 self._stand(name)
 
-    def _over(self, trunk: Trunk, status: int, reason: str) -> None:
-        self.trunks.remove(trunk)
-        if trunk.refused and status and not trunk.legs:
-            self.told(trunk, status, reason)  # who has legs hears it from them
-        name = trunk.key[0]
+    def _over(self, session: SharedSession, status: int, reason: str) -> None:
+        self.sessions.remove(session)
+        if session.refused and status and not session.members:
+            self.told(session, status, reason)  # who has members hears it from them
+        name = session.key[0]
         standing = self._standing.get(name)
-        if not trunk.standing or standing is None or standing.profile != trunk.profile:
+        if not session.standing or standing is None or standing.profile != session.profile:
             return
-        log.warning("standing recording session of %r with %s: %s %s", name, trunk.server, status or "", reason)
+        log.warning("standing recording session of %r with %s: %s %s", name, session.server, status or "", reason)
         standing.target += 1
         delay = 0.0
-        if trunk.refused and standing.target % len(standing.profile.targets) == 0:
+        if session.refused and standing.target % len(standing.profile.targets) == 0:
             delay = standing.delay * (0.75 + 0.5 * self.agent.random.random())
             standing.delay = min(standing.delay * 2, LAST_RETRY)
-        elif not trunk.refused:
+        elif not session.refused:
             # It was up; a server that takes it and drops it at once is not to be called in a loop.
             standing.target -= 1 if status == 481 else 0
             delay = FIRST_RETRY
         standing.timer = self.clock.call_later(delay, self._stand, name)
 
-    def _up(self, trunk: Trunk) -> None:
-        self.told(trunk, 0, "")
-        standing = self._standing.get(trunk.key[0])
-        if trunk.standing and standing is not None:
+    def _up(self, session: SharedSession) -> None:
+        self.told(session, 0, "")
+        standing = self._standing.get(session.key[0])
+        if session.standing and standing is not None:
             standing.delay = FIRST_RETRY
             standing.woken = False
-            standing.target = trunk.profile.targets.index(trunk.server)
-            log.info("standing recording session of %r with %s", trunk.key[0], trunk.server)
+            standing.target = session.profile.targets.index(session.server)
+            log.info("standing recording session of %r with %s", session.key[0], session.server)
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def leg(
+    def join(
         self, instance: str, profile: RecordingProfile, settings: RecordingSettings, server: str, owner: DialogOwner
-    ) -> Leg | None:
+    ) -> SessionMember | None:
         """A place for a call at `server`; None when another SRS of the list has a standing session for it now.
 
         Calls of one profile share; where sessions are not standing, those that have the same group.
         """
         if instance.startswith(INBOUND):
-            asked = next((t for t in self.trunks if t.key[0] == instance and t.takes_more), None)
-            return asked.leg(owner) if asked is not None else None
+            asked = next((t for t in self.sessions if t.key[0] == instance and t.takes_more), None)
+            return asked.join(owner) if asked is not None else None
         key = (instance, settings.group if profile.session == "shared" else "")
-        mine = [t for t in self.trunks if t.key == key and t.profile == profile and not t.retired and t.takes_more]
+        mine = [t for t in self.sessions if t.key == key and t.profile == profile and not t.retired and t.takes_more]
         here = [t for t in mine if t.server == server]
         if here:
-            return max(here, key=lambda t: (t.state == "up", len(t.legs))).leg(owner)
+            return max(here, key=lambda t: (t.state == "up", len(t.members))).join(owner)
         if profile.session == "persistent" and any(t.state == "up" for t in mine):
             return None
         # Where nothing stands just now, this is it.
-        standing = instance in self._standing and not any(t.standing and t.key == key for t in self.trunks)
-        return self._trunk(key, server, profile, profile.settings if standing else settings, standing=standing).leg(
+        standing = instance in self._standing and not any(t.standing and t.key == key for t in self.sessions)
+        return self._session(key, server, profile, profile.settings if standing else settings, standing=standing).join(
             owner
         )
 
-    def _trunk(
+    def _session(
         self,
         key: tuple[str, str],
         server: str,
@@ -170,8 +170,8 @@ class TrunkPool:
         settings: RecordingSettings,
         *,
         standing: bool,
-    ) -> Trunk:
-        trunk = Trunk(
+    ) -> SharedSession:
+        session = SharedSession(
             self.clock,
             self.agent,
             key,
@@ -184,9 +184,9 @@ class TrunkPool:
             up=self._up,
             over=self._over,
         )
-        trunk.server = server
-        self.trunks.append(trunk)
-        return trunk
+        session.server = server
+        self.sessions.append(session)
+        return session
 
 
 def _reliable(server: str, profile: RecordingProfile) -> str:

@@ -1,8 +1,8 @@
 """One recording session that several calls share (SCN-01, SCN-04; RFC 7866 5.1, 7.1.1.1, 10).
 
-To each call's recording a :class:`Leg` looks like a recording session of its own: an
-:class:`~siprec.recording.srs.RsPeer`. The :class:`Trunk` behind it makes one offer and one document of all of them. One
-exchange with the SRS goes on at a time; what the calls want meanwhile leaves together with the next (META-19).
+To each call's recording a :class:`SessionMember` looks like a recording session of its own: an
+:class:`~siprec.recording.rs_dialog.RsPeer`. The :class:`SharedSession` behind it makes one offer and one document of
+all of them. One exchange with the SRS goes on at a time; what the calls want meanwhile leaves together with the next.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final
 from siprec.metadata.diff import diff
 from siprec.metadata.document import Document
 from siprec.metadata.write import write
-from siprec.recording.composition import Composition, union
-from siprec.recording.leg import Leg, LegOffer, line_bytes, stream_labels
-from siprec.recording.secure import DECLINED
+from siprec.recording.rs_dialog import UPDATE_REFUSED, Body, DialogOwner, PeerOffer, RsDialog, RsPeer
 from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs import UPDATE_REFUSED, Body, DialogOwner, PeerOffer, RsDialog, RsPeer
+from siprec.recording.shared_member import MemberOffer, SessionMember, line_bytes, stream_labels
+from siprec.recording.shared_offer import SharedOffer, union
+from siprec.recording.srtp_sdp import DECLINED
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipResponse
@@ -37,7 +37,7 @@ KEEPALIVE: Final = 30.0
 _MAX_TRIES: Final = 3
 
 
-class Trunk:
+class SharedSession:
     """One RS with `server` for many calls.
 
     Args:
@@ -60,8 +60,8 @@ class Trunk:
         *,
         standing: bool,
         limit: int,
-        up: Callable[[Trunk], None],
-        over: Callable[[Trunk, int, str], None],
+        up: Callable[[SharedSession], None],
+        over: Callable[[SharedSession, int, str], None],
     ) -> None:
         self.clock, self.key, self.server, self.profile = clock, key, server, profile
         self.retired = False
@@ -72,20 +72,20 @@ class Trunk:
         self.limit = limit
         self.state = "new"
         """``new``, ``calling``, ``up``, ``over``."""
-        self.legs: list[Leg] = []
+        self.members: list[SessionMember] = []
         self.dialog: RsDialog | None = None
         """Set before it is opened: one that the SRS began."""
         self._agent, self._uri, self._settings, self._from_uri = agent, server, settings, from_uri
         self._up, self._over = up, over
         # The number in o= only has to be unique for us (RFC 8866 5.2).
-        self._agreed: Composition[Leg] = Composition(str(agent.random.getrandbits(53)))
+        self._agreed: SharedOffer[SessionMember] = SharedOffer(str(agent.random.getrandbits(53)))
         self._agreed.secure = profile.srtp == "always"
         self._told: Document | None = None
-        self._batch: list[Leg] = []
+        self._batch: list[SessionMember] = []
         self._busy = False
         self._peer_busy = False
         self._full_needed = False
-        self._vacated: list[Leg] = []
+        self._vacated: list[SessionMember] = []
         """Calls that left with their m-lines still agreed upon."""
         self._last = False
         self._timer: Timer | None = None
@@ -95,16 +95,16 @@ class Trunk:
 
     # -- for who owns it -----------------------------------------------------------------------------------------------
 
-    def leg(self, owner: DialogOwner) -> Leg:
+    def join(self, owner: DialogOwner) -> SessionMember:
         """A place for one more call."""
-        leg = Leg(self, owner)
-        self.legs.append(leg)
-        return leg
+        member = SessionMember(self, owner)
+        self.members.append(member)
+        return member
 
     @property
     def takes_more(self) -> bool:
         """Whether another call fits, by number and by the size of what has to be said about all of them."""
-        used, calls = sum(leg.size for leg in self.legs), len(self.legs)
+        used, calls = sum(member.size for member in self.members), len(self.members)
         # The next one is taken to be as large as the others are on average.
         return self.state != "over" and calls < self.limit and used + used // max(calls, 1) < MAX_BODY
 
@@ -128,24 +128,24 @@ class Trunk:
             dialog.abandon(reason)
         self._finish(408, reason)
 
-    # -- from the legs -------------------------------------------------------------------------------------------------
+    # -- from the members ----------------------------------------------------------------------------------------------
 
-    def wanted(self, leg: Leg) -> None:
-        """`leg` has something to say."""
-        leg.dirty = True
+    def wanted(self, member: SessionMember) -> None:
+        """`member` has something to say."""
+        member.dirty = True
         if self.state == "over":
-            self.later(lambda: self._abandon(leg, 481, "the recording session is over"))
+            self.later(lambda: self._abandon(member, 481, "the recording session is over"))
         elif self._timer is None:
             self._schedule(GATHER)
 
-    def cancelled(self, leg: Leg) -> None:
-        """`leg` does not want to join any more."""
-        if leg.state != "joining":
+    def cancelled(self, member: SessionMember) -> None:
+        """`member` does not want to join any more."""
+        if member.state != "joining":
             return
-        if leg not in self._batch:
-            self._forget(leg)
-            self.later(lambda: leg.owner.rs_refused(leg, 487, "cancelled"))
-        elif self.state == "calling" and not self.standing and len(self.legs) == 1 and self.dialog is not None:
+        if member not in self._batch:
+            self._forget(member)
+            self.later(lambda: member.owner.rs_refused(member, 487, "cancelled"))
+        elif self.state == "calling" and not self.standing and len(self.members) == 1 and self.dialog is not None:
             self.dialog.cancel()
 
     def later(self, action: Callable[[], None]) -> None:
@@ -165,9 +165,9 @@ class Trunk:
             self._timer = None
         if self._busy or self._peer_busy or self.state in ("over", "calling"):
             return
-        batch = [leg for leg in self.legs if leg.dirty and not leg.alone]
+        batch = [member for member in self.members if member.dirty and not member.alone]
         if not batch:
-            batch = [leg for leg in self.legs if leg.dirty][:1]
+            batch = [member for member in self.members if member.dirty][:1]
         if self.state == "new":
             if batch or self.standing:
                 self._dial(batch)
@@ -175,17 +175,17 @@ class Trunk:
                 self._finish(0, "nobody wants it any more")
         elif batch or self._full_needed:
             self._exchange(batch)
-        elif not self.legs and not self.standing:
+        elif not self.members and not self.standing:
             self._hang_up()
 
-    def _dial(self, batch: list[Leg]) -> None:
+    def _dial(self, batch: list[SessionMember]) -> None:
         self._agreed.standing = self.standing
         trial = self._agreed.copy()
-        for leg in batch:
-            trial.put(leg, leg.lines)
+        for member in batch:
+            trial.put(member, member.lines)
         if not len(trial):
             trial.wait()
-        document = union(leg.document for leg in batch)
+        document = union(member.document for member in batch)
         body = Body(trial.offer(), write(document, stream_labels(trial, batch)))
         self.state = "calling"
         self._last = False
@@ -194,32 +194,32 @@ class Trunk:
             self.dialog = RsDialog(self._agent, self._uri, self.profile, self._settings, self._from_uri, self)
         self.dialog.invite(body)
 
-    def _begin(self, batch: list[Leg], trial: Composition[Leg], document: Document) -> None:
+    def _begin(self, batch: list[SessionMember], trial: SharedOffer[SessionMember], document: Document) -> None:
         self._busy = True
         self._batch = batch
         self._trial, self._sent = trial, document
-        for leg in batch:
-            leg.dirty = leg.with_sdp = False
-            leg.tries += 1
+        for member in batch:
+            member.dirty = member.with_sdp = False
+            member.tries += 1
 
-    def _exchange(self, batch: list[Leg]) -> None:
+    def _exchange(self, batch: list[SessionMember]) -> None:
         dialog = self.dialog
         if dialog is None:
             return
         trial = self._agreed.copy()
         # The last one to leave is followed by BYE; what it says last needs no offer.
-        self._last = last = not self.standing and all(leg.state == "leaving" for leg in self.legs)
-        offer_wanted = any(leg.with_sdp for leg in batch) or self._full_needed
+        self._last = last = not self.standing and all(member.state == "leaving" for member in self.members)
+        offer_wanted = any(member.with_sdp for member in batch) or self._full_needed
         if not last:
-            for leg in self._vacated:
-                trial.remove(leg)
-            for leg in batch:
-                if leg.state == "leaving":
-                    trial.remove(leg)
-                elif leg.lines:
-                    trial.put(leg, leg.lines)
-        present = [leg for leg in self.legs if leg.state in ("in", "leaving") or leg in batch]
-        document = union(leg.document for leg in present)
+            for member in self._vacated:
+                trial.remove(member)
+            for member in batch:
+                if member.state == "leaving":
+                    trial.remove(member)
+                elif member.lines:
+                    trial.put(member, member.lines)
+        present = [member for member in self.members if member.state in ("in", "leaving") or member in batch]
+        document = union(member.document for member in present)
         full = self._full_needed or self._told is None
         update: Document | None = document
         if not full and self._told is not None:
@@ -253,10 +253,10 @@ class Trunk:
 
         dialog.exchange(body, done, answers.append)
 
-    def _retry(self, batch: list[Leg]) -> None:
+    def _retry(self, batch: list[SessionMember]) -> None:
         self._busy, self._batch = False, []
-        for leg in batch:
-            leg.dirty = True
+        for member in batch:
+            member.dirty = True
         self._pump()
 
     def _accepted(self, result: Result, answer: SessionDescription | None) -> None:
@@ -264,44 +264,44 @@ class Trunk:
         self._agreed, self._told, self._busy = self._trial, self._sent, False
         if not self._last:
             self._vacated = []
-        joined = [leg for leg in batch if leg.state == "joining"]
-        for leg in joined:
-            leg.state = "in"
-        for leg in list(self.legs):
-            part = self._agreed.part(leg, answer) if answer is not None else None
-            if leg in joined:
-                self._joined(leg, part)
-            elif leg.state == "leaving" and leg in batch:
+        joined = [member for member in batch if member.state == "joining"]
+        for member in joined:
+            member.state = "in"
+        for member in list(self.members):
+            part = self._agreed.part(member, answer) if answer is not None else None
+            if member in joined:
+                self._joined(member, part)
+            elif member.state == "leaving" and member in batch:
                 if self._last:
-                    self._vacated.append(leg)
-                self._forget(leg)
-                leg.finish(result, part)
-                leg.gone()
-            elif leg in batch:
-                self._heard(leg, part, tell=not leg.waiting)
-                leg.finish(result, part)
-            elif leg.state in ("in", "leaving"):
-                self._heard(leg, part, tell=True)
+                    self._vacated.append(member)
+                self._forget(member)
+                member.finish(result, part)
+                member.gone()
+            elif member in batch:
+                self._heard(member, part, tell=not member.waiting)
+                member.finish(result, part)
+            elif member.state in ("in", "leaving"):
+                self._heard(member, part, tell=True)
         self._pump()
 
-    def _joined(self, leg: Leg, answer: SessionDescription | None) -> None:
-        leg.tries, leg.alone = 0, False
+    def _joined(self, member: SessionMember, answer: SessionDescription | None) -> None:
+        member.tries, member.alone = 0, False
         if answer is None or not answer.media or all(line.rejected for line in answer.media):
-            leg.state = "leaving"
-            leg.document = leg.document.detached(self.clock.wall())
-            self.wanted(leg)
-            leg.owner.rs_refused(leg, 488, "no stream accepted")
+            member.state = "leaving"
+            member.document = member.document.detached(self.clock.wall())
+            self.wanted(member)
+            member.owner.rs_refused(member, 488, "no stream accepted")
             return
-        leg.answer = answer.to_bytes()
-        leg.owner.rs_answered(leg, answer)
+        member.answer = answer.to_bytes()
+        member.owner.rs_answered(member, answer)
 
-    def _heard(self, leg: Leg, answer: SessionDescription | None, *, tell: bool) -> None:
-        """What the SRS says about the streams of a leg that did not ask."""
+    def _heard(self, member: SessionMember, answer: SessionDescription | None, *, tell: bool) -> None:
+        """What the SRS says about the streams of a member that did not ask."""
         if answer is None:
             return
-        before, leg.answer = leg.answer, b"".join(line_bytes(line) for line in answer.media)
-        if tell and before != leg.answer and leg.state == "in":
-            leg.owner.rs_answer_in_ack(leg, answer)
+        before, member.answer = member.answer, b"".join(line_bytes(line) for line in answer.media)
+        if tell and before != member.answer and member.state == "in":
+            member.owner.rs_answer_in_ack(member, answer)
 
     def _refused(self, result: Result) -> None:
         """The session stays as it was (RFC 3261 14.1). Of several that wanted something each is tried by itself."""
@@ -314,34 +314,34 @@ class Trunk:
         self._busy = False
         self._full_needed = True  # what the SRS took of the document is unknown (META-16)
         several = len(batch) > 1
-        for leg in batch:
+        for member in batch:
             if several:
-                leg.alone = leg.dirty = True
-            elif leg.state == "joining":
-                self._forget(leg)
-                leg.owner.rs_refused(leg, status, reason)
-            elif leg.state == "leaving" and leg.tries < _MAX_TRIES:
-                leg.dirty = True
-            elif leg.state == "leaving":
-                self._forget(leg)
-                self._vacated.append(leg)
-                leg.finish(result)
-                leg.gone()
+                member.alone = member.dirty = True
+            elif member.state == "joining":
+                self._forget(member)
+                member.owner.rs_refused(member, status, reason)
+            elif member.state == "leaving" and member.tries < _MAX_TRIES:
+                member.dirty = True
+            elif member.state == "leaving":
+                self._forget(member)
+                self._vacated.append(member)
+                member.finish(result)
+                member.gone()
             else:
-                leg.finish(result)
+                member.finish(result)
         if not batch:
             self._full_needed = False  # it was about nothing but this
-        if not self.legs and not self.standing:
+        if not self.members and not self.standing:
             self._hang_up()
         else:
             self._schedule(0.0 if several else PAUSE)
 
-    def _forget(self, leg: Leg) -> None:
-        if leg in self.legs:
-            self.legs.remove(leg)
-        if leg.state != "leaving":
-            leg.state = "out"
-        if not self.legs:
+    def _forget(self, member: SessionMember) -> None:
+        if member in self.members:
+            self.members.remove(member)
+        if member.state != "leaving":
+            member.state = "out"
+        if not self.members:
             self._schedule(GATHER)
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -369,23 +369,23 @@ class Trunk:
         if self._keepalive is not None:
             self._keepalive.cancel()
         self._over(self, status, reason)
-        for leg in list(self.legs):
-            self._abandon(leg, status, reason)
-        self.legs.clear()
+        for member in list(self.members):
+            self._abandon(member, status, reason)
+        self.members.clear()
 
-    def _abandon(self, leg: Leg, status: int, reason: str) -> None:
-        state, leg.state = leg.state, "out"
-        leg.finish("ended")
+    def _abandon(self, member: SessionMember, status: int, reason: str) -> None:
+        state, member.state = member.state, "out"
+        member.finish("ended")
         if state == "joining":
-            leg.owner.rs_refused(leg, status or 503, reason)
-        elif state == "in" or (state == "leaving" and not leg.byes):
-            leg.owner.rs_ended(leg, status, reason)
-        leg.gone()
+            member.owner.rs_refused(member, status or 503, reason)
+        elif state == "in" or (state == "leaving" and not member.byes):
+            member.owner.rs_ended(member, status, reason)
+        member.gone()
 
     # -- DialogOwner ---------------------------------------------------------------------------------------------------
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self.dialog:
             self.state = "up"
             self._keepalive = self.clock.call_later(KEEPALIVE, self._ask)
@@ -395,14 +395,14 @@ class Trunk:
     def _ask(self) -> None:
         """While there are calls their recordings look after the SRS. Silence, 408 and 481 end the dialog."""
         self._keepalive = self.clock.call_later(KEEPALIVE, self._ask)
-        if self.dialog is not None and not self.legs:
+        if self.dialog is not None and not self.members:
             self.dialog.send("OPTIONS", (), b"", "", lambda result: None)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self.dialog:
             self.dialog = None
-            if status in DECLINED and self.profile.srtp_fallback and self._agreed.secure and not self.legs:
+            if status in DECLINED and self.profile.srtp_fallback and self._agreed.secure and not self.members:
                 self._agreed.secure, self.state, self._busy = False, "new", False
                 self._schedule(0.0)
                 return
@@ -411,21 +411,21 @@ class Trunk:
             self._finish(status, reason)
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is not self.dialog or self.state != "up":
             offer.refuse(481)
         elif self._busy or self._peer_busy:
             offer.refuse(491)
         elif offer.description is None:
-            present = [leg for leg in self.legs if leg.state in ("in", "leaving")]
-            document = union(leg.document for leg in present)
+            present = [member for member in self.members if member.state in ("in", "leaving")]
+            document = union(member.document for member in present)
             offer.answer(Body(self._agreed.offer(), write(document, stream_labels(self._agreed, present))))
         else:
-            self._ask_legs(offer, offer.description)
+            self._ask_members(offer, offer.description)
 
-    def _ask_legs(self, offer: PeerOffer, description: SessionDescription) -> None:
-        asked = [leg for leg in self.legs if leg.state == "in"]
-        parts: dict[Leg, SessionDescription] = {}
+    def _ask_members(self, offer: PeerOffer, description: SessionDescription) -> None:
+        asked = [member for member in self.members if member.state == "in"]
+        parts: dict[SessionMember, SessionDescription] = {}
         statuses: list[int] = []
         self._peer_busy = True
 
@@ -444,37 +444,37 @@ class Trunk:
         if len(description.media) < len(self._agreed) or not asked:
             settle()
             return
-        for leg in asked:
+        for member in asked:
 
-            def report(status: int, answer: SessionDescription | None, leg: Leg = leg) -> None:
+            def report(status: int, answer: SessionDescription | None, member: SessionMember = member) -> None:
                 statuses.append(status)
                 if answer is not None:
-                    parts[leg] = answer
+                    parts[member] = answer
                 if len(statuses) == len(asked):
                     settle()
 
-            leg.owner.rs_offer(leg, LegOffer(self._agreed.part(leg, description), report))
+            member.owner.rs_offer(member, MemberOffer(self._agreed.part(member, description), report))
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self.dialog:
-            for leg in [leg for leg in self.legs if leg.state == "in"]:
-                leg.owner.rs_answer_in_ack(leg, self._agreed.part(leg, answer))
+            for member in [member for member in self.members if member.state == "in"]:
+                member.owner.rs_answer_in_ack(member, self._agreed.part(member, answer))
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self.dialog:
             self._full_needed = True
             self._pump()
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`: which stream is meant is not said."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`: which stream is meant is not said."""
         if dialog is self.dialog:
-            for leg in [leg for leg in self.legs if leg.state == "in"]:
-                leg.owner.rs_key_frame(leg)
+            for member in [member for member in self.members if member.state == "in"]:
+                member.owner.rs_key_frame(member)
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self.dialog:
             self.dialog = None
             self._finish(status, reason)

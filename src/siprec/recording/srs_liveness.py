@@ -25,7 +25,7 @@ from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result
 
 if TYPE_CHECKING:
-    from siprec.recording.active import ActiveRecording
+    from siprec.recording.call_recording import CallRecording
 
 RATE: Final = 100
 SWEEP: Final = 1.0
@@ -63,12 +63,12 @@ class _Look:
     (since the epoch)."""
 
 
-class SrsWatch:
+class LivenessMonitor:
     """Looks after recordings that are established; see the module."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._looks: dict[ActiveRecording, _Look] = {}
+        self._looks: dict[CallRecording, _Look] = {}
         self._timer: Timer | None = None
         self._asked: dict[str, float] = {}
         """When a session that several calls share was asked last, by its Call-ID."""
@@ -77,7 +77,7 @@ class SrsWatch:
         """Recordings looked after: for leak checks."""
         return len(self._looks)
 
-    def add(self, recording: ActiveRecording) -> None:
+    def add(self, recording: CallRecording) -> None:
         """A recording session is established (again)."""
         profile, now = recording.profile, self._clock.now()
         if not profile.watch and not profile.keepalive:
@@ -90,7 +90,7 @@ class SrsWatch:
         self._looks[recording] = _Look(min(due, first), keepalive, now, first=first, began=self._clock.wall())
         self._wake()
 
-    def discard(self, recording: ActiveRecording) -> None:
+    def discard(self, recording: CallRecording) -> None:
         """It is over, or broken."""
         self._looks.pop(recording, None)
         self._asked.pop(recording.rs_call_id, None)
@@ -137,7 +137,7 @@ class SrsWatch:
                 self._query(recording, look)
         self._wake(delay=BACKLOG if len(due) > RATE else SWEEP)
 
-    def _keep_alive(self, recording: ActiveRecording, look: _Look) -> None:
+    def _keep_alive(self, recording: CallRecording, look: _Look) -> None:
         period = recording.profile.keepalive
         if recording.profile.session != "per-call" and period:
             # One question is enough for all calls of a session.
@@ -150,7 +150,7 @@ class SrsWatch:
 
     # -- the media server's counters -----------------------------------------------------------------------------------
 
-    def _query(self, recording: ActiveRecording, look: _Look) -> None:
+    def _query(self, recording: CallRecording, look: _Look) -> None:
         now = self._clock.now()
         look.due = now + (recording.profile.watch or float("inf"))
         first = 0.0 < look.first <= now
@@ -198,7 +198,7 @@ class SrsWatch:
         before, look.refused = look.refused, refused
         return "the media are refused (ICMP)" if refused > before else ""
 
-    def _silence(self, recording: ActiveRecording, look: _Look, forks: list[ForkStatistics]) -> str:
+    def _silence(self, recording: CallRecording, look: _Look, forks: list[ForkStatistics]) -> str:
         """What is to be said of an SRS that sent receiver reports and sends them no more; empty: nothing. Plans the
         next look for when that could be."""
         now, profile = self._clock.now(), recording.profile
@@ -231,7 +231,7 @@ class SrsWatch:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    def _ask(self, recording: ActiveRecording, look: _Look, sign: str) -> None:
+    def _ask(self, recording: CallRecording, look: _Look, sign: str) -> None:
         look.keepalive = self._clock.now() + (recording.profile.keepalive or float("inf"))
         look.asked = True
         limit: Timer | None = None
@@ -256,6 +256,6 @@ class SrsWatch:
             limit = None
             look.asked = False
 
-    def _lost(self, recording: ActiveRecording, reason: str, status: int = 408) -> None:
+    def _lost(self, recording: CallRecording, reason: str, status: int = 408) -> None:
         self.discard(recording)
         recording.lost(status, reason)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from siprec import sdp
 from siprec.metadata.document import Document
 from siprec.metadata.values import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
-from siprec.recording import confirmation, srsbye
+from siprec.recording import confirmation, srs_bye
 from siprec.recording.confirmation import Recorded
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError, SessionDescription
@@ -97,7 +97,7 @@ class DialogOwner(Protocol):
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
         """The dialog is over: by BYE of the SRS (`status` 0: its decision; 5xx: another SRS should go on, see
-        :mod:`siprec.recording.srsbye`), or broken (408, 481)."""
+        :mod:`siprec.recording.srs_bye`), or broken (408, 481)."""
 
 
 class NoOwner:
@@ -128,7 +128,7 @@ class NoOwner:
 
 class RsPeer(Protocol):
     """A recording session as the recording of a call sees it: a dialog of its own (`RsDialog`), or its part in one that
-    is shared (:class:`siprec.recording.trunk.Leg`)."""
+    is shared (:class:`siprec.recording.shared_session.SessionMember`)."""
 
     @property
     def call_id(self) -> str:
@@ -500,7 +500,7 @@ class RsDialog(CallHandler):
         if request is not None:
             self.recorded = confirmation.read(request)
         if reason == "bye":
-            self.owner.rs_ended(self, *srsbye.judged(request, self.profile.on_srs_bye))
+            self.owner.rs_ended(self, *srs_bye.judged(request, self.profile.on_srs_bye))
         else:
             self.owner.rs_ended(self, 481 if "481" in reason else 408, reason)
 

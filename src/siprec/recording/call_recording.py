@@ -29,12 +29,13 @@ from siprec.metadata.values import IdSource, new_id
 from siprec.metadata.write import write
 from siprec.proxy.call import StartMode
 from siprec.proxy.forward import MAX_BREADTH
-from siprec.recording import events, secure, silence
+from siprec.recording import events, silence, srtp_sdp
+from siprec.recording.call_metadata import CallMetadata, GroupRegistry
 from siprec.recording.confirmation import Recorded
-from siprec.recording.describe import CallMetadata, GroupRegistry
 from siprec.recording.events import EventDispatcher, SiprecEvent
-from siprec.recording.health import HealthTable
-from siprec.recording.offer import RsDescription, media_family
+from siprec.recording.refused_streams import RefusedStreams, refused
+from siprec.recording.rs_dialog import UPDATE_REFUSED, Body, PeerOffer, RsDialog, RsPeer
+from siprec.recording.rs_sdp import RecordingSdp, media_family
 from siprec.recording.session_events import (
     TIMED,
     Action,
@@ -57,12 +58,11 @@ from siprec.recording.session_events import (
 )
 from siprec.recording.session_fsm import RecordingSessionFsm
 from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs import UPDATE_REFUSED, Body, PeerOffer, RsDialog, RsPeer
-from siprec.recording.srtpterms import SrtpTerms
-from siprec.recording.taken import TakenStreams, refused
-from siprec.recording.trunks import TrunkPool
-from siprec.recording.watch import PROBE, SrsWatch
-from siprec.recording.way import is_secure_call, is_secure_way
+from siprec.recording.shared_session_pool import SharedSessionPool
+from siprec.recording.signalling_security import is_secure_call, is_secure_way
+from siprec.recording.srs_health import HealthTable
+from siprec.recording.srs_liveness import PROBE, LivenessMonitor
+from siprec.recording.srtp_policy import SrtpTerms
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipRequest, SipResponse
@@ -78,12 +78,13 @@ def _max_breadth(invite: SipRequest) -> int | None:
 
 
 @dataclass(slots=True)
-class Surroundings:
+class RecordingContext:
     """What all recordings of a process share.
 
     `from_uri` names the SRC in From (SRC-07); `group_secret` keys group identifiers; `failed(recording, reason)` is
     told of calls that are not recorded although they should be; `releasing(recording)` before the copies end,
-    `connected(recording)` when they flow for the first time; `trunks` are the recording sessions that calls share.
+    `connected(recording)` when they flow for the first time; `shared_sessions` are the recording sessions that calls
+    share.
     """
 
     clock: Clock
@@ -93,24 +94,24 @@ class Surroundings:
     group_secret: bytes = b""
     new_id: IdSource = new_id
     groups: GroupRegistry = field(default_factory=lambda: GroupRegistry(new_id))
-    failed: Callable[[ActiveRecording, str], None] = lambda recording, reason: None
-    releasing: Callable[[ActiveRecording], None] = lambda recording: None
-    connected: Callable[[ActiveRecording], None] = lambda recording: None
-    calling: Callable[[ActiveRecording], None] = lambda recording: None
+    failed: Callable[[CallRecording, str], None] = lambda recording, reason: None
+    releasing: Callable[[CallRecording], None] = lambda recording: None
+    connected: Callable[[CallRecording], None] = lambda recording: None
+    calling: Callable[[CallRecording], None] = lambda recording: None
     """Told before an SRS is called."""
-    trunks: TrunkPool | None = None
+    shared_sessions: SharedSessionPool | None = None
     warned: set[str] = field(default_factory=set)
     """SRSs that were warned of already."""
     health: HealthTable = field(init=False)
-    watch: SrsWatch = field(init=False)
+    watch: LivenessMonitor = field(init=False)
 
     def __post_init__(self) -> None:
         self.health = HealthTable(self.clock, self.agent, self.dispatcher)
-        self.watch = SrsWatch(self.clock)
+        self.watch = LivenessMonitor(self.clock)
         self.health.on_down = self.watch.suspect
 
 
-class ActiveRecording:
+class CallRecording:
     """A recording instance of a call, from its wish to its end. `finished(self)` is called once, last."""
 
     # Of the class: a recording that does not fail has none of its own.
@@ -121,19 +122,19 @@ class ActiveRecording:
     may_return: bool = False
     """It failed because its SRSs were down: it may begin again when one is back."""
     _unavailable: bool = False
-    _taken: TakenStreams | None = None
+    _taken: RefusedStreams | None = None
 
     def __init__(
         self,
-        around: Surroundings,
+        context: RecordingContext,
         metadata: CallMetadata,
         instance: str,
         profile: RecordingProfile,
         settings: RecordingSettings,
-        finished: Callable[[ActiveRecording], None],
+        finished: Callable[[CallRecording], None],
         start: StartMode = "answer",
     ) -> None:
-        self.around = around
+        self.context = context
         self.call = metadata.call
         self.metadata = metadata
         self.instance = instance
@@ -159,7 +160,7 @@ class ActiveRecording:
         self._tag = ""
         self._moves = self._placed = 0
         self._subscription: Subscription | None = None
-        self._description: RsDescription | None = None
+        self._description: RecordingSdp | None = None
         self._dialog: RsPeer | None = None
         self._answer: SessionDescription | None = None
         self._left_out: dict[tuple[str, int], list[str]] = {}
@@ -167,7 +168,7 @@ class ActiveRecording:
         self._attached = 0.0
         self._flowing = False
         self._unreachable = False
-        self._srtp = SrtpTerms(profile, metadata.call.call_id, around.warned)
+        self._srtp = SrtpTerms(profile, metadata.call.call_id, context.warned)
         self.steered_by = ""
         """Who asked for the last pause or resumption, as far as it was said."""
         self._since: float | None = None
@@ -193,7 +194,7 @@ class ActiveRecording:
     def begin(self, since: float | None = None) -> None:
         """Fork and call the SRS. Media that came before `since` (monotonic) are not recorded; None: all there are."""
         self._since = since
-        self.targets = self.around.health.order(self.targets)
+        self.targets = self.context.health.order(self.targets)
         self._post(Event(Kind.START))
 
     def pause(self, by: str = "") -> None:
@@ -226,7 +227,7 @@ class ActiveRecording:
 
     def _wall(self) -> float:
         """The time of the call: see `Call.wall`."""
-        return self.call.wall(self.around.clock.now())
+        return self.call.wall(self.context.clock.now())
 
     @property
     def _fields(self) -> dict[str, str]:
@@ -236,7 +237,7 @@ class ActiveRecording:
     def lost(self, status: int, reason: str) -> None:
         """The SRS is gone, as far as can be told: the RS is given up, and set up again (ERR-09)."""
         log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id, extra=self._fields)
-        self.around.health.failed(self.server, self.profile, status if status != 481 else 0, reason)
+        self.context.health.failed(self.server, self.profile, status if status != 481 else 0, reason)
         self._failed_at_srs(status)
         if self._dialog is not None:
             self._dialog.abandon(reason)
@@ -255,7 +256,7 @@ class ActiveRecording:
         """Ask the media server for its counters of the call."""
         media, session = self._media, self._media_session
         if media is None or session is None:
-            self.around.clock.call_later(0, done, MediaError("no media server"))
+            self.context.clock.call_later(0, done, MediaError("no media server"))
         else:
             media.query(session, done)
 
@@ -340,7 +341,7 @@ class ActiveRecording:
             self._busy = False
 
     def _later(self, event: Event) -> None:
-        self.around.clock.call_later(0, self._post, event)
+        self.context.clock.call_later(0, self._post, event)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -370,7 +371,7 @@ class ActiveRecording:
             case Notify():
                 self._notify(action)
             case Finished():
-                self.around.watch.discard(self)
+                self.context.watch.discard(self)
                 self._finished(self)
                 if isinstance(self._dialog, RsDialog):
                     self._dialog.disown()
@@ -388,7 +389,7 @@ class ActiveRecording:
             status, reason = 408, f"BYE: {result}"
         if status:
             log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id, extra=self._fields)
-            self.around.health.failed(self.server, self.profile, 408 if status == 408 else 0, reason)
+            self.context.health.failed(self.server, self.profile, 408 if status == 408 else 0, reason)
         self._post(Event(Kind.BYE_DONE, status=status, reason=reason))
 
     def _document(self) -> Document:
@@ -397,8 +398,8 @@ class ActiveRecording:
             self._attached,
             self.settings,
             identities=self.profile.identity,
-            groups=self.around.groups,
-            secret=self.around.group_secret,
+            groups=self.context.groups,
+            secret=self.context.group_secret,
             wall=self._wall(),
         )
 
@@ -407,7 +408,7 @@ class ActiveRecording:
             self._timer.cancel()
             self._timer = None
         if delay >= 0:
-            self._timer = self.around.clock.call_later(delay, self._timed_out)
+            self._timer = self.context.clock.call_later(delay, self._timed_out)
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -449,9 +450,9 @@ class ActiveRecording:
                 event.instance,
                 why,
             )
-        self.around.dispatcher.emit(event)
+        self.context.dispatcher.emit(event)
         if action.name == events.FAILED:
-            self.around.failed(self, action.reason)
+            self.context.failed(self, action.reason)
 
     # -- the media server ----------------------------------------------------------------------------------------------
 
@@ -467,7 +468,7 @@ class ActiveRecording:
             self._attached = self._wall()
         # A dialog there was before: its SRS is lost, and what is said now is for the next one (ERR-09).
         lost = self.machine.state is State.FORKING and self._dialog is not None and bool(self._tag)
-        age = self.around.clock.now() - self._since if self._since is not None else None
+        age = self.context.clock.now() - self._since if self._since is not None else None
         transport = self._srtp.ask(self.server)
         flags = MediaFlags(
             media_address=self.settings.media,
@@ -501,9 +502,9 @@ class ActiveRecording:
             result = MediaError("the media server is lost")
         if not isinstance(result, MediaError):
             self._tag = result.tag
-            if not self._srtp.transport and any(secure.is_dtls(stream.section) for stream in result.streams):
-                self._srtp.transport = secure.SECURE  # keyed by SDP; DTLS ends at the media server
-                self._subscribe(media, session, with_changes(flags, transport_protocol=secure.SECURE))
+            if not self._srtp.transport and any(srtp_sdp.is_dtls(stream.section) for stream in result.streams):
+                self._srtp.transport = srtp_sdp.SECURE  # keyed by SDP; DTLS ends at the media server
+                self._subscribe(media, session, with_changes(flags, transport_protocol=srtp_sdp.SECURE))
                 return
         self._forked(result)
 
@@ -517,7 +518,9 @@ class ActiveRecording:
             self._post(Event(Kind.FORK_FAILED, reason=f"fork: {result}"))
             return
         self._subscription = result
-        if self._srtp.transport == secure.SECURE and any(secure.is_plain(stream.section) for stream in result.streams):
+        if self._srtp.transport == srtp_sdp.SECURE and any(
+            srtp_sdp.is_plain(stream.section) for stream in result.streams
+        ):
             self._post(Event(Kind.FORK_FAILED, reason="fork: the media server offers no SRTP"))
             return
         if self._description is None or self.machine.state is State.FORKING:
@@ -532,23 +535,23 @@ class ActiveRecording:
     def _new_description(self) -> None:
         if self._subscription is not None:
             # The number in o= only has to be unique for us (RFC 8866 5.2).
-            number = self.around.agent.random.getrandbits(53)
-            self._description = RsDescription(str(number))
+            number = self.context.agent.random.getrandbits(53)
+            self._description = RecordingSdp(str(number))
             self._description.update(self._subscription, self.call.from_tag)
 
     def _connect(self, withheld: bool, done: Callable[[MediaError | None], None]) -> None:
         media, session, answer = self._media, self._media_session, self._answer
         subscription, description = self._subscription, self._description
         if self._left:
-            self.around.clock.call_later(0, done, None)
+            self.context.clock.call_later(0, done, None)
             return
         if media is None or session is None or answer is None or subscription is None or description is None:
-            self.around.clock.call_later(0, done, MediaError("no answer of the SRS"))
+            self.context.clock.call_later(0, done, MediaError("no answer of the SRS"))
             return
         try:
             octets = description.for_media_server(answer, subscription, withheld)
         except SdpError as error:
-            self.around.clock.call_later(0, done, MediaError(error.reason))
+            self.context.clock.call_later(0, done, MediaError(error.reason))
             return
         media.subscribe_answer(session, self._tag, octets, done)
 
@@ -559,7 +562,7 @@ class ActiveRecording:
             lost = self._left or moves != self._moves
             if error is None and not lost and well is Kind.CONNECTED and not self._flowing:
                 self._flowing = True
-                self.around.connected(self)
+                self.context.connected(self)
             # What a media server says, or does not say, that is lost means nothing any more.
             self._post(Event(badly, reason=str(error)) if error is not None and not lost else Event(well))
             if error is None and not lost and well is Kind.CONNECTED:
@@ -595,13 +598,13 @@ class ActiveRecording:
         media, session = self._media, self._media_session
         done = self._done(Kind.GATED, Kind.GATE_FAILED)
         if self._left:
-            self.around.clock.call_later(0, done, None)
+            self.context.clock.call_later(0, done, None)
         elif media is not None and session is not None:
             do = media.pause if closed else media.resume
             do(session, self._tag, done)
 
     def _release(self) -> None:
-        self.around.releasing(self)
+        self.context.releasing(self)
         media, session, tag = self._media, self._media_session, self._tag
         self._tag = ""
         # With a call that is over the proxy ends all of it at the media server.
@@ -640,16 +643,16 @@ class ActiveRecording:
         except SdpError as error:
             self._later(Event(Kind.REFUSED, status=500, reason=f"offer: {error.reason}"))
             return
-        self.around.calling(self)
+        self.context.calling(self)
         dialog.invite(body)
 
     def _peer_at(self, server: str) -> RsPeer | None:
         """A recording session of this call's own with `server`, or its place in one that is shared."""
-        around = self.around
-        if self.profile.session != "per-call" and around.trunks is not None:
-            return around.trunks.leg(self.instance, self.profile, self.settings, server, self)
+        context = self.context
+        if self.profile.session != "per-call" and context.shared_sessions is not None:
+            return context.shared_sessions.join(self.instance, self.profile, self.settings, server, self)
         breadth = _max_breadth(self.call.invite)
-        return RsDialog(around.agent, server, self.profile, self.settings, around.from_uri, self, breadth)
+        return RsDialog(context.agent, server, self.profile, self.settings, context.from_uri, self, breadth)
 
     def _body(self, document: Document | None, with_sdp: bool, inactive: bool) -> Body:
         description = self._description
@@ -700,7 +703,7 @@ class ActiveRecording:
             self._post(Event(Kind.EXCHANGED, media=with_sdp))
             if with_sdp:
                 self._check_streams(dialog)
-        elif with_sdp and result.status in secure.DECLINED and self._becomes_secure:
+        elif with_sdp and result.status in srtp_sdp.DECLINED and self._becomes_secure:
             if self._srtp.falls_back(self.server, result.status, self._description):
                 self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason="SRTP declined"))
                 self.changed(media=True)
@@ -720,7 +723,7 @@ class ActiveRecording:
 
     def _silent(self, result: str) -> None:
         if self.machine.state in (State.ACTIVE, State.PAUSED):
-            self.around.watch.discard(self)
+            self.context.watch.discard(self)
             self.lost(408, f"no answer: {result}")
         else:
             self._post(Event(Kind.EXCHANGE_FAILED, status=408, reason=result))
@@ -748,7 +751,7 @@ class ActiveRecording:
         self._answer = peer.description
         wished = frozenset(refused(description, peer.description))
         if wished or self._taken is not None:
-            self._taken = self._taken or TakenStreams(self.profile.on_refused_stream)
+            self._taken = self._taken or RefusedStreams(self.profile.on_refused_stream)
             self._taken.wished(wished)
 
         def connected(error: MediaError | None) -> None:
@@ -774,7 +777,7 @@ class ActiveRecording:
     # -- DialogOwner ---------------------------------------------------------------------------------------------------
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self._dialog:
             description = self._description
             refusal = self._srtp.refusal(description, answer) if description is not None else ""
@@ -787,10 +790,10 @@ class ActiveRecording:
             self._srtp.check_way(self.server, description, dialog.way)
             self._take_answer(answer)
             self._unreachable = False
-            self.around.health.well(self.server, self.profile, took=True)
+            self.context.health.well(self.server, self.profile, took=True)
             self._post(Event(Kind.ANSWERED))
             if self.machine.state in (State.ACTIVE, State.PAUSED):
-                self.around.watch.add(self)
+                self.context.watch.add(self)
 
     # -- streams that the SRS does not take ----------------------------------------------------------------------------
 
@@ -803,7 +806,7 @@ class ActiveRecording:
         if self._taken is None:
             if not found:
                 return {}
-            self._taken = TakenStreams(self.profile.on_refused_stream)
+            self._taken = RefusedStreams(self.profile.on_refused_stream)
         return self._taken.judged(found)
 
     def _asks_again(self, dialog: RsPeer, answer: SessionDescription) -> bool:
@@ -836,7 +839,7 @@ class ActiveRecording:
                 log.warning("%s (call %s, SRS %s)", reason, self.call.call_id, self.server, extra=self._fields)
             self.rs_answered(dialog, answers[-1])
 
-        limit = self.around.clock.call_later(PROBE, done, None)
+        limit = self.context.clock.call_later(PROBE, done, None)
         dialog.exchange(body, done, answers.append)
         return True
 
@@ -850,7 +853,7 @@ class ActiveRecording:
         elif taken.leave(self.server, found, self.targets):
             reason = f"streams not taken: {'; '.join(found.values())}"
             log.warning("%s (call %s, SRS %s)", reason, self.call.call_id, self.server, extra=self._fields)
-            self.around.watch.discard(self)
+            self.context.watch.discard(self)
             dialog.bye(lambda result: None)
             self._post(Event(Kind.LOST, status=488, reason=reason))
         else:
@@ -864,10 +867,10 @@ class ActiveRecording:
         return taken.fallback(self.server, self.targets)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self._dialog:
             if self.machine.state is not State.ENDING:
-                self.around.health.failed(self.server, self.profile, status, reason, dialog.retry_after)
+                self.context.health.failed(self.server, self.profile, status, reason, dialog.retry_after)
                 self._failed_at_srs(status)
             inviting = self.machine.state is State.INVITING
             again = inviting and self._srtp.falls_back(self.server, status, self._description)
@@ -877,7 +880,7 @@ class ActiveRecording:
             self._post(Event(Kind.REFUSED, status=status, reason=reason, again=again, media=other, target=target))
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is not self._dialog or self.machine.state in (State.ENDED, State.FORKING, State.INVITING):
             offer.refuse(491 if self._taken is not None and self._taken.pending else 481)
             return
@@ -887,18 +890,18 @@ class ActiveRecording:
         self._post(Event(Kind.PEER_OFFER))
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self._dialog:
             self._take_answer(answer)
             self._post(Event(Kind.PEER_ANSWER))
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self._dialog:
             self._post(Event(Kind.SNAPSHOT))
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         media, session = self._media, self._media_session
         if dialog is self._dialog and media is not None and session is not None and self._tag:
             media.key_frame(session, self._tag, self._key_frame_asked)
@@ -908,16 +911,16 @@ class ActiveRecording:
             log.info("key frame for the SRS: %s (call %s)", error, self.call.call_id, extra=self._fields)
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.srs.DialogOwner`."""
+        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
         if dialog is self._dialog and self._taken is not None and self._taken.pending:
             self._taken.pending = False
             self.rs_refused(dialog, status or 480, reason)
         elif dialog is self._dialog:
-            self.around.watch.discard(self)
+            self.context.watch.discard(self)
             self._failed_at_srs(status)
             if status == 408:
-                self.around.health.failed(self.server, self.profile, status, reason)
+                self.context.health.failed(self.server, self.profile, status, reason)
             elif status >= 500:
                 # It is there, and others should be tried first: nothing to be found out about its other sessions.
-                self.around.health.failed(self.server, self.profile, status, reason, probe=False)
+                self.context.health.failed(self.server, self.profile, status, reason, probe=False)
             self._post(Event(Kind.LOST if status else Kind.PEER_BYE, status=status, reason=reason))

@@ -1,6 +1,6 @@
 """The session description of a recording session, seen from the SRC: offers, the SRS's answers, answers to its offers.
 
-One `RsDescription` belongs to one RS dialog. Its m-lines never vanish and never change places (SDP-06, SDP-07), and
+One `RecordingSdp` belongs to one RS dialog. Its m-lines never vanish and never change places (SDP-06, SDP-07), and
 ``o=`` moves on exactly when the rest did (SDP-08).
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from siprec import sdp
 from siprec.media.engine import ForkedStream, Subscription
-from siprec.recording import secure
+from siprec.recording import srtp_sdp
 from siprec.sdp import Direction, MediaDescription, Origin, SdpError, SessionDescription
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
@@ -58,7 +58,7 @@ class _Slot:
 
 
 @dataclass(slots=True)
-class RsDescription:
+class RecordingSdp:
     """The SRC's half of the RS's session description. `session_id` is the number in ``o=``."""
 
     session_id: str
@@ -135,10 +135,10 @@ class RsDescription:
                 continue
             direction = sdp.answer_direction(theirs.direction, not inactive, "sendonly")
             ours = self._line(index + 1, slot, direction, whole=True)
-            pair = secure.agreed(ours, theirs)
+            pair = srtp_sdp.agreed(ours, theirs)
             if pair is not None:
-                secure.replaced(ours, pair[1].tag, pair[0])  # SEC-16: their tag, our key
-            elif secure.is_secure(ours) or "/SAVP" in theirs.proto.upper():
+                srtp_sdp.replaced(ours, pair[1].tag, pair[0])  # SEC-16: their tag, our key
+            elif srtp_sdp.is_secure(ours) or "/SAVP" in theirs.proto.upper():
                 raise SdpError("offer that changes between RTP and SRTP, or with no key that fits ours")
             common = [text for text in ours.formats if text in theirs.formats]
             if common:
@@ -173,10 +173,10 @@ class RsDescription:
                 copy.lines = list(line.lines)
                 if withheld:
                     copy.direction = "inactive"
-                if secure.is_secure(stream.section):
-                    pair = secure.agreed(stream.section, line)
+                if srtp_sdp.is_secure(stream.section):
+                    pair = srtp_sdp.agreed(stream.section, line)
                     if pair is not None:
-                        secure.replaced(copy, pair[0].tag, pair[1])
+                        srtp_sdp.replaced(copy, pair[0].tag, pair[1])
                     else:
                         copy.port = 0
                         copy.proto = stream.section.proto
@@ -191,7 +191,7 @@ class RsDescription:
         return sum(
             1
             for slot, line in zip(self.slots, theirs.media, strict=False)
-            if slot.stream is not None and not line.rejected and not secure.declines(slot.stream.section, line)
+            if slot.stream is not None and not line.rejected and not srtp_sdp.declines(slot.stream.section, line)
         )
 
     def left_out(self, theirs: SessionDescription) -> dict[StreamKey, list[str]]:
@@ -210,16 +210,16 @@ class RsDescription:
     @property
     def secure(self) -> bool:
         """Whether SRTP is offered for any stream."""
-        return any(slot.stream is not None and secure.is_secure(slot.stream.section) for slot in self.slots)
+        return any(slot.stream is not None and srtp_sdp.is_secure(slot.stream.section) for slot in self.slots)
 
     def declined(self, theirs: SessionDescription) -> bool:
         """Whether the SRS declines SRTP: a stream answered in the clear or with a wrong key, or none of them taken."""
         pairs = [
             (slot.stream.section, line)
             for slot, line in zip(self.slots, theirs.media, strict=False)
-            if slot.stream is not None and secure.is_secure(slot.stream.section)
+            if slot.stream is not None and srtp_sdp.is_secure(slot.stream.section)
         ]
-        fitting = [secure.agreed(ours, line) is not None for ours, line in pairs]
+        fitting = [srtp_sdp.agreed(ours, line) is not None for ours, line in pairs]
         clear = any(not fits and not line.rejected for fits, (_, line) in zip(fitting, pairs, strict=True))
         return clear or (self.secure and not any(fitting))
 
@@ -230,7 +230,7 @@ class RsDescription:
         if slot.taken and not whole:
             section = _only(section, slot.taken)
         line = sdp.recording_media(section, label=str(number), direction=direction)
-        line.lines += secure.lines_of(slot.stream.section)
+        line.lines += srtp_sdp.lines_of(slot.stream.section)
         return line
 
     def _write(self, media: Sequence[MediaDescription]) -> bytes:

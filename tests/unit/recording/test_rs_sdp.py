@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from siprec import sdp
 from siprec.media.engine import ForkedStream, Subscription
-from siprec.recording.offer import RsDescription
+from siprec.recording.rs_sdp import RecordingSdp
 from siprec.sdp import Direction, Origin, SdpError
 
 
@@ -22,8 +22,8 @@ def subscription(*streams: tuple[str, int, int], kind: str = "audio", address: s
     return Subscription("s", sdp.build_session(Origin(address=address), lines), forked)
 
 
-def described(*streams: tuple[str, int, int], address: str = "10.0.0.9") -> RsDescription:
-    description = RsDescription("77")
+def described(*streams: tuple[str, int, int], address: str = "10.0.0.9") -> RecordingSdp:
+    description = RecordingSdp("77")
     description.update(subscription(*streams, address=address), "a")
     return description
 
@@ -68,7 +68,7 @@ ops = st.lists(st.sets(st.tuples(st.sampled_from("ab"), st.integers(0, 2)), max_
 
 @given(ops)
 def test_m_lines_never_vanish_and_streams_keep_theirs(steps: list[set[tuple[str, int]]]) -> None:
-    description = RsDescription("1")
+    description = RecordingSdp("1")
     count, places = 0, dict[tuple[str, int], int]()
     last, last_version = b"", 0
     for keys in steps:
@@ -112,7 +112,7 @@ def test_feedback_that_the_srs_did_not_offer_is_not_in_the_answer() -> None:  # 
     line = sdp.build_media(
         "video", 4000, ["96"], proto="RTP/AVPF", address="10.0.0.9", attributes=sdp.KEY_FRAME_FEEDBACK
     )
-    description = RsDescription("77")
+    description = RecordingSdp("77")
     session = sdp.build_session(Origin(address="10.0.0.9"), [line])
     description.update(Subscription("s", session, (ForkedStream("a", 0, "video", line),)), "a")
     offered = sdp.parse(description.offer())
@@ -140,7 +140,7 @@ def test_rejected_added_and_foreign_lines_are_answered_with_port_0() -> None:
 
 def test_the_answer_goes_to_the_media_server_in_its_own_order() -> None:
     forked = subscription(("b", 0, 3000), ("a", 0, 4000))
-    description = RsDescription("1")
+    description = RecordingSdp("1")
     description.update(forked, "a")
     answer = sdp.parse(description.offer())
     answer.media[0].port, answer.media[1].port = 5001, 5002

@@ -1,4 +1,4 @@
-"""One call's part in a recording session that several share (:mod:`siprec.recording.trunk`)."""
+"""One call's part in a recording session that several share (:mod:`siprec.recording.shared_session`)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 from siprec import sdp
 from siprec.metadata.document import Document
 from siprec.metadata.write import write
-from siprec.recording.composition import Composition, is_final
-from siprec.recording.srs import Body, DialogOwner, PeerOffer
+from siprec.recording.rs_dialog import Body, DialogOwner, PeerOffer
+from siprec.recording.shared_offer import SharedOffer, is_final
 from siprec.sdp import MediaDescription, SessionDescription
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result
 
 if TYPE_CHECKING:
-    from siprec.recording.trunk import Trunk
+    from siprec.recording.shared_session import SharedSession
 
 Done = Callable[[Result], None]
 Offered = Callable[[SessionDescription], None]
 
 
 @dataclass(eq=False)
-class Leg:
-    """One call in a trunk. `state`: ``new``, ``joining``, ``in``, ``leaving``, ``out``."""
+class SessionMember:
+    """One call in a session. `state`: ``new``, ``joining``, ``in``, ``leaving``, ``out``."""
 
-    trunk: Trunk
+    session: SharedSession
     owner: DialogOwner
     state: str = "new"
     document: Document = field(default_factory=Document)
@@ -46,27 +46,27 @@ class Leg:
     @property
     def call_id(self) -> str:
         """Call-ID of the dialog that is shared."""
-        return self.trunk.dialog.call_id if self.trunk.dialog is not None else ""
+        return self.session.dialog.call_id if self.session.dialog is not None else ""
 
     @property
     def needs_sdp(self) -> bool:
-        """Never: the trunk adds what a message needs."""
+        """Never: the session adds what a message needs."""
         return False
 
     def invite(self, body: Body) -> None:
         """Join."""
         self._take(body)
         self.state = "joining"
-        self.trunk.wanted(self)
+        self.session.wanted(self)
 
     def cancel(self) -> None:
         """Do not join after all: `rs_refused` follows, or `rs_answered` when the SRS was faster."""
-        self.trunk.cancelled(self)
+        self.session.cancelled(self)
 
     def exchange(self, body: Body, done: Done, offered: Offered) -> None:
-        """See :meth:`siprec.recording.srs.RsDialog.exchange`."""
+        """See :meth:`siprec.recording.rs_dialog.RsDialog.exchange`."""
         if self.state != "in":
-            self.trunk.later(lambda: done("ended"))
+            self.session.later(lambda: done("ended"))
             return
         self._take(body)
         self.waiting.append((done, offered if body.sdp else None))
@@ -74,40 +74,40 @@ class Leg:
         if is_final(self.document):
             # Nothing follows: its last words and the end of its streams are one message.
             self.state = "leaving"
-        self.trunk.wanted(self)
+        self.session.wanted(self)
 
     def send(
         self, method: str, headers: tuple[tuple[str, str], ...], body: bytes, content_type: str, done: Done
     ) -> bool:
         """Any other request inside the dialog; false when there is none."""
-        dialog = self.trunk.dialog
+        dialog = self.session.dialog
         return dialog is not None and dialog.send(method, headers, body, content_type, done)
 
     def bye(self, done: Done) -> None:
         """Leave."""
         if self.state in ("out", "new"):
-            self.trunk.later(lambda: done("ended"))
+            self.session.later(lambda: done("ended"))
             return
         self.byes.append(lambda: done("ended"))
         if self.state != "leaving":
             self.state = "leaving"
             if not is_final(self.document):
-                self.document = self.document.detached(self.trunk.clock.wall())
-            self.trunk.wanted(self)
+                self.document = self.document.detached(self.session.clock.wall())
+            self.session.wanted(self)
 
     def abandon(self, reason: str) -> None:
         """The SRS is gone, for all that share it."""
-        self.trunk.lost(reason)
+        self.session.lost(reason)
 
     @property
     def way(self) -> Hop | None:
-        """See :class:`siprec.recording.srs.RsDialog`."""
-        return self.trunk.dialog.way if self.trunk.dialog is not None else None
+        """See :class:`siprec.recording.rs_dialog.RsDialog`."""
+        return self.session.dialog.way if self.session.dialog is not None else None
 
     @property
     def retry_after(self) -> float:
-        """See :class:`siprec.recording.srs.RsPeer`."""
-        return self.trunk.retry_after
+        """See :class:`siprec.recording.rs_dialog.RsPeer`."""
+        return self.session.retry_after
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -138,8 +138,8 @@ class Leg:
             done()
 
 
-class LegOffer(PeerOffer):
-    """The part of an SRS's offer that concerns one leg."""
+class MemberOffer(PeerOffer):
+    """The part of an SRS's offer that concerns one member."""
 
     def __init__(self, description: SessionDescription, done: Callable[[int, SessionDescription | None], None]) -> None:
         super().__init__(description, lambda *args: None, "")
@@ -164,12 +164,12 @@ def line_bytes(line: MediaDescription) -> bytes:
     return "\n".join((line.to_line(), *line.lines)).encode()
 
 
-def stream_labels(composition: Composition[Leg], legs: list[Leg]) -> dict[str, str]:
-    """Label of each stream in the shared description: a leg's own labels are the numbers of its m-lines."""
+def stream_labels(composition: SharedOffer[SessionMember], members: list[SessionMember]) -> dict[str, str]:
+    """Label of each stream in the shared description: a member's own labels are the numbers of its m-lines."""
     found: dict[str, str] = {}
-    for leg in legs:
-        labels = composition.labels(leg)
-        for stream, own in leg.stream_labels.items():
+    for member in members:
+        labels = composition.labels(member)
+        for stream, own in member.stream_labels.items():
             if 0 < int(own) <= len(labels):
                 found[stream] = labels[int(own) - 1]
     return found

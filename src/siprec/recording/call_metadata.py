@@ -23,9 +23,9 @@ from siprec.metadata.document import (
 )
 from siprec.metadata.values import IdSource
 from siprec.proxy.connected_identity import Party
-from siprec.recording import identity
-from siprec.recording.identity import IdentityPolicy
-from siprec.recording.offer import StreamKey
+from siprec.recording import participants as parties
+from siprec.recording.participants import IdentityPolicy
+from siprec.recording.rs_sdp import StreamKey
 from siprec.recording.settings import RecordingSettings
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.headers import NameAddr
@@ -176,8 +176,8 @@ class CallMetadata:
     def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None, policy: IdentityPolicy) -> bool:
         """Whether `address` is another name than that of the party there, for who looks where `policy` says; a
         newcomer without a name of its own always is."""
-        names = identity.name_ids(address, message, policy)
-        before = identity.name_ids(*self._party(leg), policy)
+        names = parties.name_ids(address, message, policy)
+        before = parties.name_ids(*self._party(leg), policy)
         return {name.aor for name in names} != {name.aor for name in before}
 
     def replace(self, leg: Leg, address: NameAddr, message: SipMessage | None, wall: float) -> None:
@@ -254,7 +254,7 @@ class CallMetadata:
         group: tuple[Group, ...] = ()
         group_id = ""
         if settings.group:
-            group_id, extension = identity.group(settings.group, secret)
+            group_id, extension = parties.group(settings.group, secret)
             formed = groups.join(group_id, began) if groups is not None else began
             group = (Group(group_id, formed, None, extension + settings.group_custom_extension),)
         elif self.group_id:
@@ -264,7 +264,7 @@ class CallMetadata:
         participants, assocs, feeds = [], [], []
         who: dict[Leg, str] = {}
         for leg in LEGS:
-            names = identity.name_ids(*self._party(leg), identities)
+            names = parties.name_ids(*self._party(leg), identities)
             who[leg] = self._group_ids.get((leg, group_id), "")
             if not who[leg]:
                 who[leg] = self.participant_ids[leg]
@@ -279,9 +279,9 @@ class CallMetadata:
             if ident in who.values():
                 continue  # came back (ID-09)
             address, message, spoke = left.party
-            participants.append(Participant(ident, identity.name_ids(address, message, identities)))
+            participants.append(Participant(ident, parties.name_ids(address, message, identities)))
             assocs.append(
-                ParticipantSessionAssoc(ident, self.session_id, left.joined, left.left, identity.feature_params(spoke))
+                ParticipantSessionAssoc(ident, self.session_id, left.joined, left.left, parties.feature_params(spoke))
             )
             feeds.append(ParticipantStreamAssoc(ident, (), (), left.joined, left.left))
         legs = self.tags()
@@ -295,13 +295,13 @@ class CallMetadata:
             participants.append(
                 Participant(
                     who[leg],
-                    identity.name_ids(address, message, identities),
+                    parties.name_ids(address, message, identities),
                     settings.caller if leg == "caller" else settings.callee,
                 )
             )
             assocs.append(
                 ParticipantSessionAssoc(
-                    who[leg], self.session_id, joined, None, identity.feature_params(self._dialog_message(leg))
+                    who[leg], self.session_id, joined, None, parties.feature_params(self._dialog_message(leg))
                 )
             )
             since = [self._since.setdefault((leg, i), since_default) for i in mine[leg]]
@@ -314,7 +314,7 @@ class CallMetadata:
             sessions=(
                 Session(
                     self.session_id,
-                    identity.sip_session_id(self._dialog_message("caller"), self._dialog_message("callee")),
+                    parties.sip_session_id(self._dialog_message("caller"), self._dialog_message("callee")),
                     (),
                     group_id,
                     began,
@@ -344,7 +344,7 @@ class CallMetadata:
 
     def reasons(self) -> tuple[Reason, ...]:
         """Why the call ended."""
-        return identity.reasons(self.call.end_message)
+        return parties.reasons(self.call.end_message)
 
     def _party(self, leg: Leg) -> tuple[NameAddr, SipMessage | None]:
         call = self.call

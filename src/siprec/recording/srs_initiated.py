@@ -17,10 +17,10 @@ from urllib.parse import unquote
 import msgspec
 
 from siprec.proxy.call import Call as ProxyCall
+from siprec.recording.rs_dialog import ACCEPT, FEATURE, Body, RsDialog, description_of, encode_body
 from siprec.recording.settings import RecordingProfile
-from siprec.recording.srs import ACCEPT, FEATURE, Body, RsDialog, description_of, encode_body
-from siprec.recording.trunk import Trunk
-from siprec.recording.trunks import INBOUND, TrunkPool
+from siprec.recording.shared_session import SharedSession
+from siprec.recording.shared_session_pool import INBOUND, SharedSessionPool
 from siprec.sip.addresses import numeric
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
@@ -120,7 +120,7 @@ class _Watch:
 
     instance: str
     profile: RecordingProfile
-    trunk: Trunk
+    session: SharedSession
     incoming: IncomingCall
     dlg_id: str = ""
     aor: str = ""
@@ -166,7 +166,7 @@ class RequestedSessions:
 
     def __init__(
         self,
-        pool: TrunkPool,
+        pool: SharedSessionPool,
         settings: RequestSettings,
         profiles: Callable[[str], RecordingProfile | None],
         calls: Callable[[], Iterable[ProxyCall]],
@@ -204,7 +204,7 @@ class RequestedSessions:
             return
         watch.dlg_id = named.dlg_id if named is not None else ""
         watch.aor = _aor(ruri.text) if scope == "party" else ""
-        watch.trunk.standing = scope != "call"
+        watch.session.standing = scope != "call"
         log.info("SRS at %s: session for %s, Call-ID %s", source, name or "all calls", incoming.call_id)
         for call in list(self._calls()):
             if call.state == "confirmed" and watch.wants(call):
@@ -236,7 +236,7 @@ class RequestedSessions:
             profile, srs=[server], rebuilds=0, session="shared", start="answer", on_failure="ignore", socket=""
         )
         instance = f"{INBOUND}{incoming.local_tag}"
-        trunk = Trunk(
+        session = SharedSession(
             self.pool.clock,
             self.pool.agent,
             (instance, ""),
@@ -246,25 +246,25 @@ class RequestedSessions:
             self.pool.from_uri,
             standing=False,
             limit=_CALLS,
-            up=lambda trunk: None,
+            up=lambda session: None,
             over=self._over,
         )
-        dialog = IncomingRsDialog(self.pool.agent, server, profile, profile.settings, self.pool.from_uri, trunk)
+        dialog = IncomingRsDialog(self.pool.agent, server, profile, profile.settings, self.pool.from_uri, session)
         dialog.take(incoming)
-        trunk.dialog = dialog
-        self.pool.trunks.append(trunk)
-        watch = self._watches[instance] = _Watch(instance, profile, trunk, incoming)
+        session.dialog = dialog
+        self.pool.sessions.append(session)
+        watch = self._watches[instance] = _Watch(instance, profile, session, incoming)
         return watch
 
     def _prepared(self, watch: _Watch) -> None:
-        if watch.trunk.state == "new":
-            # Nothing of the one call that was wanted: 480, by the trunk's end.
-            watch.trunk.open()
+        if watch.session.state == "new":
+            # Nothing of the one call that was wanted: 480, by the session's end.
+            watch.session.open()
 
-    def _over(self, trunk: Trunk, status: int, reason: str) -> None:
-        watch = self._watches.pop(trunk.key[0], None)
-        if trunk in self.pool.trunks:
-            self.pool.trunks.remove(trunk)
+    def _over(self, session: SharedSession, status: int, reason: str) -> None:
+        watch = self._watches.pop(session.key[0], None)
+        if session in self.pool.sessions:
+            self.pool.sessions.remove(session)
         if watch is not None:
             watch.incoming.answer(480)  # does nothing once it is answered
             log.info("session of an SRS ended: %s %s, Call-ID %s", status or "", reason, watch.incoming.call_id)

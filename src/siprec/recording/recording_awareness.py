@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from siprec.media.engine import MediaError, Tone
 from siprec.proxy.call import Call, Leg
 from siprec.proxy.record_attribute import RECORD_AWARE, Preference, State
-from siprec.recording.active import ActiveRecording
+from siprec.recording.call_recording import CallRecording
 
 if TYPE_CHECKING:
     from siprec.recording.callrecorder import CallRecorder
@@ -99,7 +99,7 @@ class Indications:
         for tag in (call.from_tag, call.to_tag):
             known.tones.pop(tag, None)
             media.play(session, tag, FAILURE, lambda error: self._played(call, error))
-        self._service.around.clock.call_later(FAILURE_TIME, self._announced, call)
+        self._service.context.clock.call_later(FAILURE_TIME, self._announced, call)
 
     def _announced(self, call: Call) -> None:
         known, media, session = self._of(call), call.media, call.media_session
@@ -181,7 +181,7 @@ class Indications:
                 known.stopped.add(name)
                 known.shown = known.shown or "off"
 
-    def _honour(self, call: Call, recording: ActiveRecording, preference: Preference) -> None:
+    def _honour(self, call: Call, recording: CallRecording, preference: Preference) -> None:
         log.info("a party prefers %s: recording %r, Call-ID %s", preference, recording.instance, call.call_id)
         if preference == "off":
             self._of(call).stopped.add(recording.instance)
@@ -191,14 +191,14 @@ class Indications:
         elif preference == "on":
             recording.resume("party (a=recordpref)")
 
-    def engaged(self, recorder: CallRecorder, recording: ActiveRecording) -> None:
+    def engaged(self, recorder: CallRecorder, recording: CallRecording) -> None:
         """A recording is wanted: paused from its first packet on where a party asked for that before."""
         preferences = self._of(recorder.call).preferences.values()
         if recording.profile.recordpref == "honour" and "pause" in preferences:
             recording.pause("party (a=recordpref)")
 
 
-def state_of(recording: ActiveRecording) -> State:
+def state_of(recording: CallRecording) -> State:
     """What a recording is for the parties: what is intended counts, not how far the SRS has followed."""
     if recording.state in _OVER:
         return "off"

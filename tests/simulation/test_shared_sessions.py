@@ -54,7 +54,7 @@ def targets(world: World) -> set[tuple[int, ...]]:
 def assert_over(world: World) -> None:
     world.service.stop_all()
     world.assert_clean()
-    assert not world.service.trunks.trunks
+    assert not world.service.shared_sessions.sessions
 
 
 def test_calls_of_a_profile_share_a_recording_session_while_there_are_any() -> None:
@@ -137,10 +137,10 @@ def test_three_hundred_calls_through_one_session_need_no_more_than_those_at_a_ti
         if len(live) > 4:
             world.end(live.pop(0))
             world.clock.run_for(0.3)
-        trunk = world.service.trunks.trunks[0]
-        assert len(trunk._agreed) <= 12
-        assert len(trunk.legs) <= 6
-        assert trunk._told is None or len(trunk._told.sessions) <= 6
+        session = world.service.shared_sessions.sessions[0]
+        assert len(session._agreed) <= 12
+        assert len(session.members) <= 6
+        assert session._told is None or len(session._told.sessions) <= 6
     assert len(world.srs.calls) == 1
     assert max(len(offer.media) for offer in world.srs.offers) <= 12
     for call in live:
@@ -169,7 +169,7 @@ def test_a_standing_session_is_there_before_any_call_and_stays_after() -> None:
         versions.append(int(origin.version))
     assert versions == [3, 5, 7]  # each change is one version (SDP-08)
     assert len(world.srs.calls) == 1
-    assert len(world.service.trunks.trunks) == 1
+    assert len(world.service.shared_sessions.sessions) == 1
     assert_over(world)
     assert world.srs.ended_reasons == ["bye"]
 
@@ -208,7 +208,7 @@ def test_a_call_that_ends_while_it_joins_leaves_nothing_behind() -> None:
         world.end(call)
         world.clock.run_for(5.0)
         assert not any(ports(world.srs.offers[-1]))
-        assert len(world.service.trunks.trunks[0].legs) == 0
+        assert len(world.service.shared_sessions.sessions[0].members) == 0
     assert_over(world)
 
 
@@ -220,7 +220,7 @@ def test_a_full_session_is_followed_by_a_further_one() -> None:
     for call in calls:
         world.end(call)
         world.clock.run_for(2.0)
-    assert len(world.service.trunks.trunks) == 1  # the one that stands
+    assert len(world.service.shared_sessions.sessions) == 1  # the one that stands
     assert_over(world)
 
 
@@ -246,7 +246,7 @@ def test_an_srs_that_dies_loses_no_call_and_all_keep_their_ids() -> None:
     world.clock.run_for(5.0)
     world.service.stop_all()
     world.clock.run_until_idle(4000.0)
-    assert not world.service.trunks.trunks
+    assert not world.service.shared_sessions.sessions
     assert other.agent.counts() == {"calls": 0, "dialogs": 0}
 
 
@@ -259,13 +259,13 @@ def test_a_standing_session_that_fails_is_set_up_again_with_growing_patience() -
     assert 5 <= tries <= 10  # 1, 2, 4 ... 60 seconds apart, and not in step
     world.srs.status = 200
     world.clock.run_for(100.0)
-    assert world.service.trunks.trunks[0].state == "up"
+    assert world.service.shared_sessions.sessions[0].state == "up"
     # The SRS ends it: it is set up anew.
     up = len(world.srs.calls)
     world.srs.call.bye()
     world.clock.run_for(5.0)
     assert len(world.srs.calls) == up + 1
-    assert world.service.trunks.trunks[0].state == "up"
+    assert world.service.shared_sessions.sessions[0].state == "up"
     assert_over(world)
 
 
@@ -284,7 +284,7 @@ def test_an_srs_that_dies_while_nobody_calls_is_noticed() -> None:
     world.clock.run_for(2.0)
     world.service.stop_all()
     world.clock.run_until_idle(4000.0)
-    assert not world.service.trunks.trunks
+    assert not world.service.shared_sessions.sessions
 
 
 def test_without_its_session_standing_a_call_still_calls_the_srs_itself() -> None:
@@ -452,9 +452,9 @@ def test_on_a_bad_network_calls_come_and_go_and_nothing_is_left(seed: int) -> No
     for call in live:
         world.end(call)
     world.clock.run_for(200.0)
-    trunks = world.service.trunks.trunks
-    assert all(not trunk.legs for trunk in trunks)
-    assert len(trunks) == 1
+    left = world.service.shared_sessions.sessions
+    assert all(not session.members for session in left)
+    assert len(left) == 1
     seen = {ident for document in world.srs.documents for ident, _ in sessions(document)}
     assert seen <= set(told)
     assert len(seen) > 25

@@ -14,7 +14,7 @@ from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
 from siprec.recorder.server import RecorderServer
 from siprec.recorder.session import Recorder, RecordingSession
-from siprec.recording.requested import RequestSettings, is_request
+from siprec.recording.srs_initiated import RequestSettings, is_request
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import parts_of
@@ -87,7 +87,7 @@ class Asking:
         for call in list(self.calls):
             self.end(call)
         self.world.assert_clean()
-        assert not self.world.service.trunks.trunks
+        assert not self.world.service.shared_sessions.sessions
         assert not self.recorder.sessions
         assert self.agent.counts() == {"calls": 0, "dialogs": 0}
 
@@ -257,7 +257,7 @@ def test_a_recorder_keeps_asking_with_growing_patience(root: Path) -> None:
     asking.world.clock.run_for(70.0)
     assert len(asking.recorder.sessions) == 1
     # When the client ends it, it is asked again.
-    asking.world.service.trunks.trunks[0].hurry()
+    asking.world.service.shared_sessions.sessions[0].hurry()
     asking.world.clock.run_for(5.0)
     assert len(asking.recorder.sessions) == 1
     invitations.close()

@@ -108,11 +108,11 @@ def test_media_that_never_arrive_are_offered_again_and_then_go_elsewhere() -> No
 def test_a_closed_connection_makes_us_ask_those_that_used_it() -> None:
     world, second = two()
     world.answered_call()
-    world.service.around.watch.connection_closed(Hop("tcp", "10.9.9.9", 5060))
+    world.service.context.watch.connection_closed(Hop("tcp", "10.9.9.9", 5060))
     world.clock.run_for(2)
     assert "OPTIONS" not in world.srs.methods
     cut(world)
-    world.service.around.watch.connection_closed(Hop("udp", "10.0.0.2", 5060))
+    world.service.context.watch.connection_closed(Hop("udp", "10.0.0.2", 5060))
     world.clock.run_for(8)
     moved(world, second)
 
@@ -174,8 +174,8 @@ def test_many_recordings_are_asked_some_at_a_time() -> None:
     for _ in range(250):
         world.answered_call(run=False)
     world.clock.run_for(5)
-    assert len(world.service.around.watch) == 250
-    world.service.around.watch.connection_closed(Hop("udp", "10.0.0.2", 5060))
+    assert len(world.service.context.watch) == 250
+    world.service.context.watch.connection_closed(Hop("udp", "10.0.0.2", 5060))
     counts = []
     for _ in range(4):
         world.clock.run_for(0.1)
@@ -219,7 +219,7 @@ def test_retry_after_is_honoured_and_over_when_it_is_over() -> None:
     world.answered_call()
     assert world.events[-1].server == SECOND
     assert world.health() == []
-    assert 26 < world.service.around.health.retry_in(FIRST) <= 30
+    assert 26 < world.service.context.health.retry_in(FIRST) <= 30
     before = len(world.srs.requests)
     world.answered_call()
     assert len(world.srs.requests) == before
@@ -244,14 +244,14 @@ def test_a_refusal_is_the_word_of_a_server_that_is_well() -> None:
     world.srs.status = 486
     world.answered_call()
     assert world.health() == []
-    assert world.service.around.health.state(FIRST) == "up"
+    assert world.service.context.health.state(FIRST) == "up"
 
 
 def test_pings_tell_whether_an_srs_is_there() -> None:
     world = World(profile={"ping": 10.0})
     world.clock.run_for(25)
     assert [line for line in world.network.lines() if line.startswith("OPTIONS")] == [f"OPTIONS {FIRST} SIP/2.0"] * 2
-    state = world.service.around.health.state(FIRST)
+    state = world.service.context.health.state(FIRST)
     assert state == "up"
     cut(world)
     world.clock.run_for(60)

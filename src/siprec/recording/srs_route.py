@@ -40,7 +40,7 @@ class SrsSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class SrsRoute:
     """What an SRS is reached by. `socket` is ``transport:address:port``, `tls` None: as all other TLS connections;
     `server_name` is the name to verify, empty: the host of the URI. The credentials are for `more_realms`, too."""
 

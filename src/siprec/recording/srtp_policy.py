@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from siprec.recording import secure
-from siprec.recording.offer import RsDescription
+from siprec.recording import srtp_sdp
+from siprec.recording.rs_sdp import RecordingSdp
 from siprec.recording.settings import RecordingProfile
 from siprec.sdp import SessionDescription
 from siprec.sip.addresses import is_loopback
@@ -30,20 +30,20 @@ class SrtpTerms:
 
     def ask(self, server: str) -> str:
         """What the media server shall offer for the SRS `server`."""
-        self.transport = secure.transport(self._policy, server in self._plain)
+        self.transport = srtp_sdp.transport(self._policy, server in self._plain)
         return self.transport
 
-    def refusal(self, description: RsDescription, answer: SessionDescription) -> str:
+    def refusal(self, description: RecordingSdp, answer: SessionDescription) -> str:
         """Why an answer that begins a recording session is none after all, empty if it is one."""
         if not description.declined(answer):
             return ""
         return "" if description.accepted(answer) and not self._fallback else "SRTP declined"
 
-    def falls_back(self, server: str, status: int, description: RsDescription | None) -> bool:
+    def falls_back(self, server: str, status: int, description: RecordingSdp | None) -> bool:
         """Whether `server` gets plain RTP from now on: it declined SRTP with `status`, and the policy allows it."""
         if (
             not self._fallback
-            or status not in secure.DECLINED
+            or status not in srtp_sdp.DECLINED
             or server in self._plain
             or description is None
             or not description.secure
@@ -53,14 +53,14 @@ class SrtpTerms:
         self._warn(f"SRS {server} declines SRTP: it gets plain RTP (srtp_fallback)")
         return True
 
-    def afresh(self, description: RsDescription | None) -> bool:
+    def afresh(self, description: RecordingSdp | None) -> bool:
         """Whether the next SRS needs an offer of its own: not one whose keys another SRS has seen, nor plain RTP which
         only that one wanted."""
         return (description is not None and description.secure) or (
-            bool(self._plain) and self.transport == secure.PLAIN
+            bool(self._plain) and self.transport == srtp_sdp.PLAIN
         )
 
-    def check_way(self, server: str, description: RsDescription | None, way: Hop | None) -> None:
+    def check_way(self, server: str, description: RecordingSdp | None, way: Hop | None) -> None:
         """Keys in SDP are as safe as the SIP that carries them."""
         if description is None or not description.secure or way is None or way.transport in ("tls", "wss"):
             return

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from siprec.recording.offer import RsDescription, StreamKey
+from siprec.recording.rs_sdp import RecordingSdp, StreamKey
 from siprec.sdp import MediaDescription, SessionDescription
 
 OnRefusedStream = Literal["failover-audio", "failover", "accept"]
 _TAKES: Final = ("recvonly", "sendrecv")
 
 
-def refused(description: RsDescription, answer: SessionDescription) -> dict[StreamKey, str]:
+def refused(description: RecordingSdp, answer: SessionDescription) -> dict[StreamKey, str]:
     """Why each stream that was offered `sendonly`, and that the answer does not take, is not taken."""
     found = {}
     for index, (key, kind) in enumerate(description.offered):
@@ -35,7 +35,7 @@ def _why(line: MediaDescription) -> str:
     return "null address" if where is not None and where.is_zero else ""
 
 
-class TakenStreams:
+class RefusedStreams:
     """What the SRSs of one recording did not take. Made when an SRS leaves out a stream for the first time."""
 
     def __init__(self, policy: OnRefusedStream) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from siprec.net.tls import TlsSettings
-from siprec.recording.reach import Reach, SrsSettings
 from siprec.recording.settings import RecordingProfile, SettingError
+from siprec.recording.srs_route import SrsRoute, SrsSettings
 from siprec.server.config_check import warnings
 from siprec.server.config_file import parse
 from siprec.sip.digest import Credentials
@@ -21,9 +21,9 @@ ONE, TWO, OTHER = "sips:one.test:5061", "sip:[2001:db8::2];transport=tls", "sip:
 
 
 def test_a_profile_without_tables_reaches_all_alike() -> None:
-    assert RecordingProfile(srs=ONE).reach(ONE) == Reach()
+    assert RecordingProfile(srs=ONE).reach(ONE) == SrsRoute()
     profile = RecordingProfile(srs=[ONE, TWO], transport="tcp", outbound_proxy="sip:edge.test", username="u", realm="r")
-    assert profile.reach(ONE) == profile.reach(OTHER) == Reach("tcp", "sip:edge.test", "", Credentials("u", "", "r"))
+    assert profile.reach(ONE) == profile.reach(OTHER) == SrsRoute("tcp", "sip:edge.test", "", Credentials("u", "", "r"))
 
 
 def test_credentials_without_a_realm_are_for_the_host_of_the_srs_and_for_any_only_when_said() -> None:
@@ -109,17 +109,17 @@ def test_every_way_has_the_socket_the_name_and_the_trust_of_its_srs() -> None:
         done(hops if uri.host != "nowhere.test" else SipError("no such name", status=503))
 
     trust = TlsSettings(ca_file="ca.pem")
-    Reach(tls=trust).through(resolve)(Uri.parse("sips:srs.test"), told.append)
+    SrsRoute(tls=trust).through(resolve)(Uri.parse("sips:srs.test"), told.append)
     assert told.pop() == [Hop("tls", f"192.0.2.{n}", 5060, server_name="srs.test", tls=trust) for n in (1, 2)]
-    Reach(tls=trust, server_name="a.test").through(resolve)(Uri.parse("sips:srs.test"), told.append)
+    SrsRoute(tls=trust, server_name="a.test").through(resolve)(Uri.parse("sips:srs.test"), told.append)
     assert told.pop() == [Hop("tls", f"192.0.2.{n}", 5060, server_name="a.test", tls=trust) for n in (1, 2)]
-    here = Reach(tls=trust).through(resolve, ("tcp", "192.0.2.9", 5070))
+    here = SrsRoute(tls=trust).through(resolve, ("tcp", "192.0.2.9", 5070))
     here(Uri.parse("sip:srs.test"), told.append)
     assert told.pop() == [Hop("tcp", f"192.0.2.{n}", 5060, ("192.0.2.9", 5070)) for n in (1, 2)]
     assert asked[-1] == "sip:srs.test;transport=tcp"
     here(Uri.parse("sip:nowhere.test"), told.append)
     assert isinstance(told.pop(), SipError)
-    assert Reach("tcp").through(resolve) is resolve
+    assert SrsRoute("tcp").through(resolve) is resolve
 
 
 def test_codes_for_the_whole_module_hold_for_profiles_without_their_own() -> None:

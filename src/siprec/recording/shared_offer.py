@@ -1,6 +1,6 @@
 """What several calls say in one recording session, put together: one session description, one metadata document.
 
-A call keeps its own view (:class:`siprec.recording.offer.RsDescription`, :class:`siprec.metadata.document.Document`);
+A call keeps its own view (:class:`siprec.recording.rs_sdp.RecordingSdp`, :class:`siprec.metadata.document.Document`);
 here its m-lines get their places and labels among those of others, and what the SRS answers comes back in its terms.
 """
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from siprec import sdp
 from siprec.metadata.document import Document, Group, Participant, ParticipantStreamAssoc
-from siprec.recording import secure
+from siprec.recording import srtp_sdp
 from siprec.sdp import MediaDescription, Origin, SdpError, SessionDescription
 from siprec.sdp import crypto as sdp_crypto
 
@@ -33,7 +33,7 @@ class _Place(Generic[_O]):
     line: MediaDescription
 
 
-class Composition(Generic[_O]):
+class SharedOffer(Generic[_O]):
     """The SRC's half of a shared RS. M-lines never vanish (SDP-07); freed ones are used again (SDP-06).
 
     `standing`: while nobody uses the first m-line it waits, inactive, so that there is something to agree upon; as
@@ -55,15 +55,15 @@ class Composition(Generic[_O]):
 
     def _idle(self) -> MediaDescription:
         kind, port, formats = _IDLE
-        proto = secure.SECURE if self.secure else secure.PLAIN
+        proto = srtp_sdp.SECURE if self.secure else srtp_sdp.PLAIN
         line = sdp.build_media(kind, port, list(formats), proto=proto, address="0.0.0.0", direction="inactive")
         if self.secure:
             line.lines.append(f"a=crypto:{self._key.value()}")
         return line
 
-    def copy(self) -> Composition[_O]:
+    def copy(self) -> SharedOffer[_O]:
         """The same, to try a change on."""
-        other: Composition[_O] = Composition(self._session_id)
+        other: SharedOffer[_O] = SharedOffer(self._session_id)
         other.standing, other._places = self.standing, list(self._places)
         other.secure, other._key = self.secure, self._key
         other._origin, other._written = self._origin, self._written
@@ -155,11 +155,11 @@ def _text(media: Iterable[MediaDescription]) -> tuple[str, ...]:
 
 def _waiting(line: MediaDescription, theirs: MediaDescription) -> MediaDescription | None:
     """The answer for an m-line that only waits: as it is, with the tag of the key that `theirs` offers."""
-    pair = secure.agreed(line, theirs)
+    pair = srtp_sdp.agreed(line, theirs)
     if pair is None:
-        return None if secure.is_secure(line) else line
+        return None if srtp_sdp.is_secure(line) else line
     copy = _copy(line)
-    secure.replaced(copy, pair[1].tag, pair[0])
+    srtp_sdp.replaced(copy, pair[1].tag, pair[0])
     return copy
 
 
