@@ -43,10 +43,12 @@ interop: $(VENV)/.test ## Only the tests with SIPp, RTPEngine, baresip, tshark
 	@tools/system-packages test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/interop
 
-lint: $(VENV)/.test ## ruff and mypy --strict
+lint: $(VENV)/.test ## ruff, mypy --strict, import-linter, vulture
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache pyproject.toml >/dev/null || $(BIN)/lint-imports --no-logo --no-cache pyproject.toml
+	@$(BIN)/vulture
 
 format: $(VENV)/.test ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .

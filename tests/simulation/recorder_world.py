@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from siprec import sdp
 from siprec.audio.codecs import codec
 from siprec.audio.melody import callee_melody, caller_melody, to_int16
 from siprec.audio.packets import packets
@@ -145,9 +144,6 @@ class Raw:
         """What is in the library, when everything has been written."""
         self.recorder.writer.call(lambda: None).result(timeout=60)
         return list(self.library)
-
-    def answered_ports(self) -> list[int]:
-        return [media.port for media in sdp.parse(self.final.body).media]
 
     def close(self) -> None:
         self.server.close()

@@ -131,14 +131,6 @@ def reinvite_of_the_callee(w: World) -> Call:
     return call
 
 
-def late_reinvite(w: World) -> Call:
-    call = established(w)
-    w.alice.diary.on["answered"] = lambda call, response: call.ack(changed(SDP))
-    w.bob.diary.on["request"] = lambda call, request, reply: reply(200, changed(ANSWER))
-    call.reinvite(b"")
-    return call
-
-
 def update_of_the_callee(w: World) -> Call:
     call = established(w)
     w.bob.calls[0].update(changed(ANSWER))

@@ -123,7 +123,8 @@ class Findings:
 
 
 def check_contact(findings: Findings, message: SipMessage) -> None:
-    """SRS-03: the feature parameter on whatever Contact there is; a 2xx to INVITE has to have one (RFC 3261 12.1.1)."""
+    """RFC 7866 6.2: the feature parameter on whatever Contact there is; a 2xx to INVITE has to have one (RFC 3261
+    12.1.1)."""
     what = f"{message.status} to {message.cseq.method}" if isinstance(message, SipResponse) else _method(message)
     try:
         contact = message.contact
@@ -162,7 +163,7 @@ class AnswerRules:
             return None
 
     def answer(self, message: SipResponse, offer: SessionDescription, *, control: bool = False) -> None:
-        """An answer to an offer of ours. `control`: the offer pauses or resumes (CTL-01)."""
+        """An answer to an offer of ours. `control`: the offer pauses or resumes (RFC 7866 7.1.1.1)."""
         check = self._findings.check
         answer = self.description(message)
         if answer is None:
@@ -213,14 +214,14 @@ class AnswerRules:
         self._findings.check("SEC-16", fits and own, f"{where}: a=crypto: {problem}", "as the rule says")
 
     def offer(self, description: SessionDescription, lines: int) -> None:
-        """An offer of the SRS where `lines` m-lines are agreed on (SRS-07)."""
+        """An offer of the SRS where `lines` m-lines are agreed on (RFC 7866 7.2)."""
         added = len(description.media) - lines
         self._findings.check("SRS-07", added <= 0, f"offer with {added} more m-lines", "offers keep the m-lines")
         self._findings.check("SRS-09", added >= 0, f"offer with {-added} m-lines fewer (SDP-07)")
         self.origin(description)
 
     def origin(self, description: SessionDescription) -> None:
-        """SDP-08: same session, version one up exactly when anything else changed."""
+        """RFC 3264 8: same session, version one up exactly when anything else changed."""
         check = self._findings.check
         origin = description.origin
         if origin is None:
@@ -250,7 +251,7 @@ class AnswerRules:
 
 
 def check_request(findings: Findings, request: SipRequest) -> bool:
-    """An INVITE or UPDATE of the SRS inside the dialog; true when it asks for a snapshot (META-11, META-12)."""
+    """An INVITE or UPDATE of the SRS inside the dialog; true when it asks for a snapshot (RFC 7866 9.2, RFC 7865 7)."""
     check_contact(findings, request)
     try:
         parts = parts_of(request)

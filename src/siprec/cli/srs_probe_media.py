@@ -110,7 +110,8 @@ class ProbeStream:
         ]
 
     def follow(self, line: MediaDescription) -> None:
-        """Do what the SRS's answer for this stream says: where to, in which format, and whether at all (SDP-10)."""
+        """Do what the SRS's answer for this stream says: where to, in which format, and whether at all (RFC 3264
+        5.1)."""
         connection, rtcp = line.connection, line.rtcp
         if line.rejected or connection is None or not self._agree(line):
             self._rtp_to = self._rtcp_to = None
@@ -152,7 +153,7 @@ class ProbeStream:
         return self._encryptor.crypto.suite.name if self._encryptor is not None else ""
 
     def hold(self) -> None:
-        """Send no more RTP, before that is signalled (CTL-07); RTCP goes on (CTL-05)."""
+        """Send no more RTP, before that is signalled; RTCP goes on (RFC 3264 5.1)."""
         self._flow(False)
 
     def _flow(self, on: bool) -> None:
@@ -245,7 +246,7 @@ class ProbeStream:
         self.result.cnames.update(parse_rtcp(data).cnames)
 
     def leave(self) -> None:
-        """Send nothing more, RTCP BYE being the last (MEDIA-13); what comes is still read."""
+        """Send nothing more, RTCP BYE being the last (RFC 3550 6.6); what comes is still read."""
         self._flow(False)
         if self._rtcp_timer is not None:
             self._rtcp_timer.cancel()

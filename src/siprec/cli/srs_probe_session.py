@@ -174,7 +174,7 @@ class ProbeSession:
         return result
 
     async def update(self, name: str, document: Document) -> Result:
-        """Metadata alone: by UPDATE (SRS-15); where the SRS does not take that, with SDP in a re-INVITE.
+        """Metadata alone: by UPDATE (RFC 7866 9.1); where the SRS does not take that, with SDP in a re-INVITE.
 
         Raises:
             WalkEnded: the session is gone.
@@ -203,7 +203,7 @@ class ProbeSession:
         """The result of an exchange, noted as a step.
 
         Raises:
-            WalkEnded: the session is gone, or nothing came in time: such a dialog is over (UAC-11).
+            WalkEnded: the session is gone, or nothing came in time: such a dialog is over (RFC 3261 12.2.1.2).
         """
         either: list[asyncio.Future[Any]] = [done, self._gone]
         await asyncio.wait(either, timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -232,7 +232,7 @@ class ProbeSession:
         return ", ".join(dict.fromkeys(stream.suite for stream in self.streams if stream.suite))
 
     def follow(self, theirs: SessionDescription) -> None:
-        """Send where, what and whether the SRS's description says (SDP-10)."""
+        """Send where, what and whether the SRS's description says (RFC 3264 5.1)."""
         for stream, line in zip(self.streams, theirs.media, strict=False):
             stream.follow(line)
             if self.paused:
@@ -274,7 +274,7 @@ class ProbeSession:
     # -- what the SRS does (DialogOwner) -------------------------------------------------------------------------------
 
     def not_taken(self, response: SipResponse) -> None:
-        """415 to the INVITE; `RsDialog` tries the older media type where the SRS names it (ERR-04)."""
+        """415 to the INVITE; `RsDialog` tries the older media type where the SRS names it (RFC 3261 8.1.3.5)."""
         why = f"415 to {self.dialog.metadata_type}, Accept: {response.get('accept') or 'none'}"
         self.findings.check("SRS-13", False, why)
 
@@ -313,7 +313,7 @@ class ProbeSession:
         self.follow(answer)
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
-        """META-13, META-14: everything, at once, with the description as it is."""
+        """RFC 7866 9.1: everything, at once, with the description as it is."""
         if not self._ending:
             dialog.exchange(self.offer(self.state), lambda result: None, self.follow)
 

@@ -154,7 +154,8 @@ class Walk:
         await self.session.sleep(min(self._media_seconds, 1.0))
 
     async def _hold(self) -> None:
-        """The callee puts the caller on hold, and takes it back: partial metadata without SDP (CTL-03, SRS-15)."""
+        """The callee puts the caller on hold, and takes it back: partial metadata without SDP (RFC 7866 7.1.1.1,
+        9.1)."""
         caller, callee = self.session.state.stream_assocs
         self.findings.step = "hold"
         held = replace(self.session.state, stream_assocs=(replace(caller, send=()), replace(callee, recv=())))
@@ -169,14 +170,14 @@ class Walk:
         await self.session.update(name, change)
 
     async def _unchanged(self) -> None:
-        """A session refresh: what was said last once more, octet by octet (SDP-08)."""
+        """A session refresh: what was said last once more, octet by octet (RFC 3264 8)."""
         self.findings.step = "unchanged"
         result = await self.session.reinvite("unchanged")
         if not succeeded(result):
             self.findings.check("SDP-08", False, f"re-INVITE with unchanged SDP: {said(result)}")
 
     async def _offerless(self) -> None:
-        """A re-INVITE with metadata alone: the SRS has to offer, the answer goes in the ACK (META-18)."""
+        """A re-INVITE with metadata alone: the SRS has to offer, the answer goes in the ACK (RFC 3261 14.1)."""
         self.findings.step = "offerless"
         session, findings = self.session, self.findings
         call = session.dialog.call

@@ -56,7 +56,7 @@ class Acceptance:
         tagged = EXTENSION in request.tokens("require") | request.tokens("supported")
         if not self.lenient(source.host):
             if not tagged:
-                # SRS-01, SRS-02. Nothing else is of any use here (RFC 3261 21.4.15).
+                # RFC 7866 6.2, 6.1.1. Nothing else is of any use here (RFC 3261 21.4.15).
                 return Refusal(421, "Only recording sessions are accepted here")
             if not is_src(request):
                 return Refusal(400, "Contact lacks +sip.src")

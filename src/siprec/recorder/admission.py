@@ -1,4 +1,4 @@
-"""Which recording clients are let in (SRS-25, SEC-04, RFC 7866 12.1)."""
+"""Which recording clients are let in (RFC 7866 12.1)."""
 
 from __future__ import annotations
 

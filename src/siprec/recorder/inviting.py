@@ -1,4 +1,5 @@
-"""Recording sessions that the recorder starts: an INVITE without offer to a recording client (SRS-04, RFC 7866 7.2).
+"""Recording sessions that the recorder starts: an INVITE without offer to a recording client (RFC 7866 6.2, RFC 7866
+7.2).
 
 The client's 2xx holds offer and metadata, the ACK our answer; from then on it is a recording session like any other.
 """
@@ -163,7 +164,7 @@ def record_from(
     outcome: Outcome,
     over: Callable[[], None] = lambda: None,
 ) -> InvitedRecording:
-    """Ask the recording client at `target` for its calls (SRS-04).
+    """Ask the recording client at `target` for its calls (RFC 7866 6.2).
 
     It goes by TCP unless the URI says else: clients that compare addresses cannot trust those of datagrams. `outcome`
     is called once: with 200 when the recording runs, else with a SIP status and the reason. `over` is called when a

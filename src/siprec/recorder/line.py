@@ -56,7 +56,7 @@ class MediaLine:
     table: Mapping[int, codecs.Codec] = field(default_factory=dict)
     mux: bool = False
     fir: bool = False
-    """FIR was negotiated: key frames are asked for by RTCP, otherwise by INFO (SRS-24)."""
+    """FIR was negotiated: key frames are asked for by RTCP, otherwise by INFO (RFC 7866 8.1.7.1.1)."""
     receiving: bool = True
     offered: Mapping[int, codecs.Codec] = field(default_factory=dict)
     """What the client offered, taken or not."""
@@ -76,7 +76,6 @@ class MediaLine:
     last_media: float | None = None
     """Monotonic time of the last RTP from the sender, paused or not."""
     rtcp_received: int = 0
-    rtcp_malformed: int = 0
     cnames: dict[int, str] = field(default_factory=dict)
     byes: list[int] = field(default_factory=list)
     last_report: tuple[int, float, int] | None = None
@@ -260,8 +259,7 @@ class MediaLine:
             data = clear
         compound = rtcp.parse(data)
         self.rtcp_received += 1
-        self.rtcp_malformed += compound.malformed
-        # Symmetric RTCP: answer where it comes from (MEDIA-02, RFC 4961).
+        # Symmetric RTCP: answer where it comes from (RFC 7866 8.1.8, RFC 4961).
         self._rtcp_source = address
         for ssrc, cname in compound.cnames.items():
             if len(self.cnames) < 64 or ssrc in self.cnames:
@@ -303,7 +301,7 @@ class MediaLine:
     # ---------------------------------------------------------------------------------------------------------- RTCP
 
     def ask_key_frame(self, ssrc: int) -> None:
-        """FIR to a source of video, which cannot be decoded before a key frame (MEDIA-10)."""
+        """FIR to a source of video, which cannot be decoded before a key frame (RFC 7866 8.1.7)."""
         if len(self.fir_asked) < MAX_SOURCES:
             number = self.fir_asked[ssrc] = self.fir_asked.get(ssrc, 0) + 1
             self._send(self.reporter.full_intra_request(self.clock.now(), self._active(self.clock.now()), ssrc, number))

@@ -50,7 +50,6 @@ class Source:
     ssrc: int
     clock_rate: int
     counters: Counters = field(default_factory=Counters)
-    first_arrival: float = 0.0
     last_arrival: float = 0.0
     valid: bool = False
     ended: bool = False
@@ -91,7 +90,6 @@ class Source:
         if self._highest < 0:
             # Offset by one cycle so that packets from before the first one still have a place.
             self._start(packet)
-            self.first_arrival = packet.arrival
         elif packet.marker and not event:
             self.dtx = True
         if event:

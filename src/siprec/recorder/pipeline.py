@@ -81,7 +81,7 @@ class Line:
     events: list[DtmfEvent] = field(default_factory=list)
     ssrcs: list[int] = field(default_factory=list)
     csrcs: list[int] = field(default_factory=list)
-    """Contributors a mixer named (MEDIA-06), in order of appearance."""
+    """Contributors a mixer named (RFC 7866 8.1.4), in order of appearance."""
     used: dict[str, int] = field(default_factory=dict)
     clocks: dict[int, SourceClock] = field(default_factory=dict)
     """Of each source, for the RTP clock of its codec of now."""

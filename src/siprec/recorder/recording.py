@@ -1,6 +1,6 @@
 """One entry of the library: the streams of one communication session, from its first to its last.
 
-A recording session may carry several communication sessions, at once or one after the other (RFC 7866 5.1, SCN-04), and
+A recording session may carry several communication sessions, at once or one after the other (RFC 7866 5.1), and
 each of them is a recording of its own: directory, files, mix and JSON. What an RS brings without saying whose it is
 makes one as well.
 """

@@ -1,7 +1,7 @@
 """RTCP (RFC 3550 6): reading what the sender reports, building our receiver reports.
 
-The recorder only receives: it sends RR + SDES and BYE, from its own SSRC (MEDIA-01, MEDIA-03), with a random CNAME per
-RFC 7022 (MEDIA-05). Parsing never raises; what cannot be read ends the compound packet.
+The recorder only receives: it sends RR + SDES and BYE, from its own SSRC (RFC 7866 8.1.1, 8.1.3), with a random CNAME
+per RFC 7022 (RFC 7866 8.1.5.1). Parsing never raises; what cannot be read ends the compound packet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""SRTP of one m-line of a recording session (SEC-06; RFC 4568 5.1): whom its offer lets in, and with which keys."""
+"""SRTP of one m-line of a recording session (RFC 7866 12.2; RFC 4568 5.1): whom its offer lets in, and with which
+keys."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class LineKeys:
     def __init__(self, remote: Crypto) -> None:
         self.remote = remote
         self.decryptor = srtp.Decryptor(remote)
-        self.encryptor = srtp.Encryptor(sdp_crypto.answer(remote))  # SEC-16
+        self.encryptor = srtp.Encryptor(sdp_crypto.answer(remote))  # RFC 4568 5.1.2
 
     @property
     def answer(self) -> str:

@@ -1,4 +1,4 @@
-"""The SIP side of the recorder: recording sessions as a UAS (RFC 7866 6.2, 7.2, 8; SRS-01 to SRS-27).
+"""The SIP side of the recorder: recording sessions as a UAS (RFC 7866 6.2, 7.2, 8; RFC 7866 6.2, RFC 7245 3.3.2).
 
 It sits on a :class:`siprec.sip.useragent.UserAgent`; what the dialog brings goes to a
 :class:`siprec.recorder.session.RecordingSession`.
@@ -141,7 +141,8 @@ def reason_header(status: int, text: str) -> str:
 
 
 def _said(request: SipRequest, arrived: float) -> float:
-    """When a recording session began or ended: as Date says, else when the message arrived (SRS-22), in Unix seconds.
+    """When a recording session began or ended: as Date says, else when the message arrived (RFC 7865 6.1.1), in Unix
+    seconds.
 
     Date has whole seconds: where the two agree but for these, arrival is the finer. One that is off by more than a day
     comes from a clock that was never set.
@@ -179,7 +180,7 @@ class RecordingCall(CallHandler):
             if sdp is not None:
                 answer = session.offer(sdp, metadata, received_wall=wall, charset=charset)
             else:
-                # Some begin without an offer, although an SRC has to make one (SRS-04): then it is ours.
+                # Some begin without an offer, although an SRC has to make one (RFC 7866 6.2): then it is ours.
                 answer = session.make_offer()
                 if metadata is not None:
                     session.metadata(metadata, received_wall=wall, charset=charset)
@@ -222,7 +223,7 @@ class RecordingCall(CallHandler):
             log.warning("Call-ID %s: ACK with a body that cannot be read: %s", call.call_id, error.reason)
             sdp = None
         if sdp is not None:
-            # The answer to an offerless re-INVITE (META-18): the lines are ours, only the directions can differ.
+            # The answer to an offerless re-INVITE (RFC 3261 14.1): the lines are ours, only the directions can differ.
             self._take(request, sdp)
         self._ask_snapshot()
         self._ask_key_frame()
@@ -259,7 +260,7 @@ class RecordingCall(CallHandler):
         if metadata is not None:
             session.metadata(metadata, received_wall=wall, charset=charset)
         if request.method == "INVITE":
-            # No offer in a re-INVITE: the 2xx has to hold one, the session as it is (RFC 3261 14.1, META-18, SRS-07).
+            # No offer in a re-INVITE: the 2xx has to hold one, the session as it is (RFC 3261 14.1, RFC 7866 7.2).
             body, content_type = self._call.local_session
             reply(200, body, content_type or SDP_TYPE)
         else:
@@ -292,7 +293,7 @@ class RecordingCall(CallHandler):
             reply(200, headers=session.tally.headers(session.progress))
 
     def ended(self, call: Call, reason: str, request: SipRequest | None) -> None:
-        """BYE of the SRC, or the dialog died. Metadata in the BYE counts (SRS-26)."""
+        """BYE of the SRC, or the dialog died. Metadata in the BYE counts (RFC 8068 3.2.4)."""
         session = self._session
         if session is None:
             return
@@ -357,14 +358,14 @@ class RecordingCall(CallHandler):
     # -- snapshots -------------------------------------------------------------------------------------------------
 
     def _ask_key_frame(self) -> None:
-        """SRS-24, RFC 5168: video that begins cannot be decoded before a key frame."""
+        """RFC 7866 8.1.7.1.1, RFC 5168: video that begins cannot be decoded before a key frame."""
         session = self._session
         allow = self._call.remote_allow
         if session is not None and session.wants_key_frame and (not allow or "info" in allow):
             self._call.request("INFO", _KEY_FRAME, "application/media_control+xml")
 
     def _ask_snapshot(self) -> None:
-        """META-11, META-12: an UPDATE with a snapshot request, when state is missing."""
+        """RFC 7866 9.2, RFC 7865 7: an UPDATE with a snapshot request, when state is missing."""
         session = self._session
         if session is None or not session.wants_snapshot:
             return

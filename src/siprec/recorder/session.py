@@ -60,9 +60,9 @@ class RecorderSettings:
     `advertised` is the address in answers where it differs from the one bound; `mix_rate` in Hz (None: the highest of
     the streams); `max_lines` the streams a recording session may have at a time; `kinds` the media that are accepted
     (all but audio is kept as raw RTP); `reject_bad_metadata` refuses requests whose metadata cannot be read, instead of
-    recording without it; `srtp` says which transports are taken, `keep` what of the metadata is written down (SRS-21);
-    `min_free` octets have to be free on the disk for a session to be accepted; `offerless_streams` audio streams are
-    offered to a client that offers none; `max_sessions_per_client` sessions a client may have at a time (0: any
+    recording without it; `srtp` says which transports are taken, `keep` what of the metadata is written down (RFC 7865
+    10); `min_free` octets have to be free on the disk for a session to be accepted; `offerless_streams` audio streams
+    are offered to a client that offers none; `max_sessions_per_client` sessions a client may have at a time (0: any
     number); `headers` of the INVITE are kept with the recording; `learn` and
     `relearn` (seconds) are the rules of :class:`~siprec.recorder.latch.Latch`.
     """
@@ -118,8 +118,8 @@ class Recorder:
         """Begin a recording session; raises :class:`RecorderFull`.
 
         `src_address` is where the request came from (an IP address, its media are trusted); `wall` its time of arrival
-        or its Date (SRS-22), Unix seconds; `kept` headers of the request that are kept with the recordings. The files
-        are made with the first offer.
+        or its Date (RFC 7865 6.1.1), Unix seconds; `kept` headers of the request that are kept with the recordings. The
+        files are made with the first offer.
         """
         if len(self.sessions) >= self.settings.max_sessions:
             raise RecorderFull("too many recording sessions")
@@ -157,8 +157,6 @@ class RecordingSession:
         self.begun = 0
         """How many recordings there have been."""
         self.closing = False
-        self.discarded = 0
-        """Packets on streams of no communication session."""
         self.headers: headers.Kept = []
         """Headers of the INVITE that are kept."""
         self.on_trouble: Callable[[str], None] = lambda reason: None
@@ -236,7 +234,7 @@ class RecordingSession:
             self._answer_line(index, media, tables[index], fresh, wall) for index, media in enumerate(description.media)
         ]
         for index in [i for i in self._lines if i >= len(description.media)]:
-            self._drop(index, wall)  # m-lines must not vanish (SDP-07), but if they do, they are gone
+            self._drop(index, wall)  # m-lines must not vanish (RFC 7866 7.1.1.1), but if they do, they are gone
         self._labels = {m.label: i for i, m in enumerate(description.media) if m.label}
         self._apply(metadata, document, problem, places, wall)
         if first:
@@ -316,7 +314,7 @@ class RecordingSession:
         return self._snapshot_asked is None or self._clock.now() - self._snapshot_asked >= _SNAPSHOT_INTERVAL
 
     def snapshot_request(self) -> bytes:
-        """The body of that UPDATE (META-11, META-12); counts as asked."""
+        """The body of that UPDATE (RFC 7866 9.2, RFC 7865 7); counts as asked."""
         self._snapshot_asked = self._clock.now()
         self._snapshots_asked += 1
         return snapshot_request("Partial update refers to what was never described")
@@ -446,7 +444,8 @@ class RecordingSession:
 
     @property
     def wants_key_frame(self) -> bool:
-        """Whether video begins whose key frame cannot be asked for by RTCP; true once for each stream (SRS-24)."""
+        """Whether video begins whose key frame cannot be asked for by RTCP; true once for each stream (RFC 7866
+        8.1.7.1.1)."""
         fresh = [i for i, line in self._lines.items() if line.kind == "video" and line.receiving and not line.fir]
         wanted = not self._key_frames.issuperset(fresh)
         self._key_frames = set(fresh)
@@ -479,7 +478,7 @@ class RecordingSession:
         self._origin = replace(self._origin, address=address)
         same = sdp.build_session(self._origin, answers, name="siprec").to_bytes()
         if same != self._answer:
-            # SDP-08: version + 1 with each change, and only then.
+            # RFC 3264 8: version + 1 with each change, and only then.
             self._origin = self._origin.bump()
             same = sdp.build_session(self._origin, answers, name="siprec").to_bytes()
         self._answer = same
@@ -501,7 +500,7 @@ class RecordingSession:
             log.warning("Call-ID %s: recording without metadata: %s", self.call_id, error.reason)
             return None, error.reason
         if isinstance(document, SnapshotRequest):
-            # Only an SRS asks (META-11).
+            # Only an SRS asks (RFC 7866 9.2).
             return None, "a snapshot request is not for a recorder"
         return document, None
 
@@ -654,8 +653,7 @@ class RecordingSession:
                 self._move(index, line, recording, self.wall())
                 recording.configure()
                 return
-        part = line.take(now - HOLD)
-        self.discarded += sum(len(s.items) for s in part.sources) + len(part.raw) if part is not None else 0
+        line.take(now - HOLD)
 
     # ------------------------------------------------------------------------------------------------------------ work
 

@@ -25,7 +25,7 @@ FILE = "recording.json"
 FORMAT = 1
 
 Kept = Literal["documents", "names", "extensions", "digits"]
-"""What of the metadata a recorder may or may not need (SRS-21, RFC 7865 10): the documents as they came, names and
+"""What of the metadata a recorder may or may not need (RFC 7865 10): the documents as they came, names and
 addresses of the parties, extension elements, DTMF digits."""
 EVERYTHING: Final[frozenset[Kept]] = frozenset(("documents", "names", "extensions", "digits"))
 

@@ -2,8 +2,8 @@
 
 A sender's timestamps say how far its packets are apart, exactly; arrival says where they lie, roughly. A
 :class:`SourceClock` anchors the first at the second: at the packet of the first second that travelled fastest, or
-earlier, where RTCP sender reports say that the way was long (MEDIA-12). From there on it follows the timestamps, and
-looks at arrival again whenever they do not continue what came before.
+earlier, where RTCP sender reports say that the way was long (RFC 7866 8.1.1). From there on it follows the timestamps,
+and looks at arrival again whenever they do not continue what came before.
 
 Continuous audio is never cut: packets that are numbered one after the other and arrive at the pace of their payload lie
 back to back, whatever their timestamps say (they stand still, step by twice the payload, leap). Only an interruption,

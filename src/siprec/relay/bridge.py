@@ -45,7 +45,7 @@ class Terminal:
         return lines
 
     def answer(self, offered: MediaDescription) -> tuple[Crypto, Crypto]:
-        """The party's line that is taken and our answer to it (SEC-16). Raises `BridgeError`: none can be."""
+        """The party's line that is taken and our answer to it (RFC 4568 5.1.2). Raises `BridgeError`: none can be."""
         remote = srtp.choose(offered.attributes("crypto"))
         if remote is None:
             raise BridgeError("Offer without a key that can be used")

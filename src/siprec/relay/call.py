@@ -195,7 +195,8 @@ class Call:
                 raise CallError("Answer does not match the offer: media type")
         answerer = self._peer(offerer)
         if to_tag and answerer.tag != to_tag:
-            # The first tag names the peer; another branch's answer (OA-03) takes its place, both tags stay known.
+            # The first tag names the peer; another branch's answer (RFC 3261 13.2.1) takes its place, both tags stay
+            # known.
             self._rename(answerer, to_tag)
         for index, media in enumerate(description.media):
             if media.rejected:
@@ -481,7 +482,8 @@ class Call:
 
     @property
     def held(self) -> bool:
-        """Somebody holds the call (OA-08). A phone that holds need not send music, so silence is no sign of death."""
+        """Somebody holds the call (RFC 3264 8.4). A phone that holds need not send music, so silence is no sign of
+        death."""
         sections = [
             media
             for side in {id(side): side for pair in self.pairs for side in pair}.values()

@@ -178,7 +178,8 @@ class Fork:
     @property
     def flowing(self) -> bool:
         """Would a packet that comes now be sent, or kept for sending?"""
-        # A recorder that is not ready yet (SRS-06) gets the beginning when it is; one that wants a pause does not.
+        # A recorder that is not ready yet (RFC 7866 7.2) gets the beginning when it is; one that wants a pause does
+        # not.
         return not (self.rejected or self.paused or (self.gated and self.begun))
 
     def inherit(self, kept: Sink, since: float) -> None:
@@ -205,7 +206,7 @@ class Fork:
         self.settle()
 
     def hold(self) -> None:
-        """The recorder is lost: keep what comes from now on, until another one answers (ERR-09)."""
+        """The recorder is lost: keep what comes from now on, until another one answers (RFC 7865 6.4)."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -252,7 +253,7 @@ class Fork:
         """Bring what happens to packets in line with the state, at once."""
         copies = self.copies
         if not self.flowing:
-            copies.withhold()  # CTL-07: nothing that came before the pause is sent after it
+            copies.withhold()  # Nothing that came before the pause is sent after it
             self._attach(True)
             if self.exit is not None:
                 self.exit.drain()
@@ -268,7 +269,7 @@ class Fork:
             self.exit.shift = copies.shift  # nothing of what comes now has passed it yet
 
     def close(self) -> None:
-        """Stop, with an RTCP BYE to the recorder (MEDIA-13)."""
+        """Stop, with an RTCP BYE to the recorder (RFC 3550 6.6)."""
         self._attach(False)
         self.copies.off()
         self.copies.clear()
@@ -303,12 +304,13 @@ class Fork:
         return self.source.ssrc if self.packets > 0 and self.source.ssrc >= 0 else self.ssrc
 
     def tick(self, now: float, wall: float) -> None:
-        """Send a report when it is due (RFC 3550 6.2: 5 s, randomised); also while media are withheld (CTL-05)."""
+        """Send a report when it is due (RFC 3550 6.2: 5 s, randomised); also while media are withheld (RFC 3264
+        5.1)."""
         if now < self._rtcp_at:
             return
         self._rtcp_at = now + RTCP_INTERVAL * random.uniform(0.5, 1.5)
         if not self.answered or self.rejected:
-            return  # SDP-10: nothing at all on a stream that is refused
+            return  # RFC 3264 5.1: nothing at all on a stream that is refused
         packets = self.packets
         ssrc, newest, came = self.source.position()
         if packets <= 0 or ssrc < 0:
@@ -378,7 +380,7 @@ class Fork:
         try:
             packet, source = self.pair.rtp.recvfrom(2048)
         except ConnectionRefusedError as error:
-            self.copies.failed(error.errno or 0, 0)  # ICMP: one that was sent did not arrive (ERR-11)
+            self.copies.failed(error.errno or 0, 0)  # ICMP: one that was sent did not arrive (RFC 7866 8.1.1)
             return
         except OSError:
             return

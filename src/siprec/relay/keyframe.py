@@ -1,4 +1,4 @@
-"""Asking a party for a video key frame on behalf of a recorder (RFC 7866 8.1.7, MEDIA-10): RTCP FIR (RFC 5104 4.3.1),
+"""Asking a party for a video key frame on behalf of a recorder (RFC 7866 8.1.7): RTCP FIR (RFC 5104 4.3.1),
 or PLI (RFC 4585 6.3.1) where the party announced only that."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Sounds played to a party: ``play media``, ``stop media``; above all the tone that tells of the recording (CS-03).
+"""Sounds played to a party: ``play media``, ``stop media``; above all the tone that tells of the recording (RFC 7866
+6.1.2).
 
 While the other party talks, the sound goes into its packets on their way: same SSRC, sequence numbers and timestamps,
 so that nothing breaks at the listener (G.711 and L16 are mixed, G.722 has memory and is replaced). While nothing is

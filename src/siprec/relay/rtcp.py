@@ -16,7 +16,7 @@ SR, RR, SDES, BYE = 200, 201, 202, 203
 
 
 def make_cname() -> bytes:
-    """A short-term persistent CNAME: 96 random bits (RFC 7022 5, MEDIA-05)."""
+    """A short-term persistent CNAME: 96 random bits (RFC 7022 5, RFC 7866 8.1.5.1)."""
     return base64.b64encode(secrets.token_bytes(12))
 
 
@@ -28,7 +28,7 @@ def sdes(ssrc: int, cname: bytes) -> bytes:
 
 
 def sender_report(ssrc: int, wall: float, timestamp: int, packets: int, octets: int, cname: bytes) -> bytes:
-    """SR + SDES. `wall` in seconds since the Unix epoch is the instant of RTP `timestamp` (MEDIA-12)."""
+    """SR + SDES. `wall` in seconds since the Unix epoch is the instant of RTP `timestamp` (RFC 7866 8.1.1)."""
     seconds = int(wall)
     fraction = int((wall - seconds) * (1 << 32)) & 0xFFFFFFFF
     report = _SR.pack(
@@ -51,7 +51,7 @@ def empty_report(ssrc: int, cname: bytes) -> bytes:
 
 
 def goodbye(ssrc: int, cname: bytes) -> bytes:
-    """RR + SDES + BYE (MEDIA-13)."""
+    """RR + SDES + BYE (RFC 3550 6.6)."""
     return empty_report(ssrc, cname) + _HEAD.pack(0x81, BYE, 1, ssrc)
 
 

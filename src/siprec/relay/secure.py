@@ -2,7 +2,7 @@
 
 The packet loops know nothing of it. Copies that need a cipher leave the loop through an :class:`Exit`, a pair of local
 sockets of which this side decrypts what the party encrypted and encrypts for the recorder with a key of its own
-(SEC-08); so the call's own packets wait for none of it.
+(RFC 7866 12.2); so the call's own packets wait for none of it.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class ForkKeys:
 
 
 def fork_keys(sources: Sequence[Crypto], words: frozenset[str]) -> ForkKeys:
-    """Keys to offer for a copy: no weaker than those of the stream (SEC-08). `words` are ng's ``SDES`` flags
+    """Keys to offer for a copy: no weaker than those of the stream (RFC 7866 12.2). `words` are ng's ``SDES`` flags
     (``no-SUITE``, ``only-SUITE``)."""
     only = {word.removeprefix("only-") for word in words if word.startswith("only-")}
     without = {word.removeprefix("no-") for word in words if word.startswith("no-")}

@@ -53,7 +53,7 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
     if wishes.hold:
         for fork in subscription.forks:
             fork.hold()
-    # One CNAME for all streams of a party (MEDIA-04): what was said and shown together stays together.
+    # One CNAME for all streams of a party (RFC 7866 8.3.1): what was said and shown together stays together.
     cnames = {fork.from_tag: fork.cname for fork in subscription.forks}
     forks: list[Fork] = []
     unreadable = False
@@ -121,7 +121,7 @@ def subscribe_answer(call: Call, tag: str, body: bytes) -> None:
                 raise CallError("Answer with an address that cannot be reached from the offered one")
             where = media.rtcp if is_rtp(media) else None
             control = socket_address(family, *where) if where is not None else None
-            muxed = media.rtcp_mux and fork.section is not None and fork.section.rtcp_mux  # SDP-15: both said so
+            muxed = media.rtcp_mux and fork.section is not None and fork.section.rtcp_mux  # RFC 3605 2.1: both said so
         if remote is None and not media.rejected and not held:
             raise CallError("Answer without an address")
         keys = _keys(fork, media) if not media.rejected else None
@@ -222,7 +222,7 @@ def key_frame(call: Call, tag: str) -> int:
 
 
 def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, wishes: Wishes) -> MediaDescription:
-    """The m-line offered for one stream: formats as `party` sends them (SDP-12), afresh (SDP-14)."""
+    """The m-line offered for one stream: formats as `party` sends them (RFC 7245 3.2.5), afresh (RFC 7866 12.2)."""
     own = _media(party, index)
     peer = _media(call._peer(party), index)
     source = peer or own
@@ -243,7 +243,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
     proto = _transport(stream, source, wishes)
     sending = own is None or own.direction in ("sendrecv", "sendonly")
     ptime = own.ptime if own is not None else None
-    role = own.attribute("content") if own is not None else None  # RFC 4796 (SDP-16)
+    role = own.attribute("content") if own is not None else None  # RFC 4796 (RFC 7865 6.7.1)
     attributes = [f"content:{role}"] if role else []
     if (
         stream.kind == "video"
@@ -251,7 +251,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
         and proto.upper().endswith("F")
         and keyframe.means(own, stream.transport.clear)
     ):
-        attributes += sdp.KEY_FRAME_FEEDBACK  # we pass either on (MEDIA-10)
+        attributes += sdp.KEY_FRAME_FEEDBACK  # we pass either on (RFC 7866 8.1.7)
     return sdp.build_media(
         stream.kind,
         fork.pair.port,
@@ -268,7 +268,7 @@ def _section(call: Call, party: Party, index: int, stream: Stream, fork: Fork, w
 
 
 def _transport(stream: Stream, source: MediaDescription | None, wishes: Wishes) -> str:
-    """As asked for, else no less safe than the stream (SEC-05)."""
+    """As asked for, else no less safe than the stream (RFC 7866 12)."""
     wanted = wishes.transport.upper()
     if wanted in PROTOCOLS:
         return wanted

@@ -217,8 +217,8 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     max_streams: int = 256
     """Streams that one recording session may have at a time; further ones are declined."""
     invite: tuple[str, ...] = ()
-    """SIP URIs of recording clients to ask for their calls (SRS-04): ``sip:HOST`` for all, ``sip:USER@DOMAIN`` for
-    those of a user, ``sip:CALL-ID@HOST`` for one."""
+    """SIP URIs of recording clients to ask for their calls (RFC 7866 6.2): ``sip:HOST`` for all, ``sip:USER@DOMAIN``
+    for those of a user, ``sip:CALL-ID@HOST`` for one."""
     clients: tuple[str, ...] = ()
     """Addresses or networks of the recording clients; none: any. Whoever else calls gets a 403."""
     client_names: tuple[str, ...] = ()
@@ -262,7 +262,7 @@ class RecorderConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
         "extensions",
         "digits",
     )
-    """What of the metadata is written down, besides ids, times and who is in which stream (SRS-21): the documents
+    """What of the metadata is written down, besides ids, times and who is in which stream (RFC 7865 10): the documents
     as they came, names and addresses of the parties, extension elements, DTMF digits. Without ``names`` or
     ``extensions`` there can be no ``documents``, which have them."""
     api: RecorderApiConfig = RecorderApiConfig()

@@ -114,7 +114,6 @@ class Command(Process):
         file = directory / f"{name}.toml"
         file.write_text(configuration)
         super().__init__([sys.executable, "-m", "siprec", name, "--config", str(file)], directory / f"{name}.log")
-        self._reports = 0
         if not until(lambda: ": ready" in self.text or self.child.poll() is not None) or self.child.poll() is not None:
             self.stop()
             raise AssertionError(f"siprec {name} did not start; it said:\n{self.text}")

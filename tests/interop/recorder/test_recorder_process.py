@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.interop.recorder.recorder_process import RecorderProcess, RecordingClient, until
-
-Start = Callable[..., RecorderProcess]
 
 
 @pytest.fixture

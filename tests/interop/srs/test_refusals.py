@@ -13,8 +13,6 @@ from tests.interop.calls.harness import until
 from tests.interop.srs.recorder import Silent, Srs, answer, nobody
 from tests.interop.srs.world import World
 
-TALKS = Srs
-
 
 @pytest.mark.parametrize(
     ("status", "reason", "headers"),

@@ -30,7 +30,7 @@ from tests.unit.net.net_support import Run
         ("sip.example.com", "sip:siprec@sip.example.com"),
     ],
 )
-def testown_uri_and_contact_can_be_read(advertise: str, uri: str, run: Run) -> None:
+def test_own_uri_and_contact_can_be_read(advertise: str, uri: str, run: Run) -> None:
     assert own_uri(Config(sip=SipConfig(advertise=advertise))) == uri
     assert NameAddr.parse(f"<{uri}>").uri.aor == uri.removesuffix(":5070")
 

@@ -46,8 +46,6 @@ ZONE = {
     ("_sip._udp.weights.test", "SRV"): ["1 75 5060 a.test.", "1 25 5060 b.test."],
 }
 
-Find = Callable[[str], Awaitable[list[str]]]
-
 
 def text(hop: Hop) -> str:
     return f"{hop} {hop.server_name}".strip()

@@ -1,0 +1,1 @@
+"""Processes: configuration, start, reload, end."""
