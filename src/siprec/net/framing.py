@@ -11,7 +11,6 @@ from siprec.sip.message import (
     MalformedRequest,
     SipRequest,
     SipResponse,
-    content_length,
     parse_head,
 )
 
@@ -102,7 +101,7 @@ class StreamFramer:
             # Its end is known all the same: other calls on this connection need not suffer.
             message, parsed = error, error.request
         try:
-            length = content_length(parsed)
+            length = parsed.content_length
             if length is None:
                 raise SipError("Content-Length is missing")
             if length > self._max:

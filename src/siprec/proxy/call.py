@@ -147,7 +147,7 @@ class Call:
     def __init__(self, dlg_id: str, invite: SipRequest, source: str, wall: float, now: float) -> None:
         self.dlg_id = dlg_id
         self.call_id = invite.call_id
-        self.from_tag = invite.from_.tag
+        self.from_tag = invite.from_tag
         self.to_tag = ""
         self.invite = invite
         self.response: SipResponse | None = None
@@ -192,7 +192,7 @@ class Call:
     @property
     def callee_tag(self) -> str:
         """The tag of the answered branch; before the answer that of the branch whose early media pass, if any do."""
-        return self.to_tag or (self.early.to.tag if self.early is not None else "")
+        return self.to_tag or (self.early.to_tag if self.early is not None else "")
 
     @property
     def media_awaited(self) -> bool:

@@ -111,12 +111,12 @@ class PartyWatch:
     def response(self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse) -> None:
         """A 1xx or 2xx was forwarded to `side`, who sent `request` (INVITE or UPDATE)."""
         other: Side = "callee" if side == "caller" else "caller"
-        if response.status >= 200 and request.to.tag:
+        if response.status >= 200 and request.to_tag:
             if request.method == "INVITE" and not sdp_of(request) and sdp_of(response):
                 dialog.unnamed = request  # a late offer: the ACK tells where the media of this side come from
             else:
                 self._told(dialog, side, request, sdp_of(request))
-        elif request.to.tag:
+        elif request.to_tag:
             return
         self._told(dialog, other, response, sdp_of(response))
 

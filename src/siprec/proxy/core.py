@@ -261,7 +261,7 @@ class ProxyCore:
             transaction.respond(request.response(error.status, _phrase(error), to_tag=tag, headers=error.headers))
             return
         try:
-            if not (context.base.to.tag and self._in_dialog(context, ours, cookie)):
+            if not (context.base.to_tag and self._in_dialog(context, ours, cookie)):
                 self._outside(context)
         except SipError as error:
             self.counters["refused"] += 1
@@ -612,7 +612,7 @@ class ProxyCore:
             self.subscriptions.response(context.dlg_id, context.side, request, response, host, branch.target)
 
     def _answered(self, call: Call, response: SipResponse, branch: Branch) -> None:
-        call.to_tag = response.to.tag
+        call.to_tag = response.to_tag
         call.response = response
         call.answer_wall = call.wall(self.clock.now())
         call.state = "confirmed"

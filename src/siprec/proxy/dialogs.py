@@ -186,7 +186,7 @@ class DialogTable:
         Raises:
             SipError: From, To or Call-ID malformed.
         """
-        from_tag, to_tag = message.from_.tag, message.to.tag
+        from_tag, to_tag = message.from_tag, message.to_tag
         if dlg_id:
             dialog = self._dialogs.get((dlg_id, to_tag))
             if dialog is not None and dialog.caller_tag == from_tag:
@@ -212,7 +212,7 @@ class DialogTable:
 
     def find_over(self, message: SipMessage, dlg_id: str = "") -> tuple[EndedDialog, Side] | None:
         """Like `find`, for a dialog that was ended not long ago (RR-08)."""
-        from_tag, to_tag = message.from_.tag, message.to.tag
+        from_tag, to_tag = message.from_tag, message.to_tag
         if dlg_id:
             of_call = self._over.get(dlg_id, {})
             over = of_call.get(to_tag)
@@ -287,7 +287,7 @@ class DialogTable:
 
     def early(self, call: Call, response: SipResponse, request: SipRequest) -> ProxiedDialog | None:
         """The dialog that a response to an initial INVITE belongs to, made when it is new (DLG-01)."""
-        tag = response.to.tag
+        tag = response.to_tag
         if not tag:
             return None
         key = (call.dlg_id, tag)
@@ -317,7 +317,7 @@ class DialogTable:
     def late(self, call: Call, response: SipResponse, request: SipRequest) -> EndedDialog:
         """The dialog of a 2xx that comes when its call is over (a fork that answers late): it is not followed, but the
         caller's ACK and BYE still reach it."""
-        tag = response.to.tag
+        tag = response.to_tag
         over = self._over.get(call.dlg_id, {}).get(tag)
         if over is None:
             dialog = ProxiedDialog(call, tag)
@@ -465,7 +465,7 @@ class DialogTable:
 
     def made_by(self, call: Call, response: SipResponse) -> ProxiedDialog | None:
         """The live dialog that a response to the initial INVITE has made."""
-        return self._dialogs.get((call.dlg_id, response.to.tag))
+        return self._dialogs.get((call.dlg_id, response.to_tag))
 
     def _arm(self) -> None:
         if self._sweep is None:

@@ -22,7 +22,7 @@ class Drain:
         if request.method != "INVITE":
             return False
         try:
-            if request.to.tag:
+            if request.to_tag:
                 return False
         except SipError:
             return False  # a broken To gets its 400

@@ -21,7 +21,7 @@ _LOOP_LENGTH: Final = 12
 def loop_part(request: SipRequest) -> str:
     """Hash of everything that routing looks at, for the branch (LOOP-02); the method is not in it. Of the request as
     it was received, Routes and all."""
-    parts = [request.uri, request.from_.tag, request.to.tag, request.call_id, str(request.cseq.number)]
+    parts = [request.uri, request.from_tag, request.to_tag, request.call_id, str(request.cseq.number)]
     if not _ROUTED_BY.isdisjoint(request.keys):
         parts += [line for key, line in zip(request.keys, request.lines, strict=True) if key in _ROUTED_BY]
     text = "\0".join(parts).encode("utf-8", "surrogateescape")

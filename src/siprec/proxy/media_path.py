@@ -354,7 +354,7 @@ class Negotiation:
         call, observers = dialog.call, self._core.observers
         if call.state == "confirmed" and dialog.callee_tag == call.to_tag:
             observers.tell("call_media_changed", call, who)
-        elif call.state == "early" and call.early is not None and call.early.to.tag == dialog.callee_tag:
+        elif call.state == "early" and call.early is not None and call.early.to_tag == dialog.callee_tag:
             observers.tell("call_early_media", call)
             call.early_media = True
 
@@ -384,7 +384,7 @@ class Negotiation:
             call.talk_began = core.clock.now()
         if call is not None and initial:
             if call.state == "terminated" or (context.final and response.status < 200):
-                if response.status >= 200 and response.to.tag:
+                if response.status >= 200 and response.to_tag:
                     self._learn(core.dialogs.late(call, response, request), context, branch, transaction, response)
                 go_on()  # too late for anybody: nothing is followed that nothing would end
                 return
@@ -462,7 +462,7 @@ class Negotiation:
     @staticmethod
     def progress(call: Call, response: SipResponse) -> None:
         """A provisional response is about to be forwarded: with a description in it, its branch has the early media."""
-        if call.state == "early" and response.to.tag and sdp_of(response):
+        if call.state == "early" and response.to_tag and sdp_of(response):
             call.early = response
 
     def again(self, dialog: ProxiedDialog, side: Side, answer: bytes) -> None:

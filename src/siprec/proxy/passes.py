@@ -34,7 +34,7 @@ class Passes:
         key = request.call_id
         if len(key) > MAX_KEY:
             key = blake2b(encode(key), digest_size=16).hexdigest()
-        if request.method != "INVITE" or request.to.tag:
+        if request.method != "INVITE" or request.to_tag:
             key = f"{key}\0{request.method} {request.cseq.number}"
         now = self._clock.now()
         counts = self._counts

@@ -94,7 +94,7 @@ class Subscriptions:
         self._pending[dlg_id] = Subscription(
             dlg_id,
             request.call_id,
-            request.from_.tag,
+            request.from_tag,
             contact,
             route,
             source.host,
@@ -114,7 +114,7 @@ class Subscriptions:
         known = self._known.get(dlg_id) or self._pending.get(dlg_id)
         if known is None or known.until <= self._clock.now():
             return None
-        from_tag, to_tag = message.from_.tag, message.to.tag
+        from_tag, to_tag = message.from_tag, message.to_tag
         if from_tag == known.tag and to_tag in known.ends:
             return known, known.ends[to_tag], "caller"
         if to_tag == known.tag and from_tag != known.tag:
@@ -145,7 +145,7 @@ class Subscriptions:
     ) -> None:
         """A 2xx to a request of `side` is being forwarded; it came from `host`, to which `target` had led."""
         known = self._known.get(dlg_id) or self._pending.get(dlg_id)
-        tag = response.to.tag if side == "caller" else response.from_.tag
+        tag = response.to_tag if side == "caller" else response.from_tag
         if known is None or not tag:
             return
         end = known.end(tag)

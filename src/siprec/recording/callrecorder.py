@@ -208,7 +208,7 @@ class CallRecorder:
 
     def _met(self, response: SipResponse) -> None:
         """The callee is who sent `response`: before the answer that may be another one each time."""
-        before, self._callee = self._callee, response.to.tag
+        before, self._callee = self._callee, response.to_tag
         if before == self._callee and not asserted(response):
             self.metadata.heard("callee", response)
         elif before in ("", self._callee) or not self.differs("callee", response.to, response):

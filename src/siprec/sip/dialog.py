@@ -55,8 +55,8 @@ class Dialog:
             raise SipError("2xx without Contact")
         return cls(
             call_id=request.call_id,
-            local_tag=request.from_.tag,
-            remote_tag=response.to.tag,
+            local_tag=request.from_tag,
+            remote_tag=response.to_tag,
             local_uri=_untagged(request.from_),
             remote_uri=_untagged(request.to),
             local_cseq=request.cseq.number,
@@ -80,7 +80,7 @@ class Dialog:
         return cls(
             call_id=request.call_id,
             local_tag=local_tag,
-            remote_tag=request.from_.tag,
+            remote_tag=request.from_tag,
             local_uri=_untagged(request.to),
             remote_uri=_untagged(request.from_),
             local_cseq=0,
@@ -179,7 +179,7 @@ def dialog_key(request: SipRequest) -> DialogKey:
     Raises:
         SipError: malformed headers.
     """
-    return (request.call_id, request.to.tag, request.from_.tag)
+    return (request.call_id, request.to_tag, request.from_tag)
 
 
 def _untagged(address: NameAddr) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from siprec.sip.errors import SipError, UnsafeText
+from siprec.sip.errors import UnsafeText
 from siprec.sip.headers import split_commas
 
 COMPACT: Final = {
@@ -52,7 +52,7 @@ _NAMES: Final = {
 }
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_MAX_CACHED: Final = 4096
+MAX_CACHED: Final = 4096
 
 _keys: dict[str, str] = {}
 _names: dict[str, str] = dict(_NAMES)
@@ -63,7 +63,7 @@ _prefixes: dict[str, str] = {}
 def _remember(cache: dict[str, str], name: str, value: str) -> None:
     """Keep what was worked out for a name; neither many nor long names of strangers fill the memory."""
     if len(name) <= 64:
-        if len(cache) >= _MAX_CACHED:
+        if len(cache) >= MAX_CACHED:
             cache.clear()
             if cache is _names:
                 cache.update(_NAMES)
@@ -176,13 +176,17 @@ def _prefix_key(prefix: str) -> str:
 
 
 VIEWS: Final = {
-    "via": ("top_via", "checked"),
-    "from": ("from_", "checked"),
-    "to": ("to", "checked"),
-    "call-id": ("call_id", "checked"),
-    "cseq": ("cseq", "checked"),
+    "via": ("top_via", "branch", "sent_by", "problem"),
+    "from": ("from_", "from_tag", "problem"),
+    "to": ("to", "to_tag", "problem"),
+    "call-id": ("call_id", "problem"),
+    "cseq": ("cseq", "problem"),
     "contact": ("contact",),
-    "content-type": ("content_type",),
+    "content-type": ("content_type", "problem"),
+    "max-forwards": ("max_forwards", "problem"),
+    "content-length": ("content_length",),
+    "expires": ("problem",),
+    "min-expires": ("problem",),
 }
 """What a message has derived from a header, by the header's key: forgotten when that changes."""
 
@@ -193,14 +197,17 @@ class HeaderList:
     Names are taken in any case, compact or long; the canonical key costs least.
     """
 
-    __slots__ = ("keys", "lines")
+    __slots__ = ("derived", "keys", "lines")
 
     keys: list[str]
     lines: list[str]
+    derived: bool
+    """Whether anything was derived from the headers: else nothing has to be forgotten."""
 
     def __init__(self, keys: list[str] | None = None, lines: list[str] | None = None) -> None:
         self.keys = keys if keys is not None else []
         self.lines = lines if lines is not None else []
+        self.derived = False
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -257,23 +264,6 @@ class HeaderList:
         """The elements of a list header such as Supported, Require or Allow, in lower case."""
         return set(map(str.lower, self.values(name)))
 
-    def only(self, key: str) -> str:
-        """The value of a header that must occur exactly once.
-
-        Raises:
-            SipError: missing or double.
-        """
-        keys = self.keys
-        if key not in keys:
-            raise SipError(f"{header_name(key)} is missing")
-        if keys.count(key) > 1:
-            raise SipError(f"{header_name(key)} occurs twice")
-        line = self.lines[keys.index(key)]
-        value = line[line.find(":") + 1 :]
-        if "\n" in value:
-            value = _FOLD.sub(" ", value)
-        return value.strip(" \t\r\n")
-
     # -- changing --------------------------------------------------------------------------------------------------
 
     def _forget(self, key: str) -> None:
@@ -286,7 +276,7 @@ class HeaderList:
 
     def write_line(self, key: str, line: str, *, at: int | None = None) -> None:
         """Put a whole header line, whose canonical key is `key`, in the place of line number `at`, else at the end."""
-        if key in VIEWS:
+        if self.derived and key in VIEWS:
             self._forget(key)
         if at is None:
             self.keys.append(key)
@@ -298,7 +288,7 @@ class HeaderList:
     def add(self, name: str, value: str) -> None:
         """Append a header at the end."""
         key = _keys[name] if name in _keys else header_key(name)
-        if key in VIEWS:
+        if self.derived and key in VIEWS:
             self._forget(key)
         if not value.isprintable():
             value = safe(value, name)
@@ -310,7 +300,7 @@ class HeaderList:
     def set(self, name: str, value: str) -> None:
         """Replace all occurrences of a header by one, in the place of the first; append it if there was none."""
         key = _keys[name] if name in _keys else header_key(name)
-        if key in VIEWS:
+        if self.derived and key in VIEWS:
             self._forget(key)
         if not value.isprintable():
             value = safe(value, name)
@@ -334,7 +324,7 @@ class HeaderList:
     def prepend(self, name: str, value: str) -> None:
         """Insert a header above the first of its kind, or on top of all headers."""
         key = _keys[name] if name in _keys else header_key(name)
-        if key in VIEWS:
+        if self.derived and key in VIEWS:
             self._forget(key)
         if not value.isprintable():
             value = safe(value, name)
@@ -347,7 +337,7 @@ class HeaderList:
         key = _keys[name] if name in _keys else header_key(name)
         count = self.keys.count(key)
         if count:
-            if key in VIEWS:
+            if self.derived and key in VIEWS:
                 self._forget(key)
             self._drop(key, 0)
         return count
@@ -356,7 +346,7 @@ class HeaderList:
         """Remove the topmost value of a list header (Via, Route); returns it, or None."""
         key = _keys[name] if name in _keys else header_key(name)
         keys = self.keys
-        if key in VIEWS:
+        if self.derived and key in VIEWS:
             self._forget(key)
         while key in keys:
             at = keys.index(key)
@@ -378,7 +368,7 @@ class HeaderList:
     def replace_first_value(self, name: str, value: str) -> None:
         """Replace the topmost value of a list header; the other values stay. Adds the header if there is none."""
         key = _keys[name] if name in _keys else header_key(name)
-        if key in VIEWS:
+        if self.derived and key in VIEWS:
             self._forget(key)
         if not value.isprintable():
             value = safe(value, name)

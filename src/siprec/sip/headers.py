@@ -26,7 +26,9 @@ _Q: Final = re.compile(r"(?:0(?:\.[0-9]*)?|1(?:\.0*)?)\Z")
 _MAX_CACHED: Final = 4096
 _MAX_CACHED_LENGTH: Final = 128
 
-_sent_by: dict[str, tuple[str, str, int | None]] = {}
+sent_bys: dict[str, tuple[str, str, int | None, str]] = {}
+"""What stands before the parameters of a Via: transport, host, port, and the sent-by in lower case. A peer writes the
+same into every message, so the last ones are remembered."""
 
 
 def split_commas(value: str) -> list[str]:
@@ -73,14 +75,15 @@ class _Parameters:
 
 class Via(_Parameters):
     """One Via value (RFC 3261 20.42). `transport` upper case; `host` without brackets; `branch` empty when absent
-    (RFC 2543 client). Not to be changed."""
+    (RFC 2543 client); `sent_by` is ``host`` or ``host:port`` in lower case, IPv6 in brackets. Not to be changed."""
 
-    __slots__ = ("branch", "host", "port", "transport")
+    __slots__ = ("branch", "host", "port", "sent_by", "transport")
 
     def __init__(self, transport: str, host: str, port: int | None, params: Params | None = None) -> None:
         self.transport = transport
         self.host = host
         self.port = port
+        self.sent_by = _sent_by(host, port)
         self._rest = ""
         self.params = params if params is not None else {}
         self.branch = self.params.get("branch") or ""
@@ -95,7 +98,9 @@ class Via(_Parameters):
         semi = text.find(";")
         sent_by = text if semi < 0 else text[:semi]
         via = cls.__new__(cls)
-        via.transport, via.host, via.port = _sent_by[sent_by] if sent_by in _sent_by else _parse_sent_by(sent_by)
+        via.transport, via.host, via.port, via.sent_by = (
+            sent_bys[sent_by] if sent_by in sent_bys else parse_sent_by(sent_by)
+        )
         if semi < 0:
             via._rest = via.branch = ""
             return via
@@ -114,12 +119,6 @@ class Via(_Parameters):
         return (self.params.get("received") or "").strip("[]")
 
     @property
-    def sent_by(self) -> str:
-        """``host`` or ``host:port`` in lower case, IPv6 in brackets."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.port is None else f"{host}:{self.port}").lower()
-
-    @property
     def effective_port(self) -> int:
         """The port, or the transport's default."""
         if self.port is not None:
@@ -132,19 +131,25 @@ class Via(_Parameters):
         return f"SIP/2.0/{self.transport} {host}{port}{format_params(self.params)}"
 
 
-def _parse_sent_by(text: str) -> tuple[str, str, int | None]:
-    """Transport, host, port of a Via. A peer writes the same for every message, so the last ones are remembered."""
+def _sent_by(host: str, port: int | None) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return (host if port is None else f"{host}:{port}").lower()
+
+
+def parse_sent_by(text: str) -> tuple[str, str, int | None, str]:
+    """See `sent_bys`. Raises SipError when malformed."""
     match = _SENT_BY.match(text)
     if match is None:
         raise SipError("malformed Via")
     port = int(match[4]) if match[4] is not None else None
     if port is not None and port > 65535:
         raise SipError("port out of range in Via")
-    known = (match[1].upper(), match[2] or match[3], port)
+    host = match[2] or match[3]
+    known = (match[1].upper(), host, port, _sent_by(host, port))
     if len(text) <= _MAX_CACHED_LENGTH:
-        if len(_sent_by) >= _MAX_CACHED:
-            _sent_by.clear()
-        _sent_by[text] = known
+        if len(sent_bys) >= _MAX_CACHED:
+            sent_bys.clear()
+        sent_bys[text] = known
     return known
 
 

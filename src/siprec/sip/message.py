@@ -16,57 +16,69 @@ from siprec.sip.header_list import HeaderList, field_value, read_lines, safe, wr
 from siprec.sip.header_list import encode as encode
 from siprec.sip.header_list import header_key as header_key
 from siprec.sip.header_list import header_name as header_name
-from siprec.sip.headers import TOKEN, CSeq, NameAddr, ParameterValue, Via, split_commas
+from siprec.sip.headers import TOKEN, CSeq, NameAddr, ParameterValue, Via
+from siprec.sip.scan import MAX_HEADERS as MAX_HEADERS
+from siprec.sip.scan import MAX_VIAS as MAX_VIAS
+from siprec.sip.scan import METHODS, only, problem_of, scan_head, top_via
 from siprec.sip.status import REASONS as REASONS
 from siprec.sip.status import reason_phrase as reason_phrase
 from siprec.sip.uri import Uri, known_uris
 
 MAX_MESSAGE: Final = 65535
-MAX_HEADERS: Final = 256
 MAX_HEAD: Final = 49152
 MAX_LINE: Final = 16384
-MAX_VIAS: Final = 70
 
 _START_RESPONSE: Final = re.compile(r"SIP/(\d+\.\d+) (\d{3})(?: (.*))?\Z", re.IGNORECASE | re.DOTALL)
-# No list of what is allowed: these need no look at their letters.
-_METHODS: Final = frozenset(
-    {
-        "INVITE",
-        "ACK",
-        "BYE",
-        "CANCEL",
-        "OPTIONS",
-        "REGISTER",
-        "UPDATE",
-        "INFO",
-        "PRACK",
-        "MESSAGE",
-        "NOTIFY",
-        "SUBSCRIBE",
-    }
-)
 _VERSION: Final = re.compile(r"SIP/\d+\.\d+\Z", re.IGNORECASE)
 
 
 class SipMessage(HeaderList):
     """What requests and responses share.
 
-    `top_via`, `from_`, `to`, `call_id`, `cseq`, `contact` and `content_type` are read from their headers when they are
-    first asked for, and kept until the header changes; SipError is raised when one is missing, double or malformed.
-    `checked`: :mod:`siprec.sip.validate` has found the first five in order.
+    What is read from the headers is in slots: :func:`parse_head` fills those that everybody looks at, the others are
+    filled when they are first asked for. They are kept until their header changes, and shared: not to be changed.
+    Asking raises SipError when the header is missing (unless None says so), double or malformed.
     """
 
-    __slots__ = ("body", "call_id", "checked", "contact", "content_type", "cseq", "from_", "to", "top_via")
+    __slots__ = (
+        "body",
+        "branch",
+        "call_id",
+        "contact",
+        "content_length",
+        "content_type",
+        "cseq",
+        "from_",
+        "from_tag",
+        "max_forwards",
+        "problem",
+        "sent_by",
+        "to",
+        "to_tag",
+        "top_via",
+    )
 
     body: bytes
-    checked: bool
+    branch: str
+    """Of the first Via; empty when absent (RFC 2543 client)."""
+    sent_by: str
+    """Of the first Via: ``host`` or ``host:port`` in lower case, IPv6 in brackets."""
+    from_tag: str
+    """Empty when absent."""
+    to_tag: str
+    """Empty when absent."""
+    call_id: str
+    """Not empty."""
+    cseq: CSeq
+    max_forwards: int | None
+    """0 to 255; None when absent."""
+    content_length: int | None
+    """None when absent; an error when negative, absurdly large, or two different values."""
+    problem: tuple[str, int] | None
+    """What keeps an element from acting on the message; see :func:`siprec.sip.scan.problem_of`."""
     top_via: Via
-    """The first Via value."""
     from_: NameAddr
     to: NameAddr
-    call_id: str
-    """The Call-ID; not empty."""
-    cseq: CSeq
     contact: NameAddr | None
     """The first Contact value; None when absent or ``*``."""
     content_type: ParameterValue | None
@@ -75,8 +87,8 @@ class SipMessage(HeaderList):
     def __init__(self, keys: list[str] | None = None, lines: list[str] | None = None, body: bytes = b"") -> None:
         self.keys = keys if keys is not None else []
         self.lines = lines if lines is not None else []
+        self.derived = False
         self.body = body
-        self.checked = False
 
     if not TYPE_CHECKING:  # a type checker knows the slots by their annotations
 
@@ -86,6 +98,7 @@ class SipMessage(HeaderList):
             if read is None:
                 raise AttributeError(name)
             value = read(self)
+            self.derived = True
             setattr(self, name, value)
             return value
 
@@ -97,16 +110,6 @@ class SipMessage(HeaderList):
             SipError: one is malformed.
         """
         return [Via.parse(value) for value in self.values("via")]
-
-    @property
-    def max_forwards(self) -> int | None:
-        """Max-Forwards, None when absent. Raises SipError when no number in 0..255."""
-        value = self.get("max-forwards")
-        if value is None:
-            return None
-        if not value.isdecimal() or len(value) > 10 or int(value) > 255:
-            raise SipError("malformed Max-Forwards")
-        return int(value)
 
     @property
     def contacts(self) -> list[NameAddr]:
@@ -150,11 +153,14 @@ class SipMessage(HeaderList):
         other.keys = self.keys.copy()
         other.lines = self.lines.copy()
         other.body = self.body
-        other.checked = self.checked
-        if self.checked:
-            other.top_via = self.top_via
-            other.from_ = self.from_
-            other.to = self.to
+        other.derived = False
+        if self.derived and self.problem is None:
+            other.derived = True
+            other.problem = None
+            other.branch = self.branch
+            other.sent_by = self.sent_by
+            other.from_tag = self.from_tag
+            other.to_tag = self.to_tag
             other.call_id = self.call_id
             other.cseq = self.cseq
 
@@ -162,20 +168,31 @@ class SipMessage(HeaderList):
         return f"<{self.start_line}>"
 
 
-def _top_via(message: SipMessage) -> Via:
-    if "via" not in message.keys:
-        raise SipError("Via is missing")
-    value = field_value(message.lines[message.keys.index("via")])
-    if "," in value:
-        value = next(iter(split_commas(value)), "")
-    return Via.parse(value)
-
-
 def _call_id(message: SipMessage) -> str:
-    value = message.only("call-id")
+    value = only(message.keys, message.lines, "call-id")
     if not value:
         raise SipError("Call-ID is empty")
     return value
+
+
+def _max_forwards(message: SipMessage) -> int | None:
+    value = message.get("max-forwards")
+    if value is None:
+        return None
+    if not value.isdecimal() or len(value) > 10 or int(value) > 255:
+        raise SipError("malformed Max-Forwards")
+    return int(value)
+
+
+def _content_length(message: SipMessage) -> int | None:
+    found: int | None = None
+    for value in message.get_all("content-length"):
+        if not value.isdecimal() or not value.isascii() or len(value) > 9:
+            raise SipError("malformed Content-Length")
+        if found is not None and found != int(value):
+            raise SipError("Content-Length occurs twice")
+        found = int(value)
+    return found
 
 
 def _contact(message: SipMessage) -> NameAddr | None:
@@ -191,14 +208,20 @@ def _content_type(message: SipMessage) -> ParameterValue | None:
 
 
 _READERS: Final[dict[str, Callable[[SipMessage], object]]] = {
-    "top_via": _top_via,
-    "from_": lambda message: NameAddr.parse(message.only("from")),
-    "to": lambda message: NameAddr.parse(message.only("to")),
+    "branch": lambda message: message.top_via.branch,
     "call_id": _call_id,
-    "cseq": lambda message: CSeq.parse(message.only("cseq")),
     "contact": _contact,
-    "checked": lambda message: False,
+    "content_length": _content_length,
     "content_type": _content_type,
+    "cseq": lambda message: CSeq.parse(only(message.keys, message.lines, "cseq")),
+    "from_": lambda message: NameAddr.parse(only(message.keys, message.lines, "from")),
+    "from_tag": lambda message: message.from_.tag,
+    "max_forwards": _max_forwards,
+    "problem": lambda message: problem_of(message.keys, message.lines, getattr(message, "method", "")),
+    "sent_by": lambda message: message.top_via.sent_by,
+    "to": lambda message: NameAddr.parse(only(message.keys, message.lines, "to")),
+    "to_tag": lambda message: message.to.tag,
+    "top_via": lambda message: top_via(message.keys, message.lines),
 }
 
 
@@ -218,8 +241,8 @@ class SipRequest(SipMessage):
         # Written out: a call to the base class costs as much as all of this.
         self.keys = keys if keys is not None else []
         self.lines = lines if lines is not None else []
+        self.derived = False
         self.body = body
-        self.checked = False
         self.method = method
         self.uri = uri
 
@@ -271,7 +294,7 @@ class SipRequest(SipMessage):
 
         `to_tag` is added to To when To has none. Record-Route is among them when a dialog may result (12.1.1).
         """
-        establishes = 101 <= status <= 299 and self.method in _DIALOG_METHODS
+        establishes = 101 <= status <= 299 and self.method in _DIALOGMETHODS
         copied = _COPIED_FOR_DIALOG if establishes else _COPIED_FOR_TRYING if status == 100 else _COPIED
         keys: list[str] = []
         lines: list[str] = []
@@ -287,7 +310,7 @@ class SipRequest(SipMessage):
 _COPIED: Final = frozenset({"via", "from", "to", "call-id", "cseq"})
 _COPIED_FOR_DIALOG: Final = _COPIED | {"record-route"}
 _COPIED_FOR_TRYING: Final = _COPIED | {"timestamp"}
-_DIALOG_METHODS: Final = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
+_DIALOGMETHODS: Final = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
 
 
 def _has_tag(line: str) -> bool:
@@ -312,8 +335,8 @@ class SipResponse(SipMessage):
     ) -> None:
         self.keys = keys if keys is not None else []
         self.lines = lines if lines is not None else []
+        self.derived = False
         self.body = body
-        self.checked = False
         self.status = status
         self.reason = reason or reason_phrase(status)
 
@@ -331,6 +354,9 @@ class SipResponse(SipMessage):
         return other
 
 
+_new: Final = object.__new__
+
+
 def parse_head(head: bytes) -> SipRequest | SipResponse:
     """Parse start line and headers (everything before the empty line).
 
@@ -338,6 +364,36 @@ def parse_head(head: bytes) -> SipRequest | SipResponse:
         SipError: no SIP start line (400, 505), a line end inside a line (400), too large or too many headers (513);
             `MalformedRequest` when it can still be answered.
     """
+    found = scan_head(head) if len(head) <= MAX_LINE else None
+    if found is None:
+        return _parse_head(head)
+    message: SipRequest | SipResponse
+    if found[0]:
+        message = _new(SipResponse)
+        message.status, message.reason = found[0], found[1]
+    else:
+        message = _new(SipRequest)
+        message.method, message.uri = found[1], found[2]
+    (
+        message.keys,
+        message.lines,
+        message.branch,
+        message.sent_by,
+        message.from_tag,
+        message.to_tag,
+        message.call_id,
+        message.cseq,
+        message.max_forwards,
+        message.content_length,
+    ) = found[3:]
+    message.body = b""
+    message.problem = None
+    message.derived = True
+    return message
+
+
+def _parse_head(head: bytes) -> SipRequest | SipResponse:
+    """The thorough reader, for what :func:`scan_head` does not take. Raises as :func:`parse_head`."""
     problem = ""
     if len(head) > MAX_HEAD:
         problem = "header section too large"
@@ -383,7 +439,7 @@ def _start(start: str, keys: list[str], lines: list[str]) -> SipRequest | SipRes
     method, _, rest = start.partition(" ")
     uri, _, version = rest.rpartition(" ")
     if (version != "SIP/2.0" and _VERSION.match(version) is None) or (
-        method not in _METHODS and TOKEN.match(method) is None
+        method not in METHODS and TOKEN.match(method) is None
     ):
         raise MalformedRequest("malformed request line", _partial(method, keys, lines))
     if version[4:] != "2.0":
@@ -407,26 +463,6 @@ class MalformedRequest(SipError):
         self.request = request
 
 
-def content_length(message: SipMessage) -> int | None:
-    """The Content-Length, None when absent.
-
-    Raises:
-        SipError: no number, negative, absurdly large, or two different values.
-    """
-    found: int | None = None
-    if "content-length" not in message.keys:
-        return None
-    for key, line in zip(message.keys, message.lines, strict=True):
-        if key == "content-length":
-            value = field_value(line)
-            if not value.isdecimal() or not value.isascii() or len(value) > 9:
-                raise SipError("malformed Content-Length")
-            if found is not None and found != int(value):
-                raise SipError("Content-Length occurs twice")
-            found = int(value)
-    return found
-
-
 def parse_datagram(data: bytes) -> SipRequest | SipResponse:
     """Parse one datagram (RFC 3261 18.3): octets after the body are dropped, a short body is an error.
 
@@ -445,7 +481,7 @@ def parse_datagram(data: bytes) -> SipRequest | SipResponse:
     message = parse_head(data[:end])
     body = data[end + width :]
     try:
-        length = content_length(message)
+        length = message.content_length
     except SipError as error:
         raise _malformed(error.reason, message) from None
     if length is not None and length != len(body):

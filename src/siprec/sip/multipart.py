@@ -17,7 +17,7 @@ from typing import Final
 
 from siprec.sip.errors import SipError
 from siprec.sip.headers import ParameterValue
-from siprec.sip.message import SipMessage, content_length, encode
+from siprec.sip.message import SipMessage, encode
 
 SDP_TYPE: Final = "application/sdp"
 METADATA_TYPE: Final = "application/rs-metadata+xml"
@@ -302,7 +302,7 @@ def replace_part(message: SipMessage, part: Part, body: bytes) -> None:
     if part.boundaries:
         head = _PART_LENGTH.sub(lambda found: b"%s%s%d" % (found[1], found[2], len(body)), head)
     message.body = old[: part.head] + head + body + old[part.end :]
-    if content_length(message) != len(message.body):
+    if message.content_length != len(message.body):
         message.set("content-length", str(len(message.body)))
 
 

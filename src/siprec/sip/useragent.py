@@ -253,7 +253,7 @@ class UserAgent:
     def request_received(self, transaction: ServerTransaction) -> bool:
         """A new server transaction; true if it was for us and has been, or will be, answered."""
         request = transaction.request
-        if request.to.tag:
+        if request.to_tag:
             call = self._calls.get(dialog_key(request))
             if call is None:
                 return False
@@ -274,7 +274,7 @@ class UserAgent:
         if self.on_invite is None:
             return False
         request = transaction.request
-        merged = (request.call_id, request.from_.tag, request.cseq.number)
+        merged = (request.call_id, request.from_tag, request.cseq.number)
         unsupported = [tag for tag in request.values("require") if tag.lower() not in self.extensions | {"timer"}]
         expires = session_expires(request)
         twin = self._pending.get(merged)
@@ -295,7 +295,7 @@ class UserAgent:
                 return True
             self._pending[merged] = transaction
             transaction.on_end = lambda reason: self._invite_ended(merged, transaction)
-            self.register(call, (request.call_id, call.local_tag, request.from_.tag))
+            self.register(call, (request.call_id, call.local_tag, request.from_tag))
             self.on_invite(call)
         return True
 
@@ -373,7 +373,7 @@ class Endpoint:
             return
         request = transaction.request
         known = agent.allow if agent is not None else ""
-        if request.to.tag:
+        if request.to_tag:
             status = 481
         elif request.method not in known.split(", "):
             status = 405

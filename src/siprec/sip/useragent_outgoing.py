@@ -194,7 +194,7 @@ class OutgoingCall(Call):
             self._answered_by(exchange, result)
 
     def _answered_by(self, exchange: Exchange, response: SipResponse) -> None:
-        tag = response.to.tag
+        tag = response.to_tag
         try:
             dialog = self._early.get(tag)
             if dialog is None:
@@ -238,14 +238,14 @@ class OutgoingCall(Call):
 
     def _late(self, exchange: Exchange, response: SipResponse) -> None:
         """A 2xx after the first one, or after we gave up."""
-        if self.dialog is not None and response.to.tag == self.dialog.remote_tag:
+        if self.dialog is not None and response.to_tag == self.dialog.remote_tag:
             self.ack_again(exchange, response)
         else:
             self._discard(exchange, response)
 
     def _discard(self, exchange: Exchange, response: SipResponse) -> None:
         """ACK and BYE for a dialog nobody wants (ERR-06, ERR-07); the ACK again for each repetition."""
-        tag = response.to.tag
+        tag = response.to_tag
         dialog = self._early.get(tag)
         try:
             if dialog is None:
@@ -273,7 +273,7 @@ class OutgoingCall(Call):
     # -- before the answer -----------------------------------------------------------------------------------------
 
     def _provisional(self, exchange: Exchange, response: SipResponse) -> None:
-        tag = response.to.tag
+        tag = response.to_tag
         if tag:
             dialog = self._early.get(tag)
             if dialog is None:
@@ -313,7 +313,7 @@ class OutgoingCall(Call):
     def _dialog_for(self, request: SipRequest) -> Dialog | None:
         if self.dialog is not None:
             return self.dialog if dialog_key(request) == self.dialog.key else None
-        return self._early.get(request.from_.tag)
+        return self._early.get(request.from_tag)
 
     def _offer_open(self) -> bool:
         return self.state in ("calling", "early") or super()._offer_open()

@@ -10,12 +10,10 @@ from collections.abc import Collection
 from typing import Final
 
 from siprec.sip.errors import SipError
-from siprec.sip.headers import NameAddr, Via, split_commas
-from siprec.sip.message import MAX_VIAS, SipMessage, SipRequest, SipResponse, header_name
+from siprec.sip.headers import NameAddr
+from siprec.sip.message import SipRequest, SipResponse
 
 SCHEMES: Final = frozenset({"sip", "sips", "tel"})
-_SINGLE: Final = frozenset({"call-id", "cseq", "from", "to", "max-forwards", "content-type", "expires", "min-expires"})
-_LIMITED_BROADCAST: Final = "255.255.255.255"
 
 
 def check_request(request: SipRequest) -> None:
@@ -24,14 +22,8 @@ def check_request(request: SipRequest) -> None:
     Raises:
         SipError: 400, missing, double or malformed, or CSeq names another method; 513, too many Via values.
     """
-    if request.checked:
-        return
-    _check_common(request)
-    if request.cseq.method != request.method:
-        raise SipError("CSeq names another method than the request line")
-    if request.top_via.branch.lower() == "z9hg4bk":
-        raise SipError("branch is nothing but the magic cookie")
-    request.checked = True
+    if request.problem is not None:
+        raise SipError(*request.problem)
 
 
 def check_response(response: SipResponse) -> None:
@@ -40,13 +32,8 @@ def check_response(response: SipResponse) -> None:
     Raises:
         SipError: Via, From, To, Call-ID or CSeq missing, double or malformed; a Via that leads to everybody.
     """
-    if response.checked:
-        return
-    _check_common(response)
-    for key, line in zip(response.keys, response.lines, strict=True):
-        if key == "via" and _LIMITED_BROADCAST in line:
-            raise SipError("Via with the broadcast address")
-    response.checked = True
+    if response.problem is not None:
+        raise SipError(*response.problem)
 
 
 def check_for_proxy(
@@ -120,36 +107,3 @@ def check_for_endpoint(request: SipRequest, *, schemes: Collection[str] = SCHEME
 def unsupported_options(request: SipRequest, name: str, supported: Collection[str]) -> list[str]:
     """The option tags of Require or Proxy-Require that are not in `supported` (lower case), as they were written."""
     return [tag for tag in request.values(name) if tag.lower() not in supported]
-
-
-def _check_common(message: SipMessage) -> None:
-    keys = message.keys
-    vias = keys.count("via")
-    if len(set(keys)) < len(keys) or (vias and "," in message.lines[keys.index("via")]):
-        vias = _check_repeated(message, vias)
-    if vias > MAX_VIAS:
-        raise SipError("too many Via values", 513)
-    message.top_via  # noqa: B018 - the views are read for their errors
-    message.call_id  # noqa: B018
-    message.from_  # noqa: B018 - their URIs are of no concern to who only compares tags
-    message.to  # noqa: B018
-    message.cseq  # noqa: B018
-
-
-def _check_repeated(message: SipMessage, vias: int) -> int:
-    """The headers of which there must be one; the number of Via values."""
-    seen: set[str] = set()
-    for key, line in zip(message.keys, message.lines, strict=True):
-        if key == "via":
-            if "," in line:
-                # An empty value among others is an error of the list, not of a header nobody needs.
-                values = split_commas(line.partition(":")[2])
-                vias += len(values) - 1
-                if vias <= MAX_VIAS:
-                    for value in values:
-                        Via.parse(value)
-        elif key in _SINGLE:
-            if key in seen:
-                raise SipError(f"{header_name(key)} occurs twice")
-            seen.add(key)
-    return vias
