@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import DATA, ROOT
+from tests.conformance import PAGE, ROW, filled, requirements, source
+from tests.paths import ROOT
 
 SOURCE = ROOT / "src" / "siprec"
-PAGE = ROOT / "docs" / "conformance.md"
-_ROW = re.compile(r"^\| ([A-Z]+-\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
-ROWS = _ROW.findall(PAGE.read_text())
+ROWS = [(ident, how, shown) for ident, _, how, shown in ROW.findall(PAGE.read_text())]
 
 
 def verdict(how: str) -> str:
@@ -35,16 +34,33 @@ def functions(file: Path) -> frozenset[str]:
     )
 
 
-def requirements() -> list[str]:
-    """All ids of the requirements, in their order."""
-    return [line.partition("\t")[0] for line in (DATA / "requirements.tsv").read_text().splitlines()]
-
-
 def test_every_requirement_has_exactly_one_row() -> None:
-    wanted = requirements()
+    wanted = list(requirements())
     assert len(wanted) > 300
     written = [ident for ident, _, _ in ROWS]
     assert sorted(written) == sorted(wanted)
+
+
+def test_every_row_has_the_text_of_its_requirement() -> None:
+    assert PAGE.read_text() == filled(PAGE.read_text()), "python -m tests.conformance"
+    assert all(len(text) > 20 for text in requirements().values())
+
+
+@pytest.mark.parametrize(
+    ("short", "written"),
+    [
+        ("66 §7.1.2, §8.1.6", "RFC 7866 7.1.2, 8.1.6"),
+        ("61 §16.6-4; 3263 §4.3", "RFC 3261 16.6 step 4; RFC 3263 4.3"),
+        ("follows from 66 §12.2, 45 §3.2", "RFC 7866 12.2; RFC 7245 3.2"),
+        ("RFC 3264 §8; RFC 4028 §7.4", "RFC 3264 8; RFC 4028 7.4"),
+        ("41 Use case 9", "RFC 6341 Use case 9"),
+        ("XML 1.0", "XML 1.0"),
+        ("engineering", "engineering"),
+        ("-", ""),
+    ],
+)
+def test_sources_are_written_out(short: str, written: str) -> None:
+    assert source(short) == written
 
 
 def test_every_row_names_a_test_unless_nothing_is_claimed() -> None:
