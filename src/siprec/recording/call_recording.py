@@ -56,7 +56,7 @@ from siprec.recording.session_events import (
     SetTimer,
     State,
 )
-from siprec.recording.session_fsm import RecordingSessionFsm
+from siprec.recording.session_machine import RecordingSessionFsm
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.shared_session_pool import SharedSessionPool
 from siprec.recording.signalling_security import is_secure_call, is_secure_way
