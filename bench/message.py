@@ -135,7 +135,7 @@ class Kept:
     def __call__(self) -> None:
         """One more."""
         self.next = (self.next + 1) % len(self.messages)
-        self.ring.sip(1.0, "in", self.hop, self.messages[self.next])
+        self.ring.sip("in", self.hop, self.messages[self.next])
 
 
 def measure(operation: Callable[[], object], seconds: float = 0.15, runs: int = 5) -> float:

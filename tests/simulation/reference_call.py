@@ -295,7 +295,7 @@ class ReferenceCall:
 
     def __init__(self, *, recorded: bool = True, observed: bool = True, seed: int = 1) -> None:
         self.clock = VirtualClock()
-        self.tap = Tap(self.clock, TraceRing(16 << 20), None) if observed else None
+        self.tap = Tap(TraceRing(16 << 20), None) if observed else None
         self.transport = Transport(self.tap)
         self.ng: deque[bytes] = deque()
         self.commands: list[str] = []
@@ -368,7 +368,7 @@ class ReferenceCall:
         events.subscribe(proofs.event)
         self.recording.context.releasing = proofs.releasing
         self.recording.on_finished = proofs.finished
-        self.media.traced(tap.media)
+        self.media.traced(ring.media)
         self.core.observers.add(tap)
         events.subscribe(ring.event)
         self.recording.context.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)

@@ -14,7 +14,7 @@ from tests.simulation.reference_call import ReferenceCall, alive_per_call, funct
 
 PROXIED = (1350, 1700)
 RECORDED = (3300, 3950)
-SHIPPED = (3850, 4600)
+SHIPPED = (3650, 4450)
 """Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""
 INSTANCES, OCTETS = 82, 58_000
 """What one confirmed recorded call keeps alive: instances of our classes, bytes."""

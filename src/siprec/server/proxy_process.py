@@ -85,7 +85,7 @@ class ProxyProcess:
         limits = StreamLimits(max_connections=most, max_per_source=sip.max_connections_per_source)
         self.transport = SocketTransport(tls=tls, limits=limits)
         self.resolver = Resolver(self.clock, nameservers=(sip.nameserver,) if sip.nameserver else ())
-        self.tap = open_tap(config.trace, self.clock)
+        self.tap = open_tap(config.trace)
         if self.tap is not None:
             self.transport.trace = self.tap.sip
         self.identity = LocalDomain([], sip.domains)
@@ -182,11 +182,9 @@ class ProxyProcess:
             self.core.observers.add(self.calls)
             self.core.observers.add(self.holds)
         self.proofs = self._prove()
-        if self.tap is not None:
-            trace = self.tap.media
-            self.media.traced = lambda server: server.traced(trace)
         ring = self.tap.ring if self.tap is not None else None
         if self.tap is not None and ring is not None:
+            self.media.traced = lambda server: server.traced(ring.media)
             self.core.observers.add(self.tap)
             self.events.subscribe(ring.event)
             self.recording.context.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)

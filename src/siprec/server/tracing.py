@@ -5,13 +5,12 @@ from __future__ import annotations
 from siprec.net.address import split_host_port
 from siprec.server.config import TraceConfig
 from siprec.server.config_file import ConfigError
-from siprec.sip.clock import Clock
 from siprec.trace.hep import HepSender
 from siprec.trace.ring import TraceRing
 from siprec.trace.tap import Tap
 
 
-def open_tap(wanted: TraceConfig, clock: Clock) -> Tap | None:
+def open_tap(wanted: TraceConfig) -> Tap | None:
     """The tap with its ring and its sender to Homer; None when neither is wanted.
 
     Raises:
@@ -27,4 +26,4 @@ def open_tap(wanted: TraceConfig, clock: Clock) -> Tap | None:
     # Homer is told which call a recording session belongs to: the ring knows.
     megabytes = max(wanted.megabytes, int(hep is not None))
     ring = TraceRing(megabytes << 20) if megabytes else None
-    return Tap(clock, ring, hep) if ring is not None or hep is not None else None
+    return Tap(ring, hep) if ring is not None or hep is not None else None

@@ -168,7 +168,7 @@ def registration(data: bytes) -> None:
 
 def trace(data: bytes) -> None:
     ring = TraceRing(1 << 20)
-    ring.sip(0.0, "in", HOP, data)
+    ring.sip("in", HOP, data)
     call_id = call_id_of(data)
     hep.encode(0.0, "udp", ("192.0.2.1", 5060), ("192.0.2.2", 5060), without_keys(data), node=1, correlation=call_id)
     ladder.build(call_id, ring.steps(call_id))

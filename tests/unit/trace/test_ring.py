@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import tracemalloc
 from dataclasses import replace
 
 import pytest
 
+from siprec.media.bencode import encode
 from siprec.recording.events import SiprecEvent
 from siprec.sip.transport import Hop
+from siprec.trace import ladder, pcap
+from siprec.trace.hep import HepSender
 from siprec.trace.ring import DIALOG_OVERHEAD, MAX_STEPS, OVERHEAD, TraceRing, call_id_of, without_keys
+from siprec.trace.tap import Tap
 
 PHONE = Hop("udp", "192.0.2.1", 5070, ("192.0.2.9", 5060))
 SRS = Hop("tcp", "192.0.2.3", 5060, ("192.0.2.9", 5060))
@@ -26,13 +31,14 @@ def response(call_id: str, line: str = "200 OK") -> bytes:
 
 
 def test_a_call_and_its_recording_sessions_are_found_by_any_of_their_names_in_order() -> None:
-    ring = TraceRing(1 << 20)
+    times = iter((1.0, 1.1, 1.3, 1.2))
+    ring = TraceRing(1 << 20, lambda: next(times))
     ring.dialog("h3sh.1", "call")
-    ring.sip(1.0, "in", PHONE, request("INVITE", "call"))
-    ring.media(1.1, "out", "ng:udp:127.0.0.1:2223", "call", b"1_1 d7:command5:offere")
+    ring.sip("in", PHONE, request("INVITE", "call"))
+    ring.media("out", "ng:udp:127.0.0.1:2223", "call", b"1_1 d7:command5:offere")
     ring.link("call", "session")
-    ring.sip(1.3, "out", SRS, request("INVITE", "session"))
-    ring.sip(1.2, "out", PHONE, response("call"))
+    ring.sip("out", SRS, request("INVITE", "session"))
+    ring.sip("out", PHONE, response("call"))
     for name in ("h3sh.1", "call", "session"):
         assert ring.find(name) == "call"
     assert [(name, step.time) for name, step in ring.steps("call")] == [
@@ -47,23 +53,23 @@ def test_a_call_and_its_recording_sessions_are_found_by_any_of_their_names_in_or
 
 def test_a_session_is_linked_by_the_event_as_well() -> None:
     ring = TraceRing(1 << 20)
-    ring.sip(1.0, "in", PHONE, request("INVITE", "call"))
+    ring.sip("in", PHONE, request("INVITE", "call"))
     ring.event(
         SiprecEvent("E_SIPREC_START", "1", "call", "session", "s", "sip:srs.example.com", "default", 1.0, "", 200)
     )
-    ring.sip(1.1, "out", SRS, request("INVITE", "session"))
+    ring.sip("out", SRS, request("INVITE", "session"))
     assert [name for name, _ in ring.steps("call")] == ["call", "session"]
 
 
 def test_registrations_and_pings_and_replies_to_them_take_no_room() -> None:
     ring = TraceRing(1 << 20)
     for method in ("REGISTER", "OPTIONS", "PUBLISH"):
-        ring.sip(1.0, "in", PHONE, request(method, method))
-        ring.sip(1.0, "out", PHONE, response(method))
+        ring.sip("in", PHONE, request(method, method))
+        ring.sip("out", PHONE, response(method))
     assert len(ring) == 0
     assert ring.octets == 0
-    ring.sip(2.0, "in", PHONE, request("INVITE", "call"))
-    ring.sip(2.0, "in", PHONE, request("OPTIONS", "call"))
+    ring.sip("in", PHONE, request("INVITE", "call"))
+    ring.sip("in", PHONE, request("OPTIONS", "call"))
     assert len(ring.steps("call")) == 2
 
 
@@ -71,9 +77,9 @@ def test_the_oldest_dialogs_go_first_and_their_links_with_them() -> None:
     ring = TraceRing(20_000)
     for number in range(100):
         ring.dialog(f"d{number}", f"call-{number}")
-        ring.sip(float(number), "in", PHONE, request("INVITE", f"call-{number}", size=500))
+        ring.sip("in", PHONE, request("INVITE", f"call-{number}", size=500))
         ring.link(f"call-{number}", f"session-{number}")
-        ring.sip(float(number), "out", SRS, request("INVITE", f"session-{number}", size=500))
+        ring.sip("out", SRS, request("INVITE", f"session-{number}", size=500))
     assert ring.octets <= 20_000
     assert ring.find("call-0") == ring.find("session-0") == ring.find("d0") == ""
     assert ring.find("session-99") == "call-99"
@@ -90,7 +96,7 @@ def test_the_limit_is_the_memory_that_is_really_used() -> None:
         for number, message in enumerate(messages):
             hop = replace(PHONE, port=10_000 + number)
             for _ in range(8):
-                ring.sip(float(number), "in", hop, bytes(bytearray(message)))
+                ring.sip("in", hop, bytes(bytearray(message)))
             ring.dialog(f"d{number}", f"call-{number}")
             ring.link(f"call-{number}", f"session-{number}")
 
@@ -106,13 +112,14 @@ def test_the_limit_is_the_memory_that_is_really_used() -> None:
 
 
 def test_of_a_chatty_dialog_the_beginning_and_the_newest_are_kept() -> None:
-    ring = TraceRing(10 << 20)
+    times = iter(range(3 * MAX_STEPS))
+    ring = TraceRing(10 << 20, lambda: float(next(times)))
     for number in range(3 * MAX_STEPS):
-        ring.sip(float(number), "in", PHONE, request("INFO" if number else "INVITE", "call"))
-    times = [step.time for _, step in ring.steps("call")]
-    assert len(times) == MAX_STEPS
-    assert times[: MAX_STEPS // 2] == [float(n) for n in range(MAX_STEPS // 2)]
-    assert times[-1] == 3 * MAX_STEPS - 1
+        ring.sip("in", PHONE, request("INFO" if number else "INVITE", "call"))
+    kept = [step.time for _, step in ring.steps("call")]
+    assert len(kept) == MAX_STEPS
+    assert kept[: MAX_STEPS // 2] == [float(n) for n in range(MAX_STEPS // 2)]
+    assert kept[-1] == 3 * MAX_STEPS - 1
     assert ring.dropped("call") == 2 * MAX_STEPS
     assert ring.octets == DIALOG_OVERHEAD + sum(len(step.data) + OVERHEAD for _, step in ring.steps("call"))
 
@@ -126,7 +133,7 @@ def test_a_call_id_is_found_however_it_is_written_and_never_in_a_body() -> None:
     assert call_id_of(b"\r\nCall-ID: cut") == "cut"
 
 
-def test_media_keys_are_not_kept() -> None:
+def test_media_keys_are_not_shown() -> None:
     key = "WnD7c1ksDGs+dIefCEo8omPg4uO8DYIinNGL5yxQ"
     message = request("INVITE", "call") + f"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}|2^20\r\n".encode()
     hidden = without_keys(message)
@@ -134,14 +141,14 @@ def test_media_keys_are_not_kept() -> None:
     assert len(hidden) == len(message)
     assert hidden.endswith(b"|2^20\r\n")
     ring = TraceRing(1 << 20)
-    ring.sip(1.0, "in", PHONE, message)
-    ring.media(1.0, "out", "m", "call", b"1 d3:sdp5:x" + message)
+    ring.sip("in", PHONE, message)
+    ring.media("out", "m", "call", b"1 d3:sdp5:x" + message)
     assert all(key.encode() not in step.data for _, step in ring.steps("call"))
 
 
 @pytest.mark.parametrize("header", ["Authorization", "Proxy-Authorization", "PROXY-AUTHORIZATION \t"])
 @pytest.mark.parametrize("parameter", ['response="{}"', "response={}", '\r\n\tRESPONSE = "{}"'])
-def test_responses_of_digest_are_not_kept(header: str, parameter: str) -> None:
+def test_responses_of_digest_are_not_shown(header: str, parameter: str) -> None:
     secret = "6629fae49393a05397450978507c4ef1"
     message = (
         f'REGISTER sip:x SIP/2.0\r\nVia: x\r\n{header}: Digest username="bob", nonce="n", uri="sip:x", '
@@ -152,6 +159,67 @@ def test_responses_of_digest_are_not_kept(header: str, parameter: str) -> None:
     assert len(hidden) == len(message)
     assert b'username="bob"' in hidden
     assert b"algorithm=MD5" in hidden
+
+
+def test_no_export_has_keys_or_digests() -> None:
+    key, digest = "WnD7c1ksDGs+dIefCEo8omPg4uO8DYIinNGL5yxQ", "6629fae49393a05397450978507c4ef1"
+    message = (
+        "INVITE sip:x SIP/2.0\r\nCall-ID: call\r\nCSeq: 1 INVITE\r\n"
+        f'Proxy-Authorization: Digest username="bob", response="{digest}"\r\nContent-Type: application/sdp\r\n\r\n'
+        f"m=audio 4000 RTP/SAVP 0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}\r\n"
+    ).encode()
+    ring = TraceRing(1 << 20)
+    collector = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    collector.bind(("127.0.0.1", 0))
+    collector.settimeout(10)
+    tap = Tap(ring, HepSender(collector.getsockname(), node=1))
+    tap.sip("in", PHONE, message)
+    ring.media("out", "m", "call", b"1_1 " + encode({"command": "offer", "sdp": message}))
+    steps = ring.steps("call")
+    shown = ladder.build("call", steps)
+    exports = [
+        ladder.draw(shown, bodies=True).encode(),
+        repr(shown).encode(),
+        pcap.export(step for _, step in steps),
+        collector.recv(65536),
+    ]
+    tap.close()
+    collector.close()
+    assert all(len(export) > 200 for export in exports)
+    for secret in (key, digest):
+        assert all(secret.encode() not in export for export in exports)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Call-ID: a@b\r\nVia: x\r\n\r\n",
+        "Call-ID:a@b\r\n\r\n",
+        "Call-ID:  a@b \r\n\r\n",
+        "CALL-ID : a@b\r\n\r\n",
+        "i: a@b\r\n\r\n\r\nCall-ID: body\r\n",
+        "Call-ID: a@b",
+        "Call-ID: a@b\n\n",
+    ],
+)
+def test_messages_of_a_call_are_together_however_its_call_id_is_written(head: str) -> None:
+    ring = TraceRing(1 << 20)
+    ring.sip("in", PHONE, request("INVITE", "a@b"))
+    ring.sip("in", PHONE, f"BYE sip:x SIP/2.0\r\n{head}".encode())
+    assert len(ring.steps("a@b")) == 2
+
+
+def test_a_call_id_that_is_no_utf_8_is_found() -> None:
+    ring = TraceRing(1 << 20)
+    ring.sip("in", PHONE, b"INVITE sip:x SIP/2.0\r\nCall-ID: a\xe4\r\n\r\n")
+    assert len(ring.steps(b"a\xe4".decode("utf-8", "surrogateescape"))) == 1
+
+
+def test_our_address_is_found_out_for_a_socket_that_is_bound_to_all_of_them() -> None:
+    ring = TraceRing(1 << 20, source=lambda peer: {"192.0.2.1": "192.0.2.9"}.get(peer, ""))
+    for hop in (replace(PHONE, local=("0.0.0.0", 5060)), replace(PHONE, host="198.51.100.1", local=("0.0.0.0", 5060))):
+        ring.sip("in", hop, request("INVITE", "call"))
+    assert [step.local for _, step in ring.steps("call")] == [("192.0.2.9", 5060), ("0.0.0.0", 5060)]
 
 
 def test_a_message_without_credentials_is_kept_as_it_is() -> None:
