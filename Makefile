@@ -11,14 +11,14 @@ BIN := $(VENV)/bin
 help: ## Show the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
 
-$(VENV)/.run: pyproject.toml setup.py $(wildcard src/siprec/relay/csrc/*)
+$(VENV)/.run: pyproject.toml setup.py $(wildcard src/siprec/*/csrc/*)
 	@if [ -z "$(PYTHON)" ]; then echo "siprec needs Python 3.11 or newer (Debian: apt-get install python3 python3-venv)" >&2; exit 1; fi
 	@tools/system-packages venv $(PYTHON)
 	@echo "==> creating $(VENV) with $$($(PYTHON) --version) and installing siprec"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/python -c 'import siprec.relay._native' 2>/dev/null || \
-		echo "==> no C compiler or no Python.h: the relay runs in Python (faster: apt-get install gcc python3-dev)"
+		echo "==> no C compiler or no Python.h: the C modules are left out, the same in Python is slower (apt-get install gcc python3-dev)"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -162,9 +162,8 @@ class FakeMediaServer(MediaServer):
                         section.lines.append("a=crypto:9 NULL_HMAC_SHA1_80 inline:" + "A" * 40)
                     lines.append(section)
                     streams.append(ForkedStream(party, index, line.kind, section))
-            whole = sdp.build_session(sdp.Origin("-", "9", "1", "10.0.0.9"), lines)
             self.owners[tag] = session.call_id
-            self.subscriptions[tag] = result = Subscription(tag, whole, tuple(streams))
+            self.subscriptions[tag] = result = Subscription(tag, tuple(streams))
             return result
 
         self._later("subscribe", done, action)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siprec.media import bencode
@@ -17,6 +19,19 @@ from siprec.media.bencode import (
     encode,
 )
 
+
+@pytest.fixture(autouse=True, scope="module", params=["native", "python"])
+def twin(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test runs with the twin in C and without it."""
+    if request.param == "native" and not bencode.NATIVE:
+        pytest.skip("the twin in C was not built")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "python":
+            patch.setattr(bencode, "_encode_native", bencode._nothing)
+            patch.setattr(bencode, "_decode_native", bencode._nothing)
+        yield
+
+
 _values = st.recursive(
     st.integers(-(10**17), 10**17) | st.binary(max_size=40),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text("abc é\n", max_size=6), inner, max_size=5),
@@ -27,6 +42,23 @@ _values = st.recursive(
 @given(_values)
 def test_what_is_encoded_is_decoded(value: Value) -> None:
     assert decode(encode(value)) == value
+
+
+@settings(deadline=None)
+@given(_values, st.data())
+def test_the_twin_in_c_says_the_same_of_damaged_octets(value: Value, data: st.DataObject) -> None:
+    octets = encode(value)
+    assert octets == bencode.encode_in_python(value)
+    cut = data.draw(st.integers(0, len(octets)))
+    more = data.draw(st.sampled_from([b"", b"0", b"7", b"d", b"e", b"i", b"l", b":", b"-", b"1:a", b"i3e", b"l" * 17]))
+    damaged = octets[:cut] + more + octets[cut + data.draw(st.integers(0, 2)) :]
+    results = []
+    for decoder in (decode, bencode.decode_in_python):
+        try:
+            results.append(repr(decoder(damaged)))
+        except BencodeError as error:
+            results.append(f"{type(error).__name__}: {error}")
+    assert results[0] == results[1]
 
 
 @given(st.binary(max_size=80) | st.text("dlei0123:- ", max_size=60).map(str.encode))
@@ -86,9 +118,9 @@ def test_what_has_no_encoding() -> None:
 
 def test_keys_that_come_once_do_not_keep_out_those_that_always_come() -> None:
     for number in range(5000):
-        decode(encode({f"once {number}": 1}))
+        bencode.decode_in_python(bencode.encode_in_python({f"once {number}": 1}))
     assert len(bencode._keys_in) <= bencode._MAX_KEYS
     assert len(bencode._keys_out) <= bencode._MAX_KEYS
-    decode(encode({"result": "ok"}))
+    bencode.decode_in_python(bencode.encode_in_python({"result": "ok"}))
     assert b"result" in bencode._keys_in
     assert "result" in bencode._keys_out

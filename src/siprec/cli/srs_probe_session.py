@@ -130,8 +130,7 @@ class ProbeSession:
         sections = [stream.section for stream in streams]
         offered = tuple(ForkedStream(tag, 0, "audio", section) for tag, section in zip(_TAGS, sections, strict=True))
         self.description = RecordingSdp(str(int(time.time())))
-        whole = sdp.build_session(sdp.Origin(), sections)
-        self.description.update(Subscription("probe", whole, offered), _TAGS[0])
+        self.description.update(Subscription("probe", offered), _TAGS[0])
         stream_ids = tuple(new_id() for _ in streams)
         self._labels = {
             stream_id: self.description.labels[stream_key(fork)]

@@ -1,11 +1,15 @@
 """Bencode, as the ng protocol uses it: strings of octets, integers, lists, dictionaries.
 
 RTPEngine does not sort the keys of its dictionaries, so unsorted ones are read and, unless asked for, written.
+
+Where its twin in C was built (``csrc/bencode.c``; ``SIPREC_NATIVE=0`` in the environment forbids it), that does what is
+well-formed and usual. For all else it says None, and what is here does the work and names the error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 Value: TypeAlias = "bytes | int | list[Value] | dict[str, Value]"
@@ -17,6 +21,9 @@ MAX_DEPTH: Final = 16
 _MAX_DIGITS: Final = 20
 _MAX_KEYS, _MAX_KEY = 512, 32
 _COLON, _DICT, _END, _INTEGER, _LIST = b":deil"
+
+_VERSION: Final = 1
+"""Of the twin in C: one that was built from other sources is left alone."""
 
 _keys_in: dict[bytes, str] = {}
 _keys_out: dict[object, bytes] = {}
@@ -30,8 +37,34 @@ class Incomplete(BencodeError):
     """The octets are the beginning of a value that may still come (streams)."""
 
 
+def _nothing(value: object) -> None:
+    """What the twin says where there is none."""
+
+
+def _twin() -> tuple[Callable[[Encodable], bytes | None], Callable[[bytes], Value | None]]:
+    if os.environ.get("SIPREC_NATIVE") != "0":
+        try:
+            from siprec.media import _bencode
+        except ImportError:
+            pass
+        else:
+            if _bencode.VERSION == _VERSION:
+                return _bencode.encode, _bencode.decode
+    return _nothing, _nothing
+
+
+_encode_native, _decode_native = _twin()
+NATIVE: Final = _encode_native is not _nothing
+
+
 def encode(value: Encodable, *, sort: bool = False) -> bytes:
     """`value` as octets; text as UTF-8, dictionaries in their own order unless `sort`."""
+    octets = None if sort else _encode_native(value)
+    return encode_in_python(value, sort=sort) if octets is None else octets
+
+
+def encode_in_python(value: Encodable, *, sort: bool = False) -> bytes:
+    """As :func:`encode`, without the twin in C."""
     parts: list[bytes] = []
     _encode(value, parts, sort, 0)
     return b"".join(parts)
@@ -90,6 +123,12 @@ def _key(key: object) -> bytes:
 
 def decode(data: bytes) -> Value:
     """The one value `data` holds; raises :class:`BencodeError` and nothing else."""
+    value = _decode_native(data)
+    return decode_in_python(data) if value is None else value
+
+
+def decode_in_python(data: bytes) -> Value:
+    """As :func:`decode`, without the twin in C."""
     value, end = decode_prefix(data, 0)
     if end != len(data):
         raise BencodeError(f"{len(data) - end} octets after the value")
@@ -98,7 +137,9 @@ def decode(data: bytes) -> Value:
 
 def decode_dict(data: bytes) -> dict[str, Value]:
     """As :func:`decode`, for a dictionary."""
-    value = decode(data)
+    value = _decode_native(data)
+    if value is None:
+        value = decode_in_python(data)
     if not isinstance(value, dict):
         raise BencodeError("not a dictionary")
     return value

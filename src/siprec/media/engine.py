@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-from siprec.sdp import MediaDescription, SessionDescription
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from siprec.sdp import MediaDescription
 
 
 class MediaError(Exception):
@@ -24,8 +26,7 @@ class MediaError(Exception):
         self.server = server
 
 
-@dataclass(frozen=True, slots=True)
-class MediaSession:
+class MediaSession(Struct, frozen=True, gc=False):
     """A call at the media server: `from_tag` is the tag of who made the offer at hand, `to_tag` of who answers it.
     `received_from` is the address that the description at hand came from, if known."""
 
@@ -33,11 +34,10 @@ class MediaSession:
     from_tag: str
     to_tag: str = ""
     via_branch: str = ""
-    received_from: str = field(default="", compare=False)
+    received_from: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MediaFlags:
+class MediaFlags(Struct, frozen=True):
     """Wishes for one request, in the words of the ng protocol; what is empty is not sent.
 
     `address_family` is ``IP4`` or ``IP6``. `extra` are further ng keys, verbatim. Of subscriptions, and for media
@@ -118,8 +118,7 @@ def _check(key: str, value: object) -> None:
         raise ValueError(f"{key}: {value!r} is neither a word nor a whole number, nor a list or table of them")
 
 
-@dataclass(frozen=True, slots=True)
-class Tone:
+class Tone(Struct, frozen=True, gc=False):
     """A tone of `frequency` Hz for `duration` seconds every `interval` seconds, `level` dB below full scale."""
 
     frequency: int = 1400
@@ -128,8 +127,7 @@ class Tone:
     level: int = 20
 
 
-@dataclass(frozen=True, slots=True)
-class ForkedStream:
+class ForkedStream(Struct, frozen=True):
     """One stream of a subscription: what `from_tag` sends on its m-line `source_index` (from 0).
 
     `section` is the media server's offer for it: address, ports, formats with the payload types of the call.
@@ -141,18 +139,14 @@ class ForkedStream:
     section: MediaDescription
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """The media server's offer of copies. `tag` names the subscription; `streams` are in the order of the
-    m-lines of `sdp`."""
+class Subscription(Struct, frozen=True):
+    """The media server's offer of copies. `tag` names the subscription; `streams` are in the order of its m-lines."""
 
     tag: str
-    sdp: SessionDescription
     streams: tuple[ForkedStream, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StreamStatistics:
+class StreamStatistics(Struct, frozen=True):
     """Counters of one m-line of one party: what came from it. None: this server does not count it.
 
     `index` is the m-line from 0, `dropped` packets by reason, `last_packet` in seconds since the epoch (0: none yet).
@@ -175,8 +169,7 @@ class StreamStatistics:
     endpoint: tuple[str, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ForkStatistics:
+class ForkStatistics(Struct, frozen=True):
     """Counters of one stream of a subscription: what went to the recorder. None: not counted by this server.
 
     `lost_reported` and `jitter_reported` are from the recorder's receiver reports, `last_report` is when its last RTCP
@@ -210,8 +203,7 @@ class ForkStatistics:
     behind: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MediaStatistics:
+class MediaStatistics(Struct, frozen=True):
     """Counters of a call: RTP totals, and each stream. `created` in seconds since the epoch."""
 
     created: float
@@ -222,8 +214,7 @@ class MediaStatistics:
     forks: tuple[ForkStatistics, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SourceMove:
+class SourceMove(Struct, frozen=True, gc=False):
     """The media of the party `tag` on its m-line `index` (from 0) come from `now`, another host than `before`, without
     a description that says so. Addresses are texts, ``192.0.2.1:4000``."""
 

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from msgspec import Struct
+
 from siprec.media.engine import MediaError, MediaTrace
 from siprec.sip.clock import Clock, Timer
 
@@ -45,26 +47,15 @@ class Malformed(Exception):
     """A reply that cannot be read."""
 
 
-class _Pending(Generic[R]):
-    __slots__ = ("call_id", "command", "deadline", "done", "message", "sent", "timer", "wait")
-
-    def __init__(
-        self,
-        command: str,
-        call_id: str,
-        message: bytes,
-        done: Callable[[R | MediaError], None],
-        deadline: float,
-        wait: float,
-    ) -> None:
-        self.command = command
-        self.call_id = call_id
-        self.message = message
-        self.done = done
-        self.deadline = deadline
-        self.wait = wait
-        self.sent = 1
-        self.timer: Timer | None = None
+class _Pending(Struct, Generic[R]):
+    command: str
+    call_id: str
+    message: bytes
+    done: Callable[[R | MediaError], None]
+    deadline: float
+    wait: float
+    sent: int = 1
+    timer: Timer | None = None
 
 
 class Exchange(ABC, Generic[R]):
@@ -126,7 +117,7 @@ class Exchange(ABC, Generic[R]):
         self._serial += 1
         cookie = f"{self._prefix}_{self._serial}"
         limit = self._timeout if timeout is None else timeout
-        message = cookie.encode() + b" " + body
+        message = b"%b %b" % (cookie.encode(), body)
         deadline = self._clock.now() + limit
         pending: _Pending[R] = _Pending(command, call_id, message, done, deadline, min(self._first_retry, limit))
         self._pending[cookie] = pending
@@ -153,8 +144,9 @@ class Exchange(ABC, Generic[R]):
             self._fail(cookie, "connection closed")
 
     def _on_message(self, message: bytes) -> None:
-        cookie, _, body = message.partition(b" ")
-        pending = self._pending.get(cookie.decode("latin-1"))
+        octets, _, body = message.partition(b" ")
+        cookie = octets.decode("latin-1")
+        pending = self._pending.get(cookie)
         if pending is None:
             self.counters["unmatched"] += 1
             return
@@ -165,7 +157,7 @@ class Exchange(ABC, Generic[R]):
             self.counters["malformed"] += 1
             log.warning("%s: reply to %s cannot be read: %s", self.name, pending.command, error)
             return
-        del self._pending[cookie.decode("latin-1")]
+        del self._pending[cookie]
         if self.trace is not None and pending.call_id:
             self.trace("in", self.name, pending.call_id, message)
         if pending.timer is not None:

@@ -10,6 +10,7 @@ from siprec.media.engine import MediaError
 from siprec.media.exchange import Exchange, Malformed
 
 Reply: TypeAlias = dict[str, Value]
+Request: TypeAlias = dict[str, object]
 ReplyResult: TypeAlias = Callable[["Reply | MediaError"], None]
 
 
@@ -25,7 +26,8 @@ class NgClient(Exchange[Reply]):
         except BencodeError as error:
             self.fail_soon(f"{command}: {error}", done)
             return
-        self.submit(command, body, done, call_id=str(arguments.get("call-id", "")), timeout=timeout)
+        call_id = cast("str", arguments["call-id"]) if "call-id" in arguments else ""
+        self.submit(command, body, done, call_id=call_id, timeout=timeout)
 
     def read(self, body: bytes) -> Reply | MediaError:
         """See :meth:`siprec.media.exchange.Exchange.read`."""
@@ -33,7 +35,7 @@ class NgClient(Exchange[Reply]):
             reply = decode_dict(body)
         except BencodeError as error:
             raise Malformed(f"no bencode: {error}") from None
-        if reply.get("result") == b"error" or "result" not in reply:
+        if "result" not in reply or reply["result"] == b"error":
             reason = reply.get("error-reason", b"error without a reason")
             text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
             return MediaError(text, server=self.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from siprec import sdp
 from siprec.media.bencode import Value
@@ -18,6 +18,8 @@ from siprec.media.engine import (
 from siprec.media.ng import Reply
 
 MAX_NUMBERS: Final = 100
+Source: TypeAlias = tuple[str, int]
+"""A party's tag, and the number of its m-line, from 0."""
 
 
 def text(value: Value | None) -> str:
@@ -43,55 +45,82 @@ def read_subscription(reply: Reply, asked: Sequence[str]) -> Subscription:
     body, tag = reply.get("sdp"), text(reply.get("to-tag"))
     if not isinstance(body, bytes) or not tag:
         raise sdp.SdpError("a reply without SDP or tag")
-    description = sdp.parse(body)
+    sections = sdp.parse(body).media
     labels = dictionary(reply.get("media-labels"))
-    in_order = [
-        (text(dictionary(party).get("tag")), integer(dictionary(media).get("index")) - 1)
-        for party in items(reply.get("tag-medias"))
-        for media in items(dictionary(party).get("medias"))
-    ]
-    tags = [text(value) for value in items(reply.get("from-tags"))] or list(asked)
-    streams = []
-    for number, media in enumerate(description.media):
-        said = dictionary(labels.get(media.label or ""))
-        if said:
-            source = text(said.get("tag")), integer(said.get("index")) - 1
-        elif len(in_order) == len(description.media):
-            source = in_order[number]
+    sources: list[Source] | None = None
+    streams: list[ForkedStream] = []
+    for number, section in enumerate(sections):
+        label = section.label
+        said = labels[label] if label and label in labels else None
+        if type(said) is dict and said:
+            source = _source(said.get("tag"), said)
         else:
-            each = max(1, len(description.media) // max(1, len(tags)))
-            if number // each >= len(tags):
+            if sources is None:
+                sources = _sources(reply, asked, len(sections))
+            if number >= len(sources):
                 raise sdp.SdpError("more streams than parties")
-            source = tags[number // each], number % each
-        streams.append(ForkedStream(source[0], max(0, source[1]), media.kind, media))
-    return Subscription(tag, description, tuple(streams))
+            source = sources[number]
+        streams.append(ForkedStream(source[0], source[1], section.kind, section))
+    return Subscription(tag, tuple(streams))
+
+
+def _sources(reply: Reply, asked: Sequence[str], count: int) -> list[Source]:
+    """Whose each of `count` streams is, where there are no labels: said in order, else all of one party together."""
+    in_order = [
+        _source(party.get("tag"), media)
+        for party in map(dictionary, items(reply.get("tag-medias")))
+        for media in map(dictionary, items(party.get("medias")))
+    ]
+    if len(in_order) == count:
+        return in_order
+    tags = [text(value) for value in items(reply.get("from-tags"))] or list(asked)
+    each = max(1, count // max(1, len(tags)))
+    return [(tag, index) for tag in tags for index in range(each)]
+
+
+def _source(tag: Value | None, media: dict[str, Value]) -> Source:
+    """Who sends a stream, and on which of its m-lines, from 0; ng counts them from 1."""
+    return text(tag), max(0, integer(media.get("index")) - 1)
 
 
 def read_statistics(reply: Reply) -> MediaStatistics:
-    """The reply to ``query`` as a value. What is missing or of the wrong type counts as zero."""
+    """The reply to ``query`` or ``delete`` as a value. What is missing or of the wrong type counts as zero."""
     streams: list[StreamStatistics] = []
     forks: list[ForkStatistics] = []
-    for tag, value in dictionary(reply.get("tags")).items():
-        party = dictionary(value)
+    tags = reply.get("tags")
+    for tag, party in tags.items() if type(tags) is dict else ():
+        if type(party) is not dict:
+            continue
         sources = [
-            text(dictionary(each).get("tag"))
+            text(each.get("tag"))
             for each in items(party.get("subscriptions"))
-            if dictionary(each).get("type") == b"pub/sub"
+            if type(each) is dict and each.get("type") == b"pub/sub"
         ]
-        for media in map(dictionary, items(party.get("medias"))):
+        for media in items(party.get("medias")):
+            if type(media) is not dict:
+                media = {}
             if sources or "fork" in media:
                 forks.append(_read_fork(tag, media, sources))
             else:
                 streams.append(_read_stream(tag, media))
-    rtp = dictionary(dictionary(reply.get("totals")).get("RTP"))
+    packets, octets, errors = integers(dictionary(reply.get("totals")).get("RTP"), "packets", "bytes", "errors")
     return MediaStatistics(
         created=float(integer(reply.get("created"))),
-        packets=integer(rtp.get("packets")),
-        octets=integer(rtp.get("bytes")),
-        errors=integer(rtp.get("errors")),
+        packets=packets,
+        octets=octets,
+        errors=errors,
         streams=tuple(streams),
         forks=tuple(forks),
     )
+
+
+def integers(value: Value | None, *names: str) -> list[int]:
+    """The numbers called `names` in a dictionary; 0 for each that is none."""
+    found: list[int] = []
+    for name in names:
+        number = value[name] if type(value) is dict and name in value else 0
+        found.append(number if type(number) is int else integer(number))
+    return found
 
 
 def _endpoint(stream: dict[str, Value]) -> tuple[str, int] | None:
@@ -100,36 +129,49 @@ def _endpoint(stream: dict[str, Value]) -> tuple[str, int] | None:
     return (text(endpoint.get("address")), port) if port else None
 
 
+def _dropped(counters: dict[str, Value]) -> dict[str, int]:
+    found = counters.get("dropped")
+    return {reason: integer(count) for reason, count in found.items()} if type(found) is dict and found else {}
+
+
 def _read_stream(tag: str, media: dict[str, Value]) -> StreamStatistics:
-    parts = [dictionary(each) for each in items(media.get("streams"))]
-    rtp = next((each for each in parts if b"RTP" in items(each.get("flags"))), {})
-    rtcp = next((each for each in parts if b"RTCP" in items(each.get("flags"))), {})
-    stats = dictionary(rtp.get("stats"))
+    rtp: dict[str, Value] | None = None
+    rtcp: dict[str, Value] | None = None
+    for part in items(media.get("streams")):
+        flags = part.get("flags") if type(part) is dict else None
+        if type(part) is dict and type(flags) is list:
+            if rtp is None and b"RTP" in flags:
+                rtp = part
+            if rtcp is None and b"RTCP" in flags:
+                rtcp = part
+    rtp = rtp or {}
+    packets, octets, errors = integers(rtp.get("stats"), "packets", "bytes", "errors")
+    last, port = integers(rtp, "last packet", "local port")
     ours = dictionary(media.get("counters"))
-    counted = bool(ours)
-    seen = integer(stats.get("packets")) > 0
+    relayed, forked, lost = integers(ours, "relayed", "forked", "lost") if ours else (None, None, None)
     return StreamStatistics(
         tag=tag,
         index=integer(media.get("index")) - 1,
         kind=text(media.get("type")),
-        packets=integer(stats.get("packets")),
-        octets=integer(stats.get("bytes")),
-        errors=integer(stats.get("errors")),
-        rtcp_packets=integer(dictionary(rtcp.get("stats")).get("packets")),
-        relayed=integer(ours.get("relayed")) if counted else None,
-        forked=integer(ours.get("forked")) if counted else None,
-        lost=integer(ours.get("lost")) if counted else None,
-        dropped={reason: integer(count) for reason, count in dictionary(ours.get("dropped")).items()},
-        ssrcs=tuple(integer(each) for each in items(rtp.get("ssrcs"))),
-        last_packet=float(integer(rtp.get("last packet"))) if seen else 0.0,
-        local_port=integer(rtp.get("local port")),
+        packets=packets,
+        octets=octets,
+        errors=errors,
+        rtcp_packets=integers(rtcp.get("stats"), "packets")[0] if rtcp else 0,
+        relayed=relayed,
+        forked=forked,
+        lost=lost,
+        dropped=_dropped(ours) if ours else {},
+        ssrcs=tuple([integer(each) for each in items(rtp.get("ssrcs"))]),
+        last_packet=float(last) if packets > 0 else 0.0,
+        local_port=port,
         endpoint=_endpoint(rtp),
     )
 
 
 def _read_fork(tag: str, media: dict[str, Value], sources: list[str]) -> ForkStatistics:
     index = integer(media.get("index")) - 1
-    rtp = next(iter([dictionary(each) for each in items(media.get("streams"))]), {})
+    parts = items(media.get("streams"))
+    rtp = dictionary(parts[0]) if parts else {}
     ours = dictionary(media.get("fork"))
     if not ours:
         source = sources[index] if 0 <= index < len(sources) else (sources[-1] if sources else "")
@@ -141,7 +183,7 @@ def _read_fork(tag: str, media: dict[str, Value], sources: list[str]) -> ForkSta
         source_index=integer(ours.get("source index")) - 1,
         packets=integer(ours.get("packets")),
         octets=integer(ours.get("bytes")),
-        dropped={reason: integer(count) for reason, count in dictionary(ours.get("dropped")).items()},
+        dropped=_dropped(ours),
         paused=bool(integer(ours.get("paused"))),
         rtcp_received=integer(ours.get("rtcp received")),
         lost_reported=integer(ours.get("lost reported")) if "lost reported" in ours else None,

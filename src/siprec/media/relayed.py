@@ -156,18 +156,6 @@ def _section(sender: MediaDescription, receiver: MediaDescription, address: str)
     return section
 
 
-def copies_offer(origin: sdp.Origin, streams: Sequence[ForkedStream]) -> SessionDescription:
-    """An offer of copies, made afresh (SDP-14)."""
-    lines = []
-    for stream in streams:
-        copy = MediaDescription(
-            stream.section.kind, stream.section.port, stream.section.proto, list(stream.section.formats)
-        )
-        copy.lines = list(stream.section.lines)
-        lines.append(copy)
-    return sdp.build_session(origin, lines)
-
-
 def targets(body: bytes, streams: Sequence[ForkedStream]) -> dict[Key, tuple[str, int]]:
     """Where the recorder's answer wants each stream; those it does not want now have none.
 

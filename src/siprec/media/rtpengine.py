@@ -37,7 +37,7 @@ from siprec.media.engine import (
     Tone,
 )
 from siprec.media.exchange import Opener
-from siprec.media.ng import NgClient, Reply
+from siprec.media.ng import NgClient, Reply, Request
 from siprec.media.ngreplies import (
     dictionary,
     integer,
@@ -87,28 +87,35 @@ class RtpEngine(MediaServer):
             if isinstance(reply, MediaError):
                 done(reply)
                 return
-            self._learn(reply)
+            if "gates" in reply:
+                self._gates = True
             text = reply.get("sdp")
             done(text if isinstance(text, bytes) else MediaError(f"{command} without SDP", server=self.name))
 
-        wishes = _wishes(self._flags, flags)
-        if not self._gates and "flags" in wishes:  # words of ours that others would complain about
-            wishes["flags"] = [flag for flag in _flags_of(wishes) if flag not in _OURS]
+        request = _address(session)
+        request["sdp"] = body
+        _wish(request, self._flags, flags)
+        words = request.get("flags")
+        if not self._gates and isinstance(words, list):  # words of ours that others would complain about
+            request["flags"] = [word for word in words if word not in _OURS]
         if self._gates and session.received_from:
-            wishes["received-from"] = ["IP6" if ":" in session.received_from else "IP4", session.received_from]
-        self.client.request(command, {**_address(session), "sdp": body, **wishes}, replied)
+            request["received-from"] = ["IP6" if ":" in session.received_from else "IP4", session.received_from]
+        self.client.request(command, request, replied)
 
     def delete(self, session: MediaSession, done: DeleteResult | None = None) -> None:
         self._answers.pop(session.call_id, None)
-        for key in [key for key in self._tones if key[0] == session.call_id]:
-            self._tones.pop(key).cancel()
+        if self._tones:
+            for key in [key for key in self._tones if key[0] == session.call_id]:
+                self._tones.pop(key).cancel()
 
         def replied(reply: Reply | MediaError) -> None:
             if done is not None:
                 counted = isinstance(reply, MediaError) or "tags" in reply
                 done(None if not counted else reply if isinstance(reply, MediaError) else read_statistics(reply))
 
-        self.client.request("delete", {**_address(session), "delete delay": 0}, replied)
+        request = _address(session)
+        request["delete delay"] = 0
+        self.client.request("delete", request, replied)
 
     def subscribe_request(
         self,
@@ -123,7 +130,8 @@ class RtpEngine(MediaServer):
             if isinstance(reply, MediaError):
                 done(reply)
                 return
-            self._learn(reply)
+            if "gates" in reply:
+                self._gates = True
             try:
                 subscription = read_subscription(reply, from_tags)
             except sdp.SdpError as error:
@@ -131,14 +139,19 @@ class RtpEngine(MediaServer):
                 return
             done(subscription)
 
-        arguments = {"call-id": session.call_id, "from-tags": list(from_tags), **_wishes(flags, also=("SIPREC",))}
+        request: Request = {
+            "call-id": session.call_id,
+            "from-tags": list(from_tags),
+            "flags": ["SIPREC"],
+        }
+        _wish(request, flags)
         if tag:
-            arguments["to-tag"] = tag
+            request["to-tag"] = tag
         if self._gates and flags.preroll is not None:  # keys of ours that others would complain about
-            arguments["pre-roll age"] = round(max(0.0, flags.preroll) * 1000)
+            request["pre-roll age"] = round(max(0.0, flags.preroll) * 1000)
         if self._gates and flags.hold:
-            arguments["pre-roll hold"] = 1
-        self.client.request("subscribe request", arguments, replied)
+            request["pre-roll hold"] = 1
+        self.client.request("subscribe request", request, replied)
 
     def subscribe_answer(
         self, session: MediaSession, tag: str, sdp: bytes, done: Result, *, flags: MediaFlags = NO_FLAGS
@@ -148,12 +161,13 @@ class RtpEngine(MediaServer):
     def _answer_subscription(
         self, session: MediaSession, tag: str, body: bytes, done: Result, flags: MediaFlags, *, keep: bool
     ) -> None:
-        readable = True
-        try:
-            withheld = reject_withheld(body)
-            adapted = body if self._gates else withheld
-        except sdp.SdpError:
-            adapted, readable = body, False  # the refusal is the server's, and comes as its reply
+        adapted, readable = body, True
+        # Without these words there is nothing to adapt.
+        if b"inactive" in body or b"sendonly" in body:
+            try:
+                adapted = body if self._gates else reject_withheld(body)
+            except sdp.SdpError:
+                readable = False  # the refusal is the server's, and comes as its reply
 
         def replied(reply: Reply | MediaError) -> None:
             if isinstance(reply, MediaError):
@@ -163,13 +177,14 @@ class RtpEngine(MediaServer):
                 self._answers.setdefault(session.call_id, {})[tag] = body
             done(None)
 
-        arguments = {
+        request: Request = {
             "call-id": session.call_id,
             "to-tag": tag,
             "sdp": adapted,
-            **_wishes(flags, also=("allow transcoding",)),
+            "flags": ["allow transcoding"],
         }
-        self.client.request("subscribe answer", arguments, replied)
+        _wish(request, flags)
+        self.client.request("subscribe answer", request, replied)
 
     @property
     def transcodes(self) -> bool:
@@ -185,13 +200,14 @@ class RtpEngine(MediaServer):
         body = self._answers.get(session.call_id, {}).get(tag)
         if body is None:
             # Nothing flows to an unanswered subscription; whoever pauses it answers it inactive later.
-            arguments = {"call-id": session.call_id}
-            self.client.request(
-                "query", arguments, lambda reply: done(reply if isinstance(reply, MediaError) else None)
-            )
+            self._simple("query", session, {}, done)
             return
         if paused:
-            body = _all_inactive(body)
+            try:
+                body = _all_inactive(body)
+            except sdp.SdpError as error:
+                self._clock.call_later(0, done, MediaError(f"pause: {error}", server=self.name))
+                return
         self._answer_subscription(session, tag, body, done, NO_FLAGS, keep=False)
 
     def unsubscribe(self, session: MediaSession, tag: str, done: Result | None = None) -> None:
@@ -200,12 +216,12 @@ class RtpEngine(MediaServer):
             answers.pop(tag, None)
             if not answers:
                 del self._answers[session.call_id]
-        self._simple("unsubscribe", {"call-id": session.call_id, "to-tag": tag}, done)
+        self._simple("unsubscribe", session, {"to-tag": tag}, done)
 
     def play(self, session: MediaSession, tag: str, tone: Tone, done: Result) -> None:
         """Ours repeats the tone by itself; an RTPEngine plays one file once, so it is asked again each time."""
         self._stop_timer(session, tag)
-        arguments: dict[str, object] = {"call-id": session.call_id, "from-tag": tag}
+        arguments: Request = {"from-tag": tag}
         if self._gates:
             said = {
                 "frequency": tone.frequency,
@@ -213,14 +229,14 @@ class RtpEngine(MediaServer):
                 "interval": round(tone.interval * 1000),
                 "level": tone.level,
             }
-            self._simple("play media", {**arguments, "tone": said}, done)
+            self._simple("play media", session, {**arguments, "tone": said}, done)
             return
         arguments["blob"] = wav(tone)
         key = (session.call_id, tag)
 
         def again() -> None:
             self._tones[key] = self._clock.call_later(tone.interval, again)
-            self._simple("play media", arguments, heard)
+            self._simple("play media", session, arguments, heard)
 
         def heard(error: MediaError | None) -> None:
             if error is not None:
@@ -232,11 +248,11 @@ class RtpEngine(MediaServer):
             heard(error)
             done(error)
 
-        self._simple("play media", arguments, begun)
+        self._simple("play media", session, arguments, begun)
 
     def stop_playing(self, session: MediaSession, tag: str, done: Result) -> None:
         self._stop_timer(session, tag)
-        self._simple("stop media", {"call-id": session.call_id, "from-tag": tag}, done)
+        self._simple("stop media", session, {"from-tag": tag}, done)
 
     def _stop_timer(self, session: MediaSession, tag: str) -> None:
         timer = self._tones.pop((session.call_id, tag), None)
@@ -300,7 +316,7 @@ class RtpEngine(MediaServer):
 
     def ping(self, done: Result) -> None:
         if not self._gates or self.on_source is None:
-            self._simple("ping", {}, done)
+            self._simple("ping", None, {}, done)
             return
 
         def replied(reply: Reply | MediaError) -> None:
@@ -336,22 +352,20 @@ class RtpEngine(MediaServer):
         self._tones.clear()
         self.client.close()
 
-    def _simple(self, command: str, arguments: Mapping[str, object], done: Result | None) -> None:
+    def _simple(self, command: str, session: MediaSession | None, arguments: Request, done: Result | None) -> None:
         def replied(reply: Reply | MediaError) -> None:
-            if not isinstance(reply, MediaError):
-                self._learn(reply)
+            if not isinstance(reply, MediaError) and "gates" in reply:
+                self._gates = True
             if done is not None:
                 done(reply if isinstance(reply, MediaError) else None)
 
-        self.client.request(command, arguments, replied)
-
-    def _learn(self, reply: Reply) -> None:
-        if "gates" in reply:
-            self._gates = True
+        named: Request = {"call-id": session.call_id} if session is not None else {}
+        self.client.request(command, named | arguments, replied)
 
 
-def _address(session: MediaSession) -> dict[str, object]:
-    found: dict[str, object] = {"call-id": session.call_id, "from-tag": session.from_tag}
+def _address(session: MediaSession) -> Request:
+    """The keys that say which call a request is about, and which parties."""
+    found: Request = {"call-id": session.call_id, "from-tag": session.from_tag}
     if session.to_tag:
         found["to-tag"] = session.to_tag
     if session.via_branch:
@@ -363,31 +377,34 @@ def _tags(reply: Reply) -> ItemsView[str, Value]:
     return dictionary(reply.get("tags")).items()
 
 
-def _flags_of(wishes: Mapping[str, object]) -> list[str]:
-    flags = wishes.get("flags")
-    return [str(flag) for flag in flags] if isinstance(flags, list) else []
-
-
-def _wishes(*wishes: MediaFlags, also: tuple[str, ...] = ()) -> dict[str, object]:
-    """ng keys of `wishes`; later ones win, flags add up."""
-    found: dict[str, object] = {}
-    flags: list[str] = list(also)
+def _wish(request: Request, *wishes: MediaFlags) -> None:
+    """Put the ng keys of `wishes` into a request; later ones win, flags add up."""
+    found = request.get("flags")
+    flags: list[str] = found if isinstance(found, list) else []
     for wish in wishes:
-        flags += [flag for flag in wish.flags if flag not in flags]
-        said = {
-            "replace": list(wish.replace),
-            "direction": list(wish.direction),
-            "transport protocol": wish.transport_protocol,
-            "media address": wish.media_address,
-            "address family": wish.address_family,
-            "ICE": wish.ice,
-            "label": wish.label,
-        }
-        found |= {key: value for key, value in said.items() if value}
-        found |= wish.extra
+        if wish is NO_FLAGS:
+            continue
+        for flag in wish.flags:
+            if flag not in flags:
+                flags.append(flag)
+        if wish.replace:
+            request["replace"] = list(wish.replace)
+        if wish.direction:
+            request["direction"] = list(wish.direction)
+        if wish.transport_protocol:
+            request["transport protocol"] = wish.transport_protocol
+        if wish.media_address:
+            request["media address"] = wish.media_address
+        if wish.address_family:
+            request["address family"] = wish.address_family
+        if wish.ice:
+            request["ICE"] = wish.ice
+        if wish.label:
+            request["label"] = wish.label
+        if wish.extra:
+            request.update(wish.extra)
     if flags:
-        found["flags"] = flags
-    return found
+        request["flags"] = flags
 
 
 def wav(tone: Tone) -> bytes:

@@ -33,7 +33,6 @@ from siprec.media.engine import (
 )
 from siprec.media.exchange import Opener
 from siprec.media.relayed import (
-    copies_offer,
     established,
     forked_streams,
     pointed,
@@ -240,8 +239,7 @@ class RtpProxy(MediaServer):
             else:
                 done(MediaError("it makes one copy of a stream only", server=self.name))
                 return
-            origin = sdp.Origin("-", str(self._serial), "1", flags.media_address or call.address or "0.0.0.0")
-            done(Subscription(call.copying.tag, copies_offer(origin, streams), streams))
+            done(Subscription(call.copying.tag, streams))
 
         self.client.capable(COPIES, probed)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+from msgspec.structs import replace
 
 from siprec.media.engine import (
     NO_FLAGS,
@@ -36,6 +38,7 @@ Passed = Callable[["bytes | None"], None]
 Trouble = Callable[[MediaServer, MediaError], "MediaServer | None"]
 """Hears that a media server did not do what a call asked; says which one to ask instead, if any."""
 MAX_SPARES: Final = 2
+_LATE: Final = MediaError("no reply in time", timeout=True)
 
 _SDP: Final = ParameterValue(SDP_TYPE, {})
 _Key = tuple[str, MediaSession]
@@ -226,8 +229,10 @@ class CallMedia:
         timer: Timer | None = None
 
         def finish(result: bytes | MediaError) -> None:
+            nonlocal timer
             if timer is not None:
                 timer.cancel()
+                timer = None
             if self._in_flight.get((key, sdp)) is not mine:
                 return  # too late, or another media server was asked meanwhile
             if isinstance(result, MediaError) and self._elsewhere(result):
@@ -246,7 +251,7 @@ class CallMedia:
                 each(result)
 
         limit = self._times.offer if command == "offer" else self._times.answer
-        timer = self._clock.call_later(limit, finish, MediaError("no reply in time", timeout=True))
+        timer = self._clock.call_later(limit, finish, _LATE)
         request = self.server.offer if command == "offer" else self.server.answer
         flags = self.flags
         if command == "offer" and session.from_tag == self.session.from_tag:

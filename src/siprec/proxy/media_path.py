@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec.structs import replace
 
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaServer, MediaSession
 from siprec.proxy import session_timer

@@ -10,7 +10,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from dataclasses import replace as with_changes
 from functools import partial
 
 from msgspec.structs import replace
@@ -504,7 +503,7 @@ class CallRecording:
             self._tag = result.tag
             if not self._srtp.transport and any(srtp_sdp.is_dtls(stream.section) for stream in result.streams):
                 self._srtp.transport = srtp_sdp.SECURE  # keyed by SDP; DTLS ends at the media server
-                self._subscribe(media, session, with_changes(flags, transport_protocol=srtp_sdp.SECURE))
+                self._subscribe(media, session, replace(flags, transport_protocol=srtp_sdp.SECURE))
                 return
         self._forked(result)
 

@@ -268,7 +268,7 @@ def test_a_call_over_ipv6_is_relayed_and_forked(kind: str) -> None:
                 pytest.skip("no IPv6 loopback")
             assert it.to_a[0] == it.to_b[0] == "::1"
             subscription, srs = await it.subscribed("::1")
-            assert subscription.sdp.media[0].connection == sdp.Connection("IP6", "::1")
+            assert subscription.streams[0].section.connection == sdp.Connection("IP6", "::1")
             sent = await it.talk(20)
             await until(lambda: len(srs[0].poll()) == 20, "copies")
             assert srs[0].received == sent == it.b.received

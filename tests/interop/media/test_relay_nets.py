@@ -127,7 +127,8 @@ def test_rtcp_shares_the_port_with_a_recorder_that_accepts_that(kind: str, accep
             assert [packet for packet in srs[0].received if packet not in reports()] == sent
             block = struct.pack("!IIIIII", 0xA, 0, 5, 42, 0, 0)
             report = bytes((0x81, 201, 0, 7)) + b"\0\0\0\7" + block
-            to = target(subscription.sdp.to_bytes())
+            offered = sdp.build_session(sdp.Origin(), [subscription.streams[0].section])
+            to = target(offered.to_bytes())
             (srs[0].rtp if accepted else srs[0].rtcp).sendto(report, (to[0], to[1] + (not accepted)))
             fork = it.relay.calls[CALL.call_id].subscriptions[subscription.tag].forks[0]
             await until(lambda: fork.rtcp_received == 1, "the report is read")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from siprec import sdp
 from siprec.media.engine import ForkedStream, Subscription
 from siprec.recording.rs_sdp import RecordingSdp
-from siprec.sdp import Direction, Origin, SdpError
+from siprec.sdp import Direction, SdpError
 
 
 def subscription(*streams: tuple[str, int, int], kind: str = "audio", address: str = "10.0.0.9") -> Subscription:
@@ -19,7 +19,7 @@ def subscription(*streams: tuple[str, int, int], kind: str = "audio", address: s
         for _, _, port in streams
     ]
     forked = tuple(ForkedStream(tag, index, kind, line) for (tag, index, _), line in zip(streams, lines, strict=True))
-    return Subscription("s", sdp.build_session(Origin(address=address), lines), forked)
+    return Subscription("s", forked)
 
 
 def described(*streams: tuple[str, int, int], address: str = "10.0.0.9") -> RecordingSdp:
@@ -113,8 +113,7 @@ def test_feedback_that_the_srs_did_not_offer_is_not_in_the_answer() -> None:  # 
         "video", 4000, ["96"], proto="RTP/AVPF", address="10.0.0.9", attributes=sdp.KEY_FRAME_FEEDBACK
     )
     description = RecordingSdp("77")
-    session = sdp.build_session(Origin(address="10.0.0.9"), [line])
-    description.update(Subscription("s", session, (ForkedStream("a", 0, "video", line),)), "a")
+    description.update(Subscription("s", (ForkedStream("a", 0, "video", line),)), "a")
     offered = sdp.parse(description.offer())
     assert offered.media[0].attributes("rtcp-fb") == ["* ccm fir", "* nack pli"]
     offered.media[0].remove_attributes("rtcp-fb")
