@@ -133,10 +133,14 @@ class Transport:
     def __init__(self, tap: Tap | None) -> None:
         self.out: deque[tuple[bytes, Hop]] = deque()
         self.tap = tap
+        self._routes: dict[tuple[str, str, int, int], Hop] = {}
 
     def route(self, hop: Hop, size: int) -> Hop:
         transport = "tcp" if hop.transport == "udp" and size > MAX_UDP else hop.transport
-        return Hop(transport, hop.host, hop.port, PROXY, hop.connection)
+        key = (transport, hop.host, hop.port, hop.connection)
+        if key not in self._routes:
+            self._routes[key] = Hop(transport, hop.host, hop.port, PROXY, hop.connection)
+        return self._routes[key]
 
     def sent_by(self, hop: Hop) -> tuple[str, int]:
         return PROXY

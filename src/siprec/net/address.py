@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 TRANSPORTS: Final = ("udp", "tcp", "tls")
+WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
+"""What a socket is bound to that receives on all addresses."""
 DEFAULT_PORTS: Final = {"udp": 5060, "tcp": 5060, "tls": 5061}
 
 
@@ -102,7 +104,7 @@ def refusal(host: str) -> str:
 
 def is_wildcard(host: str) -> bool:
     """Whether a socket bound to this address receives on all."""
-    return host in ("0.0.0.0", "::")
+    return host in WILDCARDS
 
 
 def source_address(host: str) -> str:

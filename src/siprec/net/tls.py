@@ -9,6 +9,8 @@ from typing import Final, Literal
 #: What RFC 9325 4.2 leaves of TLS 1.2: forward secrecy and authenticated encryption. TLS 1.3 has nothing else.
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
 
+MAX_CONTEXTS: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
@@ -91,3 +93,47 @@ class TlsSettings:
             context.load_verify_locations(cafile=self.ca_file)
         else:
             context.load_default_certs(purpose)
+
+
+class TlsContexts:
+    """The contexts of one transport, whose own settings are `base`. They are kept: making one takes milliseconds."""
+
+    def __init__(self, base: TlsSettings) -> None:
+        self._base = base
+        self._known: list[tuple[ssl.SSLContext, TlsSettings]] = []
+        self._default: ssl.SSLContext | None = None
+        self._special: dict[TlsSettings, ssl.SSLContext] = {}
+
+    def listener(self, settings: TlsSettings) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """For connections that a listener accepts, and for those that are opened from it.
+
+        Raises:
+            ValueError, OSError: as the contexts of :class:`TlsSettings`.
+        """
+        server, client = settings.server_context(), settings.client_context()
+        self._known += ((server, settings), (client, settings))
+        return server, client
+
+    def client(self, settings: TlsSettings | None = None) -> ssl.SSLContext:
+        """For connections that are opened with `settings`, or with those of the transport."""
+        if settings is None:
+            if self._default is None:
+                self._default = self._base.client_context()
+                self._known.append((self._default, self._base))
+            return self._default
+        context = self._special.get(settings)
+        if context is None:
+            if len(self._special) >= MAX_CONTEXTS:
+                self._special.clear()
+            context = self._special[settings] = settings.over(self._base).client_context()
+        return context
+
+    def refresh(self) -> None:
+        """Read all certificates again.
+
+        Raises:
+            OSError: a file is missing, or not what it should be; where that is so the old certificate stays.
+        """
+        self._special.clear()
+        for context, settings in self._known:
+            settings.refresh(context)

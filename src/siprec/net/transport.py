@@ -13,27 +13,18 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from time import monotonic
-from typing import Final
 
 from siprec.net.accepted import AcceptedConnections
-from siprec.net.address import (
-    DEFAULT_PORTS,
-    ListenAddress,
-    family_of,
-    is_local_address,
-    is_wildcard,
-    refusal,
-    source_address,
-    split_host_port,
-)
+from siprec.net.address import ListenAddress, family_of, refusal, split_host_port
 from siprec.net.counters import Counters
 from siprec.net.handshake import MOST, Handshakes
+from siprec.net.listeners import MAX_UDP_REQUEST, Listener, Listeners
 from siprec.net.race import ConnectionRace
 from siprec.net.tcp import Connecting, Key, StreamConnection, StreamLimits, StreamListener, connect, describe, key_of
-from siprec.net.tls import TlsSettings
+from siprec.net.tls import TlsContexts, TlsSettings
 from siprec.net.udp import UdpListener
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
@@ -41,34 +32,13 @@ from siprec.sip.transport import Connected, Hop, SendFailed
 
 log = logging.getLogger(__name__)
 
-MAX_UDP_REQUEST: Final = 1300
-TCP_REFUSED_MEMORY: Final = 300.0
-SOURCE_MEMORY: Final = 60.0
-MAX_CONTEXTS: Final = 1000
 
 OnMessage = Callable[[SipRequest | SipResponse, Hop], None]
 OnMalformed = Callable[[SipError, Hop], None]
 Trace = Callable[[str, Hop, bytes], None]
 
 
-@dataclass(slots=True)
-class Listener:
-    """One listening socket. `address` has the real port; `advertise` is what Via and Contact say (empty host: the
-    address itself; port 0: the listening port)."""
-
-    address: ListenAddress
-    advertise: tuple[str, int]
-    socket: UdpListener | StreamListener
-    tls: ssl.SSLContext | None = None
-    """The context for connections opened from here."""
-
-    @property
-    def local(self) -> tuple[str, int]:
-        """Host and port as in :attr:`Hop.local`."""
-        return (self.address.host, self.address.port)
-
-
-class SocketTransport:
+class SocketTransport(Listeners):
     """:class:`siprec.sip.transport.Transport` on real sockets, on the running event loop.
 
     `on_message(message, hop)` gets what was parsed, `on_malformed(error, hop)` what could not be; what they raise is
@@ -88,6 +58,7 @@ class SocketTransport:
         allow: Iterable[str] = (),
         max_udp_request: int = MAX_UDP_REQUEST,
     ) -> None:
+        super().__init__(max_udp_request)
         self.on_message: OnMessage | None = on_message
         self.on_malformed: OnMalformed | None = on_malformed
         self.on_closed: Callable[[Hop], None] | None = None
@@ -97,21 +68,14 @@ class SocketTransport:
         self.counters = Counters()
         self.accepted = AcceptedConnections(self.limits, self._crowded_out)
         self.handshakes = Handshakes(self.limits.connect, most=min(MOST, self.limits.max_connections))
-        self.listeners: list[Listener] = []
         self._loop = asyncio.get_running_loop()
         self._tls = tls or TlsSettings()
-        self._contexts: list[tuple[ssl.SSLContext, TlsSettings]] = []
-        self._client_context: ssl.SSLContext | None = None
-        self._special: dict[TlsSettings, ssl.SSLContext] = {}
+        self._contexts = TlsContexts(self._tls)
         self._allow = frozenset(allow)
-        self._max_udp = max_udp_request
-        self._by_local: dict[tuple[str, str, int], Listener] = {}
         self._ids = count(1)
         self._connections: dict[int, StreamConnection] = {}
         self._by_key: dict[Key, StreamConnection] = {}
         self._connecting: dict[Key, Connecting] = {}
-        self._tcp_refused: dict[tuple[str, int], float] = {}
-        self._sources: dict[str, tuple[float, str]] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -145,9 +109,7 @@ class SocketTransport:
             for listener in opened:
                 listener.socket.close()
             raise
-        for listener in opened:
-            self.listeners.append(listener)
-            self._by_local[(listener.address.transport, *listener.local)] = listener
+        self.set_listeners([*self.listeners, *opened])
         return opened
 
     async def _open(
@@ -158,8 +120,7 @@ class SocketTransport:
             return Listener(udp.address, advertise, udp)
         server = client = None
         if wanted.transport == "tls":
-            server, client = tls.server_context(), tls.client_context()
-            self._contexts += ((server, tls), (client, tls))
+            server, client = self._contexts.listener(tls)
         stream: StreamListener | None = None
         if wanted.transport == "tcp" and wanted.port == 0:
             # UDP and TCP on one number (TRN-01), if nobody else has it.
@@ -179,8 +140,7 @@ class SocketTransport:
         self._closed = True
         for listener in self.listeners:
             listener.socket.close()
-        self.listeners = []
-        self._by_local = {}
+        self.set_listeners([])
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -197,80 +157,6 @@ class SocketTransport:
                 break
         await asyncio.sleep(0)
 
-    # -- choosing the way ------------------------------------------------------------------------------------------
-
-    def route(self, hop: Hop, size: int) -> Hop:
-        """See :meth:`siprec.sip.transport.Transport.route`. A destination where TCP failed lately stays with UDP."""
-        if hop.connection:
-            return hop
-        if hop.transport == "udp" and size > self._max_udp and not self._is_tcp_refused(hop):
-            stream = self._choose(replace(hop, transport="tcp"))
-            if stream is not None:
-                return replace(hop, transport="tcp", local=stream.local)
-        listener = self._choose(hop)
-        return hop if listener is None or listener.local == hop.local else replace(hop, local=listener.local)
-
-    def _is_tcp_refused(self, hop: Hop) -> bool:
-        until = self._tcp_refused.get((hop.host, hop.port))
-        if until is None:
-            return False
-        if until > monotonic():
-            return True
-        del self._tcp_refused[(hop.host, hop.port)]
-        return False
-
-    def _choose(self, hop: Hop) -> Listener | None:
-        """The listener to send from: the one asked for, else the one whose address the kernel would use."""
-        if hop.local[0]:
-            listener = self._by_local.get((hop.transport, *hop.local))
-            if listener is not None:
-                return listener
-        family = family_of(hop.host)
-        fitting = [x for x in self.listeners if x.address.transport == hop.transport and x.address.family == family]
-        if len(fitting) < 2:
-            return fitting[0] if fitting else None
-        wanted = hop.local[0] or self._source(hop.host)
-        for listener in fitting:
-            if listener.address.host == wanted:
-                return listener
-        return next((x for x in fitting if is_wildcard(x.address.host)), fitting[0])
-
-    def _source(self, host: str) -> str:
-        now = monotonic()
-        known = self._sources.get(host)
-        if known is not None and known[0] > now:
-            return known[1]
-        if len(self._sources) >= 4096:
-            self._sources.clear()
-        source = source_address(host)
-        self._sources[host] = (now + SOURCE_MEMORY, source)
-        return source
-
-    def sent_by(self, hop: Hop) -> tuple[str, int]:
-        """See :meth:`siprec.sip.transport.Transport.sent_by`. IPv6 without brackets."""
-        listener = self._choose(hop)
-        if listener is None:
-            return (self._source(hop.host) or "localhost", DEFAULT_PORTS.get(hop.transport, 5060))
-        host, port = listener.advertise
-        host = host or listener.address.host
-        if is_wildcard(host):
-            host = self._source(hop.host) or host
-        return (host, port or listener.address.port)
-
-    def is_ours(self, host: str, port: int) -> bool:
-        """Whether host (numeric, or an advertised name) and port are those of one of our listeners."""
-        for listener in self.listeners:
-            name, advertised = listener.advertise
-            if name and name.lower() == host.lower() and port == (advertised or listener.address.port):
-                return True
-            if listener.address.port == port:
-                own = listener.address.host
-                if own == host:
-                    return True
-                if is_wildcard(own) and family_of(host) == listener.address.family and is_local_address(host):
-                    return True
-        return False
-
     # -- out -------------------------------------------------------------------------------------------------------
 
     def send(self, data: bytes, hop: Hop, failed: SendFailed | None = None) -> None:
@@ -283,13 +169,13 @@ class SocketTransport:
         if (forbidden and hop.host not in self._allow) or not 0 < hop.port < 65536:
             self._fail(failed, forbidden or f"port {hop.port}")
         elif hop.transport == "udp":
-            listener = self._choose(hop)
+            listener = self.listener_for(hop)
             if listener is None or not isinstance(listener.socket, UdpListener):
                 self._fail(failed, f"no UDP listener towards {hop.host}")
                 return
             self.counters.sent += 1
             if self.trace is not None:
-                self._traced("out", replace(hop, local=listener.local), data)
+                self._traced("out", hop if hop.local == listener.local else self.from_listener(hop), data)
             listener.socket.send(data, hop.host, hop.port, failed)
         elif hop.transport in ("tcp", "tls"):
             self._send_stream(data, hop, failed)
@@ -335,9 +221,7 @@ class SocketTransport:
 
     def stream_hop(self, hop: Hop) -> Hop:
         """`hop` as its connection is known by: with the listener that it is opened from."""
-        listener = self._choose(hop)
-        if listener is not None and listener.local != hop.local:
-            hop = replace(hop, local=listener.local)
+        hop = self.from_listener(hop)
         if hop.transport == "tcp" and (hop.server_name or hop.tls is not None):
             hop = replace(hop, server_name="", tls=None)
         return hop
@@ -361,13 +245,6 @@ class SocketTransport:
         del self._connecting[key]
         if connecting.task is not None:
             connecting.task.cancel()
-
-    def remember_refusal(self, hop: Hop) -> None:
-        """No TCP to `hop` for five minutes: requests too large for UDP go over UDP all the same (RFC 3261 18.1.1)."""
-        if hop.transport == "tcp":
-            if len(self._tcp_refused) >= 4096:
-                self._tcp_refused.clear()
-            self._tcp_refused[(hop.host, hop.port)] = monotonic() + TCP_REFUSED_MEMORY
 
     def race(self, hops: Sequence[Hop], limit: float, connected: Connected) -> Callable[[], None]:
         """See :data:`siprec.sip.transport.Race`."""
@@ -395,7 +272,7 @@ class SocketTransport:
             self._connecting.pop(key, None)
             raise
         self._connecting.pop(key, None)
-        self._tcp_refused.pop((hop.host, hop.port), None)
+        self.forget_refusal(hop)
         self.counters.connected += 1
         self._by_key[key] = protocol
         for data, failed in connecting.queue:
@@ -405,19 +282,9 @@ class SocketTransport:
 
     def _context(self, hop: Hop) -> ssl.SSLContext:
         if isinstance(hop.tls, TlsSettings):
-            context = self._special.get(hop.tls)
-            if context is None:
-                if len(self._special) >= MAX_CONTEXTS:
-                    self._special.clear()
-                context = self._special[hop.tls] = hop.tls.over(self._tls).client_context()
-            return context
-        listener = self._choose(hop)
-        if listener is not None and listener.tls is not None:
-            return listener.tls
-        if self._client_context is None:
-            self._client_context = self._tls.client_context()
-            self._contexts.append((self._client_context, self._tls))
-        return self._client_context
+            return self._contexts.client(hop.tls)
+        listener = self.listener_for(hop)
+        return listener.tls if listener is not None and listener.tls is not None else self._contexts.client()
 
     def refresh_tls(self) -> None:
         """Read all certificates again, for connections that are yet to come; those that exist stay as they are.
@@ -425,9 +292,7 @@ class SocketTransport:
         Raises:
             OSError: a file is missing, or not what it should be; where that is so the old certificate stays.
         """
-        self._special.clear()
-        for context, settings in self._contexts:
-            settings.refresh(context)
+        self._contexts.refresh()
 
     # -- connections -----------------------------------------------------------------------------------------------
 

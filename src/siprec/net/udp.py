@@ -35,6 +35,7 @@ _SOCK_EXTENDED_ERR: Final = struct.Struct("=IBBBBII")
 _MSG_ERRQUEUE: Final = getattr(socket, "MSG_ERRQUEUE", 0x2000)
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8
+_MAX_HOPS: Final = 4096
 _BLOCKED: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 
 
@@ -69,6 +70,7 @@ class UdpListener:
         self.local = (host, port)
         self._queue: deque[tuple[bytes, tuple[str, int], SendFailed | None]] = deque()
         self._queued = 0
+        self._hops: dict[tuple[str, int], Hop] = {}  # of those that sent something lately: one object for each
         # Two generations of what was sent with a `failed` callback, by destination.
         self._young: dict[tuple[str, int], list[tuple[bytes, SendFailed]]] = {}
         self._old: dict[tuple[str, int], list[tuple[bytes, SendFailed]]] = {}
@@ -102,8 +104,7 @@ class UdpListener:
     # -- in --------------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        recvfrom = self._socket.recvfrom
-        local = self.local
+        recvfrom, hops = self._socket.recvfrom, self._hops
         for number in range(BATCH):
             try:
                 data, source = recvfrom(65536)
@@ -126,7 +127,12 @@ class UdpListener:
                     self._counters.ignored += 1
                     continue
                 data = stripped
-            self._received(data, Hop("udp", source[0], source[1], local))
+            hop = hops.get(source[:2])
+            if hop is None:
+                if len(hops) >= _MAX_HOPS:
+                    hops.clear()
+                hop = hops[source[:2]] = Hop("udp", source[0], source[1], self.local)
+            self._received(data, hop)
             if self._socket.fileno() < 0:
                 return  # closed by what the message led to
 

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Hop:
-    """One way to a peer, or from it: where a message goes to or came from.
+    """One way to a peer, or from it: where a message goes to or came from. A value: nobody changes it.
 
     `transport` is ``udp``, ``tcp`` or ``tls``; `host` numeric, IPv6 without brackets; `local` is the address and port
     of the listening socket used (empty host: let the transport choose); `connection` names a stream connection (0: any
     open one to that address, else a new one); `server_name` is the name to verify with TLS; `tls` says with which
     certificates and trust, in a form that the transport knows (None: its own). Connections are shared where all of this
-    is the same.
+    is the same. `reliable`: the transport retransmits by itself.
     """
 
     transport: str
     host: str
     port: int
-    local: tuple[str, int] = ("", 0)
-    connection: int = 0
-    server_name: str = ""
-    tls: Hashable = None
+    local: tuple[str, int]
+    connection: int
+    server_name: str
+    tls: Hashable
+    reliable: bool = field(init=False, compare=False, repr=False)
 
-    @property
-    def reliable(self) -> bool:
-        """Whether the transport retransmits by itself."""
-        return self.transport != "udp"
+    # Written out: a frozen class pays a function call for each field, and every message makes a hop.
+    def __init__(
+        self,
+        transport: str,
+        host: str,
+        port: int,
+        local: tuple[str, int] = ("", 0),
+        connection: int = 0,
+        server_name: str = "",
+        tls: Hashable = None,
+    ) -> None:
+        self.transport = transport
+        self.host = host
+        self.port = port
+        self.local = local
+        self.connection = connection
+        self.server_name = server_name
+        self.tls = tls
+        self.reliable = transport != "udp"
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
