@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,8 @@ def measure(runs: Runs, server: Server, kind: str, rate: float, options: argpars
     """CPU per call at one rate."""
     before = {part: cpu(pids) for part, pids in server.parts.items()}
     load = runs.calls(server, kind, round(rate * options.seconds), rate, options.hold)
-    if options.settle and not server.settle():
+    # After an overload some calls never end.
+    if options.settle and load.clean and not server.settle():
         print(f"{server.name} {kind}: not at rest after a minute", file=sys.stderr)
     cost = {part: (cpu(pids) - before[part]) / load.calls for part, pids in server.parts.items()}
     return Result(server.name, kind, rate, load, cost)
@@ -119,41 +121,66 @@ def is_clean(runs: Runs, make: Callable[[Path], Server], kind: str, seconds: flo
     return clean
 
 
+class Candidate:
+    """One program to measure: a server that runs, a fresh one after a run that overloaded it."""
+
+    def __init__(self, runs: Runs, name: str, kinds: list[str], make: Callable[[Path], Server], settle: bool) -> None:
+        self.name, self.kinds, self.make = name, kinds, make
+        self._runs, self._settle = runs, settle
+        self._stack = ExitStack()
+        self._server: Server | None = None
+
+    def server(self) -> Server:
+        """The server, warm and at rest: a process is not at its speed with the first calls."""
+        if self._server is not None:
+            return self._server
+        server = self.make(self._runs.directory())
+        self._stack.enter_context(server)
+        self._server = server
+        for kind in self.kinds:
+            self._runs.calls(server, kind, 30, 30, 0.1)
+        if self._settle:
+            server.settle()
+        return server
+
+    def stop(self) -> None:
+        """End the server: it still has calls of the last run."""
+        self._stack.close()
+        self._server = None
+
+
 def run(options: argparse.Namespace, directory: Path) -> int:
     runs = Runs(directory)
-    makers: list[Callable[[Path], Server]] = [partial(Siprec, media=options.media, srs_kind=options.srs)]
+    ours = partial(Siprec, media=options.media, srs_kind=options.srs)
+    candidates = [Candidate(runs, "siprec", options.kinds, ours, options.settle)]
     if options.against == "kamailio":
-        makers.append(Kamailio)
+        kinds = [kind for kind in options.kinds if kind != "recorded"]
+        candidates.append(Candidate(runs, "kamailio", kinds, Kamailio, options.settle))
     results: list[Result] = []
     lines: list[str] = []
     if options.rates:
         print(_TITLE, flush=True)
-    for make in makers:
-        with make(runs.directory()) as server:
-            kinds = [kind for kind in options.kinds if kind != "recorded" or "SRS" in server.parts]
-            for kind in kinds:
-                runs.calls(server, kind, 30, 30, 0.1)  # a process is not at its speed with the first calls
-            if options.settle:
-                server.settle()
-            for kind in kinds if options.memory else ():
-                per_call = memory_per_call(runs, server, kind, options.memory)
-                lines.append(f"{server.name:9} {kind:9} {per_call / 1000:7.1f} kB of memory per call that is up")
-                if options.settle:
-                    server.settle()
-            for kind in kinds:
+    for each in candidates:
+        try:
+            for kind in each.kinds if options.memory else ():
+                per_call = memory_per_call(runs, each.server(), kind, options.memory)
+                lines.append(f"{each.name:9} {kind:9} {per_call / 1000:7.1f} kB of memory per call that is up")
+                each.stop()
+            for kind in each.kinds:
                 for rate in options.rates:
-                    results.append(measure(runs, server, kind, rate, options))
+                    results.append(measure(runs, each.server(), kind, rate, options))
                     print(results[-1].line(), flush=True)
+                    if not results[-1].load.clean:
+                        each.stop()
+        finally:
+            each.stop()
     for line in lines + ratios(results):
         print(line, flush=True)
-    if options.ramp:
-        for make in makers:
-            name = "kamailio" if make is Kamailio else "siprec"
-            for kind in options.kinds:
-                if name == "siprec" or kind != "recorded":
-                    clean = partial(is_clean, runs, make, kind, options.ramp_seconds)
-                    highest = highest_clean(clean, start=100, limit=options.ramp_limit)
-                    print(f"{name:9} {kind:9} {highest:5.0f}/s is the highest clean rate", flush=True)
+    for each in candidates if options.ramp else ():
+        for kind in each.kinds:
+            clean = partial(is_clean, runs, each.make, kind, options.ramp_seconds)
+            highest = highest_clean(clean, start=100, limit=options.ramp_limit)
+            print(f"{each.name:9} {kind:9} {highest:5.0f}/s is the highest clean rate", flush=True)
     return 1 if any(result.load.failed for result in results) else 0
 
 
