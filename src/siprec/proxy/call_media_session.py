@@ -360,6 +360,8 @@ class CallMedia:
             self._carried(self.server, -1)
         self.state = "ended"
         self._last.clear()
+        # These know the call, which knows this object: no cycle is to be left.
+        self._on_failure, self._on_trouble, self._on_unanswered = _unheard, None, None
         waiting, self._at_end = self._at_end, ()
         if self._held:
             self._delete(partial(_tell, waiting) if waiting else None)
@@ -383,6 +385,10 @@ class CallMedia:
 def _tell(waiting: Sequence[DeleteResult], result: MediaStatistics | MediaError | None) -> None:
     for done in waiting:
         done(result)
+
+
+def _unheard(reason: str) -> None:
+    """The call is over."""
 
 
 def _nobody(server: MediaServer, change: int) -> None:

@@ -100,7 +100,10 @@ class _Section:
 
     def own_connection(self) -> Connection | None:
         """The ``c=`` of this section itself."""
-        return _first_connection(self.lines)
+        for line in self.lines:
+            if line[:2] == "c=" and (found := parse_connection(line)) is not None:
+                return found
+        return None
 
     def rewrite_connection(self, address: str) -> bool:
         """Point the ``c=`` of this section to `address`; false if it has none."""
@@ -126,15 +129,6 @@ def _last_direction(lines: Sequence[str]) -> Direction | None:
             word = line[2:].strip()
             if word in DIRECTIONS:
                 return word
-    return None
-
-
-def _first_connection(lines: Sequence[str]) -> Connection | None:
-    for line in lines:
-        if line[:2] == "c=":
-            connection = parse_connection(line)
-            if connection is not None:
-                return connection
     return None
 
 
@@ -168,7 +162,7 @@ class MediaDescription(_Section):
     @property
     def direction(self) -> Direction:
         """This line's direction, else the session's, else ``sendrecv`` (RFC 8866 6.7)."""
-        return _last_direction(self.lines) or _last_direction(self.inherited) or "sendrecv"
+        return _last_direction((*self.inherited, *self.lines)) or "sendrecv"
 
     @direction.setter
     def direction(self, value: Direction) -> None:
@@ -187,7 +181,10 @@ class MediaDescription(_Section):
     @property
     def connection(self) -> Connection | None:
         """This line's ``c=``, else the session's; None if neither is there."""
-        return _first_connection(self.lines) or _first_connection(self.inherited)
+        for line in (*self.lines, *self.inherited):
+            if line[:2] == "c=" and (found := parse_connection(line)) is not None:
+                return found
+        return None
 
     def set_address(self, address: str) -> None:
         """Point the ``c=`` of this line to `address`; one is added if the line had none of its own."""
@@ -322,7 +319,7 @@ class SessionDescription(_Section):
     @property
     def connection(self) -> Connection | None:
         """The session's ``c=``."""
-        return _first_connection(self.lines)
+        return self.own_connection()
 
     @property
     def direction(self) -> Direction:
@@ -412,7 +409,7 @@ def _parse_media(line: str, number: int, lines: list[str], inherited: list[str])
         raise SdpError(f"line {number}: m= needs media, port and protocol")
     kind, ports, proto, *formats = parts
     port, slash, count = ports.partition("/")
-    if not is_number(port) or int(port) > 65535:
+    if not (port.isascii() and port.isdecimal() and len(port) <= 9) or int(port) > 65535:
         raise SdpError(f"line {number}: no such port")
     if slash and not (is_number(count) and 1 <= int(count) <= 65535):
         raise SdpError(f"line {number}: no such number of ports")
