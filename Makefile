@@ -48,7 +48,7 @@ lint: $(VENV)/.test ## ruff, mypy --strict, import-linter, vulture
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache pyproject.toml >/dev/null || $(BIN)/lint-imports --no-logo --no-cache pyproject.toml
-	@$(BIN)/vulture
+	@$(BIN)/python tools/unused
 
 format: $(VENV)/.test ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .

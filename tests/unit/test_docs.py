@@ -116,3 +116,19 @@ def anchors(page: Path) -> set[str]:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ +(.+?)\s*$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "row", re.findall(r"^\| (?!Word|---)(.+?) \| .+? \| .+? \| (.+?) \|$", GLOSSARY, re.M), ids=lambda r: r[0]
+)
+def test_each_word_of_the_glossary_is_where_it_says(row: tuple[str, str]) -> None:
+    _, where = row
+    places = re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", where)
+    assert places, where
+    for file, names in places:
+        text = (SOURCE / file).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^(class|def|async def) {name}\b", text, re.M), f"{file}: {name}"
