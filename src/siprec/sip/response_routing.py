@@ -40,10 +40,9 @@ def stamp(request: SipRequest, source: Hop) -> Hop | None:
                     return source
             elif (end == len(text) or text[end] == ";") and text.count("rport") == 1:
                 line = f"{line[:end]}={source.port}{line[end:]};received={source.host}"
-                if request.derived:
-                    request.write_line("via", line, at=at)
-                else:
-                    request.lines[at] = line
+                # Branch, sent-by and what the checks found are the same.
+                request.lines[at] = line
+                request.forget("top_via")
                 return source
     via = request.top_via
     params = dict(via.params)
