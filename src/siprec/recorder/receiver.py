@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from siprec.recorder.numbering import Ordered, Source
-from siprec.recorder.rtp import Counters, RtpPacket, parse
+from siprec.recorder.stream_counters import Counters
+from siprec.rtp.packets import RtpPacket, parse
 
 MAX_SOURCES = 16
 """Synchronisation sources kept per stream; a flood of invented SSRCs must not cost memory."""

@@ -14,7 +14,7 @@ from siprec.relay.call import Call, CallError, Party, Stream, Wishes, is_rtp, re
 from siprec.relay.fork import Fork, Subscription, release, watch
 from siprec.relay.ports import Interface, NoPorts, socket_address
 from siprec.relay.secure import ForkKeys, fork_keys, is_encrypted
-from siprec.rtp import srtp
+from siprec.rtp import rtcp, srtp
 from siprec.sdp import MediaDescription, SessionDescription
 
 MAX_SUBSCRIPTIONS: Final = 32
@@ -201,7 +201,7 @@ def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes)
     elif wishes.preroll is not None and wishes.preroll > HEAD_START:
         fork.short = fork.before  # nothing was kept of what is wanted
     if stream.kind == "video":
-        fork.key_frame = lambda packet: None if not keyframe.wanted(packet) else _ask(call, fork)
+        fork.key_frame = lambda packet: None if not rtcp.wants_key_frame(packet) else _ask(call, fork)
     watch(fork, packets)
     return fork
 

@@ -29,9 +29,9 @@ from siprec.net.framing import StreamFramer
 from siprec.proxy import connected_identity
 from siprec.proxy.record_route import Cookies, cookie_of
 from siprec.proxy.registrar import Registrar
-from siprec.recorder import rtcp
 from siprec.recording import participants
-from siprec.relay import rtcp as relay_rtcp
+from siprec.rtp import rtcp
+from siprec.rtp import rtcp as relay_rtcp
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sip import digest, multipart, validate, values
 from siprec.sip.headers import NameAddr, ParameterValue, Reason, SessionExpires, Via
