@@ -3,8 +3,9 @@ or PLI (RFC 4585 6.3.1) where the party announced only that."""
 
 from __future__ import annotations
 
-from siprec.relay.call import Call, Stream
+from siprec.relay.call import Call
 from siprec.relay.fork import Fork
+from siprec.relay.party import Stream
 from siprec.rtp import rtcp
 from siprec.sdp import MediaDescription
 

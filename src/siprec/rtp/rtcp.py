@@ -27,6 +27,11 @@ _SENDER: Final = struct.Struct("!6I")
 _BLOCK: Final = struct.Struct("!6I")
 
 
+def is_rtcp(packet: memoryview | bytes) -> bool:
+    """Whether a datagram looks like RTCP (RFC 5761 4)."""
+    return len(packet) >= 8 and packet[0] >> 6 == 2 and 192 <= packet[1] <= 223
+
+
 def make_cname() -> bytes:
     """A short-term persistent CNAME: 96 random bits in base64 (RFC 7022 5, RFC 7866 8.1.5.1)."""
     return base64.b64encode(secrets.token_bytes(12))
