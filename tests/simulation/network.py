@@ -50,6 +50,15 @@ class VirtualTimer:
         if not self.done:
             self.done = True
             self.clock.pending -= 1
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what was to be called at once, as the wheel does."""
+        self.callback, self.args = _nothing, ()
+
+
+def _nothing() -> None:
+    """What a timer calls that is over."""
 
 
 class VirtualClock:
@@ -84,7 +93,9 @@ class VirtualClock:
         self._now = max(self._now, when)
         timer.done = True
         self.pending -= 1
-        timer.callback(*timer.args)
+        callback, args = timer.callback, timer.args
+        timer.release()
+        callback(*args)
         return True
 
     def run_until(self, when: float) -> None:

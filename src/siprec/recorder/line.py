@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from siprec.audio import codecs
 from siprec.metadata.values import Id
 from siprec.net.datagrams import watch_again
+from siprec.recorder import rtcp, rtp
 from siprec.recorder.formats import meanings
 from siprec.recorder.latch import Heard, Latch
 from siprec.recorder.ntp import NtpClock
@@ -18,11 +19,7 @@ from siprec.recorder.numbering import Source
 from siprec.recorder.pipeline import LineBatch, RawPacket, SourceBatch
 from siprec.recorder.ports import Poller, PortPair
 from siprec.recorder.receiver import MAX_SOURCES, Receiver
-from siprec.recorder.receiver_reports import Reporter
 from siprec.recorder.secure import LineKeys
-from siprec.recorder.stream_counters import Counters
-from siprec.rtp import packets as rtp
-from siprec.rtp import rtcp
 from siprec.sip.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -95,9 +92,9 @@ class MediaLine:
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.receiver = Receiver(self._rate)
         self._meanings: dict[int, codecs.Codec] = {}
-        self.reporter = Reporter(self.clock.now())
+        self.receiver = Receiver()
+        self.reporter = rtcp.Reporter(self.clock.now())
         self._raw: deque[RawPacket] = deque(maxlen=_MAX_RAW)
         self._rtcp_source: Address | None = None
         self._poller: Poller | None = None
@@ -118,10 +115,6 @@ class MediaLine:
         """The formats after an offer and its answer. What was offered before may still be sent."""
         self.table, self.offered = taken, {**self.offered, **offered}
         self._meanings = meanings(taken, self.offered, self.kind)
-
-    def _rate(self, payload_type: int) -> int | None:
-        codec = self._meanings.get(payload_type)
-        return codec.clock_rate if codec is not None else None
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -342,7 +335,7 @@ class MediaLine:
                 return known
         return media if self.mux else (media[0], media[1] + 1)
 
-    def counters(self) -> Counters:
+    def counters(self) -> rtp.Counters:
         """What happened to packets so far."""
         total = self.receiver.total()
         if not self.closed:

@@ -68,12 +68,26 @@ class Batch:
     lines: Sequence[LineBatch]
 
 
+class Formats:
+    """What the payload types of an m-line mean now."""
+
+    __slots__ = ("codecs",)
+
+    def __init__(self, codecs: Mapping[int, Codec]) -> None:
+        self.codecs = codecs
+
+    def duration(self, item: Ordered) -> int:
+        """Ticks that the payload of a packet lasts, 0 if that cannot be told."""
+        codec = self.codecs.get(item.packet.payload_type)
+        return codec.duration(item.packet.payload) if codec is not None else 0
+
+
 @dataclass(slots=True)
 class Line:
     """One m-line's decoding state and results."""
 
     number: int
-    codecs: Mapping[int, Codec]
+    formats: Formats
     active: bool = True
     gains: tuple[float, float] = (1.0, 0.0)
     track: Track | None = None
@@ -97,6 +111,11 @@ class Line:
     reports: Mapping[int, tuple[float, int, float]] = field(default_factory=dict)
 
     @property
+    def codecs(self) -> Mapping[int, Codec]:
+        """Payload type -> codec."""
+        return self.formats.codecs
+
+    @property
     def all_clocks(self) -> list[SourceClock]:
         """Those of now and before."""
         return [*self.past_clocks, *list(self.clocks.values())]
@@ -104,11 +123,6 @@ class Line:
     def codec(self, item: Ordered) -> Codec | None:
         """What a packet is."""
         return self.codecs.get(item.packet.payload_type)
-
-    def duration(self, item: Ordered) -> int:
-        """Ticks that the payload of a packet lasts, 0 if that cannot be told."""
-        codec = self.codecs.get(item.packet.payload_type)
-        return codec.duration(item.packet.payload) if codec is not None else 0
 
     def audio_of(self, items: Sequence[Ordered], rate: int = 0) -> list[Ordered]:
         """The audio in `items` up to the first of another RTP clock than `rate` (0: than that of the first)."""
@@ -169,9 +183,9 @@ class Pipeline:
         """Tell what payload types of m-line `number` mean, whether media is expected, and its place in the mix."""
         line = self.lines.get(number)
         if line is None:
-            self.lines[number] = Line(number, table, active, gains)
+            self.lines[number] = Line(number, Formats(table), active, gains)
         else:
-            line.codecs, line.active, line.gains = table, active, gains
+            line.formats.codecs, line.active, line.gains = table, active, gains
             if self.mix is not None:
                 self.mix.place(number, gains)
 
@@ -254,7 +268,7 @@ class Pipeline:
                 gone = line.clocks.pop(old, None)
                 if gone is not None and len(line.past_clocks) < 64:
                     line.past_clocks.append(gone)
-            clock = line.clocks[ssrc] = SourceClock(rate, line.duration)
+            clock = line.clocks[ssrc] = SourceClock(rate, line.formats.duration)
         clock.sender_report = line.reports.get(ssrc)
         return clock
 

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from siprec.recorder.numbering import Ordered, Source
-from siprec.recorder.stream_counters import Counters
-from siprec.rtp.packets import RtpPacket, parse
+from siprec.recorder.rtp import Counters, RtpPacket
 
 MAX_SOURCES = 16
 """Synchronisation sources kept per stream; a flood of invented SSRCs must not cost memory."""
 
 
 class Receiver:
-    """The sources of one m-line.
+    """The sources of one m-line."""
 
-    `clock_rate(payload_type)` gives the RTP clock in Hz for :meth:`receive`, or None for a payload type without a
-    meaning here.
-    """
-
-    def __init__(self, clock_rate: Callable[[int], int | None]) -> None:
-        self._clock_rate = clock_rate
+    def __init__(self) -> None:
         self.sources: dict[int, Source] = {}
         self._retired = Counters()
         self.counters = Counters()
         """Packets that belong to no source; :meth:`total` adds the sources up."""
-
-    def receive(self, data: bytes, arrival: float) -> RtpPacket | None:
-        """One datagram. Returns the packet if it was RTP of a known type."""
-        packet = parse(data, arrival)
-        if packet is None:
-            self.counters.malformed += 1
-            return None
-        rate = self._clock_rate(packet.payload_type)
-        if rate is None:
-            self.counters.unknown_payload_type += 1
-            return None
-        return packet if self.accept(packet, rate) is not None else None
 
     def accept(self, packet: RtpPacket, rate: int, *, event: bool = False) -> Source | None:
         """One packet with an RTP clock of `rate` Hz, a telephone event or not; its source, None if there are too many

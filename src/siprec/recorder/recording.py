@@ -43,6 +43,16 @@ _MAX_DOCUMENTS = 10_000
 _MAX_PROBLEMS = 100
 
 
+class Outcome:
+    """What becomes of a recording, as the disk thread finds out: `progress` is ``recording``, then ``complete``,
+    ``failed`` or ``interrupted``."""
+
+    __slots__ = ("progress",)
+
+    def __init__(self) -> None:
+        self.progress = "recording"
+
+
 class Recording:
     """The recording of `session` (None: of nobody named) in `rs`, which began at `started` (Unix seconds)."""
 
@@ -54,7 +64,7 @@ class Recording:
         self.started = started
         self.ended: float | None = None
         self.end_reason: str | None = None
-        self.progress = "recording"
+        self.outcome = Outcome()
         self.documents: list[dict[str, Any]] = []
         self.problems: list[str] = []
         """What could not be read of the metadata, and the like; the audio is not concerned."""
@@ -89,6 +99,11 @@ class Recording:
         self._json_due = 0.0
         self._state: MetadataState | None = None
         self.result: Future[RecordingResult] | None = None
+
+    @property
+    def progress(self) -> str:
+        """See :class:`Outcome`."""
+        return self.outcome.progress
 
     @property
     def state(self) -> MetadataState:
@@ -258,11 +273,11 @@ class Recording:
     def _conclude(self) -> dict[str, Any]:
         failed = self.trouble or self.incomplete or self.pipeline.errors or self.disk.unfinished or self.disk.lost
         if failed:
-            self.progress = "failed"
+            self.outcome.progress = "failed"
         elif self.end_reason in _ORDERLY:
-            self.progress = "complete"
+            self.outcome.progress = "complete"
         else:
-            self.progress = "interrupted"
+            self.outcome.progress = "interrupted"
         return summary.build(self)
 
     def _finish_later(self) -> bool:

@@ -300,6 +300,7 @@ class RecordingCall(CallHandler):
         try:
             self._end(call, session, reason, request)
         finally:
+            call.handler = CallHandler()  # nobody is told any more
             if self._farewell is not None:
                 self._say_farewell(session)
 
@@ -344,11 +345,13 @@ class RecordingCall(CallHandler):
         lines = [("Reason", reason_header(status, reason))] if status else []
         self._finish(reason)
         self._call.bye(lines + (session.tally.headers(session.progress) if session is not None else []))
+        self._call.handler = CallHandler()  # nobody is told any more
 
     def _finish(self, reason: str, request: SipRequest | None = None) -> None:
         session, self._session = self._session, None
-        if self._liveness is not None:
-            self._liveness.stop()
+        liveness, self._liveness = self._liveness, None
+        if liveness is not None:
+            liveness.stop()
         self._server.calls.discard(self)
         if session is not None:
             wall = session.wall()

@@ -33,7 +33,7 @@ from siprec.recorder.latch import Latch, Learn
 from siprec.recorder.library import RecorderLibrary, RecordingResult
 from siprec.recorder.line import MediaLine
 from siprec.recorder.ports import Poller, PortPool
-from siprec.recorder.recording import Recording
+from siprec.recorder.recording import Outcome, Recording
 from siprec.recorder.secure import SrtpPolicy, keys_for
 from siprec.recorder.space import Space
 from siprec.recorder.tally import Tally
@@ -142,6 +142,10 @@ class Recorder:
         self.writer.close()
 
 
+def _ignored(reason: str) -> None:
+    """Nobody is told of trouble any more, or yet."""
+
+
 class RecordingSession:
     """One RS. Made by :meth:`Recorder.session`."""
 
@@ -159,7 +163,7 @@ class RecordingSession:
         self.closing = False
         self.headers: headers.Kept = []
         """Headers of the INVITE that are kept."""
-        self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.on_trouble: Callable[[str], None] = _ignored
         """Called once, with the reason, when what arrives can no longer be kept."""
         self._trouble = ""
         self._told = False
@@ -184,7 +188,8 @@ class RecordingSession:
         self._key_frames: set[int] = set()
         self.tally = Tally()
         self._failed = False
-        self._ended: list[Recording] = []
+        self._ended: list[Outcome] = []
+        """Of the recordings that are over, and not all on the disk."""
         self._result: Future[RecordingResult] | None = None
         self._last: Future[RecordingResult] | None = None
 
@@ -329,6 +334,7 @@ class RecordingSession:
         if self._result is not None:
             return self._result
         self.closing = True
+        self.on_trouble = _ignored
         ended = self.wall() if wall is None else wall
         if self._timer is not None:
             self._timer.cancel()
@@ -359,9 +365,9 @@ class RecordingSession:
     def _review(self) -> None:
         """What has become of the recordings that are over."""
         # The sound is written then; the JSON that says so may follow.
-        done = [recording for recording in self._ended if recording.progress != "recording"]
-        self._failed |= any(recording.progress == "failed" for recording in done)
-        self._ended = [recording for recording in self._ended if recording not in done]
+        done = [outcome for outcome in self._ended if outcome.progress != "recording"]
+        self._failed |= any(outcome.progress == "failed" for outcome in done)
+        self._ended = [outcome for outcome in self._ended if outcome not in done]
 
     @property
     def lines(self) -> list[MediaLine]:
@@ -681,7 +687,7 @@ class RecordingSession:
             self._move(index, self._lines[index], None, wall)
         self.recordings.remove(recording)
         self._review()
-        self._ended.append(recording)
+        self._ended.append(recording.outcome)
         self._last = recording.close(reason, wall)
         counters = self.recorder.counters
         counters["recordings"] += 1

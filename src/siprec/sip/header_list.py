@@ -182,9 +182,7 @@ VIEWS: Final = {
     "call-id": ("call_id", "problem"),
     "cseq": ("cseq", "problem"),
     "contact": ("contact",),
-    "content-type": ("content_type", "problem", "sdp_part"),
-    "content-disposition": ("sdp_part",),
-    "content-transfer-encoding": ("sdp_part",),
+    "content-type": ("content_type", "problem"),
     "max-forwards": ("max_forwards", "problem"),
     "content-length": ("content_length",),
     "expires": ("problem",),
@@ -268,17 +266,13 @@ class HeaderList:
 
     # -- changing --------------------------------------------------------------------------------------------------
 
-    def forget(self, view: str) -> None:
-        """Drop one view that was derived from a header."""
-        try:
-            delattr(self, view)
-        except AttributeError:
-            pass
-
     def _forget(self, key: str) -> None:
         """Drop what was derived from a header."""
         for view in VIEWS[key]:
-            self.forget(view)
+            try:
+                delattr(self, view)
+            except AttributeError:
+                pass
 
     def write_line(self, key: str, line: str, *, at: int | None = None) -> None:
         """Put a whole header line, whose canonical key is `key`, in the place of line number `at`, else at the end."""
