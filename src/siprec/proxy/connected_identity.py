@@ -16,6 +16,7 @@ from siprec.proxy.call_media_session import sdp_of
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.values import session_uuids
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Observers
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Change = Literal["", "identified", "replaced"]
 _ORIGIN: Final = re.compile(rb"^o=(\S+) (\S+) \S+ \S+ \S+ (\S+)", re.MULTILINE)
-_UUID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +177,7 @@ def _contact(message: SipMessage) -> tuple[str, str] | None:
 
 
 def _session_uuid(message: SipMessage) -> str:
-    found = _UUID.match(message.get("session-id") or "")
-    return found[0] if found is not None and found[0].strip("0") else ""
+    return session_uuids(message)[0]
 
 
 def _origin(sdp: bytes) -> tuple[bytes, ...] | None:

@@ -29,6 +29,7 @@ from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE
 from siprec.sip.transaction import ClientTransaction
 from siprec.sip.transport import Hop
+from siprec.sip.values import RAck, retry_after
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Call
@@ -112,9 +113,12 @@ class MidcallRequests:
             return
         cseq = request.cseq
         request.set("cseq", f"{lane.number(cseq.number)} {cseq.method}")
-        words = (request.get("rack") or "").split()
-        if len(words) == 3 and words[1].isdecimal():
-            request.set("rack", f"{words[0]} {lane.number(int(words[1]))} {words[2]}")
+        if request.has("rack"):
+            try:
+                rack = RAck.parse(request.get("rack") or "")
+            except SipError:
+                return  # the other party's to judge
+            request.set("rack", str(rack._replace(cseq=lane.number(rack.cseq))))
 
     @staticmethod
     def incoming(dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse) -> None:
@@ -367,8 +371,7 @@ class MidcallRequests:
 
 def _seconds(response: SipResponse) -> float:
     """What ``Retry-After`` asks for, ten seconds at the most (RFC 3261 14.2)."""
-    words = (response.get("retry-after") or "").replace(";", " ").replace("(", " ").split()
-    return min(float(words[0]), 10.0) if words and words[0].isdecimal() and len(words[0]) < 6 else 0.0
+    return min(float(retry_after(response) or 0), 10.0)
 
 
 def _other(side: Side) -> Side:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
-
-MIN_SE: Final = 90
+from siprec.sip.values import MIN_SE, min_se, session_expires
 
 
 def ask(request: SipRequest, seconds: int) -> None:
@@ -17,16 +14,13 @@ def ask(request: SipRequest, seconds: int) -> None:
     Raises:
         SipError: 422, the value is too small and the UAC does session timers (TMR-03).
     """
-    minimum = max(MIN_SE, _seconds(request.get("min-se")))
-    wanted = max(seconds, minimum)
-    value = request.get("session-expires")
-    if value is None:
+    wanted = max(seconds, min_se(request))
+    if not request.has("session-expires"):
         request.add("Session-Expires", str(wanted))
         return
-    try:
-        current = SessionExpires.parse(value)
-    except SipError:
-        return  # not ours to judge (MSG-02)
+    current = session_expires(request)
+    if current is None:
+        return  # malformed: not ours to judge
     if current.interval < MIN_SE:
         if "timer" in request.tokens("supported"):
             raise SipError("Session Interval Too Small", 422, (("Min-SE", str(MIN_SE)),))
@@ -38,7 +32,7 @@ def ask(request: SipRequest, seconds: int) -> None:
 
 def smallest(*messages: SipMessage) -> int:
     """The shortest interval in seconds that may be counted down: 90, or the largest Min-SE (RFC 4028 4, 5)."""
-    return max(MIN_SE, *(_seconds(message.get("min-se")) for message in messages))
+    return max(map(min_se, messages))
 
 
 def confirm(request: SipRequest, response: SipResponse, seconds: int) -> None:
@@ -50,12 +44,8 @@ def confirm(request: SipRequest, response: SipResponse, seconds: int) -> None:
         return
     sent = request.copy()
     ask(sent, seconds)
-    interval = _seconds((sent.get("session-expires") or "").partition(";")[0])
-    response.add("Session-Expires", str(SessionExpires(interval or seconds, "uac")))
+    found = session_expires(sent)
+    interval = found.interval if found is not None and found.interval else seconds
+    response.add("Session-Expires", str(SessionExpires(interval, "uac")))
     if "timer" not in response.tokens("require"):
         response.add("Require", "timer")
-
-
-def _seconds(value: str | None) -> int:
-    text = (value or "").partition(";")[0].strip()
-    return int(text) if text.isdecimal() and len(text) <= 10 else 0

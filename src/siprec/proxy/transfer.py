@@ -13,7 +13,7 @@ from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest
-from siprec.sip.uri import parse_params
+from siprec.sip.values import Replaces
 
 if TYPE_CHECKING:
     from siprec.proxy.call import Call
@@ -94,10 +94,9 @@ class Transfers:
                 found.setdefault(refer.call.dlg_id, Relation(refer.call, refer.referee, "caller", "refer"))
 
     def _by_replaces(self, invite: SipRequest, found: dict[str, Relation]) -> None:
-        call_id, _, rest = (invite.get("replaces") or "").partition(";")
-        params = parse_params(rest)
+        replaces = Replaces.parse(invite.get("replaces") or "")
         # RFC 3891 3: to-tag is the local tag of who receives this INVITE.
-        match = self._dialogs.by_tags(call_id.strip(), params.get("to-tag") or "", params.get("from-tag") or "")
+        match = self._dialogs.by_tags(replaces.call_id, replaces.to_tag, replaces.from_tag)
         if match is not None:
             dialog, side = match
             call = dialog.call

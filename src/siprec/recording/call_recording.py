@@ -67,6 +67,7 @@ from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result, UserAgent
+from siprec.sip.values import retry_after
 
 log = logging.getLogger(__name__)
 
@@ -710,8 +711,7 @@ class CallRecording:
                 self.lost(result.status, "SRTP declined")
         else:
             # 491 and a 500 with Retry-After were repeated by the user agent already (UAC-07).
-            wait = (result.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
-            seconds = float(wait) if wait.isdecimal() and len(wait) < 6 and result.status == 503 else 0.0
+            seconds = float(retry_after(result) or 0) if result.status == 503 else 0.0
             self._post(Event(Kind.EXCHANGE_FAILED, status=result.status, reason=result.reason, retry_after=seconds))
 
     @property

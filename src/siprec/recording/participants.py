@@ -15,14 +15,12 @@ from siprec.sip import headers
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipResponse
+from siprec.sip.values import NIL_UUID, session_uuids
 
 #: Where a party's name and address come from (policy; RFC 7865 6.5.1): From or To only; what the network asserts
 #: (P-Asserted-Identity, else Remote-Party-ID), else From or To; or both, From or To first.
 IdentityPolicy = Literal["header", "asserted", "both"]
 
-NIL_UUID: Final = "0" * 32
-_SESSION_ID: Final = re.compile(r"([0-9a-f]{32})\s*(?:;|\Z)")
-_REMOTE: Final = re.compile(r";\s*remote\s*=\s*([0-9a-f]{32})\s*(?:;|\Z)")
 # RFC 3840 9: tags of the base tree stand bare in a Contact, all others begin with "+".
 _BASE_TAGS: Final = re.compile(
     "actor|application|audio|automata|class|control|data|description|duplex|events|extensions|isfocus|language"
@@ -80,22 +78,12 @@ def feature_params(message: SipMessage | None) -> tuple[tuple[str, str], ...]:
 def sip_session_id(invite: SipMessage | None, response: SipMessage | None) -> tuple[str, ...]:
     """The RFC 7989 identifier of the dialog that `invite` and its 2xx made, seen from the caller; empty if neither end
     uses Session-ID (never a Call-ID, metadata.md 3)."""
-    local, _ = _session_id(invite) if invite is not None else ("", "")
-    remote, mirrored = _session_id(response) if response is not None else ("", "")
+    local, _ = session_uuids(invite) if invite is not None else ("", "")
+    remote, mirrored = session_uuids(response) if response is not None else ("", "")
     local = local or mirrored
     if not local and not remote:
         return ()
     return (f"{local or NIL_UUID};remote={remote or NIL_UUID}",)
-
-
-def _session_id(message: SipMessage) -> tuple[str, str]:
-    value = message.get("session-id") or ""
-    local = _SESSION_ID.match(value)
-    remote = _REMOTE.search(value)
-    return (
-        local[1] if local is not None and local[1] != NIL_UUID else "",
-        remote[1] if remote is not None and remote[1] != NIL_UUID else "",
-    )
 
 
 def reasons(message: SipMessage | None) -> tuple[Reason, ...]:

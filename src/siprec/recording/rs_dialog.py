@@ -23,6 +23,7 @@ from siprec.sip.multipart import METADATA_TYPES, SDP_TYPE, Part, build_multipart
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Call, CallHandler, OutgoingCall, Reply, Result, UserAgent, session_description
+from siprec.sip.values import retry_after
 
 log = logging.getLogger(__name__)
 
@@ -402,8 +403,7 @@ class RsDialog(CallHandler):
     def failed(self, call: Call | None, status: int, response: SipResponse | None, reason: str) -> None:
         """No dialog came about. An SRS that only knows the older media type is asked again with that (ERR-04)."""
         if status == 503 and response is not None:
-            wait = (response.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
-            self.retry_after = float(wait) if wait.isdecimal() and len(wait) < 8 else 0.0
+            self.retry_after = float(retry_after(response) or 0)
         if self._start is not None and not self._given_up and self._follow(response):
             return
         if (

@@ -29,7 +29,8 @@ from siprec.sip.useragent_hops import SilentHops
 from siprec.sip.useragent_incoming import IncomingCall, OnInvite
 from siprec.sip.useragent_outgoing import Invitation, OutgoingCall
 from siprec.sip.useragent_reply import Reply, session_description
-from siprec.sip.useragent_timer import MIN_SE, Agreement, session_expires
+from siprec.sip.useragent_timer import Agreement
+from siprec.sip.values import MIN_SE, session_expires
 
 __all__ = [
     "ALLOW",

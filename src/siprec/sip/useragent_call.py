@@ -19,7 +19,8 @@ from siprec.sip.useragent_exchange import Exchange, Resolve, Result
 from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
 from siprec.sip.useragent_queue import OfferQueue, Queued
 from siprec.sip.useragent_reply import AnsweredInvite, Reply, described, describes, session_description
-from siprec.sip.useragent_timer import MIN_SE, Agreement, SessionTimer, agreed_as_uac, session_expires
+from siprec.sip.useragent_timer import Agreement, SessionTimer, agreed_as_uac
+from siprec.sip.values import MIN_SE, session_expires
 
 if TYPE_CHECKING:
     from siprec.sip.digest import CredentialStore

@@ -14,7 +14,7 @@ from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-from siprec.sip.useragent_timer import min_se, session_expires
+from siprec.sip.values import min_se, session_expires
 
 if TYPE_CHECKING:
     from siprec.sip.clock import Timer

@@ -15,7 +15,8 @@ from siprec.sip.uri import Uri
 from siprec.sip.useragent_call import Call
 from siprec.sip.useragent_exchange import Exchange, Result
 from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
-from siprec.sip.useragent_timer import MIN_SE, agreed_as_uac
+from siprec.sip.useragent_timer import agreed_as_uac
+from siprec.sip.values import MIN_SE
 
 if TYPE_CHECKING:
     from siprec.sip.clock import Timer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from siprec.sip.message import SipResponse
 from siprec.sip.useragent_exchange import Exchange, Result
 from siprec.sip.useragent_handler import Done
-from siprec.sip.useragent_timer import MIN_SE
+from siprec.sip.values import MIN_SE, retry_after
 
 if TYPE_CHECKING:
     from siprec.sip.clock import Timer
@@ -118,8 +118,8 @@ class OfferQueue:
             owner = call.dialog is not None and call.dialog.owner
             delay = (rng.randint(210, 400) if owner else rng.randint(0, 200)) / 100
         elif response.status == 500:
-            seconds = (response.get("retry-after") or "").partition(";")[0].partition("(")[0].strip()
-            delay = float(seconds) if seconds.isdecimal() and len(seconds) <= 2 else None
+            seconds = retry_after(response)
+            delay = float(seconds) if seconds is not None and seconds < 100 else None
         if delay is None or call.state != "confirmed" or item.tries >= _MAX_TRIES:
             return False
         item.tries += 1

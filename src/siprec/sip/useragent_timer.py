@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from siprec.sip.clock import Clock, Timer
-from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
-from siprec.sip.message import SipMessage, SipRequest, SipResponse
-
-MIN_SE: Final = 90
-"""The smallest interval anybody may ask for, in seconds (RFC 4028 4)."""
+from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.values import min_se, session_expires
 
 
 class Agreement(NamedTuple):
@@ -19,23 +16,6 @@ class Agreement(NamedTuple):
 
     interval: int
     we_refresh: bool
-
-
-def session_expires(message: SipMessage) -> SessionExpires | None:
-    """The Session-Expires of a message; None when absent or malformed."""
-    value = message.get("session-expires")
-    if value is None:
-        return None
-    try:
-        return SessionExpires.parse(value)
-    except SipError:
-        return None
-
-
-def min_se(message: SipMessage) -> int:
-    """The Min-SE of a message, at least 90 s."""
-    value = (message.get("min-se") or "").partition(";")[0].strip()
-    return max(MIN_SE, int(value)) if value.isdecimal() and len(value) < 10 else MIN_SE
 
 
 def agreed_as_uac(response: SipResponse) -> Agreement | None:

@@ -1,32 +1,25 @@
-"""Typed values of less common headers. Each has `parse` for one value and `str` to write it back."""
+"""Less common headers, one parser each: `parse` for one value, or a function that reads the header of a message."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from siprec.sip.errors import SipError
-from siprec.sip.headers import TOKEN, NameAddr, quote, unquote
-from siprec.sip.uri import Params, Uri, format_params, parse_params, unescape
+from siprec.sip.headers import TOKEN, SessionExpires
+from siprec.sip.message import SipMessage
+from siprec.sip.uri import parse_params
 
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DATE: Final = re.compile(
-    r"\s*(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),\s+([0-9]{1,2})\s+([A-Z][a-z]{2})\s+([0-9]{4})\s+"
-    r"([0-9]{2}):([0-9]{2}):([0-9]{2})\s+GMT\s*\Z"
-)
-_SESSION_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
-_RETRY_AFTER: Final = re.compile(
-    r"\s*+([0-9]{1,10}+)\s*+(?:\(([^()\\]*+(?:\\.[^()\\]*+)*+)\)\s*+)?+((?:;.*+)?+)\Z", re.DOTALL
-)
-_WARNING: Final = re.compile(r'\s*+([0-9]{3})\s++([^\s"]++)\s++("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*+\Z', re.DOTALL)
+MIN_SE: Final = 90
+"""Seconds: no session interval is shorter (RFC 4028 5)."""
 NIL_UUID: Final = "0" * 32
+_SESSION_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+_RETRY_AFTER: Final = re.compile(r"\s*+([0-9]{1,20}+)\s*+(?:[;(]|\Z)")
 
 
 def parse_number(text: str, limit: int = 2**32) -> int:
-    """A decimal number below `limit` (Min-SE without parameters, RSeq, Expires, ...).
+    """A decimal number below `limit` (RSeq, the parts of RAck, ...).
 
     Raises:
         SipError: no number, or too large.
@@ -37,19 +30,32 @@ def parse_number(text: str, limit: int = 2**32) -> int:
     return int(text)
 
 
-@dataclass(frozen=True, slots=True)
-class MinSe:
-    """Min-SE (RFC 4028 5): the shortest session interval in seconds."""
+def retry_after(message: SipMessage) -> int | None:
+    """Retry-After (RFC 3261 20.33) in seconds; None when absent, malformed, or more than 115 days."""
+    if "retry-after" not in message.keys:
+        return None
+    match = _RETRY_AFTER.match(message.get("retry-after") or "")
+    return int(match[1]) if match is not None and int(match[1]) < 10_000_000 else None
 
-    interval: int
 
-    @classmethod
-    def parse(cls, value: str) -> MinSe:
-        """Parse a value; parameters are ignored. Raises SipError when there is no number."""
-        return cls(parse_number(value.partition(";")[0]))
+def session_expires(message: SipMessage) -> SessionExpires | None:
+    """Session-Expires (RFC 4028 4); None when absent or malformed."""
+    if "session-expires" not in message.keys:
+        return None
+    try:
+        return SessionExpires.parse(message.get("session-expires") or "")
+    except SipError:
+        return None
 
-    def __str__(self) -> str:
-        return str(self.interval)
+
+def min_se(message: SipMessage) -> int:
+    """Min-SE (RFC 4028 5), the shortest session interval in seconds: at least `MIN_SE`, also when malformed."""
+    if "min-se" not in message.keys:
+        return MIN_SE
+    try:
+        return max(MIN_SE, parse_number((message.get("min-se") or "").partition(";")[0]))
+    except SipError:
+        return MIN_SE
 
 
 class RAck(NamedTuple):
@@ -96,37 +102,6 @@ class Replaces:
 
 
 @dataclass(frozen=True, slots=True)
-class ReferTo:
-    """Refer-To (RFC 3515 2.1): where to go; `replaces` is what the URI carries for an attended transfer."""
-
-    address: NameAddr
-    replaces: Replaces | None = None
-
-    @classmethod
-    def parse(cls, value: str) -> ReferTo:
-        """Parse a value. Raises SipError when the address, its URI or the Replaces inside is malformed."""
-        address = NameAddr.parse(value)
-        return cls(address, embedded_replaces(address.uri))
-
-    @property
-    def method(self) -> str:
-        """The method to use: INVITE unless the URI says otherwise."""
-        return self.address.uri.params.get("method") or "INVITE"
-
-    def __str__(self) -> str:
-        return str(self.address)
-
-
-def embedded_replaces(uri: Uri) -> Replaces | None:
-    """The Replaces header inside a URI (``?Replaces=...``, escaped), or None. Raises SipError when malformed."""
-    for item in uri.headers.split("&"):
-        name, eq, value = item.partition("=")
-        if eq and unescape(name).lower() == "replaces":
-            return Replaces.parse(unescape(value))
-    return None
-
-
-@dataclass(frozen=True, slots=True)
 class SessionId:
     """Session-ID (RFC 7989 5): UUIDs of both ends as 32 lower-case hex digits; `remote` is "" in the old form of
     RFC 7329, and `NIL_UUID` when not yet known."""
@@ -144,94 +119,16 @@ class SessionId:
             raise SipError("malformed Session-ID")
         return cls(local, remote)
 
-    def reversed(self) -> SessionId:
-        """The same session as the other end writes it."""
-        return SessionId(self.remote or NIL_UUID, self.local)
-
     def __str__(self) -> str:
         return f"{self.local};remote={self.remote}" if self.remote else self.local
 
 
-@dataclass(frozen=True, slots=True)
-class RetryAfter:
-    """Retry-After (RFC 3261 20.33): seconds, comment, and for how many seconds the callee is reachable then."""
-
-    seconds: int
-    comment: str = ""
-    params: Params = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, value: str) -> RetryAfter:
-        """Parse a value. Raises SipError when malformed."""
-        match = _RETRY_AFTER.match(value)
-        if match is None:
-            raise SipError("malformed Retry-After")
-        return cls(int(match[1]), match[2] or "", parse_params(match[3]))
-
-    @property
-    def duration(self) -> int | None:
-        """The duration parameter in seconds, or None."""
-        value = self.params.get("duration") or ""
-        return int(value) if value.isdecimal() and value.isascii() and len(value) < 11 else None
-
-    def __str__(self) -> str:
-        comment = f" ({self.comment})" if self.comment else ""
-        return f"{self.seconds}{comment}{format_params(self.params)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Warning:
-    """One Warning value (RFC 3261 20.43): ``399 host "text"``."""
-
-    code: int
-    agent: str
-    text: str
-
-    @classmethod
-    def parse(cls, value: str) -> Warning:
-        """Parse a value. Raises SipError when malformed."""
-        match = _WARNING.match(value)
-        if match is None:
-            raise SipError("malformed Warning")
-        return cls(int(match[1]), match[2], unquote(match[3]))
-
-    def __str__(self) -> str:
-        return f"{self.code:03} {self.agent} {quote(self.text)}"
-
-
-def parse_date(value: str) -> float:
-    """A Date header (RFC 3261 20.17, GMT only) as seconds since the epoch.
-
-    Raises:
-        SipError: malformed, another zone, or no such day.
-    """
-    match = _DATE.match(value)
-    if match is None or match[2] not in _MONTHS:
-        raise SipError("malformed Date")
-    day, year, hour, minute, second = (int(match[i]) for i in (1, 3, 4, 5, 6))
+def session_uuids(message: SipMessage) -> tuple[str, str]:
+    """The UUIDs of a message's Session-ID: the sender's and the other one's, empty where unknown or malformed."""
+    if "session-id" not in message.keys:
+        return "", ""
     try:
-        # A leap second counts as the one before it.
-        date = datetime(year, _MONTHS.index(match[2]) + 1, day, hour, minute, min(second, 59), tzinfo=UTC)
-    except ValueError as error:
-        raise SipError(f"malformed Date: {error}") from None
-    return date.timestamp()
-
-
-def format_date(wall: float) -> str:
-    """A Date header value for seconds since the epoch: ``Sat, 13 Nov 2010 23:29:00 GMT``, whatever the locale."""
-    date = datetime.fromtimestamp(int(wall), UTC)
-    return f"{_DAYS[date.weekday()]}, {date.day:02} {_MONTHS[date.month - 1]} {date.year:04} {date:%H:%M:%S} GMT"
-
-
-def parse_addresses(values: list[str]) -> list[NameAddr]:
-    """Addresses of P-Asserted-Identity, P-Preferred-Identity, Remote-Party-ID, Diversion, History-Info: what
-    ``message.values(name)`` gives, malformed ones left out, as none of them is worth losing a call."""
-    result = []
-    for value in values:
-        try:
-            address = NameAddr.parse(value)
-            address.uri  # noqa: B018 - parsed for its errors
-        except SipError:
-            continue
-        result.append(address)
-    return result
+        found = SessionId.parse(message.get("session-id") or "")
+    except SipError:
+        return "", ""
+    return found.local if found.local != NIL_UUID else "", found.remote if found.remote != NIL_UUID else ""

@@ -33,7 +33,7 @@ from siprec.recorder import rtcp
 from siprec.recording import participants
 from siprec.relay import rtcp as relay_rtcp
 from siprec.sdp import crypto as sdp_crypto
-from siprec.sip import digest, multipart, validate, values
+from siprec.sip import digest, multipart, scan, validate, values
 from siprec.sip.headers import NameAddr, ParameterValue, Reason, SessionExpires, Via
 from siprec.sip.message import SipMessage, SipRequest, SipResponse, parse_datagram
 from siprec.sip.transaction import server_key
@@ -63,7 +63,6 @@ def uri(text: str) -> None:
     all_of(parsed, "aor", "user_unescaped", "transport", "effective_port")
     tried(
         lambda: parsed.equivalent(Uri.parse(text + ";x")),
-        lambda: values.embedded_replaces(parsed),
         lambda: Cookies().check(cookie_of(parsed), "call"),
         lambda: str(parsed.replace(port=5060)),
     )
@@ -76,7 +75,6 @@ def address(text: str) -> None:
         lambda: uri(parsed.uri_text),
         lambda: str(parsed),
         lambda: parsed.has_feature("+sip.src"),
-        lambda: values.ReferTo.parse(text),
     )
 
 
@@ -87,13 +85,9 @@ _VALUES: Final[tuple[Callable[[str], object], ...]] = (
     SessionExpires.parse,
     ParameterValue.parse,
     digest.AuthValue.parse,
-    values.MinSe.parse,
     values.RAck.parse,
     values.Replaces.parse,
     values.SessionId.parse,
-    values.RetryAfter.parse,
-    values.Warning.parse,
-    values.parse_date,
     uri,
 )
 
@@ -112,7 +106,8 @@ def views(message: SipMessage) -> None:
     all_of(
         message,
         *("top_via", "vias", "from_", "to", "call_id", "cseq", "max_forwards", "contacts", "contact", "routes"),
-        *("record_routes", "content_type", "start_line"),
+        *("record_routes", "content_type", "start_line", "branch", "sent_by", "from_tag", "to_tag"),
+        *("content_length", "problem"),
     )
     for name in set(message.keys):
         tried(lambda name=name: message.values(name), lambda name=name: message.get(name))  # type: ignore[misc]
@@ -124,7 +119,11 @@ def views(message: SipMessage) -> None:
         lambda: participants.feature_params(message),
         lambda: participants.sip_session_id(message, message),
         lambda: connected_identity.asserted(message),
-        lambda: values.parse_addresses(message.values("p-asserted-identity")),
+        lambda: values.min_se(message),
+        lambda: values.retry_after(message),
+        lambda: values.session_expires(message),
+        lambda: values.session_uuids(message),
+        lambda: scan.problem_of(message.keys, message.lines, "INVITE"),
         lambda: message.copy().remove_first_value("route") if isinstance(message, SipRequest) else None,
         lambda: message.copy().replace_first_value("via", "x") if isinstance(message, SipRequest) else None,
         message.to_bytes,
