@@ -13,7 +13,6 @@ from siprec import sdp
 from siprec.metadata.document import Document, NameId, Participant
 from siprec.metadata.values import new_id
 from siprec.metadata.write import write
-from siprec.recorder import rtp
 from siprec.recorder.acceptance import Acceptance
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
@@ -21,6 +20,7 @@ from siprec.recorder.server import RecorderServer
 from siprec.recorder.session import Recorder, RecorderSettings
 from siprec.recording import confirmation
 from siprec.recording.confirmation import Recorded
+from siprec.rtp import packets as rtp
 from siprec.sip.date import format_date
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse

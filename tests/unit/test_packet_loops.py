@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec.relay.copies import Copies
-from siprec.relay.flow import Flow
+from siprec.relay.fork_sink import Copies
 from siprec.relay.learning import ALL_PAYLOADS, Expected, Latching
 from siprec.relay.loop import PacketLoop
 from siprec.relay.native import NativeFlow, NativeLoop, packet_loop
+from siprec.relay.rtp_stream import Flow
 
 BOTH = ("native", "python")
 COUNTERS = (

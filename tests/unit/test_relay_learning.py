@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from siprec import sdp
-from siprec.relay.flow import Flow, Role
 from siprec.relay.learning import ALL_PAYLOADS, Expected, Latching, behind_nat, expected
 from siprec.relay.native import NativeFlow, packet_loop
+from siprec.relay.rtp_stream import Flow, Role
 
 PHONE = ("192.0.2.1", 4000)
 REBOUND = ("192.0.2.1", 61000)

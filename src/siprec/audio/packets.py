@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siprec.audio.codecs import Codec, encoder
+from siprec.rtp.packets import build
 
 
 def packets(
@@ -34,8 +34,7 @@ def packets(
     ticks = round(codec.clock_rate * ptime)
     for number, start in enumerate(range(0, len(samples), step)):
         payload = coder.encode(samples[start : start + step])
-        kind = payload_type | (0x80 if number == 0 else 0)
-        head = struct.pack(
-            "!BBHII", 0x80, kind, sequence + number & 0xFFFF, timestamp + number * ticks & 0xFFFFFFFF, ssrc
+        yield (
+            number * ptime,
+            build(payload_type, sequence + number, timestamp + number * ticks, ssrc, payload, marker=number == 0),
         )
-        yield number * ptime, head + payload

@@ -16,9 +16,9 @@ from siprec.audio.melody import callee_melody, caller_melody, to_int16
 from siprec.audio.packets import packets
 from siprec.net.datagrams import DatagramReader
 from siprec.recorder.ports import PortPair, PortPool
-from siprec.recorder.rtcp import parse as parse_rtcp
 from siprec.recording import srtp_sdp
-from siprec.relay.rtcp import ReportBlock, empty_report, goodbye, make_cname, report_blocks, sender_report
+from siprec.rtp.rtcp import ReportBlock, empty_report, goodbye, make_cname, report_blocks, sender_report
+from siprec.rtp.rtcp import parse as parse_rtcp
 from siprec.rtp.srtp import SUPPORTED, Decryptor, Encryptor, offer_lines
 from siprec.sdp import MediaDescription
 

@@ -28,7 +28,8 @@ from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.headers import ParameterValue
 from siprec.sip.message import SipMessage
-from siprec.sip.multipart import SDP_TYPE, Part, find_part, replace_part
+from siprec.sip.multipart import SDP_TYPE, Part, replace_part
+from siprec.sip.multipart import sdp_part as located_sdp
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,11 @@ def sdp_part(message: SipMessage) -> Part | None:
     if not body:
         return None
     try:
-        part = find_part(message, SDP_TYPE)
+        part = located_sdp(message)
     except SipError:
         part = None
     if part is None and body.startswith(b"v=0") and "early" not in (message.get("content-disposition") or "").lower():
-        return Part(_SDP, [], body, end=len(body))
+        return Part(_SDP, [], body, whole=body, end=len(body))
     return part
 
 

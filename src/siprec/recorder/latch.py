@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from siprec.recorder.rtp import RtpPacket
+from siprec.rtp.packets import RtpPacket
 
 Address = tuple[str, int]
 Learn = Literal["any", "host", "signalled"]

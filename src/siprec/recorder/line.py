@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from siprec.audio import codecs
 from siprec.metadata.values import Id
 from siprec.net.datagrams import watch_again
-from siprec.recorder import rtcp, rtp
 from siprec.recorder.formats import meanings
 from siprec.recorder.latch import Heard, Latch
 from siprec.recorder.ntp import NtpClock
@@ -19,7 +18,11 @@ from siprec.recorder.numbering import Source
 from siprec.recorder.pipeline import LineBatch, RawPacket, SourceBatch
 from siprec.recorder.ports import Poller, PortPair
 from siprec.recorder.receiver import MAX_SOURCES, Receiver
+from siprec.recorder.receiver_reports import Reporter
 from siprec.recorder.secure import LineKeys
+from siprec.recorder.stream_counters import Counters
+from siprec.rtp import packets as rtp
+from siprec.rtp import rtcp
 from siprec.sip.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -94,7 +97,7 @@ class MediaLine:
     def __post_init__(self) -> None:
         self._meanings: dict[int, codecs.Codec] = {}
         self.receiver = Receiver()
-        self.reporter = rtcp.Reporter(self.clock.now())
+        self.reporter = Reporter(self.clock.now())
         self._raw: deque[RawPacket] = deque(maxlen=_MAX_RAW)
         self._rtcp_source: Address | None = None
         self._poller: Poller | None = None
@@ -335,7 +338,7 @@ class MediaLine:
                 return known
         return media if self.mux else (media[0], media[1] + 1)
 
-    def counters(self) -> rtp.Counters:
+    def counters(self) -> Counters:
         """What happened to packets so far."""
         total = self.receiver.total()
         if not self.closed:

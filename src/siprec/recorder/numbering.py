@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from siprec.recorder.rtp import Counters, RtpPacket
+from siprec.recorder.stream_counters import Counters
+from siprec.rtp.packets import RtpPacket
 
 _NEAR = 100  # RFC 3550 A.1, MAX_MISORDER; ahead it is the largest loss believed on the word of one packet
 _EVENT_NEAR = 32  # events within that of the audio's numbers share its numbering

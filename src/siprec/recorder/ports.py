@@ -1,4 +1,4 @@
-"""Pairs of UDP ports for RTP and RTCP (RFC 3550 11: RTP even, RTCP the next odd one).
+"""Pairs of ports for RTP and RTCP, kept apart from the next recording.
 
 A pair that was given back is quarantined: its sockets stay open until nothing has come for a while. Whoever sends to it
 all the same, because a media server was never told that its call is over, is not heard in the next recording.
@@ -6,7 +6,6 @@ all the same, because a media server was never told that its call is over, is no
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import random
 import socket
@@ -17,13 +16,13 @@ from dataclasses import dataclass
 
 from siprec.net.datagrams import Watcher
 from siprec.recorder.errors import RecorderFull
+from siprec.rtp.ports import bind_pair
 from siprec.sip.clock import Timer
 
 _RECEIVE_BUFFER = 1 << 20  # a pre-roll of several seconds arrives in one burst
 _QUARANTINE_SHARE = 4  # of the pairs that may be open, one in so many may be in quarantine ...
 _QUARANTINE_LEAST = 64  # ... but so many in any case
 _DRAIN = 64  # datagrams thrown away at a time
-_IN_USE = (errno.EADDRINUSE, errno.EACCES)
 
 
 Poller = Watcher
@@ -66,7 +65,7 @@ class PortPool:
         call_later: Callable[[float, Callable[[], object]], Timer] | None = None,
     ) -> None:
         self.address = address
-        self.family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+        ipaddress.ip_address(address)  # ValueError for what is none
         self._first = first + first % 2
         self._pairs = max((last - self._first + 1) // 2, 0) if first else 0
         self._limit = min(limit, self._pairs) if first else limit
@@ -179,26 +178,11 @@ class PortPool:
                 self._close(each.pair)
 
     def _bind(self, port: int) -> PortPair | None:
-        bound: list[socket.socket] = []
-        for number in (port, port + 1):
-            try:
-                sock = socket.socket(self.family, socket.SOCK_DGRAM)
-            except OSError as error:
-                for other in bound:
-                    other.close()
-                raise RecorderFull(f"no socket: {error.strerror}") from error
-            bound.append(sock)
-            try:
-                sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-                sock.bind((self.address, number))
-            except OSError as error:
-                for other in bound:
-                    other.close()
-                if error.errno in _IN_USE:
-                    return None
-                raise RecorderFull(f"cannot bind {self.address}: {error.strerror}") from error
-        return PortPair(bound[0], bound[1], port)
+        try:
+            found = bind_pair(self.address, port, receive_buffer=_RECEIVE_BUFFER)
+        except OSError as error:
+            raise RecorderFull(f"no pair of ports at {self.address}: {error.strerror}") from error
+        return PortPair(found.rtp, found.rtcp, port) if found is not None else None
 
 
 def _buffer(pair: PortPair, size: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from siprec.recorder.numbering import Ordered, Source
-from siprec.recorder.rtp import Counters, RtpPacket
+from siprec.recorder.stream_counters import Counters
+from siprec.rtp.packets import RtpPacket
 
 MAX_SOURCES = 16
 """Synchronisation sources kept per stream; a flood of invented SSRCs must not cost memory."""

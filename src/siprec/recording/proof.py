@@ -11,15 +11,13 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import msgspec
-
 from siprec.media.engine import MediaError, MediaServer, MediaStatistics
 from siprec.proxy.call import Call, CallObserver
 from siprec.recording import events
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import SiprecEvent
 from siprec.recording.proofcase import Case, text_of
-from siprec.recording.verdict import KEPT, Begun, Line, Proof, Verdict, judge
+from siprec.recording.verdict import KEPT, Begun, Line, Proof, Verdict, encoded, judge
 from siprec.sip.clock import Clock, Timer
 
 log = logging.getLogger(__name__)
@@ -55,7 +53,6 @@ class ProofCollector(CallObserver):
         self._find_call = find_call
         self._active = active
         self._counted = counted or _nobody
-        self._encoder = msgspec.json.Encoder()
         self._open: dict[str, dict[str, Case]] = {}
         self._patience: dict[str, Timer] = {}
         self._early: dict[str, list[SiprecEvent]] = {}
@@ -233,7 +230,7 @@ class ProofCollector(CallObserver):
 
     def _put(self, line: Line) -> None:
         try:
-            self._write(self._encoder.encode(line))
+            self._write(encoded(line))
         except Exception:
             log.exception("a proof of recording cannot be written (call %s)", line.call_id)
 

@@ -6,7 +6,7 @@ docs/proof.md has the rules as a table.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -156,6 +156,26 @@ class Begun(msgspec.Struct, kw_only=True, tag_field="type", tag="begin"):
 
 
 Line = Begun | Proof
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encoded(line: Line) -> bytes:
+    """A line of the proof as JSON. What strangers wrote need not be UTF-8: such octets become U+FFFD."""
+    try:
+        return _encoder.encode(line)
+    except UnicodeEncodeError:
+        return _encoder.encode(_valid(msgspec.to_builtins(line)))
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {key: _valid(each) for key, each in value.items()}
+    return [_valid(each) for each in value] if isinstance(value, list) else value
+
 
 ENDS: Final = {
     "shutdown": "the call goes on unrecorded: siprec serve ended",

@@ -33,8 +33,8 @@ class Loop:
         """Count up the 64-bit number at `slot` of `page` at each turn, at least every 250 ms."""
 
 class Channel:
-    """The state of one :class:`siprec.relay.flow.Flow`, and its socket while it is watched. `role`: 0 RTP, 1 RTCP,
-    2 opaque; `learn`: 0 any, 1 host, 2 signalled. :meth:`close` comes before the socket is closed."""
+    """The state of one :class:`siprec.relay.rtp_stream.Flow`, and its socket while it is watched. `role`: 0 RTP, 1
+    RTCP, 2 opaque; `learn`: 0 any, 1 host, 2 signalled. :meth:`close` comes before the socket is closed."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Channel:
     def position(self) -> tuple[int, int, float]: ...
 
 class Copies:
-    """A :class:`siprec.relay.flow.Sink`."""
+    """A :class:`siprec.relay.sink.Sink`."""
 
     def __init__(self, loop: Loop, seconds: float) -> None: ...
     @property

@@ -6,30 +6,22 @@ faces its peer. An offer allocates both pairs; ports stay the same through re-IN
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from siprec import sdp
-from siprec.relay import bridge
-from siprec.relay.bridge import BridgeError, Transport
-from siprec.relay.flow import Flow, Role, Sink
+from siprec.relay import srtp_gateway
+from siprec.relay.call_sdp import bundled, is_rtp, parse, relayed, rewritten
 from siprec.relay.fork import Subscription
 from siprec.relay.learning import ALL_PAYLOADS, Expected, Latching, behind_nat, expected
 from siprec.relay.loop import PacketLoop
-from siprec.relay.ports import Interface, NoPorts, PortPair, PortPool, socket_address
-from siprec.relay.secure import Security
+from siprec.relay.ng_wishes import CallError, Wishes
+from siprec.relay.party import Keeper, Party, Stream
+from siprec.relay.ports import NoPorts, PortPool, socket_address
+from siprec.relay.rtp_stream import Flow, Role
+from siprec.relay.srtp_gateway import BridgeError
 from siprec.relay.totals import Totals
-from siprec.sdp import MediaDescription, SdpError, SessionDescription
+from siprec.sdp import MediaDescription, SessionDescription
 from siprec.sip.clock import Clock
-
-_ICE = ("candidate", "end-of-candidates", "remote-candidates", "ice-ufrag", "ice-pwd", "ice-options", "ice-mismatch")
-_ICE_SESSION = ("ice-lite", "ice-options", "ice-ufrag", "ice-pwd", "ice-pacing")
-RELAYED = ("RTP/", "UDP", "DTLS/")
-
-
-class CallError(Exception):
-    """A request that cannot be done; the text is the error-reason of the reply."""
 
 
 @dataclass(slots=True)
@@ -50,82 +42,6 @@ class Player(Protocol):
 
     def stop(self) -> None: ...
     def detach(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What a request asks for besides: ng keys ``replace``, ``direction``, ``media address``, ``address family``,
-    ``transport protocol``, ``SDES``, ``received-from`` (the address alone), ``via-branch``.
-
-    Two of ours: `preroll`, seconds that a subscription goes back at most (``pre-roll age``, in ms; None: as far as
-    there is anything), and `hold`, keep everything for another recorder than the one before (``pre-roll hold``).
-    """
-
-    origin: bool = False
-    session_name: bool = False
-    interfaces: tuple[str, ...] = ()
-    media_address: str = ""
-    family: str = ""
-    flags: frozenset[str] = frozenset()
-    label: str = ""
-    preroll: float | None = None
-    hold: bool = False
-    transport: str = ""
-    sdes: frozenset[str] = frozenset()
-    received_from: str = ""
-    via_branch: str = ""
-
-
-@dataclass(eq=False, slots=True)
-class Keeper:
-    """Pre-roll that no subscription has asked for yet; `since` in monotonic seconds."""
-
-    copies: Sink
-    since: float
-
-
-@dataclass(eq=False, slots=True)
-class Stream:
-    """One m-line as it faces one party."""
-
-    kind: str
-    pair: PortPair
-    rtp: Flow
-    rtcp: Flow
-    role: Role = "rtp"
-    keeper: Keeper | None = None
-    key_asked: float = -math.inf
-    key_number: int = 0
-    """When this party was asked for a key frame (monotonic), and how often."""
-    security: Security = field(default_factory=Security)
-    transport: Transport = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.transport = Transport(self.security)
-
-    def authentic(self, packet: bytes) -> bool:
-        """Is it SRTP of this party?"""
-        return self.security.authentic(packet)
-
-
-@dataclass(eq=False, slots=True)
-class Party:
-    """A participant, by its tag ("" until it is known). `mistrusted`: the address in its description is not to be
-    trusted (ng's flag ``SIP source address``)."""
-
-    tag: str
-    created: float
-    interface: Interface
-    streams: list[Stream | None] = field(default_factory=list)
-    replaced: dict[int, Stream] = field(default_factory=dict)
-    """What an m-line was before an offer of other media: it goes on until that is answered."""
-    description: SessionDescription | None = None
-    answered: bool = False
-    label: str = ""
-    public: str = ""
-    received_from: str = ""
-    via_branch: str = ""
-    mistrusted: bool = False
 
 
 class Call:
@@ -152,7 +68,7 @@ class Call:
 
     def offer(self, from_tag: str, to_tag: str, body: bytes, wishes: Wishes) -> bytes:
         """The offer as the other side shall see it; raises :class:`CallError`."""
-        description = _parse(body)
+        description = parse(body)
         party, peer = self._dialogue(from_tag, to_tag, description, wishes)
         for index, media in enumerate(description.media):
             if not media.rejected and relayed(media):
@@ -161,12 +77,12 @@ class Call:
         peer.via_branch = wishes.via_branch or peer.via_branch
         self._expect(party)
         self._expect(peer)
-        out = self._rewritten(description, party, peer, wishes)
+        out = rewritten(description, peer, wishes)
         for index, media in enumerate(description.media):
             mine, theirs = _at(party.streams, index), _at(peer.streams, index)
             if mine is not None and theirs is not None and not media.rejected:
                 try:
-                    bridge.offer(
+                    srtp_gateway.offer(
                         mine.transport,
                         theirs.transport,
                         media,
@@ -186,7 +102,7 @@ class Call:
         offerer = self.parties.get(from_tag)
         if offerer is None or offerer.description is None:
             raise CallError("No offer from that from-tag")
-        description = _parse(body)
+        description = parse(body)
         offered = offerer.description.media
         if len(description.media) != len(offered):
             raise CallError("Answer does not match the offer: number of m-lines")
@@ -205,7 +121,7 @@ class Call:
             elif relayed(media):
                 self._stream(offerer, answerer, index, media)
         self._signalled(answerer, description, wishes)
-        out = self._rewritten(description, answerer, offerer, wishes)
+        out = rewritten(description, offerer, wishes)
         self._agree(offerer, answerer, out)
         if "pre-roll" in wishes.flags:
             self.keep()
@@ -227,15 +143,15 @@ class Call:
             if one is None or other is None or answered.rejected:
                 continue
             try:
-                bridge.answer(one.transport, other.transport, offered, answered, out.media[index])
+                srtp_gateway.answer(one.transport, other.transport, offered, answered, out.media[index])
             except BridgeError as error:
                 raise CallError(str(error)) from None
             if one.transport.ends or other.transport.ends:
                 for player in self.players.values():
                     player.detach()
             for mine, theirs in ((one, other), (other, one)):
-                bridge.cross(mine.rtp, mine.transport, theirs.transport)
-                bridge.cross(mine.rtcp, mine.transport, theirs.transport)
+                srtp_gateway.cross(mine.rtp, mine.transport, theirs.transport)
+                srtp_gateway.cross(mine.rtcp, mine.transport, theirs.transport)
 
     def _dialogue(
         self, from_tag: str, to_tag: str, description: SessionDescription, wishes: Wishes
@@ -359,7 +275,7 @@ class Call:
         party.received_from = wishes.received_from or party.received_from
         party.mistrusted = "sip-source-address" in wishes.flags
         party.label = wishes.label or party.label
-        shared = _bundled(description)
+        shared = bundled(description)
         for index, media in enumerate(description.media):
             stream = party.streams[index] if index < len(party.streams) else None
             if stream is None or media.rejected:
@@ -382,7 +298,7 @@ class Call:
         own = party.description
         if own is None:
             return
-        shared = _bundled(own)
+        shared = bundled(own)
         positions = {id(media): index for index, media in enumerate(own.media)}
         agreed: dict[int, tuple[int, bool]] = {}
         for index, media in enumerate(own.media):
@@ -407,48 +323,6 @@ class Call:
     def moved(self, flow: Flow) -> tuple[Party, int] | None:
         """The party and m-line of a flow."""
         return next(((party, index) for party, index, stream in self.streams() if stream.rtp is flow), None)
-
-    def _rewritten(
-        self, description: SessionDescription, sender: Party, receiver: Party, wishes: Wishes
-    ) -> SessionDescription:
-        """`description` of `sender` with the addresses and ports that face `receiver`."""
-        # sender.description keeps what the party said, so what is edited is a copy
-        out = sdp.parse(description.to_bytes())
-        public = wishes.media_address or receiver.public or receiver.interface.public
-        receiver.public = public
-        shared = _bundled(description)
-        session_connection = out.connection
-        positions = {id(media): index for index, media in enumerate(description.media)}
-        for index, (was, media) in enumerate(zip(description.media, out.media, strict=True)):
-            at = positions[id(shared[index])] if index in shared else index
-            stream = receiver.streams[at] if at < len(receiver.streams) else None
-            own = media.own_connection()
-            if stream is None or was.rejected:
-                if was.port and own is None and session_connection is not None:
-                    media.set_address(session_connection.address)  # not ours: keeps what it inherited
-                if was.port and relayed(was):
-                    media.port = 0
-                continue
-            connection = was.connection
-            if connection is None:
-                media.set_address(public)
-            elif own is not None and not own.is_zero:
-                media.rewrite_connection(public)
-            media.num_ports = 1
-            if was.port:
-                media.port = stream.pair.port
-            if media.attribute("rtcp") is not None:
-                mux = media.rtcp_mux
-                media.set_attribute("rtcp", str(stream.pair.port + (0 if mux else 1)))
-            media.remove_attributes(*_ICE)
-        out.remove_attributes(*_ICE_SESSION)
-        if session_connection is not None and not session_connection.is_zero:
-            out.rewrite_connection(public)
-        if wishes.origin and (origin := out.origin) is not None:
-            out.origin = sdp.Origin(origin.username, origin.session_id, origin.version, public)
-        if wishes.session_name:
-            out.lines[:] = ["s=-" if line.startswith("s=") else line for line in out.lines]
-        return out
 
     # ---------- life
 
@@ -531,32 +405,3 @@ class Call:
 
 def _at(streams: list[Stream | None], index: int) -> Stream | None:
     return streams[index] if index < len(streams) else None
-
-
-def relayed(media: MediaDescription) -> bool:
-    """Do media of this m-line pass through here? (RTP in all its profiles, T.38, whatever else is UDP; not TCP.)"""
-    proto = media.proto.upper()
-    return proto.startswith(RELAYED) and "TCP" not in proto
-
-
-def is_rtp(media: MediaDescription) -> bool:
-    """Does this m-line say RTP, in any profile?"""
-    return "RTP/" in media.proto.upper()
-
-
-def _parse(body: bytes) -> SessionDescription:
-    try:
-        return sdp.parse(body)
-    except SdpError as error:
-        raise CallError(f"Failed to parse SDP: {error}") from error
-
-
-def _bundled(description: SessionDescription) -> dict[int, MediaDescription]:
-    """m-lines that share the port of the first of their BUNDLE group (RFC 8843): index -> that first one."""
-    found: dict[int, MediaDescription] = {}
-    for mids in description.bundles:
-        members = [(i, media) for i, media in enumerate(description.media) if media.mid in mids and media.port]
-        if members:
-            first = members[0][1]
-            found |= {i: first for i, media in members[1:] if media.port == first.port}
-    return found

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from socket import SO_ERROR, SOL_SOCKET, socket
 
-from siprec.relay import rtcp
-from siprec.relay.flow import Address, Flow, Sink, reason_of
 from siprec.relay.loop import PacketLoop
 from siprec.relay.ports import PortPair
+from siprec.relay.rtp_stream import Address, Flow
 from siprec.relay.secure import Exit, ForkKeys, Security
+from siprec.relay.sink import Sink, reason_of
+from siprec.rtp import rtcp
 from siprec.sdp import MediaDescription
 from siprec.sip.clock import Clock, Timer
 

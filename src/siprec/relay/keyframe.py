@@ -3,37 +3,14 @@ or PLI (RFC 4585 6.3.1) where the party announced only that."""
 
 from __future__ import annotations
 
-import struct
-
-from siprec.relay import rtcp
-from siprec.relay.call import Call, Stream
+from siprec.relay.call import Call
 from siprec.relay.fork import Fork
+from siprec.relay.party import Stream
+from siprec.rtp import rtcp
 from siprec.sdp import MediaDescription
 
 INTERVAL = 1.0
 """Seconds between two requests to one party: several recorders may ask at once."""
-_FEEDBACK = 206
-
-
-def pli(sender: int, source: int) -> bytes:
-    """Picture loss indication about the media source `source`."""
-    return struct.pack("!BBHII", 0x81, _FEEDBACK, 2, sender, source)
-
-
-def fir(sender: int, source: int, number: int) -> bytes:
-    """Full intra request; `number` counts the requests to `source`."""
-    return struct.pack("!BBHIIIB3x", 0x84, _FEEDBACK, 4, sender, 0, source, number & 0xFF)
-
-
-def wanted(packet: bytes) -> bool:
-    """Whether a compound RTCP packet asks for a key frame."""
-    at = 0
-    while at + 4 <= len(packet):
-        first, kind, words = struct.unpack_from("!BBH", packet, at)
-        if first >> 6 == 2 and kind == _FEEDBACK and first & 31 in (1, 4):
-            return True
-        at += 4 + words * 4
-    return False
 
 
 def ask(call: Call, forks: list[Fork]) -> int:
@@ -82,7 +59,10 @@ def _send(call: Call, stream: Stream, own: MediaDescription, fork: Fork, mux: bo
         return False
     stream.key_asked = now
     stream.key_number += 1
-    request = fir(fork.ssrc, ssrc, stream.key_number) if "ccm fir" in possible else pli(fork.ssrc, ssrc)
+    if "ccm fir" in possible:
+        request = rtcp.full_intra_request(fork.ssrc, ssrc, stream.key_number)
+    else:
+        request = rtcp.picture_loss(fork.ssrc, ssrc)
     packet: bytes | None = rtcp.empty_report(fork.ssrc, fork.cname) + request
     if packet is not None and stream.transport.present is not None:
         packet = stream.transport.present.encrypted(packet, True)

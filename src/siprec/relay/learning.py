@@ -16,7 +16,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from siprec.sdp import MediaDescription
 
@@ -129,3 +129,15 @@ def _pauses(media: MediaDescription, numbers: set[int]) -> bool:
         ):
             return True
     return bool(numbers & {13, 19})
+
+
+class Rival:
+    """A source that may take over: how many of its packets came in a row."""
+
+    __slots__ = ("count", "last", "mark", "seq", "since", "source", "ssrc")
+
+    def __init__(self, source: Any, now: float) -> None:
+        self.source = source
+        self.since = self.last = now
+        self.count = 0
+        self.seq = self.ssrc = self.mark = 0

@@ -14,10 +14,11 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from siprec.relay.copies import Copies
-from siprec.relay.flow import Flow, Moved, Role, Sink
+from siprec.relay.fork_sink import Copies
 from siprec.relay.heartbeat import INTERVAL, Heartbeat
 from siprec.relay.learning import PAUSE, Latching
+from siprec.relay.rtp_stream import Flow, Moved, Role
+from siprec.relay.sink import Sink
 
 _BATCH = 256
 _LARGEST = 65536

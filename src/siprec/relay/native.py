@@ -14,10 +14,11 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from siprec.relay.flow import Address, Flow, Role, Sink
 from siprec.relay.heartbeat import PYTHON, Heartbeat
 from siprec.relay.learning import Expected, Latching
 from siprec.relay.loop import Descriptor, PacketLoop
+from siprec.relay.rtp_stream import Address, Flow, Role
+from siprec.relay.sink import Sink
 
 if TYPE_CHECKING:
     from siprec.relay import _native

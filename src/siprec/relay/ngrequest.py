@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from siprec.media.bencode import MAX_DEPTH, MAX_SIZE, BencodeError, Encodable, Value
-from siprec.relay.call import CallError, Wishes
+from siprec.relay.ng_wishes import CallError, Wishes
 from siprec.relay.player import Sound
 
 MAX_ID: Final = 512
@@ -109,7 +109,7 @@ def named(request: dict[str, Value], key: str) -> str:
 
 
 def needed(request: dict[str, Value], key: str) -> str:
-    """The text of a key; raises :class:`~siprec.relay.call.CallError` when there is none."""
+    """The text of a key; raises :class:`~siprec.relay.ng_wishes.CallError` when there is none."""
     found = text(request.get(key))
     if not found:
         raise CallError(f"No {key} in message")
@@ -117,7 +117,7 @@ def needed(request: dict[str, Value], key: str) -> str:
 
 
 def body_of(request: dict[str, Value]) -> bytes:
-    """The session description; raises :class:`~siprec.relay.call.CallError` when there is none."""
+    """The session description; raises :class:`~siprec.relay.ng_wishes.CallError` when there is none."""
     body = request.get("sdp")
     if not isinstance(body, bytes) or not body:
         raise CallError("No SDP body in message")

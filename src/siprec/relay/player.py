@@ -16,9 +16,11 @@ import wave
 from dataclasses import dataclass
 from typing import Any, Final
 
-from siprec.relay.bridge import Crossing
-from siprec.relay.call import Call, CallError, Party, Stream
-from siprec.relay.flow import Address, Flow
+from siprec.relay.call import Call
+from siprec.relay.ng_wishes import CallError
+from siprec.relay.party import Party, Stream
+from siprec.relay.rtp_stream import Address, Flow
+from siprec.relay.srtp_gateway import Crossing
 from siprec.sdp import MediaDescription, payload_type
 from siprec.sip.clock import Clock, Timer
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from siprec.rtp.ports import bind_pair
 from siprec.sdp import address_family
 
 
@@ -98,7 +99,7 @@ class PortPool:
             raise ValueError(f"no pair of ports between {low} and {high}")
         if not 0 <= dscp <= 63:
             raise ValueError(f"DSCP {dscp} is not in 0..63")
-        self._class = dscp << 2  # beside it are the two bits of ECN (RFC 3168 5)
+        self._dscp = dscp
         for each in interfaces:
             if ipaddress.ip_address(each.public).is_unspecified:  # in a description it would mean hold
                 raise ValueError(f"{each.address} needs an address to advertise")
@@ -122,29 +123,16 @@ class PortPool:
 
     def allocate(self, interface: Interface) -> PortPair:
         """A fresh pair; raises :class:`NoPorts`."""
-        kind = socket.AF_INET6 if interface.family == "IP6" else socket.AF_INET
         for _ in range(self._count):
             port = self._first + 2 * self._next
             self._next = (self._next + 1) % self._count
             if (interface.address, port) in self._taken:
                 continue
-            opened: list[socket.socket] = []
             try:
-                for number in (port, port + 1):
-                    sock = socket.socket(kind, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-                    opened.append(sock)
-                    if kind == socket.AF_INET6:
-                        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._class)
-                    else:
-                        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._class)
-                    sock.bind((interface.address, number))
+                pair = bind_pair(interface.address, port, dscp=self._dscp)
             except OSError as error:
-                for sock in opened:
-                    sock.close()
-                if not opened or error.errno not in (98, 13):  # EADDRINUSE, EACCES: somebody else's port
-                    raise NoPorts(f"{interface.address}: {error.strerror}") from error
-                continue
-            self._taken.add((interface.address, port))
-            return PortPair(interface, port, opened[0], opened[1], self)
+                raise NoPorts(f"{interface.address}: {error.strerror}") from error
+            if pair is not None:
+                self._taken.add((interface.address, port))
+                return PortPair(interface, port, pair.rtp, pair.rtcp, self)
         raise NoPorts(f"{interface.address}: all {self._count} pairs are taken")

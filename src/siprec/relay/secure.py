@@ -11,9 +11,9 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from siprec.relay.copies import renumbered
-from siprec.relay.flow import Sink
+from siprec.relay.fork_sink import renumbered
 from siprec.relay.loop import PacketLoop
+from siprec.relay.sink import Sink
 from siprec.rtp import srtp
 from siprec.rtp.srtp import Decryptor, Encryptor
 from siprec.sdp import MediaDescription
@@ -90,7 +90,7 @@ def agree(offerer: Security, offered: MediaDescription, answerer: Security, answ
 
 
 class Exit:
-    """The way of copies through a cipher: `inner` takes what a :class:`~siprec.relay.flow.Sink` sends, and `out`, which
+    """The way of copies through a cipher: `inner` takes what a :class:`~siprec.relay.sink.Sink` sends, and `out`, which
     is connected, sends it on. Raises OSError when there are no sockets left."""
 
     def __init__(self, packets: PacketLoop, security: Security, copies: Sink, out: socket.socket) -> None:

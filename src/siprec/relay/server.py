@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, encode
-from siprec.relay.call import Call, CallError, Party, Plane
-from siprec.relay.flow import Address, Flow
+from siprec.relay.call import Call, Plane
+from siprec.relay.ng_wishes import CallError
 from siprec.relay.ngrequest import (
     body_of,
     expanded,
@@ -24,7 +24,9 @@ from siprec.relay.ngrequest import (
     word,
     words,
 )
+from siprec.relay.party import Party
 from siprec.relay.player import Player, sound_of_wav
+from siprec.relay.rtp_stream import Address, Flow
 from siprec.relay.statistics import Reply, statistics
 from siprec.relay.subscriptions import direction_of, key_frame, subscribe_answer, subscribe_request, unsubscribe
 from siprec.relay.totals import Totals

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from siprec.media.bencode import Encodable
-from siprec.relay.call import Call, Party, Stream
-from siprec.relay.flow import Address, Flow
+from siprec.relay.call import Call
 from siprec.relay.fork import Fork, Subscription
+from siprec.relay.party import Party, Stream
 from siprec.relay.ports import PortPair
+from siprec.relay.rtp_stream import Address, Flow
 from siprec.sdp import MediaDescription
 
 Reply = dict[str, Encodable]

@@ -9,12 +9,15 @@ from typing import Final
 
 from siprec import sdp
 from siprec.relay import keyframe
-from siprec.relay.bridge import PROTOCOLS
-from siprec.relay.call import Call, CallError, Party, Stream, Wishes, is_rtp, relayed
+from siprec.relay.call import Call
+from siprec.relay.call_sdp import is_rtp, relayed
 from siprec.relay.fork import Fork, Subscription, release, watch
+from siprec.relay.ng_wishes import CallError, Wishes
+from siprec.relay.party import Party, Stream
 from siprec.relay.ports import Interface, NoPorts, socket_address
 from siprec.relay.secure import ForkKeys, fork_keys, is_encrypted
-from siprec.rtp import srtp
+from siprec.relay.srtp_gateway import PROTOCOLS
+from siprec.rtp import rtcp, srtp
 from siprec.sdp import MediaDescription, SessionDescription
 
 MAX_SUBSCRIPTIONS: Final = 32
@@ -36,7 +39,7 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
     """Offer copies of all streams of the parties `tags` (all parties if empty), in that order.
 
     With the `tag` of an existing subscription, that one is renewed: streams that go on keep ports, destination and
-    pause, others end; streams that join a paused one are paused. Raises :class:`~siprec.relay.call.CallError`.
+    pause, others end; streams that join a paused one are paused. Raises :class:`~siprec.relay.ng_wishes.CallError`.
     """
     parties = _parties(call, tags)
     subscription = call.subscriptions.get(tag) if tag else None
@@ -96,7 +99,7 @@ def subscribe_request(call: Call, tags: Sequence[str], tag: str, wishes: Wishes)
 
 
 def subscribe_answer(call: Call, tag: str, body: bytes) -> None:
-    """The recorder's answer; may come again at any time. Raises :class:`~siprec.relay.call.CallError`."""
+    """The recorder's answer; may come again at any time. Raises :class:`~siprec.relay.ng_wishes.CallError`."""
     subscription = call.subscriptions.get(tag)
     if subscription is None:
         raise CallError("To-tag not found")
@@ -201,7 +204,7 @@ def _open(call: Call, from_tag: str, index: int, stream: Stream, wishes: Wishes)
     elif wishes.preroll is not None and wishes.preroll > HEAD_START:
         fork.short = fork.before  # nothing was kept of what is wanted
     if stream.kind == "video":
-        fork.key_frame = lambda packet: None if not keyframe.wanted(packet) else _ask(call, fork)
+        fork.key_frame = lambda packet: None if not rtcp.wants_key_frame(packet) else _ask(call, fork)
     watch(fork, packets)
     return fork
 
@@ -213,7 +216,7 @@ def _ask(call: Call, fork: Fork) -> None:
 def key_frame(call: Call, tag: str) -> int:
     """Ask for a key frame of each video stream of a subscription; returns how many parties could be asked.
 
-    Raises :class:`~siprec.relay.call.CallError`: no such subscription.
+    Raises :class:`~siprec.relay.ng_wishes.CallError`: no such subscription.
     """
     subscription = call.subscriptions.get(tag)
     if subscription is None:

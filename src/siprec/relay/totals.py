@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from siprec.relay.flow import Flow
+from siprec.relay.rtp_stream import Flow
 
 
 @dataclass(slots=True)

@@ -182,7 +182,9 @@ VIEWS: Final = {
     "call-id": ("call_id", "problem"),
     "cseq": ("cseq", "problem"),
     "contact": ("contact",),
-    "content-type": ("content_type", "problem"),
+    "content-type": ("content_type", "problem", "sdp_part"),
+    "content-disposition": ("sdp_part",),
+    "content-transfer-encoding": ("sdp_part",),
     "max-forwards": ("max_forwards", "problem"),
     "content-length": ("content_length",),
     "expires": ("problem",),
@@ -265,6 +267,13 @@ class HeaderList:
         return set(map(str.lower, self.values(name)))
 
     # -- changing --------------------------------------------------------------------------------------------------
+
+    def forget(self, view: str) -> None:
+        """Drop one view that was derived from a header."""
+        try:
+            delattr(self, view)
+        except AttributeError:
+            pass
 
     def _forget(self, key: str) -> None:
         """Drop what was derived from a header."""

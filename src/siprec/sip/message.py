@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from siprec.sip.errors import SipError
 from siprec.sip.header_list import COMPACT as COMPACT
@@ -52,6 +52,7 @@ class SipMessage(HeaderList):
         "from_tag",
         "max_forwards",
         "problem",
+        "sdp_part",
         "sent_by",
         "to",
         "to_tag",
@@ -83,6 +84,8 @@ class SipMessage(HeaderList):
     """The first Contact value; None when absent or ``*``."""
     content_type: ParameterValue | None
     """None when absent."""
+    sdp_part: Any
+    """Kept for :func:`siprec.sip.multipart.sdp_part`."""
 
     def __init__(self, keys: list[str] | None = None, lines: list[str] | None = None, body: bytes = b"") -> None:
         self.keys = keys if keys is not None else []
@@ -218,6 +221,7 @@ _READERS: Final[dict[str, Callable[[SipMessage], object]]] = {
     "from_tag": lambda message: message.from_.tag,
     "max_forwards": _max_forwards,
     "problem": lambda message: problem_of(message.keys, message.lines, getattr(message, "method", "")),
+    "sdp_part": lambda message: None,
     "sent_by": lambda message: message.top_via.sent_by,
     "to": lambda message: NameAddr.parse(only(message.keys, message.lines, "to")),
     "to_tag": lambda message: message.to.tag,
@@ -284,6 +288,10 @@ class SipRequest(SipMessage):
         for name, value in headers:
             response.add(name, value)
         response.body = body
+        if self.derived and self.problem is None:
+            # What a transaction asks next.
+            response.to_tag = self.to_tag or to_tag
+            response.derived = True
         if body and content_type is not None:
             response.set("content-type", content_type)
         response.set("content-length", str(len(body)))

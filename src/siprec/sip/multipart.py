@@ -1,7 +1,8 @@
 """Bodies of one or several parts (RFC 2046 5.1, RFC 5621): lenient in reading, strict in writing, octets throughout.
 
 Read: any depth of nesting, quoted boundaries, preamble and epilogue, LF line ends, a missing closing delimiter, part
-headers that run into the content without an empty line (RFC 8068 shows all of these). Written: META-07 to META-09.
+headers that run into the content without an empty line (RFC 8068 shows all of these). Written: no preamble, and a
+boundary that occurs in no part.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import binascii
 import quopri
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import count
 from typing import Final
 
 from siprec.sip.errors import SipError
@@ -41,12 +40,16 @@ _PART_LENGTH: Final = re.compile(rb"(?i)(^|\n)(content-length[ \t]*:[ \t]*)\d+")
 _DELIMITER_REST: Final = re.compile(rb"(--)?[ \t]*(?:\r?\n|\Z)")
 _BOUNDARY: Final = re.compile(rb"siprec-part-([0-9]{1,9})")
 _BODY_HEADERS: Final = (
-    "Content-Type",
-    "Content-Disposition",
-    "Content-Transfer-Encoding",
-    "Content-Encoding",
-    "Content-ID",
+    ("content-type", "Content-Type"),
+    ("content-disposition", "Content-Disposition"),
+    ("content-transfer-encoding", "Content-Transfer-Encoding"),
+    ("content-encoding", "Content-Encoding"),
+    ("content-id", "Content-ID"),
 )
+_SDP: Final = ParameterValue(SDP_TYPE, {})
+_SDP_HEADERS: Final = (("Content-Type", SDP_TYPE),)
+_SDP_LINES: Final = frozenset({f"Content-Type: {SDP_TYPE}", f"c: {SDP_TYPE}"})
+_known_types: dict[str, ParameterValue] = {}
 _DEFAULT_DISPOSITION: Final = {
     SDP_TYPE: "session",
     METADATA_TYPE: "recording-session",
@@ -54,24 +57,51 @@ _DEFAULT_DISPOSITION: Final = {
 }
 
 
-@dataclass(slots=True)
 class Part:
     """One leaf of a body.
 
-    `headers` are the part's own headers (of the message, ``Content-*`` only, when the body is not a multipart), `body`
-    its octets. For parts that were read: `start` and `end` say where in the message body the content lies, `head` where
-    the part's headers begin, `boundaries` are the delimiters around it, `alternative` numbers the multipart/alternative
-    it belongs to (0: none).
+    `media_type` is ``type/subtype`` in lower case, `headers` are the part's own headers (of the message, ``Content-*``
+    only, when the body is not a multipart), `body` its octets. For parts that were read: `whole` is the body they were
+    read from, `start` and `end` say where in it the content lies, `head` where the part's headers begin, `boundaries`
+    are the delimiters around it, `alternative` numbers the multipart/alternative it belongs to (0: none).
     """
 
-    content_type: ParameterValue
-    headers: list[tuple[str, str]]
-    body: bytes
-    alternative: int = 0
-    head: int = 0
-    start: int = 0
-    end: int = 0
-    boundaries: tuple[bytes, ...] = ()
+    __slots__ = (
+        "alternative",
+        "body",
+        "boundaries",
+        "content_type",
+        "end",
+        "head",
+        "headers",
+        "media_type",
+        "start",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        content_type: ParameterValue,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        *,
+        whole: bytes = b"",
+        head: int = 0,
+        start: int = 0,
+        end: int = 0,
+        boundaries: tuple[bytes, ...] = (),
+        alternative: int = 0,
+    ) -> None:
+        self.content_type = content_type
+        self.media_type = content_type.value
+        self.headers = headers
+        self.body = body
+        self.whole = whole
+        self.head = head
+        self.start = start
+        self.end = end
+        self.boundaries = boundaries
+        self.alternative = alternative
 
     @classmethod
     def make(
@@ -81,17 +111,15 @@ class Part:
         lines = [("Content-Type", content_type)]
         if disposition:
             lines.append(("Content-Disposition", disposition))
-        return cls(ParameterValue.parse(content_type), [*lines, *headers], body)
+        return cls(parse_content_type(content_type), [*lines, *headers], body)
 
     def header(self, name: str) -> str | None:
         """The first value of a header of the part, None when absent. `name` in any case."""
         name = name.lower()
-        return next((value for key, value in self.headers if key.lower() == name), None)
-
-    @property
-    def media_type(self) -> str:
-        """``type/subtype`` in lower case."""
-        return self.content_type.value
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
 
     @property
     def disposition(self) -> str:
@@ -114,7 +142,10 @@ class Part:
         Raises:
             SipError: 400, the encoding is broken; 415, it is unknown.
         """
-        encoding = (self.header("content-transfer-encoding") or "binary").strip().lower()
+        encoding = self.header("content-transfer-encoding")
+        if encoding is None:
+            return self.body
+        encoding = encoding.strip().lower()
         if encoding in ("binary", "8bit", "7bit", ""):
             return self.body
         if encoding == "base64":
@@ -127,27 +158,42 @@ class Part:
         raise SipError(f"unknown Content-Transfer-Encoding {encoding[:40]!r}", 415)
 
 
+def parse_content_type(text: str) -> ParameterValue:
+    """A Content-Type value; those without parameters are shared, so not to be changed."""
+    known = _known_types.get(text)
+    if known is None:
+        known = ParameterValue.parse(text)
+        if not known.params and len(text) <= 64:
+            if len(_known_types) >= 256:
+                _known_types.clear()
+            _known_types[text] = known
+    return known
+
+
 def parts_of(message: SipMessage) -> list[Part]:
     """The leaves of a message's body in order; one Part when it is not a multipart, none when it is empty.
 
     Raises:
         SipError: 400, a multipart without a single delimiter; 413, too large, too many parts or nested too deep.
     """
-    if not message.body:
+    body = message.body
+    if not body:
         return []
-    text = message.get("content-type")
-    headers = [(name, value) for name in _BODY_HEADERS if (value := message.get(name)) is not None]
-    if text is None:
+    keys = message.keys
+    headers = [(name, message.get(key) or "") for key, name in _BODY_HEADERS if key in keys]
+    if "content-type" in keys:
+        text = headers[0][1]
+    else:
         # A body needs a Content-Type (RFC 3261 20.15); who forgets it means SDP.
-        text = SDP_TYPE if message.body.startswith(b"v=") else "application/octet-stream"
-    return split_body(ParameterValue.parse(text), message.body, headers)
+        text = SDP_TYPE if body.startswith(b"v=") else "application/octet-stream"
+    return split_body(parse_content_type(text), body, headers)
 
 
 def split_body(content_type: ParameterValue, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> list[Part]:
     """The leaves of a body of the given type; `headers` go to a body that is no multipart. Raises as `parts_of`."""
     if len(body) > MAX_BODY:
         raise SipError("body too large", 413)
-    whole = Part(content_type, list(headers), body, end=len(body))
+    whole = Part(content_type, list(headers), body, whole=body, end=len(body))
     if not content_type.value.startswith("multipart/"):
         return [whole]
     leaves: list[Part] = []
@@ -245,9 +291,10 @@ class _Reader:
         if (empty := _EMPTY_LINE.match(self.octets, position, end)) is not None:
             position = empty.end()
         return Part(
-            ParameterValue.parse(content_type),
+            parse_content_type(content_type),
             headers,
             self.octets[position:end],
+            whole=self.octets,
             head=start,
             start=position,
             end=end,
@@ -255,7 +302,7 @@ class _Reader:
 
 
 def find_part(message: SipMessage, media_type: str | Collection[str], disposition: str | None = None) -> Part | None:
-    """The part of a message with one of the given media types, however deep it lies, or None (OA-06).
+    """The part of a message with one of the given media types, however deep it lies, or None.
 
     `disposition` must match when given; it is ``session`` for ``application/sdp`` unless said otherwise. Of several
     matching parts the first counts, except inside a multipart/alternative, where the last is the best
@@ -273,8 +320,31 @@ def find_part(message: SipMessage, media_type: str | Collection[str], dispositio
     return found
 
 
+def sdp_part(message: SipMessage) -> Part | None:
+    """The session description of a message: ``find_part(message, SDP_TYPE)``, looked for once per body.
+
+    Raises as `parts_of`.
+    """
+    body = message.body
+    keys = message.keys
+    if (
+        "content-type" in keys
+        and message.lines[keys.index("content-type")] in _SDP_LINES
+        and "content-disposition" not in keys
+        and "content-transfer-encoding" not in keys
+        and 0 < len(body) <= MAX_BODY
+    ):
+        # Nothing to look for: not worth its memory for as long as the message lives.
+        return Part(_SDP, _SDP_HEADERS, body, whole=body, end=len(body))
+    part: Part | None = message.sdp_part
+    if part is None or part.whole is not body:
+        part = message.sdp_part = find_part(message, SDP_TYPE) if body else None
+        message.derived = True
+    return part
+
+
 def find_metadata(message: SipMessage) -> Part | None:
-    """The recording metadata, or the snapshot request, of a message (META-08, META-11). Raises as `parts_of`."""
+    """The recording metadata, or the snapshot request, of a message (RFC 7866 9.1). Raises as `parts_of`."""
     return find_part(message, METADATA_TYPES, "recording-session")
 
 
@@ -307,7 +377,7 @@ def replace_part(message: SipMessage, part: Part, body: bytes) -> None:
 
 
 def build_multipart(parts: Sequence[Part], subtype: str = "mixed") -> tuple[str, bytes]:
-    """Write a multipart body: Content-Type value and octets (META-07 to META-09).
+    """Write a multipart body: Content-Type value and octets.
 
     Raises:
         ValueError: no parts, or a part header that cannot be written.
@@ -316,13 +386,13 @@ def build_multipart(parts: Sequence[Part], subtype: str = "mixed") -> tuple[str,
         raise ValueError("a multipart body has at least one part")
     blocks: list[bytes] = []
     for part in parts:
-        lines = list(part.headers)
+        lines = [f"{name}: {value}" for name, value in part.headers]
         if part.header("content-type") is None:
-            lines.insert(0, ("Content-Type", str(part.content_type)))
-        if any(c in name + value for name, value in lines for c in "\r\n\0"):
+            lines.insert(0, f"Content-Type: {part.content_type}")
+        head = "\r\n".join(lines)
+        if head.count("\r") != len(lines) - 1 or head.count("\n") != len(lines) - 1 or "\0" in head:
             raise ValueError("line end in a part header")
-        head = "".join(f"{name}: {value}\r\n" for name, value in lines)
-        blocks.append(encode(head) + b"\r\n" + part.body)
+        blocks.append(b"%b\r\n\r\n%b" % (encode(head), part.body))
     boundary = _boundary(blocks)
     delimiter = b"--" + boundary.encode()
     body = delimiter + b"\r\n" + (b"\r\n" + delimiter + b"\r\n").join(blocks) + b"\r\n" + delimiter + b"--\r\n"
@@ -331,8 +401,12 @@ def build_multipart(parts: Sequence[Part], subtype: str = "mixed") -> tuple[str,
 
 def _boundary(blocks: Iterable[bytes]) -> str:
     """The first of a series of boundaries that occurs in no part; all of token characters, so no quotes are needed."""
-    taken: set[bytes] = set()
-    for found in _BOUNDARY.finditer(b"".join(blocks)):
-        taken.update(found[1][:length] for length in range(1, len(found[1]) + 1))
-    number = next(number for number in count(1) if b"%d" % number not in taken)
+    whole = b"".join(blocks)
+    number = 1
+    if b"siprec-part-" in whole:
+        taken: set[bytes] = set()
+        for found in _BOUNDARY.finditer(whole):
+            taken.update(found[1][:length] for length in range(1, len(found[1]) + 1))
+        while b"%d" % number in taken:
+            number += 1
     return f"siprec-part-{number}"

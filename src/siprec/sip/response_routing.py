@@ -14,29 +14,56 @@ from siprec.sip.errors import SipError
 from siprec.sip.headers import Via
 from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop, SendFailed, Transport
-from siprec.sip.uri import Uri
+from siprec.sip.uri import Params, Uri
 
 Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
 
 _MAX_MOVED: Final = 1024
 
 
-def stamp(request: SipRequest, via: Via, source: Hop) -> None:
-    """Write `received` and `rport` into the top Via of a request (RFC 3261 18.2.1, RFC 3581 4)."""
-    params = via.params
+def stamp(request: SipRequest, source: Hop) -> Hop | None:
+    """Write `received` and `rport` into the top Via of a request (RFC 3261 18.2.1, RFC 3581 4), and say where its
+    responses go; see :func:`response_hop`.
+
+    Raises:
+        SipError: Via is missing or malformed.
+    """
+    if "via" in request.keys:
+        at = request.keys.index("via")
+        line = request.lines[at]
+        text = line.lower()
+        if not ("," in text or '"' in text or "received" in text or "maddr" in text or "\n" in text):
+            # One value that can be changed as it stands, which is that of almost every request.
+            end = text.find(";rport") + 6
+            if end == 5:
+                if "rport" not in text and request.sent_by == f"{source.host}:{source.port}":
+                    return source
+            elif (end == len(text) or text[end] == ";") and text.count("rport") == 1:
+                line = f"{line[:end]}={source.port}{line[end:]};received={source.host}"
+                # Branch, sent-by and what the checks found are the same.
+                request.lines[at] = line
+                request.forget("top_via")
+                return source
+    via = request.top_via
+    params = dict(via.params)
+    hop = _hop(via, params, source)
     if "rport" in params:
         params["rport"] = str(source.port)
     elif via.host == source.host and "received" not in params:
-        return
+        return hop
     params["received"] = source.host
-    request.replace_first_value("via", str(via))
+    request.replace_first_value("via", str(Via(via.transport, via.host, via.port, params)))
+    return hop
 
 
 def response_hop(via: Via, source: Hop) -> Hop | None:
     """Where responses to a request with this top Via go (RFC 3261 18.2.2, RFC 3581 4); None: nowhere."""
+    return _hop(via, via.params, source)
+
+
+def _hop(via: Via, params: Params, source: Hop) -> Hop | None:
     if source.reliable:
         return source
-    params = via.params
     port = source.port if "rport" in params else via.effective_port
     if port == 0:
         return None

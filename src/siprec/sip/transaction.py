@@ -18,8 +18,6 @@ from typing import Final, Protocol
 
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
-from siprec.sip.forwarding import push_via
-from siprec.sip.headers import Via
 from siprec.sip.message import MalformedRequest, SipMessage, SipRequest, SipResponse
 from siprec.sip.response_routing import response_hop, stamp
 from siprec.sip.transaction_base import TransactionServices
@@ -32,7 +30,6 @@ from siprec.sip.transaction_client import (
 )
 from siprec.sip.transaction_server import InviteServerTransaction, NonInviteServerTransaction, ServerTransaction
 from siprec.sip.transport import Hop, SendFailed, Transport
-from siprec.sip.validate import check_request, check_response
 from siprec.sourcelog import SourceLog
 
 __all__ = [
@@ -124,8 +121,18 @@ class TransactionLayer(TransactionServices):
         try:
             if isinstance(message, SipRequest):
                 self._receive_request(message, source)
-            else:
-                self._receive_response(message)
+                return
+            method = message.cseq.method
+            branch = message.branch.lower()
+            transaction: ClientTransaction | None
+            transaction = self.invite_clients.get(branch) if method == "INVITE" else self.clients.get(branch)
+            # No transaction (RFC 6026 7.3), or a sent-by that is not ours (RFC 3261 18.1.2): dropped.
+            if transaction is None or transaction.method != method or transaction.sent_by != message.sent_by:
+                self.dropped["stray response"] += 1
+                return
+            if message.problem is not None:
+                raise SipError(*message.problem)
+            transaction.fire(transaction.events[message.status // 100], message)
         except SipError as error:
             self._refuse(error, message if isinstance(message, SipRequest) else None, source)
         except Exception:
@@ -138,7 +145,7 @@ class TransactionLayer(TransactionServices):
         request = error.request if isinstance(error, MalformedRequest) else None
         if request is not None:
             try:
-                stamp(request, request.top_via, source)
+                stamp(request, source)
             except SipError:
                 pass
         self._refuse(error, request, source)
@@ -161,13 +168,12 @@ class TransactionLayer(TransactionServices):
             self._lines.exception(source.host, "error while refusing a message from %s", source)
 
     def _receive_request(self, request: SipRequest, source: Hop) -> None:
-        via = request.top_via
-        try:
-            check_request(request)
-        finally:
-            stamp(request, via, source)
+        branch = request.branch.lower()
+        hop = stamp(request, source)
+        if request.problem is not None:
+            raise SipError(*request.problem)
         method = request.method
-        key = server_key(request, via)
+        key = (branch, request.sent_by) if branch.startswith(_COOKIE_LOWER) else old_key(request)
         if method == "ACK":
             invite = self._find_invite(request, key)
             if invite is not None:
@@ -175,58 +181,40 @@ class TransactionLayer(TransactionServices):
             else:
                 self.user.ack_received(request, source)
             return
-        transaction: ServerTransaction | None
+        known: ServerTransaction | None
         if method == "INVITE":
-            transaction = self.invite_servers.get(key)
-            if transaction is None:
-                transaction = InviteServerTransaction(self, request, source, response_hop(via, source), key)
-                self._tell(transaction)
-                return
+            known = self.invite_servers.get(key)
         else:
-            other = (*key, method)
-            transaction = self.servers.get(other)
-            if transaction is None:
-                if method == "CANCEL":
-                    self._cancel(request, via, source, key)
-                    return
-                transaction = NonInviteServerTransaction(self, request, source, response_hop(via, source), other)
-                self._tell(transaction)
-                return
-        transaction.fire("request")
-
-    def _tell(self, transaction: ServerTransaction) -> None:
+            key = (*key, method)
+            known = self.servers.get(key)
+        if known is not None:
+            known.fire("request")
+            return
+        if method == "CANCEL":
+            self._cancel(request, source, hop, key)
+            return
+        transaction: ServerTransaction
+        if method == "INVITE":
+            transaction = InviteServerTransaction(self, request, source, hop, key)
+        else:
+            transaction = NonInviteServerTransaction(self, request, source, hop, key)
         try:
             self.user.request_received(transaction)
         except Exception:
             # The peer gets an answer, and the transaction an end, whatever went wrong above us.
-            request = transaction.request
             log.exception("error while handling %r, Call-ID %s", request, request.call_id)
             transaction.respond(request.response(500, to_tag=secrets.token_hex(5)))
 
-    def _cancel(self, request: SipRequest, via: Via, source: Hop, key: tuple[str, ...]) -> None:
-        invite = self._find_invite(request, key)
+    def _cancel(self, request: SipRequest, source: Hop, hop: Hop | None, key: tuple[str, ...]) -> None:
+        invite = self._find_invite(request, key[:-1])
         if invite is None:
             self.user.cancel_received(request, source)
             return
-        hop = response_hop(via, source)
-        transaction = NonInviteServerTransaction(self, request, source, hop, (*key, "CANCEL"))
+        transaction = NonInviteServerTransaction(self, request, source, hop, key)
         # RFC 3261 9.2: 200 at once, with the To tag of the INVITE's responses.
         invite.to_tag = invite.to_tag or secrets.token_hex(5)
         transaction.respond(request.response(200, to_tag=invite.to_tag))
         invite.fire("cancel", request)
-
-    def _receive_response(self, response: SipResponse) -> None:
-        via = response.top_via
-        cseq = response.cseq
-        branch = via.branch.lower()
-        transaction: ClientTransaction | None
-        transaction = self.invite_clients.get(branch) if cseq.method == "INVITE" else self.clients.get(branch)
-        # Without a transaction (RFC 6026 7.3), or with a sent-by that is not ours (RFC 3261 18.1.2): dropped.
-        if transaction is None or transaction.method != cseq.method or transaction.sent_by != via.sent_by:
-            self.dropped["stray response"] += 1
-            return
-        check_response(response)
-        transaction.fire(transaction.events[response.status // 100], response)
 
     def _find_invite(self, request: SipRequest, key: tuple[str, ...]) -> InviteServerTransaction | None:
         """The INVITE server transaction a CANCEL or ACK belongs to (RFC 3261 9.2, 17.2.3)."""
@@ -265,26 +253,20 @@ class TransactionLayer(TransactionServices):
         data = octets or request.to_bytes()
         transport = self.transport
         routed = transport.route(hop, len(data) + len(branch) + _VIA_SIZE)
-        via = self.via(routed, branch)
-        transaction: ClientTransaction
-        if request.method == "INVITE":
-            transaction = InviteClientTransaction(self, request, routed, branch, via, on_response, on_failure)
-        else:
-            transaction = NonInviteClientTransaction(self, request, routed, branch, via, on_response, on_failure)
-        transaction.start(
-            push_via(data, via[0]), None if routed.transport == hop.transport else transport.route(hop, 0)
-        )
-        return transaction
+        fallback = None if routed.transport == hop.transport else transport.route(hop, 0)
+        data, sent_by = self.with_via(data, routed, branch)
+        machine = InviteClientTransaction if request.method == "INVITE" else NonInviteClientTransaction
+        return machine(self, request, routed, branch, sent_by, data, on_response, on_failure, fallback)
 
     def send_stateless(
-        self, message: SipMessage, hop: Hop, *, add_via: str = "", failed: SendFailed | None = None
+        self, message: SipMessage | bytes, hop: Hop, *, add_via: str = "", failed: SendFailed | None = None
     ) -> None:
         """Send without a transaction: the ACK for a 2xx, a stray CANCEL.
 
         `add_via` is the branch of a Via to be put on top; without it the caller has written Via and the message goes
         to `hop` as it is. `failed(reason)` is called later on a transport error.
         """
-        data = message.to_bytes()
+        data = message if isinstance(message, bytes) else message.to_bytes()
         transport = self.transport
         if not add_via:
             transport.send(data, hop, failed)
@@ -294,11 +276,11 @@ class TransactionLayer(TransactionServices):
 
             def by_udp(reason: str) -> None:
                 udp = transport.route(hop, 0)
-                transport.send(push_via(data, self.via(udp, add_via)[0]), udp, failed)
+                transport.send(self.with_via(data, udp, add_via)[0], udp, failed)
 
-            transport.send(push_via(data, self.via(routed, add_via)[0]), routed, by_udp)
+            transport.send(self.with_via(data, routed, add_via)[0], routed, by_udp)
         else:
-            transport.send(push_via(data, self.via(routed, add_via)[0]), routed, failed)
+            transport.send(self.with_via(data, routed, add_via)[0], routed, failed)
 
     def reply(self, request: SipRequest, source: Hop, response: SipResponse) -> None:
         """Send a response without a transaction, to where RFC 3261 18.2.2 says.
@@ -317,14 +299,14 @@ class TransactionLayer(TransactionServices):
         self.transport.send(data, hop, failed)
 
 
-def server_key(request: SipRequest, via: Via) -> tuple[str, ...]:
-    """What tells server transactions apart, the method aside (RFC 3261 17.2.3)."""
-    branch = via.branch.lower()
-    if branch.startswith(_COOKIE_LOWER):
-        return (branch, via.sent_by)
-    # A client of RFC 2543; the To tag comes last, see _find_invite.
-    cseq = str(request.cseq.number)
-    return ("", branch, via.sent_by, request.uri, request.from_.tag, request.call_id, cseq, request.to.tag)
+def old_key(request: SipRequest) -> tuple[str, ...]:
+    """What tells server transactions with a client of RFC 2543 apart, the method aside (RFC 3261 17.2.3).
+
+    The To tag comes last: an ACK has one that its INVITE does not have.
+    """
+    number = str(request.cseq.number)
+    uri, branch = request.uri, request.branch.lower()
+    return ("", branch, request.sent_by, uri, request.from_tag, request.call_id, number, request.to_tag)
 
 
 def _reason(error: SipError) -> str:

@@ -37,19 +37,22 @@ class TransactionServices:
         self.quarantine_d = Quarantine(clock, max(32.0, 64 * t1))
         self.quarantine_t4 = Quarantine(clock, t4)
         self.quarantine_0 = Quarantine(clock, 0.0)
-        self._vias: dict[tuple[str, str, int], tuple[str, str]] = {}
+        self._vias: dict[tuple[str, str, int], tuple[bytes, str]] = {}
 
-    def via(self, hop: Hop, branch: str) -> tuple[str, str]:
-        """Our Via value for a request to `hop`, and its sent-by as :attr:`Via.sent_by` gives it."""
+    def with_via(self, octets: bytes, hop: Hop, branch: str) -> tuple[bytes, str]:
+        """The octets of a request with our Via for `hop` on top (RFC 3261 18.1.1), and its sent-by as the answers
+        have it."""
         host, port = self.transport.sent_by(hop)
-        known = self._vias.get((hop.transport, host, port))
-        if known is None:
+        key = hop.transport, host, port
+        if key not in self._vias:
             sent_by = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            known = f"SIP/2.0/{hop.transport.upper()} {sent_by};rport;branch=", sent_by.lower()
             if len(self._vias) >= 256:
                 self._vias.clear()
-            self._vias[hop.transport, host, port] = known
-        return known[0] + branch, known[1]
+            line = f"\r\nVia: SIP/2.0/{hop.transport.upper()} {sent_by};rport;branch="
+            self._vias[key] = line.encode(), sent_by.lower()
+        via, sent_by = self._vias[key]
+        start = octets.index(b"\r\n")
+        return b"%b%b%b%b" % (octets[:start], via, branch.encode(), octets[start:]), sent_by
 
     def pass_ack(self, request: SipRequest, source: Hop) -> None:
         """An ACK that no transaction waits for goes to the transaction user."""
@@ -141,6 +144,7 @@ class Transaction:
     hop: Hop | None
     key: Any
     method: str
+    on_response: Callable[[Any, Any], None]
     state: str
     request: SipRequest
     reliable: bool
@@ -166,13 +170,9 @@ class Transaction:
         for action in step.actions:
             action(self, argument)
         if step.passes:
-            self._pass(argument)
+            self.on_response(self, argument)
         if step.ends:
             self._release()
-
-    def _pass(self, response: Any) -> None:
-        """Only clients have responses to pass."""
-        raise NotImplementedError
 
     def _release(self) -> None:
         """The end: forget whoever was told, so that no reference cycle is left behind."""
@@ -180,7 +180,7 @@ class Transaction:
 
     # -- timers ----------------------------------------------------------------------------------------------------
 
-    def _start_resending(self) -> None:
+    def _start_resending(self, _: Any) -> None:
         """Send again from T1 on where the transport does not, and give up after 64*T1."""
         layer = self._layer
         self._left = 64 * layer.t1

@@ -28,8 +28,9 @@ def _nobody(transaction: ClientTransaction, told: Any) -> None:
 class ClientTransaction(Transaction):
     """One request sent and its responses.
 
-    `hop` is where it went (after UDP may have become TCP), `branch` names it, `via` is our Via value, which `request`
-    does not have. `on_response` gets every provisional and final response, for INVITE also every further 2xx;
+    `hop` is where it went (after UDP may have become TCP), `branch` names it; `request` does not have our Via, `data`
+    are the octets with it. `fallback` is where to send over UDP when the TCP attempt, made because of size, fails.
+    `on_response` gets every provisional and final response, for INVITE also every further 2xx;
     `on_failure` is called once instead of a final response, with ``timeout`` or ``transport: ...``.
     """
 
@@ -40,7 +41,6 @@ class ClientTransaction(Transaction):
         "on_failure",
         "on_response",
         "sent_by",
-        "via",
     )
     events: ClassVar[tuple[str, ...]]
     """The event by the class of a response: its status divided by 100."""
@@ -52,9 +52,11 @@ class ClientTransaction(Transaction):
         request: SipRequest,
         hop: Hop,
         branch: str,
-        via: tuple[str, str],
+        sent_by: str,
+        data: bytes,
         on_response: OnResponse,
         on_failure: OnFailure,
+        fallback: Hop | None = None,
     ) -> None:
         self._layer = layer
         self.key = branch.lower()
@@ -63,20 +65,15 @@ class ClientTransaction(Transaction):
         self.hop = hop
         self.reliable = hop.reliable
         self.branch = branch
-        self.via, self.sent_by = via
+        self.sent_by = sent_by
         self.on_response = on_response
         self.on_failure = on_failure
         self._cancel_headers: tuple[tuple[str, str], ...] | None = None
-        self.fallback: Hop | None = None
+        self.fallback = fallback
         self.state = ""
+        self._data = data
         self._timer = None
         getattr(layer, self.home)[self.key] = self
-
-    def start(self, data: bytes, fallback: Hop | None = None) -> None:
-        """Send for the first time. `fallback`: where to send over UDP when the TCP attempt, made because of size,
-        fails."""
-        self._data = data
-        self.fallback = fallback
         self.fire("send")
 
     def cancel(self, headers: Iterable[tuple[str, str]] = ()) -> None:
@@ -103,9 +100,6 @@ class ClientTransaction(Transaction):
         """The transport could not deliver what was sent last."""
         self.fire("transport error", f"transport: {reason}")
 
-    def _pass(self, response: SipResponse) -> None:
-        self.on_response(self, response)
-
     def _release(self) -> None:
         self.on_response = self.on_failure = _nobody
 
@@ -118,12 +112,12 @@ class ClientTransaction(Transaction):
         assert self.fallback is not None
         self.hop, self.fallback = self.fallback, None
         self.reliable = self.hop.reliable
-        before = self.via
-        self.via, self.sent_by = self._layer.via(self.hop, self.branch)
-        self._data = self._data.replace(before.encode(), self.via.encode(), 1)
+        start, _, rest = self._data.partition(b"\r\nVia: ")
+        rest = rest[rest.index(b"\r\n") :]
+        self._data, self.sent_by = self._layer.with_via(start + rest, self.hop, self.branch)
         if self._timer is not None:
             self._timer.cancel()
-        self._start_resending()
+        self._start_resending(None)
         self._send_request(None)
 
     def _report_timeout(self, _: Any) -> None:
@@ -142,8 +136,7 @@ class InviteClientTransaction(ClientTransaction):
     again = "timer A"
     timeout = "timer B"
 
-    def _start_timers_a_and_b(self, _: Any) -> None:
-        self._start_resending()
+    _start_timers_a_and_b = Transaction._start_resending
 
     def _restart_timer_a(self, _: Any) -> None:
         self._restart(2 * self._interval)
@@ -162,9 +155,9 @@ class InviteClientTransaction(ClientTransaction):
         for name, value in self._cancel_headers or ():
             request.add(name, value)
         request.set_body(b"")
-        via = self.via, self.sent_by
-        cancel = NonInviteClientTransaction(layer, request, self.hop, self.branch, via, _nobody, _nobody)
-        cancel.start(request.to_bytes())
+        NonInviteClientTransaction(
+            layer, request, self.hop, self.branch, self.sent_by, request.to_bytes(), _nobody, _nobody
+        )
         # No final response within 64*T1 means the INVITE is gone.
         self._set_timer(64 * layer.t1, "CANCEL timer")
 
@@ -201,8 +194,7 @@ class NonInviteClientTransaction(ClientTransaction):
     again = "timer E"
     timeout = "timer F"
 
-    def _start_timers_e_and_f(self, _: Any) -> None:
-        self._start_resending()
+    _start_timers_e_and_f = Transaction._start_resending
 
     def _restart_timer_e(self, _: Any) -> None:
         t2 = self._layer.t2

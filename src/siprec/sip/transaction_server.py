@@ -70,7 +70,7 @@ class ServerTransaction(Transaction):
         What a state does not allow (a second final response, a response after the end) is dropped.
         """
         try:
-            tag = response.to.tag
+            tag = response.to_tag
         except SipError:
             tag = ""  # forwarded as it came
         self.send(response.status, response.to_bytes(), tag)
@@ -90,11 +90,10 @@ class ServerTransaction(Transaction):
 
     # -- actions ---------------------------------------------------------------------------------------------------
 
-    def _send_response(self, octets: bytes) -> None:
-        self._data = octets
-        self._send_response_again(None)
-
-    def _send_response_again(self, _: Any) -> None:
+    def _send_response(self, octets: bytes | None) -> None:
+        """Send a response; None: the last one again."""
+        if octets is not None:
+            self._data = octets
         data, hop, layer = self._data, self.hop, self._layer
         if not data or hop is None:
             return
@@ -102,6 +101,8 @@ class ServerTransaction(Transaction):
             layer.on_response(int(data[8:11]), hop)
         # Nobody waits for a 100: it is not worth another way.
         layer.transport.send(data, hop, None if data.startswith(_TRYING) else partial(self._undelivered, data))
+
+    _send_response_again = _send_response
 
     def _undelivered(self, data: bytes, reason: str) -> None:
         """The transport could not deliver a response: look for another way (RFC 3261 18.2.2, RFC 3263 5)."""
@@ -138,8 +139,7 @@ class InviteServerTransaction(ServerTransaction):
     def _pass_ack(self, ack: tuple[SipRequest, Hop]) -> None:
         self._layer.pass_ack(*ack)
 
-    def _start_timers_g_and_h(self, _: Any) -> None:
-        self._start_resending()
+    _start_timers_g_and_h = Transaction._start_resending
 
     def _restart_timer_g(self, _: Any) -> None:
         self._restart(min(2 * self._interval, self._layer.t2))

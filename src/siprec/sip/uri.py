@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from siprec.sip.errors import SipError
@@ -72,7 +72,10 @@ def split_outside_quotes(text: str, separator: str) -> list[str]:
 
 def format_params(params: Params) -> str:
     """``;name=value;flag`` for a parameter dictionary."""
-    return "".join(f";{name}" if value is None else f";{name}={value}" for name, value in params.items())
+    text = ""
+    for name, value in params.items():
+        text += f";{name}" if value is None else f";{name}={value}"
+    return text
 
 
 class Uri:
@@ -84,7 +87,12 @@ class Uri:
     read the same text: it is not to be changed, `replace` makes another.
     """
 
-    __slots__ = ("headers", "host", "opaque", "params", "password", "port", "scheme", "text", "user")
+    __slots__ = ("aor", "headers", "host", "is_sip", "opaque", "params", "password", "port", "scheme", "text", "user")
+
+    is_sip: bool
+    """Whether the scheme is ``sip`` or ``sips``."""
+    aor: str
+    """Address of record: scheme, user and host, without port and parameters (RFC 3261 10.3 step 5)."""
 
     def __init__(
         self,
@@ -97,6 +105,7 @@ class Uri:
         password: str | None = None,
     ) -> None:
         self.scheme = scheme
+        self.is_sip = scheme == "sip" or scheme == "sips"
         self.user = user
         self.password = password
         self.host = host
@@ -139,7 +148,8 @@ class Uri:
         uri.port = None
         uri.params = {}
         rest = text[match.end() :]
-        if scheme == "sip" or scheme == "sips":
+        uri.is_sip = scheme == "sip" or scheme == "sips"
+        if uri.is_sip:
             uri._parse_sip(rest)
         elif scheme == "tel":
             number, semi, params = rest.partition(";")
@@ -199,24 +209,24 @@ class Uri:
         return (self.params.get("transport") or "").lower()
 
     @property
-    def is_sip(self) -> bool:
-        """Whether the scheme is ``sip`` or ``sips``."""
-        return self.scheme == "sip" or self.scheme == "sips"
-
-    @property
     def user_unescaped(self) -> str:
         """The user part with %-escapes resolved once; empty if there is none."""
         return unescape(self.user or "")
 
-    @property
-    def aor(self) -> str:
-        """Address of record: scheme, user and host, without port and parameters (RFC 3261 10.3 step 5)."""
-        if self.is_sip:
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            return f"{self.scheme}:{self.user}@{host}" if self.user is not None else f"{self.scheme}:{host}"
-        if self.scheme == "tel":
-            return f"tel:{self.user}"
-        return self.text
+    if not TYPE_CHECKING:  # a type checker knows the slots by their annotations
+
+        def __getattr__(self, name: str) -> object:
+            """What has not been asked for yet; a slot that is filled does not come here."""
+            if name != "aor":
+                raise AttributeError(name)
+            aor = self.text
+            if self.is_sip:
+                host = f"[{self.host}]" if ":" in self.host else self.host
+                aor = f"{self.scheme}:{self.user}@{host}" if self.user is not None else f"{self.scheme}:{host}"
+            elif self.scheme == "tel":
+                aor = f"tel:{self.user}"
+            self.aor = aor
+            return aor
 
     def replace(self, **changes: object) -> Uri:
         """A copy with some of scheme, user, password, host, port, params, headers changed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipResponse
-from siprec.sip.multipart import SDP_TYPE, find_part
+from siprec.sip.multipart import SDP_TYPE, sdp_part
 from siprec.sip.transaction import ServerTransaction
 from siprec.sip.useragent_timer import agreed_as_uas
 
@@ -20,7 +20,7 @@ def session_description(message: SipMessage) -> bytes | None:
     """The SDP of a message, alone or in a multipart (OA-06), or None."""
     if not message.body:
         return None
-    part = find_part(message, SDP_TYPE)
+    part = sdp_part(message)
     return part.content if part is not None else None
 
 
@@ -34,6 +34,8 @@ def describes(message: SipMessage) -> bool:
 
 def described(body: bytes, content_type: str) -> bytes | None:
     """As :func:`session_description`, for a body that is to be sent."""
+    if content_type == SDP_TYPE:
+        return body or None
     message = SipMessage()
     message.set_body(body, content_type)
     return session_description(message)

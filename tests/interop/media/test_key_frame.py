@@ -10,7 +10,7 @@ import pytest
 
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, Subscription
 from siprec.relay import keyframe
-from siprec.rtp import srtp
+from siprec.rtp import rtcp, srtp
 from siprec.sdp import crypto as sdp_crypto
 from tests.interop.media.localrelay import CALL, Local, each, local
 from tests.interop.media.rig import Endpoint, recorder_answer, target, until
@@ -146,7 +146,7 @@ def test_in_srtp_the_party_is_asked_where_its_keys_end_here(kind: str, rekey: bo
                 await until(lambda: bool(alice.poll() or alice.reports), "the request")
                 clear = srtp.Decryptor(*keys_of(answered)).rtcp(alice.reports[0])
                 assert clear is not None
-                assert keyframe.wanted(clear)
+                assert rtcp.wants_key_frame(clear)
 
     asyncio.run(scenario())
 
@@ -159,7 +159,7 @@ def test_a_recorder_may_ask_by_rtcp_itself(kind: str) -> None:
             line = call.subscription.streams[0].section
             assert line.rtcp is not None
             empty = struct.pack("!BBHI", 0x80, 201, 1, 7)
-            call.srs[0].rtcp.sendto(empty + keyframe.fir(7, 0xA11CE, 1), line.rtcp)
+            call.srs[0].rtcp.sendto(empty + rtcp.full_intra_request(7, 0xA11CE, 1), line.rtcp)
             await until(lambda: bool(call.heard()), "the request")
             assert call.heard()[0][:2] == (4, 0xA11CE)
 
@@ -168,8 +168,8 @@ def test_a_recorder_may_ask_by_rtcp_itself(kind: str) -> None:
 
 def test_what_asks_for_a_key_frame_is_recognised() -> None:
     empty = struct.pack("!BBHI", 0x80, 201, 1, 7)
-    assert keyframe.wanted(empty + keyframe.pli(1, 2))
-    assert keyframe.wanted(empty + keyframe.fir(1, 2, 3))
-    assert not keyframe.wanted(empty)
-    assert not keyframe.wanted(b"")
-    assert not keyframe.wanted(empty + b"\x81")
+    assert rtcp.wants_key_frame(empty + rtcp.picture_loss(1, 2))
+    assert rtcp.wants_key_frame(empty + rtcp.full_intra_request(1, 2, 3))
+    assert not rtcp.wants_key_frame(empty)
+    assert not rtcp.wants_key_frame(b"")
+    assert not rtcp.wants_key_frame(empty + b"\x81")

@@ -15,10 +15,10 @@ import pytest
 from siprec import sdp
 from siprec.media.engine import MediaFlags, MediaSession
 from siprec.media.rtpengine import RtpEngine
-from siprec.relay import rtcp
 from siprec.relay.child import RelayFailed, start_relay
 from siprec.relay.process import RelayOptions
 from siprec.relay.server import Timeouts
+from siprec.rtp import rtcp
 from tests.interop.media.localrelay import CALL, each, local
 from tests.interop.media.rig import Endpoint, recorder_answer, relay_options, renumbered, running, until
 

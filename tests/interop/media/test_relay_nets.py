@@ -11,7 +11,7 @@ import pytest
 
 from siprec import sdp
 from siprec.media.engine import MediaFlags, MediaSession
-from siprec.relay import rtcp
+from siprec.rtp import rtcp
 from tests.interop.media.localrelay import CALL, each, local
 from tests.interop.media.rig import Endpoint, recorder_answer, target, until
 

@@ -29,14 +29,15 @@ from siprec.net.framing import StreamFramer
 from siprec.proxy import connected_identity
 from siprec.proxy.record_route import Cookies, cookie_of
 from siprec.proxy.registrar import Registrar
-from siprec.recorder import rtcp
 from siprec.recording import participants
-from siprec.relay import rtcp as relay_rtcp
+from siprec.rtp import rtcp
+from siprec.rtp import rtcp as relay_rtcp
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sip import digest, multipart, scan, validate, values
 from siprec.sip.headers import NameAddr, ParameterValue, Reason, SessionExpires, Via
 from siprec.sip.message import SipMessage, SipRequest, SipResponse, parse_datagram
-from siprec.sip.transaction import server_key
+from siprec.sip.response_routing import stamp
+from siprec.sip.transaction import old_key
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.trace import hep, ladder
@@ -143,7 +144,8 @@ def message(data: bytes) -> None:
         tried(
             lambda: validate.check_for_proxy(request),
             lambda: validate.check_for_endpoint(request),
-            lambda: server_key(request, request.top_via),
+            lambda: old_key(request),
+            lambda: stamp(request.copy(), HOP),
             lambda: request.response(200, to_tag="a", headers=server.challenge()).to_bytes(),
             lambda: server.verify(request, lambda user: "secret"),
             lambda: uri(request.uri),

@@ -16,11 +16,11 @@ from siprec.audio.codecs import Codec, codec
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import caller_melody, match, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder import rtcp
 from siprec.recorder.library import RecordingResult
-from siprec.recorder.rtp import build
+from siprec.recorder.receiver_reports import Reporter
 from siprec.recorder.session import RecorderSettings
-from siprec.rtp import srtp
+from siprec.rtp import rtcp, srtp
+from siprec.rtp.packets import build
 from siprec.sdp import crypto as sdp_crypto
 from tests.unit.audio.ogg_opus import opus_packets
 from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network
@@ -201,10 +201,10 @@ def test_duplicates_mask_no_loss(bench: Callable[..., Bench], doubled: int) -> N
 
 def test_receiver_reports_tell_the_loss_that_duplicates_would_mask() -> None:
     from siprec.recorder.numbering import Source
-    from siprec.recorder.rtp import parse
+    from siprec.rtp.packets import parse
 
     source = Source(1, 8000)
-    reporter = rtcp.Reporter(0.0, rng=random.Random(1))
+    reporter = Reporter(0.0, rng=random.Random(1))
     for n in range(100):
         for _ in range(3 if n % 2 else 0):
             packet = parse(build(0, n, n * 160, 1, b"x"), n * 0.02)

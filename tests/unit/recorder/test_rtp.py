@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siprec.recorder import rtcp
 from siprec.recorder.numbering import Source
 from siprec.recorder.receiver import MAX_SOURCES, Receiver
-from siprec.recorder.rtp import build, parse
+from siprec.recorder.receiver_reports import Reporter
+from siprec.rtp import rtcp
+from siprec.rtp.packets import build, parse
 
 
 def test_csrc_extension_and_padding_are_not_payload() -> None:
@@ -178,7 +179,7 @@ def test_hostile_rtcp_never_raises(data: bytes) -> None:
 
 def test_our_report_is_a_receiver_report_with_loss_jitter_and_delay() -> None:
     source, _ = order([65534, 65535, 0, 3])
-    reporter = rtcp.Reporter(100.0, rng=random.Random(1))
+    reporter = Reporter(100.0, rng=random.Random(1))
     reporter.note_sender_report(rtcp.parse(sender_report(1, 1000.0, 0)).sender_reports[0], 101.0)
     data = reporter.report(103.0, [source])
     first, kind, words, ssrc = struct.unpack_from("!BBHI", data)
@@ -190,13 +191,13 @@ def test_our_report_is_a_receiver_report_with_loss_jitter_and_delay() -> None:
     assert highest == 0x10003
     assert lsr == (1000 + rtcp.NTP_EPOCH & 0xFFFF) << 16
     assert dlsr == 2 * 65536
-    assert rtcp.parse(data).cnames == {reporter.ssrc: reporter.cname}
+    assert rtcp.parse(data).cnames == {reporter.ssrc: reporter.cname.decode()}
     assert len(data) % 4 == 0
     assert rtcp.parse(reporter.bye(104.0, [source])).byes == [reporter.ssrc]
 
 
 def test_reports_come_every_five_seconds_or_so_and_never_together() -> None:
-    reporter = rtcp.Reporter(0.0, rng=random.Random(2))
+    reporter = Reporter(0.0, rng=random.Random(2))
     assert 1.0 < reporter.due < 3.1
     gaps = []
     for _ in range(200):
@@ -209,6 +210,6 @@ def test_reports_come_every_five_seconds_or_so_and_never_together() -> None:
 
 
 def test_cnames_are_random_and_say_nothing() -> None:
-    names = {rtcp.random_cname() for _ in range(100)}
+    names = {rtcp.make_cname() for _ in range(100)}
     assert len(names) == 100
     assert {len(name) for name in names} == {16}

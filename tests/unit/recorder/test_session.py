@@ -19,10 +19,11 @@ from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
 from siprec.audio.packets import packets
 from siprec.metadata.values import NAMESPACE
-from siprec.recorder import rtcp, rtp
 from siprec.recorder.errors import MetadataRefused, OfferError, RecorderError, RecorderFull
 from siprec.recorder.ports import PortPool
 from siprec.recorder.session import Recorder, RecorderSettings
+from siprec.rtp import packets as rtp
+from siprec.rtp import rtcp
 from tests.unit.audio.ogg_opus import opus_packets
 from tests.unit.recorder.recorder_harness import Bench, read, restamp
 

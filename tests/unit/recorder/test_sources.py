@@ -15,13 +15,13 @@ from siprec.audio.codecs import codec
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import callee_melody, caller_melody, matches, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder import rtcp, rtp
 from siprec.recorder.errors import RecorderFull
 from siprec.recorder.latch import Heard, Latch
 from siprec.recorder.library import RecordingResult
 from siprec.recorder.ports import PortPool
 from siprec.recorder.session import RecorderSettings
-from siprec.rtp import srtp
+from siprec.rtp import packets as rtp
+from siprec.rtp import rtcp, srtp
 from siprec.sdp import crypto as sdp_crypto
 from tests.parallel import share
 from tests.unit.recorder.recorder_harness import Bench, VirtualClock, read

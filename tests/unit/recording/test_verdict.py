@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from siprec.recording.verdict import Pause, Proof, Refusal, Session, StreamProof, judge
+from siprec.recording.verdict import Begun, Pause, Proof, Refusal, Session, StreamProof, encoded, judge
 
 SRS = "sip:srs.test"
 
@@ -205,3 +206,19 @@ def test_why_there_was_no_recording_is_said() -> None:
     assert proof(refusals=[Refusal(at=1.0, reason="no media server")]).reasons == ["no media server"]
     assert proof().reasons == ["no recording session was set up"]
     assert proof().verdict == "none"
+
+
+def test_a_proof_is_written_whatever_octets_the_parties_used() -> None:
+    begun = Begun(
+        dlg_id="1.1", call_id="c\udcff", instance="default", caller="sip:\udce4@x", callee="sip:é@x", answered=1.5
+    )
+    line = msgspec.json.decode(encoded(begun))
+    assert (line["type"], line["call_id"], line["caller"], line["callee"]) == (
+        "begin",
+        "c\ufffd",
+        "sip:\ufffd@x",
+        "sip:é@x",
+    )
+    whole = proof(session())
+    whole.reasons = ["\udcff"]
+    assert msgspec.json.decode(encoded(whole))["reasons"] == ["\ufffd"]

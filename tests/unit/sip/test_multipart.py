@@ -21,6 +21,7 @@ from siprec.sip.multipart import (
     find_part,
     parts_of,
     replace_part,
+    sdp_part,
     split_body,
 )
 
@@ -239,3 +240,33 @@ def test_a_part_of_many_lines_is_read_in_linear_time(line: bytes) -> None:
         return best
 
     assert seconds(40_000) < 50 * max(seconds(4_000), 0.001)
+
+
+def test_the_description_of_a_message_is_located_once_and_again_after_each_change() -> None:
+    message = SipRequest("INVITE", "sip:a@b")
+    assert sdp_part(message) is None
+    message.set_body(SDP, "application/sdp")
+    part = sdp_part(message)
+    assert part is not None
+    assert (part.content, part.disposition, part.header("content-type")) == (SDP, "session", "application/sdp")
+    replace_part(message, part, SDP + b"a=x\r\n")
+    part = sdp_part(message)
+    assert part is not None
+    assert part.content == SDP + b"a=x\r\n"
+    message.set("Content-Disposition", "early-session")
+    assert sdp_part(message) is None
+    message.remove("content-disposition")
+    message.set("Content-Type", "text/plain")
+    assert sdp_part(message) is None
+    message.set_body(b"")
+    assert sdp_part(message) is None
+    content_type, octets = build_multipart([Part.make("text/plain", b"x"), Part.make("application/sdp", SDP)])
+    message.set_body(octets, content_type)
+    part = sdp_part(message)
+    assert part is not None
+    assert part.content == SDP
+    assert sdp_part(message) is part
+    message.body = bytes(bytearray(octets.replace(b"s=-", b"s=x")))
+    part = sdp_part(message)
+    assert part is not None
+    assert part.content == SDP.replace(b"s=-", b"s=x")

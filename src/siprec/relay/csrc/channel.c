@@ -1,4 +1,4 @@
-/* One direction of media. The rules are those of siprec.relay.flow, which says what they are for. */
+/* One direction of media. The rules are those of siprec.relay.rtp_stream, which says what they are for. */
 #include "relay.h"
 
 #include <errno.h>

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
-#define PREROLL_OCTETS (2u << 20) /* as siprec.relay.copies */
+#define PREROLL_OCTETS (2u << 20) /* as siprec.relay.fork_sink */
 
 static void drop_first(Copies *copies)
 {

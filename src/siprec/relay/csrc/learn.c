@@ -1,4 +1,4 @@
-/* Whose media a channel takes. The rules are those of siprec.relay.flow, which says what they are for. */
+/* Whose media a channel takes. The rules are those of siprec.relay.rtp_stream, which says what they are for. */
 #include "relay.h"
 
 #include <stdlib.h>

@@ -74,7 +74,7 @@ typedef struct {
     Channel *noticed; /* watched channels with something for Python to see, linked by `next_noticed` */
 } Loop;
 
-/* Copies of a stream to one recorder (siprec.relay.copies.Copies). */
+/* Copies of a stream to one recorder (siprec.relay.fork_sink.Copies). */
 typedef enum { COPIES_OFF, COPIES_KEEP, COPIES_DIRECT, COPIES_WITHHOLD } CopiesMode;
 
 typedef struct Kept {
@@ -126,7 +126,7 @@ typedef struct Move {
 
 #define MAX_MOVES 8
 
-/* One direction of media (siprec.relay.flow.Flow). */
+/* One direction of media (siprec.relay.rtp_stream.Flow). */
 struct Channel {
     PyObject_HEAD
     Loop *loop;

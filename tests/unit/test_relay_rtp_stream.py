@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siprec.relay import rtcp
-from siprec.relay.flow import MAX_DROPOUT, Flow
 from siprec.relay.learning import Latching
 from siprec.relay.native import packet_loop
 from siprec.relay.ports import Interface, NoPorts, PortPool, parse_interface, socket_address
+from siprec.relay.rtp_stream import MAX_DROPOUT, Flow
+from siprec.rtp import rtcp
 
 PHONE = ("192.0.2.1", 4000)
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from siprec import sdp
-from siprec.relay.bridge import PROTOCOLS
+from siprec.relay.srtp_gateway import PROTOCOLS
 from siprec.rtp import srtp
 from siprec.sdp import MediaDescription, SessionDescription
 from siprec.sdp import crypto as sdp_crypto

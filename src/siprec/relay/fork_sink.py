@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from siprec.relay.flow import Flow, reason_of
+from siprec.relay.rtp_stream import Flow
+from siprec.relay.sink import reason_of
 
 PREROLL_OCTETS = 2 << 20
 
 
 class Copies:
-    """A :class:`~siprec.relay.flow.Sink` in Python: copies of what `source` receives. `now` gives monotonic seconds.
+    """A :class:`~siprec.relay.sink.Sink` in Python: copies of what `source` receives. `now` gives monotonic seconds.
 
     What goes out directly is counted by what `source` has received since, which costs nothing per packet.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from siprec.relay.flow import Address, Flow
+from siprec.relay.rtp_stream import Address, Flow
 from siprec.relay.secure import Security, agree, cryptos, fork_keys
 from siprec.rtp import srtp
 from siprec.rtp.srtp import Decryptor, Encryptor

@@ -7,11 +7,10 @@ RTP is passed on as it is, from known sources; it is not copied.
 
 from __future__ import annotations
 
-import errno
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from siprec.relay.learning import (
     FAR_PACKETS,
@@ -25,7 +24,10 @@ from siprec.relay.learning import (
     WITH_PAUSES,
     Expected,
     Latching,
+    Rival,
 )
+from siprec.relay.sink import Sink, reason_of
+from siprec.rtp.rtcp import is_rtcp
 
 Address: TypeAlias = Any
 """As the socket module reports it: (host, port) or (host, port, flow, scope)."""
@@ -37,18 +39,6 @@ MAX_DROPOUT = 3000
 MAX_SSRCS = 16
 
 
-class Rival:
-    """A source that may take over: how many of its packets came in a row."""
-
-    __slots__ = ("count", "last", "mark", "seq", "since", "source", "ssrc")
-
-    def __init__(self, source: Address, now: float) -> None:
-        self.source = source
-        self.since = self.last = now
-        self.count = 0
-        self.seq = self.ssrc = self.mark = 0
-
-
 class Flow:
     """Datagrams from one party on `sock`. `target` is where the other party's socket (`send`) takes them.
 
@@ -57,46 +47,14 @@ class Flow:
     a party whose SRTP can be authenticated.
     """
 
+    # fmt: off
     __slots__ = (
-        "_clock",
-        "authentic",
-        "blocked",
-        "dropped",
-        "expected",
-        "forks",
-        "gaps",
-        "heard",
-        "held",
-        "last",
-        "latching",
-        "late",
-        "media",
-        "next_seq",
-        "notify",
-        "octets",
-        "old",
-        "owner",
-        "packets",
-        "paused",
-        "peer",
-        "receive",
-        "rival",
-        "role",
-        "rtcp_octets",
-        "rtcp_packets",
-        "send",
-        "signalled",
-        "since",
-        "sock",
-        "source",
-        "ssrc",
-        "ssrcs",
-        "target",
-        "tentative",
-        "timestamp",
-        "unsent",
-        "verify_at",
+        "_clock", "authentic", "blocked", "dropped", "expected", "forks", "gaps", "heard", "held", "last",
+        "latching", "late", "media", "next_seq", "notify", "octets", "old", "owner", "packets", "paused", "peer",
+        "receive", "rival", "role", "rtcp_octets", "rtcp_packets", "send", "signalled", "since", "sock", "source",
+        "ssrc", "ssrcs", "target", "tentative", "timestamp", "unsent", "verify_at",
     )
+    # fmt: on
 
     def __init__(
         self,
@@ -462,81 +420,3 @@ Moved: TypeAlias = Callable[[Flow, Address, Address], None]
 
 def _same_host(one: Address, other: Address) -> bool:
     return one is not None and other is not None and one[0] == other[0] and one[3:] == other[3:]
-
-
-def is_rtcp(packet: memoryview | bytes) -> bool:
-    """Whether a datagram looks like RTCP (RFC 5761 4)."""
-    return len(packet) >= 8 and packet[0] >> 6 == 2 and 192 <= packet[1] <= 223
-
-
-class Sink(Protocol):
-    """Copies of one stream (:class:`siprec.relay.copies.Copies`). `packets` and `octets` (RTP headers included) went
-    out; `waiting` packets are kept; `dropped` counts by reason."""
-
-    @property
-    def packets(self) -> int: ...
-    @property
-    def octets(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def dropped(self) -> dict[str, int]: ...
-
-    @property
-    def withheld(self) -> int:
-        """Packets that came while the stream was withheld."""
-
-    @property
-    def shift(self) -> int:
-        """By how much sequence numbers are lower than those that came (modulo 65536): nothing is missing, to the
-        recorder, of what was withheld after its first packet."""
-
-    @property
-    def dropped_at(self) -> float:
-        """When the newest packet had come that was kept and then dropped as too old or too much (monotonic; -inf: none
-        was)."""
-
-    @property
-    def send(self) -> Callable[[memoryview], object]:
-        """Takes one packet, at once. May raise OSError, which then goes to :meth:`failed`."""
-
-    def keep(self, seconds: float, /) -> None:
-        """Keep the newest packets: no older than `seconds`, no more than :data:`siprec.relay.copies.PREROLL_OCTETS`."""
-
-    def direct(self, sock: socket.socket, /) -> None:
-        """Send from the connected `sock` what is kept, and from now on what comes."""
-
-    def off(self) -> None:
-        """Neither keep nor send; what is kept stays."""
-
-    def withhold(self) -> None:
-        """Neither keep nor send, and count what comes; what is kept is forgotten."""
-
-    def renumber(self, wanted: bool, /) -> None:
-        """Whether sequence numbers close the gap that withheld packets leave; somebody else may do it. Default: yes."""
-
-    def clear(self) -> None:
-        """Forget what is kept."""
-
-    def inherit(self, other: Any, since: float, /) -> int:
-        """Begin with what `other`, of the same loop and source, has kept from before we did; but not with what came
-        before `since` (monotonic). It has kept what we have. Returns how many packets that are."""
-
-    def drain(self, sock: socket.socket, count: int, /) -> int:
-        """Send up to `count` of the packets kept, oldest first; how many are left."""
-
-    def failed(self, error: int, size: int, /) -> None:
-        """One that was counted as sent, of `size` octets, was not: `error` is an errno."""
-
-
-def reason_of(error: int) -> str:
-    """Why a send failed (an errno), in a word."""
-    return _REASONS.get(error, "send")
-
-
-_REASONS = {
-    errno.EAGAIN: "congested",
-    errno.ECONNREFUSED: "refused",
-    errno.ENETUNREACH: "unreachable",
-    errno.EHOSTUNREACH: "unreachable",
-}
