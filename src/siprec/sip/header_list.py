@@ -278,10 +278,7 @@ class HeaderList:
     def _forget(self, key: str) -> None:
         """Drop what was derived from a header."""
         for view in VIEWS[key]:
-            try:
-                delattr(self, view)
-            except AttributeError:
-                pass
+            self.forget(view)
 
     def write_line(self, key: str, line: str, *, at: int | None = None) -> None:
         """Put a whole header line, whose canonical key is `key`, in the place of line number `at`, else at the end."""
