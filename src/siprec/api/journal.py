@@ -105,7 +105,7 @@ class Journal(CallObserver):
         return entry
 
     def call_ended(self, call: Call) -> None:
-        """See :class:`siprec.proxy.call.CallObserver`: the proof has it from here on."""
+        """Forget the call: from here on the proof has what was noted."""
         for name in {*call.recordings, *(call.wanted_by or ())}:
             self._entries.pop((call.dlg_id, name), None)
 

@@ -95,7 +95,7 @@ class Metrics(Collector):
         return encoder(self.registry), media_type
 
     def collect(self) -> Iterator[Metric]:
-        """See prometheus_client."""
+        """All metrics, when prometheus_client asks for them."""
         yield from self._calls()
         yield from self._sip()
         yield from self._recordings()

@@ -283,13 +283,13 @@ class ProbeSession:
             self.snapshots += 1
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See `DialogOwner`."""
+        """The SRS takes the recording: the session is up."""
         self.follow(answer)
         if not self._up.done():
             self._up.set_result((200, "OK"))
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See `DialogOwner`."""
+        """The SRS does not take it: the session is not up, with this status."""
         if not self._up.done():
             self._up.set_result((status, reason))
 
@@ -308,7 +308,7 @@ class ProbeSession:
         offer.answer(Body(answer))
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See `DialogOwner`."""
+        """The SRS answers the offer that it had asked for: send as it says."""
         self.follow(answer)
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
@@ -317,10 +317,10 @@ class ProbeSession:
             dialog.exchange(self.offer(self.state), lambda result: None, self.follow)
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See `DialogOwner`: there is no video here."""
+        """Nothing to do: there is no video here."""
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See `DialogOwner`."""
+        """The session is over."""
         if not self._gone.done():
             self._gone.set_result(reason)
 

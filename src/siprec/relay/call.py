@@ -193,7 +193,7 @@ class Call:
         party.tag = tag
 
     def _stream(self, party: Party, peer: Party, index: int, media: MediaDescription) -> None:
-        """See to it that both sides have a stream for m-line `index`."""
+        """Give both sides a stream for m-line `index`, where they have none."""
         role: Role = "rtp" if is_rtp(media) else "opaque"
         for side in (party, peer):
             while len(side.streams) <= index:

@@ -209,7 +209,7 @@ class NativeFlow(Flow):
         return self.channel.admit_other(source, now, False)
 
     def look(self, now: float | None = None) -> None:
-        """See to what the channel wants of Python: a packet to authenticate, changes of host to tell of."""
+        """Do what the channel wants of Python: authenticate a packet, report changes of host."""
         unverified = self.channel.unverified()
         if unverified is not None:
             source, packet = unverified

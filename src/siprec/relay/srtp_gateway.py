@@ -221,7 +221,7 @@ class Crossing:
 
 
 def cross(flow: Flow, source: Transport, sink: Transport) -> None:
-    """See to it that what `flow` receives from `source` reaches `sink` as agreed on."""
+    """Have what `flow` receives from `source` reach `sink` as agreed on."""
     present, wanted = source.crossings.get(flow), (source.present, sink.present)
     if present is not None and present.ends == wanted and present.installed:
         return

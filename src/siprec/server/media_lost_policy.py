@@ -11,7 +11,7 @@ from siprec.proxy.call import Call
 from siprec.proxy.core import ProxyCore
 
 
-class MediaCare:
+class MediaLostPolicy:
     """`policy` is ``keep``, ``move`` or nothing, see :class:`siprec.server.config.MediaConfig`; `embedded` says whether
     a server is our own child. Recordings hear from the proxy what becomes of their call."""
 

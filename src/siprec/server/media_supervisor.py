@@ -18,7 +18,7 @@ from siprec.proxy.call import Call
 from siprec.relay.child import RelayFailed, RelayProcess, start_relay
 from siprec.server.config import Config, MediaServerConfig
 from siprec.server.config_file import ConfigError
-from siprec.server.media_uri import ServerAddress, connect
+from siprec.server.media_uri import MediaUri, connect
 from siprec.server.orphans import Orphans
 from siprec.server.relay_process import relay_options
 from siprec.server.relaywatch import LOOK, HangWatch, effort
@@ -125,7 +125,7 @@ class MediaSupervisor:
 
     def _member(self, wanted: MediaServerConfig) -> Member:
         server = None if wanted.address == "embedded" else self._remote(wanted)
-        kind = "embedded" if server is None else ServerAddress.parse(wanted.address).kind
+        kind = "embedded" if server is None else MediaUri.parse(wanted.address).kind
         return Member(wanted.called, kind, server, wanted.set, wanted.weight, wanted.drain)
 
     def _remote(self, wanted: MediaServerConfig) -> MediaServer:
@@ -195,7 +195,7 @@ class MediaSupervisor:
         return server
 
     def _looked(self, relay: RelayProcess, watch: HangWatch) -> None:
-        """See whether the relay hangs, and end it if it does: :meth:`_keep` starts the next one."""
+        """End the relay if it hangs: :meth:`_keep` starts the next one."""
         if relay is not self._relay or not relay.running:
             return
         hung = watch.look(self._clock.now(), relay.beats)

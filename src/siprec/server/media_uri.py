@@ -16,7 +16,7 @@ from siprec.sip.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
-class ServerAddress:
+class MediaUri:
     """Where a media server is, and what it speaks. `path` is of UNIX sockets, `host` and `port` of the others."""
 
     kind: str
@@ -26,7 +26,7 @@ class ServerAddress:
     path: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> ServerAddress:
+    def parse(cls, text: str) -> MediaUri:
         """Raises ValueError when `text` is of none of the forms."""
         kind, transport, address = (*text.split(":", 2), "", "")[:3]
         unix = ("unix", "cunix") if kind == "rtpproxy" else ("unix",) if kind == "ng" else ()
@@ -57,7 +57,7 @@ def connect(
     Raises:
         ValueError: `text` is of none of the forms.
     """
-    address = ServerAddress.parse(text)
+    address = MediaUri.parse(text)
     where = (address.host, address.port)
     if address.kind == "ng":
         where = (address.path, 0) if address.path else where

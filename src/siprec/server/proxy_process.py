@@ -42,7 +42,7 @@ from siprec.server.config import Config
 from siprec.server.config_check import log_warnings
 from siprec.server.config_file import ConfigError
 from siprec.server.headroom import MOST, Headroom, RelayPorts, descriptors, most_connections
-from siprec.server.media_lost_policy import MediaCare
+from siprec.server.media_lost_policy import MediaLostPolicy
 from siprec.server.media_supervisor import MediaSupervisor
 from siprec.server.process import announce, contact_uri, state_directory
 from siprec.server.process_events import ProcessEvents, log_event
@@ -140,7 +140,7 @@ class ProxyProcess:
         self.process_events.counters = self.core.counters
         self.core.media.on_trouble = self.media.trouble
         self.media.carry(self.core.media.load)
-        self.care = MediaCare(self.core, config.media.on_lost, self.media.is_embedded)
+        self.care = MediaLostPolicy(self.core, config.media.on_lost, self.media.is_embedded)
         self.layer = TransactionLayer(self.clock, self.transport, self.core)
         self.layer.resolve = self.resolver.resolve
         self.agent = UserAgent(
