@@ -12,9 +12,13 @@ import logging
 import os
 import re
 import sys
+import threading
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import IO, Any, Final, Literal
+
+from siprec.batches import Batches
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
@@ -149,6 +153,77 @@ class JsonFormatter(logging.Formatter):
         return f"<{_priority(record.levelno)}>{text}" if self._journal else text
 
 
+class BatchHandler(logging.Handler):
+    """Writes lines to `stream` in batches: below WARNING by a thread, at most every 50 ms; from WARNING on at once,
+    with everything that was queued before, in order.
+
+    `limit` lines are queued. What a stream that takes nothing leaves no room for is counted in `dropped`, and a line
+    says so when there is room again.
+    """
+
+    def __init__(self, stream: IO[str], limit: int = 10_000) -> None:
+        super().__init__()
+        self.stream = stream
+        self.limit = limit
+        self.dropped = 0
+        self._told = 0
+        self._lines: deque[str] = deque()
+        self._writing = threading.RLock()
+        self._batches = Batches("log", self._work)
+
+    def createLock(self) -> None:
+        """No lock around :meth:`emit`: who logs would wait for the thread that writes."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format a record and queue it."""
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        if len(self._lines) >= self.limit and record.levelno < logging.WARNING:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+        if record.levelno >= logging.WARNING:
+            self.flush()
+        else:
+            self._batches.wake()
+
+    def flush(self) -> None:
+        """Write what is queued, now."""
+        with self._writing:
+            lines = []
+            while self._lines:
+                lines.append(self._lines.popleft())
+            if self.dropped > self._told:
+                lost, self._told = self.dropped - self._told, self.dropped
+                lines.append(self.format(_notice("%d lines of the log were dropped: its stream took none", lost)))
+            if not lines:
+                return
+            try:
+                self.stream.write("\n".join(lines) + "\n")
+                self.stream.flush()
+            except Exception:
+                # Whoever reads is gone, or the disk is full: logging never raises.
+                self.handleError(_notice("the log cannot be written", None))
+
+    def _work(self) -> None:
+        self.flush()
+
+    def close(self) -> None:
+        """Write what is queued and end the thread."""
+        self._batches.close(5.0)
+        self.flush()
+        super().close()
+
+
+def _notice(template: str, argument: int | None) -> logging.LogRecord:
+    arguments = () if argument is None else (argument,)
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, template, arguments, None)
+
+
 def setup_logging(
     level: str = "info", form: Format = "text", levels: Mapping[str, str] | None = None, stream: IO[str] | None = None
 ) -> None:
@@ -158,7 +233,7 @@ def setup_logging(
     """
     out = stream if stream is not None else sys.stderr
     journal = in_journal(out)
-    handler = logging.StreamHandler(out)
+    handler = BatchHandler(out)
     handler.setFormatter(JsonFormatter(journal) if form == "json" else TextFormatter(journal))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     _chosen[0] = form

@@ -8,6 +8,9 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,13 @@ from siprec import logs
 from siprec.server.config_file import ConfigError, parse
 
 
+def flush() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 def lines(out: io.StringIO) -> list[dict[str, object]]:
+    flush()
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
@@ -63,6 +72,7 @@ def test_rooms_have_levels_of_their_own_and_lose_them() -> None:
     logging.getLogger("siprec.recording.call_recording").debug("seen")
     logging.getLogger("siprec.proxy").info("not seen")
     logging.getLogger("siprec.sip.x").warning("not seen")
+    flush()
     assert [line.split()[-1] for line in out.getvalue().splitlines()] == ["seen"]
     assert logs.levels() == ("warning", {"siprec.recording": "debug", "siprec.sip": "error"})
     assert logs.child_arguments("siprec.recording.x") == ["--log-format=text", "--log-level=debug"]
@@ -83,7 +93,7 @@ def test_the_journal_gets_priorities_on_every_line(
         log = logging.getLogger("siprec.test")
         log.error("a\nb")
         log.info("c")
-        journal.flush()
+        flush()
         journal.seek(0)
         text = journal.read()
     if form == "text":
@@ -145,3 +155,74 @@ def test_each_line_of_the_journal_keeps_its_priority_whatever_a_stranger_sends()
     formatter = logs.TextFormatter(journal=True)
     record = logging.LogRecord("siprec.test", logging.INFO, "", 0, "user %s", ("a\n<2>forged",), None)
     assert formatter.format(record) == r"<6>siprec.test user a\n<2>forged"
+
+
+class Slow(io.StringIO):
+    """A stream that notes each write, and takes none before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+        self.may = threading.Event()
+        self.begun = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.begun.set()
+        assert self.may.wait(60)
+        self.writes.append(text)
+        return len(text)
+
+
+def test_a_warning_is_written_at_once_after_all_that_was_queued_before_it() -> None:
+    out = Slow()
+    out.may.set()
+    handler = logs.BatchHandler(out)
+    log = logging.Logger("siprec.test")
+    log.addHandler(handler)
+    for number in range(50):
+        log.info("%d", number)
+    log.warning("look")
+    assert "".join(out.writes).split() == [*map(str, range(50)), "look"]
+    log.info("later")
+    handler.close()
+    assert "".join(out.writes).split()[-1] == "later"
+
+
+def test_nobody_waits_for_a_stream_that_takes_nothing_and_what_it_costs_is_said() -> None:
+    out = Slow()
+    handler = logs.BatchHandler(out, limit=10)
+    log = logging.Logger("siprec.test")
+    log.addHandler(handler)
+    log.info("first")
+    assert out.begun.wait(60)
+    for number in range(25):
+        log.info("%d", number)  # the thread is stuck in a write
+    assert handler.dropped == 15
+    out.may.set()
+    handler.close()
+    assert "".join(out.writes).splitlines() == [
+        "first",
+        *map(str, range(10)),
+        "15 lines of the log were dropped: its stream took none",
+    ]
+
+
+def test_lines_are_written_in_batches() -> None:
+    out = Slow()
+    handler = logs.BatchHandler(out)
+    log = logging.Logger("siprec.test")
+    log.addHandler(handler)
+    log.info("first")
+    assert out.begun.wait(60)
+    for number in range(200):
+        log.info("%d", number)
+    out.may.set()
+    handler.close()
+    assert len(out.writes) == 2
+    assert len("".join(out.writes).splitlines()) == 201
+
+
+def test_a_process_that_ends_in_order_has_written_all_its_lines() -> None:
+    code = "import logging; from siprec.logs import setup_logging; setup_logging(); logging.info('the end')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.endswith("the end\n")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import re
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from siprec.batches import Batches
 from siprec.recording.verdict import Begun, Line, Proof
 from siprec.server.oserror_hints import why
 
@@ -36,10 +35,11 @@ _BEGINNING: Final = b'{"type":"'
 class ProofLog:
     """Appends lines to ``proof-YYYYMMDD.jsonl`` in `directory`, which is made when it is first needed.
 
-    Lines are handed to a thread: a slow disk makes nobody wait. What the disk refuses is kept (10,000 lines) and tried
-    again every 5 seconds; what there is no room for, or is still refused at the end, is counted in `lost`. `error` says
-    why nothing can be written just now, empty: it can; each minute of that is logged. `keep_days`: files of older days
-    are deleted; 0: never. Files can be read by their owner and group only.
+    Lines are handed to a thread, at most every 50 ms: a slow disk makes nobody wait, and what is written survives the
+    end of the process, however it ends. What the disk refuses is kept (10,000 lines) and tried again every 5 seconds;
+    what there is no room for, or is still refused at the end, is counted in `lost`. `error` says why nothing can be
+    written just now, empty: it can; each minute of that is logged. `keep_days`: files of older days are deleted; 0:
+    never. Files can be read by their owner and group only.
     """
 
     def __init__(self, directory: Path, keep_days: int = 0) -> None:
@@ -48,9 +48,8 @@ class ProofLog:
         self.written = 0
         self.lost = 0
         self.error = ""
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._kept: deque[bytes] = deque()
-        self._thread: threading.Thread | None = None
+        self._lines: deque[bytes] = deque()
+        self._batches = Batches("proof", self._work)
         self._day = ""
         self._file: int | None = None
         self._torn = False
@@ -59,7 +58,7 @@ class ProofLog:
     @property
     def waiting(self) -> int:
         """Lines that are not on the disk yet."""
-        return self._queue.qsize() + len(self._kept)
+        return len(self._lines)
 
     def probe(self) -> str:
         """Try whether the disk takes a file, for the start: why not, or nothing. Blocks."""
@@ -71,64 +70,40 @@ class ProofLog:
                 os.fsync(file.fileno())
         except OSError as error:
             self._refused(error)
-            self._start()  # which looks again, now and then
+            self._batches.wake()  # which looks again, now and then
         else:
             self._well()
         return self.error
 
     def write(self, line: bytes) -> None:
         """Have a line (without its end) written; never waits, never raises."""
-        self._start()
-        if self.waiting >= _BACKLOG:
+        if len(self._lines) >= _BACKLOG:
             self.lost += 1
             return
-        self._queue.put(line)
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="proof", daemon=True)
-            self._thread.start()
+        self._lines.append(line)
+        self._batches.wake()
 
     def close(self, limit: float = 10.0) -> None:
         """Write what waits and end the thread; gives a stuck disk `limit` seconds."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join(limit)
-            self._thread = None
+        if not self._batches.close(limit):
+            return
+        if self._lines:
+            self.lost += len(self._lines)
+            log.error("%d proofs of recording are lost: %s", len(self._lines), self.error)
+            self._lines.clear()
+        self._close_file()
 
-    def _run(self) -> None:
-        over = False
-        while not over:
-            try:
-                line = self._queue.get(timeout=_RETRY if self._kept or self.error else None)
-            except queue.Empty:
-                line = b""
-                if not self._kept:
-                    self.probe()
-            # One write for what has come meanwhile.
-            while True:
-                if line is None:
-                    over = True
-                    break
-                if line:
-                    self._kept.append(line)
-                if self._queue.empty() or len(self._kept) >= _BATCH:
-                    break
-                line = self._queue.get()
-            if self._kept:
-                self._flush()
-        self.lost += len(self._kept)
-        if self._kept:
-            log.error("%d proofs of recording are lost: %s", len(self._kept), self.error)
-        self._kept.clear()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    def _work(self) -> float | None:
+        if self._lines:
+            self._flush()
+        elif self.error:
+            self.probe()
+        return _RETRY if self._lines or self.error else None
 
     def _flush(self) -> None:
         try:
-            while self._kept:
-                self._append([self._kept[number] for number in range(min(len(self._kept), _BATCH))])
+            while self._lines:
+                self._append([self._lines[number] for number in range(min(len(self._lines), _BATCH))])
         except OSError as error:
             self._close_file()
             self._refused(error)
@@ -154,7 +129,7 @@ class ProofLog:
                 whole = octets.rfind(b"\n", 0, done) + 1
                 self._torn = whole < done and not self._cut(file, done - whole)
                 for _ in range(octets.count(b"\n", len(lead), whole)):
-                    self._kept.popleft()
+                    self._lines.popleft()
                     self.written += 1
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -39,6 +40,13 @@ def ended(number: int, verdict: Verdict, *reasons: str, answered: float = NOW) -
         reasons=list(reasons),
         version=VERSION,
     )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def written(directory: Path, *lines: Begun | Proof) -> ProofLog:
@@ -108,12 +116,13 @@ def test_a_line_that_does_not_fit_is_taken_away_again_and_written_when_there_is_
     room[0] = len(first) + 1 + 20
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", write)
-        log._kept.extend([first, second])
-        log._flush()
+        log.write(first)
+        log.write(second)
+        until(lambda: log.error != "")
         ((path, _),) = files(tmp_path)
         assert path.read_bytes() == first + b"\n"
         assert (log.written, log.waiting, log.error) == (1, 1, "No space left on device")
-    log._flush()
+    log.close()
     assert path.read_bytes() == first + b"\n" + second + b"\n"
     assert (log.written, log.waiting, log.error) == (2, 0, "")
 
@@ -242,3 +251,50 @@ def test_what_is_piped_is_one_line_a_call_however_long(tmp_path: Path) -> None:
 )
 def test_periods_are_spans_dates_or_times(text: str, seconds: float) -> None:
     assert moment(text, NOW) == seconds
+
+
+def test_lines_survive_kill_9(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from siprec.server.prooflog import ProofLog\n"
+        "log = ProofLog(Path(sys.argv[1]))\n"
+        "for line in sys.argv[2:]: log.write(line.encode())\n"
+        "time.sleep(600)"
+    )
+    wanted = [begun(number) for number in range(3)]
+    arguments = [str(tmp_path), *(msgspec.json.encode(line).decode() for line in wanted)]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments]) as child:
+        try:
+            until(lambda: len(list(read(tmp_path))) == 3)
+        finally:
+            child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert list(read(tmp_path)) == wanted
+
+
+def test_lines_are_written_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = []
+
+    def write(file: int, octets: memoryview, real: Callable[[int, memoryview], int] = os.write) -> int:
+        writes.append(len(octets))
+        return real(file, octets)
+
+    monkeypatch.setattr(os, "write", write)
+    log = ProofLog(tmp_path)
+    for number in range(500):
+        log.write(msgspec.json.encode(begun(number)))
+    log.close()
+    assert len(list(read(tmp_path))) == 500
+    assert len(writes) <= 20
+
+
+def test_a_backlog_is_bounded_and_what_it_costs_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("siprec.server.prooflog._BACKLOG", 3)
+    (tmp_path / "proof").write_text("a file where the directory should be")
+    log = ProofLog(tmp_path / "proof")
+    for number in range(5):
+        log.write(msgspec.json.encode(begun(number)))
+    assert log.waiting == 3
+    log.close()
+    assert (log.written, log.lost) == (0, 5)
