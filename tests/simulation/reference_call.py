@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, Final
 
 from siprec.media.bencode import Encodable, decode_dict, encode
-from siprec.media.exchange import Connection
+from siprec.media.request_tracker import Connection
 from siprec.media.rtpengine import RtpEngine
 from siprec.proxy.core import ProxyCore, ProxyOptions
 from siprec.proxy.local_domain import LocalDomain

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siprec.media.exchange import Connection
 from siprec.media.ngauth import TOLERANCE, Refused, Stale, Verifier, check_secret, signing
+from siprec.media.request_tracker import Connection
 
 SECRET = "correct horse battery staple"
 OTHER = "incorrect horse battery staple"

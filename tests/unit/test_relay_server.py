@@ -16,6 +16,7 @@ from siprec.relay.native import packet_loop
 from siprec.relay.ports import Interface, PortPool
 from siprec.relay.server import Relay, Timeouts
 from siprec.sip.clock import Timer
+from tests.parallel import share
 
 
 class _Never:
@@ -203,7 +204,8 @@ def test_an_answer_that_does_not_match_is_an_error_and_changes_nothing(answer: s
 
 
 def test_no_ports_is_an_error_that_leaves_nothing_behind() -> None:
-    with relay(ports=(47400, 47403)) as (server, _):
+    low = 47600 + share(4, 50)  # of this worker alone
+    with relay(ports=(low, low + 3)) as (server, _):
         assert b"No ports" in bad(server, "offer", call_id="1", from_tag="a", sdp=body(AUDIO, AUDIO))
         assert server.plane.pool.in_use == 0
         assert server.calls == {}

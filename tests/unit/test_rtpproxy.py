@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from siprec import sdp
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, MediaStatistics, Subscription, Tone
-from siprec.media.relayed import pointed, private_removed
 from siprec.media.rtpproxy import RtpProxy
 from siprec.media.rtpproxy_protocol import place, word
+from siprec.media.rtpproxy_sdp import pointed, private_removed
 from tests.simulation.network import VirtualClock
 
 CALL = MediaSession("call", "a", "b")

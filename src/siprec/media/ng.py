@@ -1,4 +1,4 @@
-"""The client side of the ng protocol: bencoded dictionaries over :mod:`siprec.media.exchange`."""
+"""The client side of the ng protocol: bencoded dictionaries over :mod:`siprec.media.request_tracker`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TypeAlias, cast
 
 from siprec.media.bencode import BencodeError, Encodable, Value, decode_dict, encode
 from siprec.media.engine import MediaError
-from siprec.media.exchange import Exchange, Malformed
+from siprec.media.request_tracker import Malformed, RequestTracker
 
 Reply: TypeAlias = dict[str, Value]
 Request: TypeAlias = dict[str, object]
 ReplyResult: TypeAlias = Callable[["Reply | MediaError"], None]
 
 
-class NgClient(Exchange[Reply]):
+class NgClient(RequestTracker[Reply]):
     """ng requests to one server."""
 
     def request(
@@ -30,7 +30,7 @@ class NgClient(Exchange[Reply]):
         self.submit(command, body, done, call_id=call_id, timeout=timeout)
 
     def read(self, body: bytes) -> Reply | MediaError:
-        """See :meth:`siprec.media.exchange.Exchange.read`."""
+        """See :meth:`siprec.media.request_tracker.RequestTracker.read`."""
         try:
             reply = decode_dict(body)
         except BencodeError as error:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from siprec.media.exchange import Connection, Opener
+from siprec.media.request_tracker import Connection, Opener
 
 TOLERANCE: Final = 60.0
 """Seconds that the clocks of both ends may differ, with the time on the way."""

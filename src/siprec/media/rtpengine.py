@@ -36,7 +36,6 @@ from siprec.media.engine import (
     SubscriptionResult,
     Tone,
 )
-from siprec.media.exchange import Opener
 from siprec.media.ng import NgClient, Reply, Request
 from siprec.media.ngreplies import (
     dictionary,
@@ -48,6 +47,7 @@ from siprec.media.ngreplies import (
     read_subscription,
     text,
 )
+from siprec.media.request_tracker import Opener
 from siprec.sip.clock import Clock, Timer
 
 _OURS = frozenset({"pre-roll", "re-key"})

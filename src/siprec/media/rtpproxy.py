@@ -31,15 +31,7 @@ from siprec.media.engine import (
     SubscriptionResult,
     Tone,
 )
-from siprec.media.exchange import Opener
-from siprec.media.relayed import (
-    established,
-    forked_streams,
-    pointed,
-    private_removed,
-    relayable,
-    targets,
-)
+from siprec.media.request_tracker import Opener
 from siprec.media.rtpproxy_copies import Copier, Copying, forks
 from siprec.media.rtpproxy_protocol import (
     COPIES,
@@ -51,6 +43,14 @@ from siprec.media.rtpproxy_protocol import (
     place,
     settled,
     word,
+)
+from siprec.media.rtpproxy_sdp import (
+    established,
+    forked_streams,
+    pointed,
+    private_removed,
+    relayable,
+    targets,
 )
 from siprec.sdp import SdpError
 from siprec.sip.clock import Clock, Timer
@@ -71,9 +71,9 @@ class _Call:
 
 
 class RtpProxy(MediaServer):
-    """One RTPProxy. `opener` makes the connection (:mod:`siprec.media.lines`, for UDP :mod:`siprec.media.sockets`),
-    `timeout` is in seconds; `prompt` names a file at its host, without the suffix of the payload type, that is played
-    as recording tone.
+    """One RTPProxy. `opener` makes the connection (:mod:`siprec.media.rtpproxy_stream`, for UDP
+    :mod:`siprec.media.sockets`), `timeout` is in seconds; `prompt` names a file at its host, without the suffix of the
+    payload type, that is played as recording tone.
     """
 
     def __init__(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from siprec.media.engine import ForkedStream, ForkStatistics, MediaError, MediaSession, Result
-from siprec.media.relayed import Key
 from siprec.media.rtpproxy_protocol import ENDS_COPIES, UNKNOWN, RtpProxyClient, word
+from siprec.media.rtpproxy_sdp import Key
 from siprec.sip.clock import Clock
 
 

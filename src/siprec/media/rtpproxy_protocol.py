@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from siprec.media.engine import MediaError, MediaFlags, Result
-from siprec.media.exchange import Exchange, Malformed
+from siprec.media.request_tracker import Malformed, RequestTracker
 from siprec.sdp import MediaDescription
 
 COPIES: Final = "20071218"
@@ -36,7 +36,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9@._-]+")
 Told = Callable[["str | MediaError"], None]
 
 
-class RtpProxyClient(Exchange[str]):
+class RtpProxyClient(RequestTracker[str]):
     """Commands to one RTPProxy; a reply is the text after the cookie."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -44,7 +44,7 @@ class RtpProxyClient(Exchange[str]):
         self._known: dict[str, bool] = {}
 
     def read(self, body: bytes) -> str | MediaError:
-        """See :meth:`siprec.media.exchange.Exchange.read`."""
+        """See :meth:`siprec.media.request_tracker.RequestTracker.read`."""
         try:
             text = body.decode("ascii").strip()
         except UnicodeDecodeError:

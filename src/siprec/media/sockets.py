@@ -1,4 +1,4 @@
-"""Media servers over real sockets: thin adapters between an event loop and :mod:`siprec.media.exchange`."""
+"""Media servers over real sockets: thin adapters between an event loop and :mod:`siprec.media.request_tracker`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from siprec.media.bencode import BencodeError
-from siprec.media.exchange import Connection, Opener
 from siprec.media.ngframes import StreamFramer
+from siprec.media.request_tracker import Connection, Opener
 from siprec.net.datagrams import DatagramReader
 
 _DATAGRAM = 65536

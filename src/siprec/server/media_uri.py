@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from siprec.media import lines, sockets
+from siprec.media import rtpproxy_stream, sockets
 from siprec.media.engine import MediaFlags, MediaServer
 from siprec.media.ngauth import signing
 from siprec.media.rtpengine import RtpEngine
@@ -66,7 +66,7 @@ def connect(
             opener = signing(opener, secret, clock.wall)
         return RtpEngine(clock, opener, name=name or text, flags=MediaFlags(label=label))
     if address.path:
-        opener = (lines.unix if address.transport == "unix" else lines.cunix)(loop, address.path)
+        opener = (rtpproxy_stream.unix if address.transport == "unix" else rtpproxy_stream.cunix)(loop, address.path)
     else:
-        opener = (sockets.udp if address.transport == "udp" else lines.tcp)(loop, where)
+        opener = (sockets.udp if address.transport == "udp" else rtpproxy_stream.tcp)(loop, where)
     return RtpProxy(clock, opener, name=name or text, prompt=prompt)

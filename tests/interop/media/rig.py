@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pytest
 
 from siprec import sdp
-from siprec.media import lines, sockets
+from siprec.media import rtpproxy_stream, sockets
 from siprec.media.engine import (
     MediaError,
     MediaFlags,
@@ -28,8 +28,8 @@ from siprec.media.engine import (
     MediaStatistics,
     Subscription,
 )
-from siprec.media.exchange import Opener
 from siprec.media.ng import Reply
+from siprec.media.request_tracker import Opener
 from siprec.media.rtpengine import RtpEngine
 from siprec.media.rtpproxy import RtpProxy
 from siprec.relay.child import start_relay
@@ -379,10 +379,10 @@ def rtpproxy(
     with rtpproxy_control(transport, listen) as control:
         place = control.partition(":")[2]
         if "unix" in transport:
-            yield (lines.unix if transport == "unix" else lines.cunix)(loop, place)
+            yield (rtpproxy_stream.unix if transport == "unix" else rtpproxy_stream.cunix)(loop, place)
         else:
             host, _, port = place.rpartition(":")
-            yield (lines.tcp if transport == "tcp" else sockets.udp)(loop, (host, int(port)))
+            yield (rtpproxy_stream.tcp if transport == "tcp" else sockets.udp)(loop, (host, int(port)))
 
 
 def drive(kind: str, scenario: Callable[[Rig], Coroutine[Any, Any, None]], **options: Any) -> None:

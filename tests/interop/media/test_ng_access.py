@@ -17,8 +17,8 @@ import pytest
 
 from siprec.media import sockets
 from siprec.media.engine import MediaError
-from siprec.media.exchange import Opener
 from siprec.media.ngauth import signing
+from siprec.media.request_tracker import Opener
 from siprec.media.rtpengine import RtpEngine
 from siprec.relay.child import RelayFailed, RelayProcess, start_relay
 from siprec.relay.process import LoopClock

@@ -17,10 +17,10 @@ from siprec.api.library import _FILE
 from siprec.logs import TextFormatter, visible
 from siprec.media import ngreplies
 from siprec.media.bencode import decode_dict
-from siprec.media.lines import LineFramer
 from siprec.media.ng import NgClient
 from siprec.media.ngframes import StreamFramer as NgFramer
 from siprec.media.rtpproxy_protocol import RtpProxyClient, counts, place, word
+from siprec.media.rtpproxy_stream import LineFramer
 from siprec.metadata import read
 from siprec.metadata import values as written
 from siprec.metadata.document import Document

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from siprec.media.exchange import Connection, Opener
+from siprec.media.request_tracker import Connection, Opener
 from siprec.media.sockets import StreamConnection
 
 _LONGEST: Final = 65536

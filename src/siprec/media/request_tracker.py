@@ -58,7 +58,7 @@ class _Pending(Struct, Generic[R]):
     timer: Timer | None = None
 
 
-class Exchange(ABC, Generic[R]):
+class RequestTracker(ABC, Generic[R]):
     """Requests to one server, whose replies are read by :meth:`read`.
 
     `first_retry` (seconds) doubles with each repetition up to `max_retry`; after `timeout` seconds the request fails
