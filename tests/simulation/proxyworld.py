@@ -22,8 +22,9 @@ from siprec.media.engine import (
     Tone,
 )
 from siprec.proxy.call import Call, CallObserver
-from siprec.proxy.core import ProxyCore, ProxyOptions
+from siprec.proxy.core import ProxyCore
 from siprec.proxy.local_domain import LocalDomain
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.registrar import Registrar
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse

@@ -26,8 +26,9 @@ from typing import Any, Final
 from siprec.media.bencode import Encodable, decode_dict, encode
 from siprec.media.request_tracker import Connection
 from siprec.media.rtpengine import RtpEngine
-from siprec.proxy.core import ProxyCore, ProxyOptions
+from siprec.proxy.core import ProxyCore
 from siprec.proxy.local_domain import LocalDomain
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import EventDispatcher

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from siprec.proxy.contacts import may_reach, place
-from siprec.proxy.core import ProxyOptions
 from siprec.proxy.local_domain import LocalDomain
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.sip.addresses import EVERYWHERE, HOST, LINK, SITE, numeric, scope
 from siprec.sip.message import SipRequest, SipResponse

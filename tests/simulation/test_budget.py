@@ -12,11 +12,11 @@ import pytest
 
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
 
-PROXIED = (950, 1135)
-RECORDED = (2735, 3280)
-SHIPPED = (3020, 3675)
+PROXIED = (900, 1110)
+RECORDED = (2470, 2840)
+SHIPPED = (2750, 3230)
 """Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""
-INSTANCES, OCTETS = 74, 57_000
+INSTANCES, OCTETS = 65, 49_000
 """What one confirmed recorded call keeps alive: instances of our classes, bytes."""
 
 

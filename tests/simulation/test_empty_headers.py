@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.transport import Hop
@@ -200,9 +200,8 @@ def test_commas_after_our_own_route_are_no_route() -> None:
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("header", HEADERS)
 def test_proxy_forwards_or_drops_responses_with_every_empty_header(header: str) -> None:
-    w = ProxyWorld(relay=True)
-    w.core.media.use = "always"
-    w.core.recurse = True
+    options = ProxyOptions(trusted=["10.0.0.0/8"], media_use="always", recurse=True)
+    w = ProxyWorld(relay=True, options=options)
     phone = w.bob.node
     for n, value in enumerate(VALUES):
         sent = 0

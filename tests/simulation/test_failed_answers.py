@@ -10,9 +10,9 @@ import pytest
 
 from siprec.media.engine import NO_FLAGS, MediaError, MediaFlags, MediaSession, SdpResult
 from siprec.proxy.call import Call as ProxyCall
-from siprec.proxy.call_media_session import sdp_of
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
+from siprec.proxy.sdp_body import sdp_of
 from siprec.sip.message import parse_datagram
 from siprec.sip.multipart import Part, build_multipart
 from siprec.sip.useragent import Call, IncomingCall
@@ -172,7 +172,7 @@ def test_another_server_takes_the_call_whose_answer_was_lost(place: Callable[[Wo
     w = World(-1, "silent")
     other = Relay(w.clock)
     w.core.media.on_trouble = lambda call, server, error: other
-    w.core.media._pick = lambda call: other if "failed answer" in w.relay.log else w.relay
+    w.core.media.pick = lambda call: other if "failed answer" in w.relay.log else w.relay
     call = place(w)
     w.clock.run_for(40)
     assert w.addresses() == (RELAYED, RELAYED)
@@ -190,7 +190,7 @@ def test_a_server_lost_between_offer_and_answer_and_nobody_to_take_over(place: C
     # The offer has gone out, the answer has not come yet.
     w.clock.run_until_true(lambda: any(line.startswith("offer") for line in w.relay.log))
     w.clock.run_for(0.012)
-    w.core.media._pick = lambda call: None
+    w.core.media.pick = lambda call: None
     w.relay.silent |= {"offer", "answer"}
     w.core.failover.move(w.journal.calls[0], "it has died", dead=True)
     w.relay.live.clear()
@@ -201,7 +201,7 @@ def test_a_server_lost_between_offer_and_answer_and_nobody_to_take_over(place: C
 def test_media_of_a_dead_server_go_past_it_when_no_other_turns_up() -> None:
     w = World(0)
     call = established(w)
-    w.core.media._pick = lambda call: None
+    w.core.media.pick = lambda call: None
     w.core.failover.move(w.journal.calls[0], "it has died", dead=True)
     w.settled(DIRECT, call)
     assert w.journal.events.count("media failed") == 1
@@ -210,7 +210,7 @@ def test_media_of_a_dead_server_go_past_it_when_no_other_turns_up() -> None:
 def test_descriptions_that_passed_by_while_a_server_was_silent_leave_the_call_without_it() -> None:
     w = World(0)
     call = established(w)
-    w.core.media._pick = lambda call: None
+    w.core.media.pick = lambda call: None
     w.core.failover.move(w.journal.calls[0], "it is silent")
     call.reinvite(changed(SDP))
     w.settled(DIRECT, call)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from siprec.media.engine import MediaError, MediaStatistics, StreamStatistics
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.sip.message import SipRequest, parse_datagram
 from siprec.sip.useragent import OutgoingCall
 from tests.simulation.phones import ANSWER, SDP

@@ -11,8 +11,8 @@ import pytest
 
 from siprec.logs import TextFormatter
 from siprec.proxy.authentication import Authentication
-from siprec.proxy.core import ProxyOptions
 from siprec.proxy.guard import Guard
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.registrar import Registrar
 from siprec.recorder.admission import Admission
 from siprec.sip.digest import Credentials, CredentialStore, authorize
@@ -83,14 +83,14 @@ def test_source_with_too_many_unanswered_calls_gets_503_and_others_call_on(caplo
     w.clock.run_for(1)
     assert calls(one, 4, 20) == [180] * 3 + [503]
     w.core.shutdown()
-    assert len(w.core._unanswered) == 0
+    assert w.core.call_states.unanswered == 0
 
 
 def test_trusted_sources_and_zero_have_no_limit_of_unanswered_calls() -> None:
     for options in ({"trusted": ["10.0.0.0/8"]}, {"max_unanswered": 0}):
         w, one, _ = ringing(**options)
         assert calls(one, 8) == [180] * 8
-        assert len(w.core._unanswered) == 0
+        assert w.core.call_states.unanswered == 0
         w.core.shutdown()
 
 
@@ -98,7 +98,7 @@ def test_calls_that_nobody_answers_leave_no_count() -> None:
     w, one, _ = ringing()
     calls(one, 6)
     w.clock.run_for(400)
-    assert len(w.core._unanswered) == 0
+    assert w.core.call_states.unanswered == 0
     assert w.core.counts()["calls"] == 0
 
 

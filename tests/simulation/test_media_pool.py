@@ -8,7 +8,7 @@ import pytest
 
 from siprec.proxy.call import Call as ProxyCall
 from siprec.proxy.call import CallObserver
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.sip.message import parse_datagram
 from siprec.sip.useragent import Call, IncomingCall
 from tests.simulation.phones import ANSWER, SDP
@@ -26,7 +26,7 @@ class Pool:
         self.second.address = b"IN IP4 198.51.100."
         self.servers = [self.first, self.second]
         self.moved: list[ProxyCall] = []
-        self.w.core.media._pick = lambda call: next(iter(self.servers), None)
+        self.w.core.media.pick = lambda call: next(iter(self.servers), None)
         self.w.core.media.on_trouble = lambda call, server, error: next(
             (s for s in self.servers if s is not server), None
         )

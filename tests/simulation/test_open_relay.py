@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.proxy.script import Script
 from siprec.sip.message import SipRequest, SipResponse
@@ -324,7 +324,7 @@ def test_each_early_dialog_is_reached_at_its_own_contact() -> None:
     live = w.journal.calls[-1]
     for phone in ("10.0.0.2", "10.0.0.3"):
         invite = last_request(w, "INVITE", phone)
-        tag = next(d.callee_tag for d in w.core.dialogs.all() if phone in d.peers.callee.hosts)
+        tag = next(d.callee_tag for d in w.core.dialogs.all() if phone in d.callee.hosts)
         headers = {
             "from_": f"<sip:alice@example.com>;tag={live.from_tag}",
             "to": f"<sip:bob@example.com>;tag={tag}",
@@ -362,7 +362,7 @@ def test_last_two_targets_of_a_side_are_both_known() -> None:
         )
         w.bob.node.send(update.to_bytes(), Hop("udp", PROXY, 5060))
         w.clock.run_for(1)
-    assert w.core.dialogs.all()[0].contact["callee"] == "sip:bob8@10.0.0.2:5060"
+    assert w.core.dialogs.all()[0].callee.target == "sip:bob8@10.0.0.2:5060"
     for user, status in (("bob8@", 0), ("bob7@", 0), ("bob1@", 403)):
         w.network.trace.clear()
         answered = send(a, "INFO", f"sip:{user}10.0.0.2:5060", **a.tags())
@@ -379,8 +379,8 @@ def test_refused_target_refreshes_do_not_push_out_the_target() -> None:
     for n in range(20):
         changed = a.tags(contact=f"<sip:a{n}@10.0.0.1:5060>")
         assert send(a, "UPDATE", "sip:10.0.0.2:5060", host="10.0.0.1", **changed) == 488
-    assert dialog.contact["caller"] in dialog.peers.caller.contacts
-    assert len(dialog.peers.caller.contacts) <= 4
+    assert dialog.caller.target in dialog.caller.contacts
+    assert len(dialog.caller.contacts) <= 4
     a.w.network.trace.clear()
     send(a, "INFO", "sip:10.0.0.1:5060", host="10.0.0.2", **a.tags("callee"))
     assert a.w.sent("INFO", "10.0.0.1")[0].line == "INFO sip:10.0.0.1:5060 SIP/2.0"
@@ -502,7 +502,7 @@ def test_long_texts_of_strangers_are_not_kept() -> None:
     a.established()
     dialog = a.w.core.dialogs.all()[0]
     send(a, "UPDATE", "sip:10.0.0.2:5060", **a.tags(contact=long))
-    assert max(map(len, dialog.peers.caller.contacts)) < 100
+    assert max(map(len, dialog.caller.contacts)) < 100
     send(a, "MESSAGE", "sip:bob@example.com", call_id="c" * 5000)
     assert max(map(len, a.w.core.passes._counts)) < 200
     a.w.clock.run_for(40)

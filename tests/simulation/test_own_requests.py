@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from siprec.proxy.midcall_requests import CseqShift
+from siprec.proxy.cseq_shift import CseqShift
+from siprec.proxy.own_request import route_to
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.useragent import Call, IncomingCall, session_description
 from tests.simulation.network import LinkQuality
@@ -338,9 +339,11 @@ def test_routes_beyond_us_are_kept() -> None:
     own = proxied.response.values("record-route")
     head = b"SIP/2.0 200 OK\r\nRecord-Route: <sip:p2.example.net;lr>, <sip:p1.example.net;lr>\r\nRecord-Route: "
     answer = parse_datagram(head + ", ".join(own).encode() + b"\r\nRecord-Route: <sip:p0.example.net;lr>\r\n\r\n")
-    assert w.core.midcall._route(answer) == ["<sip:p1.example.net;lr>", "<sip:p2.example.net;lr>"]
+    assert isinstance(answer, SipResponse)
+    assert route_to(answer, w.identity) == ["<sip:p1.example.net;lr>", "<sip:p2.example.net;lr>"]
     invite = parse_datagram(b"INVITE sip:x SIP/2.0\r\nRecord-Route: <sip:b;lr>, <sip:a;lr>\r\n\r\n")
-    assert w.core.midcall._route(invite) == ["<sip:b;lr>", "<sip:a;lr>"]
+    assert isinstance(invite, SipRequest)
+    assert route_to(invite, w.identity) == ["<sip:b;lr>", "<sip:a;lr>"]
     call.bye()
     w.clock.run_for(5)
     w.finish()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
-from siprec.proxy.best_response import Final, choose
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.best_response import choose
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.proxy.script import Request, Script
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
@@ -357,10 +359,18 @@ def test_failure_route_of_a_script_finds_another_target() -> None:
     w.finish()
 
 
+@dataclass
+class Outcome:
+    """What came of a branch."""
+
+    status: int
+    response: SipResponse | None
+
+
 def test_lone_silence_of_a_cancelled_call_is_487() -> None:
     request = raw_request("INVITE", "sip:bob@example.com")
     assert isinstance(request, SipRequest)
-    assert choose(request, [Final(408, None)], "t", True).status == 487
+    assert choose(request, [Outcome(408, None)], "t", True).status == 487
     assert choose(request, [], "t", False).status == 480
     real = SipResponse(404)
-    assert choose(request, [Final(404, None), Final(404, real)], "t", False) is real
+    assert choose(request, [Outcome(404, None), Outcome(404, real)], "t", False) is real

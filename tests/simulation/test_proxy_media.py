@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, RuleError, Rules
 from siprec.sip.message import parse_datagram
 from siprec.sip.multipart import Part, build_multipart

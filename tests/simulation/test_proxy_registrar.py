@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from siprec.proxy.authentication import Authentication
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.registrar import Registrar
 from siprec.sip.digest import Credentials, CredentialStore, authorize
 from siprec.sip.message import SipRequest, SipResponse

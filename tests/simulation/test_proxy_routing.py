@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from siprec.proxy.authentication import Authentication
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.sip.digest import Credentials, CredentialStore
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram

@@ -10,7 +10,7 @@ import pytest
 
 from siprec import Request
 from siprec.proxy.authentication import Authentication
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.registrar import Registrar
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.proxy.script import Script

@@ -9,7 +9,7 @@ import pytest
 
 from siprec import sdp
 from siprec.proxy.call import Call as ProxyCall
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.proxy.script import Reply, Request, Script
 from siprec.sip.date import parse_date

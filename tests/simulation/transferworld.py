@@ -7,8 +7,8 @@ from typing import Any
 from siprec import sdp
 from siprec.media.engine import NO_FLAGS, MediaFlags, MediaSession, SdpResult
 from siprec.proxy.call import Call, CallObserver
-from siprec.proxy.core import ProxyOptions
 from siprec.proxy.hang_up import HangUp
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script
 from siprec.recording.events import SiprecEvent
@@ -72,7 +72,7 @@ class TransferWorld(ProxyWorld):
     ) -> None:
         super().__init__(phones, rules=rules, script=script, options=options)
         self.server = CallMediaServer(self.clock)
-        self.core.media._pick = lambda call: self.server
+        self.core.media.pick = lambda call: self.server
         self.agent = UserAgent(
             self.clock, self.layer, self.resolve, contact=lambda hop: f"sip:siprec@{PROXY}:5060", extensions=("siprec",)
         )

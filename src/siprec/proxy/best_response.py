@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final as Constant
+from typing import Final, Protocol
 
 from siprec.sip.message import SipRequest, SipResponse
 
-_PREFERRED: Constant = frozenset({401, 407, 415, 420, 484})
-_CHALLENGES: Constant = frozenset({"www-authenticate", "proxy-authenticate"})
+_PREFERRED: Final = frozenset({401, 407, 415, 420, 484})
+_CHALLENGES: Final = frozenset({"www-authenticate", "proxy-authenticate"})
 # Say nothing about the user: everything else in their class does.
-_WEAK: Constant = frozenset({408, 487})
+_WEAK: Final = frozenset({408, 487})
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Result(Protocol):
     """What came of a branch: a response, or a status made up for silence (408) or a broken way (503)."""
 
-    status: int
-    response: SipResponse | None
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def response(self) -> SipResponse | None: ...
 
 
-def choose(request: SipRequest, results: Sequence[Final], to_tag: str, cancelled: bool) -> SipResponse:
-    """The response to forward (RSP-05 to RSP-07). `request` is as received, `to_tag` for responses of our own."""
+def choose(request: SipRequest, results: Sequence[Result], to_tag: str, cancelled: bool) -> SipResponse:
+    """The response to forward. `request` is as received, `to_tag` for responses of our own."""
     best = min(results, key=_rank, default=None)
     if best is None:
         return request.response(487 if cancelled else 480, to_tag=to_tag)
     if cancelled and best.response is None:
-        return request.response(487, to_tag=to_tag)  # CAN-01
+        return request.response(487, to_tag=to_tag)  # RFC 3261 9.2
     if best.status == 503:
-        return request.response(500, to_tag=to_tag)  # RSP-06: others are not to think that we are overloaded
+        return request.response(500, to_tag=to_tag)  # others are not to think that we are overloaded
     if best.response is None:
         return request.response(best.status, to_tag=to_tag)
     if best.status in (401, 407):
@@ -43,7 +44,7 @@ def choose(request: SipRequest, results: Sequence[Final], to_tag: str, cancelled
     return best.response
 
 
-def _rank(result: Final) -> tuple[int, int, int]:
+def _rank(result: Result) -> tuple[int, int, int]:
     status = result.status
     if status >= 600:
         return (0, 0, status)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from siprec.media.engine import NO_FLAGS, MediaFlags, MediaServer, MediaSession
+from siprec.proxy.call_media_session import CallMedia
+from siprec.proxy.party import Party
+from siprec.proxy.routes import MediaUse, TransportProtocol
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
-
-if TYPE_CHECKING:
-    from siprec.proxy.call_media_session import CallMedia
-    from siprec.proxy.connected_identity import Party
-    from siprec.proxy.routes import MediaUse, TransportProtocol
-    from siprec.proxy.transfer import Relation
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +83,16 @@ class CallObserver:
         """Over, for whatever reason, answered or not; its media is deleted right after this."""
 
 
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """The call at hand continues `call`: the party on side `mine` of the new call is the one on side `theirs` there."""
+
+    call: Call
+    theirs: Leg
+    mine: Leg
+    why: Literal["replaces", "refer"]
+
+
 class Call:
     """One initial INVITE, all its branches, and the dialog that was answered (SCN-13).
 
@@ -97,9 +105,9 @@ class Call:
     2xx came (monotonic). `transport_protocol` is what the callee is offered, `media_set` where its media
     server is chosen from, `media_flags` what it is asked besides (see `RouteRule`).
     `caller_sdp`, `callee_sdp` are what the parties last agreed, as each of them sent it.
-    `parties` are the two sides as they are known now (connected identity, transfer), from the answer
-    on; `relations` the calls that this one continues; `metadata` belongs to the recording; `wanted_by` says which
-    route, script or request wanted each recording.
+    `parties` are the sides that are known otherwise than from the INVITE and its answer (asserted or
+    connected identity, transfer), from the answer on; `relations` the calls that this one continues; `metadata` belongs
+    to the recording; `wanted_by` says which route, script or request wanted each recording.
     """
 
     __slots__ = (

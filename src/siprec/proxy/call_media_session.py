@@ -1,48 +1,33 @@
-"""The media server's part in one call: descriptions go through it on their way, or pass untouched when it fails.
+"""One call at one media server: a machine that says what is to be asked, and what goes on with which description.
 
 The first law: it never delays or breaks the call. A request that is not answered in time is given up, and the
 descriptions go on as the parties wrote them.
+
+Nothing is called from here. Each method returns what is to be done, in order (`MediaAction`);
+:class:`siprec.proxy.media_path.MediaPath` does it. The states::
+
+    active --fail()--> failed --end()--> ended        active --end()--> ended
+
+Between ``active`` and ``failed`` the session may be *lost*: the server is not asked any more, although the call did not
+give it up yet, and descriptions go on as they came until :meth:`CallMedia.move` or :meth:`CallMedia.fail`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec.structs import replace
 
-from siprec.media.engine import (
-    NO_FLAGS,
-    DeleteResult,
-    MediaError,
-    MediaFlags,
-    MediaServer,
-    MediaSession,
-    MediaStatistics,
-    merged,
-)
-from siprec.sip.clock import Clock, Timer
-from siprec.sip.errors import SipError
-from siprec.sip.headers import ParameterValue
-from siprec.sip.message import SipMessage
-from siprec.sip.multipart import SDP_TYPE, Part, replace_part
-from siprec.sip.multipart import sdp_part as located_sdp
+from siprec.media.engine import NO_FLAGS, DeleteResult, MediaError, MediaFlags, MediaServer, MediaSession, merged
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from siprec.sip.clock import Timer
 
-Passed = Callable[["bytes | None"], None]
-"""Gets the description to forward, or None: forward it as it came."""
-
-Trouble = Callable[[MediaServer, MediaError], "MediaServer | None"]
-"""Hears that a media server did not do what a call asked; says which one to ask instead, if any."""
 MAX_SPARES: Final = 2
-_LATE: Final = MediaError("no reply in time", timeout=True)
+"""Other media servers that a call may go to before one has answered."""
 
-_SDP: Final = ParameterValue(SDP_TYPE, {})
-_Key = tuple[str, MediaSession]
+Command = Literal["offer", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,81 +39,90 @@ class MediaTimes:
     answer: float = 1.0
 
 
-def sdp_part(message: SipMessage) -> Part | None:
-    """The session description of a message, alone or in a multipart (OA-06), or as the whole body under a wrong type or
-    none; None also when the body is broken."""
-    body = message.body
-    if not body:
-        return None
-    try:
-        part = located_sdp(message)
-    except SipError:
-        part = None
-    if part is None and body.startswith(b"v=0") and "early" not in (message.get("content-disposition") or "").lower():
-        return Part(_SDP, [], body, whole=body, end=len(body))
-    return part
+class Waiting:
+    """What goes on when a description has passed the media server."""
+
+    __slots__ = ()
 
 
-def sdp_of(message: SipMessage) -> bytes:
-    """The octets of the session description of a message, empty if there is none."""
-    part = sdp_part(message)
-    if part is None:
-        return b""
-    try:
-        return part.content
-    except SipError:
-        return b""
+class _Reoffer(Waiting):
+    """An offer that was passed before and is passed again, because its answer is a new one: that follows."""
+
+    __slots__ = ("sdp", "session", "waiting")
+
+    def __init__(self, session: MediaSession, sdp: bytes, waiting: Waiting) -> None:
+        self.session = session
+        self.sdp = sdp
+        self.waiting = waiting
 
 
-def put_sdp(message: SipMessage, sdp: bytes) -> bool:
-    """Replace the session description in its place; false if that cannot be done (the message stays as it was)."""
-    part = sdp_part(message)
-    if part is None:
-        return False
-    try:
-        replace_part(message, part, sdp)
-    except (SipError, ValueError):
-        return False
-    return True
+class Question:
+    """A request to a media server that is not answered yet; `waiting` are the messages that go on with the reply (more
+    than one when a message was retransmitted)."""
+
+    __slots__ = ("command", "flags", "sdp", "server", "session", "timer", "waiting")
+
+    def __init__(
+        self,
+        command: Command,
+        server: MediaServer,
+        session: MediaSession,
+        sdp: bytes,
+        flags: MediaFlags,
+        waiting: list[Waiting],
+    ) -> None:
+        self.command = command
+        self.server = server
+        self.session = session
+        self.sdp = sdp
+        self.flags = flags
+        self.waiting = waiting
+        self.timer: Timer | None = None
+
+    def is_about(self, command: Command, session: MediaSession, sdp: bytes) -> bool:
+        """Whether the same is asked."""
+        return self.command == command and self.sdp == sdp and self.session == session
+
+
+MediaAction = (
+    tuple[Literal["passed"], Waiting, bytes | None]
+    | tuple[Literal["ask"], Question]
+    | tuple[Literal["delete"], MediaServer, tuple[DeleteResult, ...]]
+    | tuple[Literal["carried"], MediaServer, int]
+    | tuple[Literal["unanswered"], MediaError, str]
+    | tuple[Literal["failed"], str]
+)
+"""``passed``: the message goes on, with the description to forward, or None: as it came. ``ask``: send the question.
+``delete``: delete the session at that server, and tell those who wait for its counters. ``carried``: the call has come
+to a server (1) or left it (-1). ``unanswered``: an offer within the call failed: it is to be moved, or
+:meth:`CallMedia.fail` called with the reason. ``failed``: the call does without a media server from now
+on; said once."""
 
 
 class CallMedia:
     """One call at one media server.
 
     `transport_protocol` is what the callee is offered, "" for what the caller offers; `asked` is said with the caller's
-    offers.
-    `on_trouble` hears of each request that failed; where nothing has passed the media server yet, the call goes to the
-    one that it names, two times at the most. `on_failure(reason)` is called once, when the call is to do without.
-    `lost` says why the server is not asked any more, although the call did not give it up yet: an answer did not pass,
-    or the server is lost (`gone`: with all its media). Then descriptions go on as they came, until :meth:`move` or
-    :meth:`fail`. `on_unanswered` hears of offers within a call that failed; true: the call is going to be moved.
-    `carried` is told of servers that the call comes to (1) and leaves (-1). Callbacks may come from
-    inside `offer` and `answer` when nothing has to be asked: a description that came before gets the answer it got.
+    offers. `lost` says why the server is not asked any more, `gone` whether all its media are lost too; `answered`
+    whether an answer has passed, `held` whether the server may have something of the call.
     """
 
     __slots__ = (
-        "_answerer",
+        "_answerer",  # who answered last: of several branches that one has the media
         "_asked",
-        "_at_end",
-        "_carried",
-        "_clock",
-        "_held",
-        "_in_flight",
-        "_last",
-        "_moving",
-        "_on_failure",
-        "_on_trouble",
-        "_on_unanswered",
-        "_passed",
-        "_reoffer",
+        "_at_end",  # who is to hear the counters of the session
+        "_last",  # what each offer and answer became: (command, session, as it came, as it went on)
+        "_moving",  # what was agreed is offered and answered at another server
+        "_passed",  # something of the server's went to a party
+        "_questions",
+        "_reoffer",  # the last offer, where the server was not asked because it had come before
         "_spares",
-        "_times",
         "_transport_protocol",
         "answered",
         "flags",
         "gone",
+        "held",
         "lost",
-        "requests",
         "server",
         "session",
         "state",
@@ -136,261 +130,214 @@ class CallMedia:
 
     def __init__(
         self,
-        clock: Clock,
         server: MediaServer,
         session: MediaSession,
-        times: MediaTimes,
-        on_failure: Callable[[str], None],
         flags: MediaFlags = NO_FLAGS,
         transport_protocol: str = "",
         asked: MediaFlags = NO_FLAGS,
-        on_trouble: Trouble | None = None,
-        carried: Callable[[MediaServer, int], None] | None = None,
-        on_unanswered: Callable[[MediaError], bool] | None = None,
     ) -> None:
-        self._clock = clock
-        self._on_unanswered = on_unanswered
-        # Something of the server's went to a party; the server may have something of the call.
-        self._passed, self._held = False, True
-        self._moving = False
-        self.lost, self.gone = "", False
-        self._on_trouble = on_trouble
-        self._carried = carried or _nobody
-        self._spares = MAX_SPARES
-        self._transport_protocol = transport_protocol
-        self._asked = asked
         self.server = server
         self.session = session
-        self._times = times
-        self._on_failure = on_failure
         self.flags = flags
-        self.state = "active"
+        self.state: Literal["active", "failed", "ended"] = "active"
         self.answered = False
-        self.requests = 0
-        self._last: dict[_Key, tuple[bytes, bytes]] = {}
-        self._in_flight: dict[tuple[_Key, bytes], list[Passed]] = {}
+        self.lost = ""
+        self.gone = False
+        self.held = True
+        self._transport_protocol = transport_protocol
+        self._asked = asked
+        self._passed = self._moving = False
+        self._spares = MAX_SPARES
+        self._last: list[tuple[Command, MediaSession, bytes, bytes]] = []
+        self._questions: list[Question] = []
         self._reoffer: tuple[MediaSession, bytes] | None = None
         self._answerer: MediaSession | None = None
         self._at_end: tuple[DeleteResult, ...] = ()
-        self._carried(server, 1)
 
     @property
     def busy(self) -> bool:
         """Whether the media server is being asked something."""
-        return bool(self._in_flight)
+        return bool(self._questions)
 
-    def offer(self, session: MediaSession, sdp: bytes, done: Passed) -> None:
-        """Pass an offer; `session.from_tag` is who makes it. The same description again changes nothing (OA-09)."""
-        key = ("offer", session)
-        last = self._last.get(key)
-        if self.state == "active" and last is not None and last[0] == sdp:
-            self._reoffer = (session, sdp)
-            done(last[1])
-            return
+    # -- descriptions --------------------------------------------------------------------------------------------------
+
+    def offer(self, session: MediaSession, sdp: bytes, waiting: Waiting) -> list[MediaAction]:
+        """Pass an offer; `session.from_tag` is who makes it. The same description again changes nothing, and gets what
+        it got before."""
+        if self.state == "active":
+            known = self._known("offer", session, sdp)
+            if known is not None:
+                self._reoffer = (session, sdp)
+                return [("passed", waiting, known)]
         self._reoffer = None
-        if session.to_tag and (key, sdp) not in self._in_flight:
+        if session.to_tag and not any(each.is_about("offer", session, sdp) for each in self._questions):
             # Within a dialog a new offer makes what was agreed before a thing of the past.
             self._last.clear()
-        self._request(key, sdp, done)
+        return self._request("offer", session, sdp, waiting)
 
-    def answer(self, session: MediaSession, sdp: bytes, done: Passed) -> None:
+    def answer(self, session: MediaSession, sdp: bytes, waiting: Waiting) -> list[MediaAction]:
         """Pass the answer of `session.to_tag` to the offer of `session.from_tag`."""
-        key = ("answer", session)
-        last = self._last.get(key)
-        if self.state == "active" and last is not None and last[0] == sdp and self._answerer == session:
-            done(last[1])
-            return
+        if self.state == "active" and self._answerer == session:
+            known = self._known("answer", session, sdp)
+            if known is not None:
+                return [("passed", waiting, known)]
         # Of several branches that answer, the one asked about last has the media: 183 of B, 183 of A, 200 of B.
         self._answerer = session
         again, self._reoffer = self._reoffer, None
         if again is not None and again[0].from_tag == session.from_tag and self.state == "active":
             # The offer needed no asking, its answer is another one: the media server has to hear both.
-            def offered(result: bytes | None) -> None:
-                if result is None:
-                    done(None)
-                else:
-                    self._request(key, sdp, done)
+            return self._request("offer", *again, _Reoffer(session, sdp, waiting))
+        return self._request("answer", session, sdp, waiting)
 
-            self._request(("offer", again[0]), again[1], offered)
-            return
-        self._request(key, sdp, done)
+    def _known(self, command: Command, session: MediaSession, sdp: bytes) -> bytes | None:
+        for known, of, came, result in self._last:
+            if known == command and came == sdp and of == session:
+                return result
+        return None
 
-    def _request(self, key: _Key, sdp: bytes, done: Passed) -> None:
+    def _request(self, command: Command, session: MediaSession, sdp: bytes, waiting: Waiting) -> list[MediaAction]:
         if self.state != "active" or self.lost:
-            done(None)
-            return
-        waiting = self._in_flight.get((key, sdp))
-        if waiting is not None:
-            waiting.append(done)  # a retransmission; one question is enough
-            return
-        mine: list[Passed] = [done]
-        self._in_flight[key, sdp] = mine
-        self.requests += 1
-        command, session = key
-        timer: Timer | None = None
-
-        def finish(result: bytes | MediaError) -> None:
-            nonlocal timer
-            if timer is not None:
-                timer.cancel()
-                timer = None
-            if self._in_flight.get((key, sdp)) is not mine:
-                return  # too late, or another media server was asked meanwhile
-            if isinstance(result, MediaError) and self._elsewhere(result):
-                return
-            waiting = self._in_flight.pop((key, sdp))
-            if isinstance(result, MediaError):
-                self._refused(command, result)
-            if self.state != "active" or self.lost or isinstance(result, MediaError):
-                for each in waiting:
-                    each(None)
-                return
-            self._last[key] = (sdp, result)
-            self._passed = True
-            self.answered = self.answered or command == "answer"
-            for each in waiting:
-                each(result)
-
-        limit = self._times.offer if command == "offer" else self._times.answer
-        timer = self._clock.call_later(limit, finish, _LATE)
-        request = self.server.offer if command == "offer" else self.server.answer
+            return self._go_on(waiting, None)
+        for question in self._questions:
+            if question.is_about(command, session, sdp):
+                question.waiting.append(waiting)  # a retransmission; one question is enough
+                return []
         flags = self.flags
         if command == "offer" and session.from_tag == self.session.from_tag:
             # The media server remembers it for the callee's offers; said there it would be about the caller.
             flags = merged(flags, self._asked)
             if self._transport_protocol:
                 flags = replace(flags, transport_protocol=self._transport_protocol)
-        try:
-            request(session, sdp, finish, flags=flags)
-        except Exception as error:
-            log.exception("media server %s, Call-ID %s", self.server.name, session.call_id)
-            self._clock.call_later(0, finish, MediaError(f"internal error: {error}"))
+        question = Question(command, self.server, session, sdp, flags, [waiting])
+        self._questions.append(question)
+        return [("ask", question)]
 
-    def _refused(self, command: str, error: MediaError) -> None:
-        """A request failed. Where the parties were told something of the server's already, the call is not given up at
-        once: it may be moved (:mod:`siprec.proxy.media_failover`)."""
+    def _go_on(self, waiting: Waiting, result: bytes | None) -> list[MediaAction]:
+        if not isinstance(waiting, _Reoffer):
+            return [("passed", waiting, result)]
+        if result is None:
+            return self._go_on(waiting.waiting, None)
+        return self._request("answer", waiting.session, waiting.sdp, waiting.waiting)
+
+    # -- replies -------------------------------------------------------------------------------------------------------
+
+    def awaits(self, question: Question) -> bool:
+        """Whether the reply to a question is still of use: it is not too late, and no other server was asked."""
+        return any(each is question for each in self._questions)
+
+    def replied(
+        self, question: Question, result: bytes | MediaError, other: MediaServer | None = None
+    ) -> list[MediaAction]:
+        """The media server answered a question that is awaited, refused it, or was silent. `other` is the one to go to
+        after a failure: the call goes there if nothing has passed this one yet, two times at the most."""
+        if not isinstance(result, MediaError):
+            self._forget(question)
+            if self.state != "active" or self.lost:
+                return self._all(question, None)
+            command, session = question.command, question.session
+            self._last = [each for each in self._last if each[0] != command or each[1] != session]
+            self._last.append((command, session, question.sdp, result))
+            self._passed = True
+            self.answered = self.answered or command == "answer"
+            return self._all(question, result)
+        if self.state == "active" and other is not None and not self.answered and not self._last and self._spares:
+            return self._elsewhere(other)
+        self._forget(question)
+        return [*self._refused(question.command, result), *self._all(question, None)]
+
+    def _forget(self, question: Question) -> None:
+        self._questions = [each for each in self._questions if each is not question]
+
+    def _all(self, question: Question, result: bytes | None) -> list[MediaAction]:
+        actions: list[MediaAction] = []
+        for waiting in question.waiting:
+            actions += self._go_on(waiting, result)
+        return actions
+
+    def _refused(self, command: Command, error: MediaError) -> list[MediaAction]:
+        """Where the parties were told something of the server's already, the call is not given up at once: it may be
+        moved (:mod:`siprec.proxy.media_failover`)."""
         reason = f"{command}: {error}"
         if self.state != "active" or self.lost:
-            return
+            return []
         if self._moving or not self._passed:
-            self.fail(reason)
-        elif command == "answer" or (self._on_unanswered is not None and self._on_unanswered(error)):
-            self.lost = self.lost or reason
-        else:
-            self.fail(reason)
+            return self.fail(reason)
+        if command == "answer":
+            self.lost = reason
+            return []
+        return [("unanswered", error, reason)]
 
-    def _elsewhere(self, error: MediaError) -> bool:
-        """Tell of the trouble; ask another media server, if there is one and nothing went through this one so far."""
-        if self.state != "active" or self._on_trouble is None:
-            return False
-        other = self._on_trouble(self.server, error)
-        if other is None or self.answered or self._last or not self._spares:
-            return False
+    def _elsewhere(self, other: MediaServer) -> list[MediaAction]:
+        """Ask another media server everything that this one was asked."""
         self._spares -= 1
-        self._delete()
-        self._go_to(other)
-        self._held = True
-        asked, self._in_flight = self._in_flight, {}
-        for (key, sdp), waiting in asked.items():
-            for done in waiting:
-                self._request(key, sdp, done)
-        return True
+        actions = self._delete() + self._go_to(other)
+        self.held = True
+        asked, self._questions = self._questions, []
+        for question in asked:
+            for waiting in question.waiting:
+                actions += self._request(question.command, question.session, question.sdp, waiting)
+        return actions
 
-    def _go_to(self, server: MediaServer) -> None:
-        self._carried(self.server, -1)
-        self.server = server
-        self._carried(server, 1)
+    # -- from one server to another, and the end -----------------------------------------------------------------------
 
-    def move(
-        self,
-        server: MediaServer,
-        session: MediaSession,
-        offer: bytes,
-        answer: bytes,
-        done: Callable[[bytes, bytes], None],
-    ) -> None:
-        """Take an established call to another media server: `offer` of `session.from_tag` and `answer` of
-        `session.to_tag` are what they agreed; `done` gets what each of them has to be told instead: the offer for who
-        answered it, the answer for who made it. Not called when that fails: then the call does without."""
+    def _go_to(self, server: MediaServer) -> list[MediaAction]:
+        before, self.server = self.server, server
+        return [("carried", before, -1), ("carried", server, 1)]
+
+    def move(self, server: MediaServer, session: MediaSession, offer: bytes, waiting: Waiting) -> list[MediaAction]:
+        """Take an established call to another media server, or anew to this one: `offer` of `session.from_tag` is
+        passed there; :meth:`answer` follows, then :meth:`moved`. When one of them fails, the call does without."""
+        actions: list[MediaAction] = []
         if server is not self.server:
-            self._delete()
+            actions += self._delete()
             self._passed = False
-        self._go_to(server)
-        self._held = self._moving = True
+        actions += self._go_to(server)
+        self.held = self._moving = True
         self.lost = ""
         self._last.clear()
         self._reoffer = self._answerer = None
         self.answered = False
         self._spares = 0
+        return actions + self.offer(session, offer, waiting)
 
-        def offered(first: bytes | None) -> None:
-            if first is not None:
-                self.answer(session, answer, lambda second: answered(first, second))
-            else:
-                self._moving = False
+    def moved(self) -> None:
+        """The call is there now, or will not be."""
+        self._moving = False
 
-        def answered(first: bytes, second: bytes | None) -> None:
-            self._moving = False
-            if second is not None:
-                done(first, second)
-
-        self.offer(session, offer, offered)
-
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> list[MediaAction]:
         """Do without the media server from now on."""
         if self.state != "active":
-            return
+            return []
         self.state = "failed"
-        self._carried(self.server, -1)
         self._last.clear()
+        actions: list[MediaAction] = [("carried", self.server, -1)]
         if not self._passed:
             # Nothing runs through it; an offer that it took after all must not hold ports.
-            self._delete()
-        self._on_failure(reason)
+            actions += self._delete()
+        return [*actions, ("failed", reason)]
 
-    def unused(self) -> None:
+    def unused(self) -> list[MediaAction]:
         """The call does without the media server, and no party sends there any more."""
-        if self.state == "failed" and self._held:
-            self._delete()
+        return self._delete() if self.state == "failed" and self.held else []
 
-    def end(self) -> None:
+    def end(self) -> list[MediaAction]:
         """The call is over: everything of it goes, on every path. Twice is once."""
         if self.state == "ended":
-            return
-        if self.state == "active":
-            self._carried(self.server, -1)
+            return []
+        actions: list[MediaAction] = [("carried", self.server, -1)] if self.state == "active" else []
         self.state = "ended"
         self._last.clear()
-        # These know the call, which knows this object: no cycle is to be left.
-        self._on_failure, self._on_trouble, self._on_unanswered = _unheard, None, None
         waiting, self._at_end = self._at_end, ()
-        if self._held:
-            self._delete(partial(_tell, waiting) if waiting else None)
+        return actions + self._delete(waiting) if self.held else actions
 
     def at_end(self, done: DeleteResult) -> bool:
         """Have `done` told of the counters that the call leaves behind, when :meth:`end` ends it. False: nothing of it
         is at the media server any more, and `done` is not called."""
-        if self.state == "ended" or not self._held:
+        if self.state == "ended" or not self.held:
             return False
         self._at_end = (*self._at_end, done)
         return True
 
-    def _delete(self, done: DeleteResult | None = None) -> None:
-        self._held = False
-        try:
-            self.server.delete(self.session, done)
-        except Exception:
-            log.exception("media server %s, Call-ID %s", self.server.name, self.session.call_id)
-
-
-def _tell(waiting: Sequence[DeleteResult], result: MediaStatistics | MediaError | None) -> None:
-    for done in waiting:
-        done(result)
-
-
-def _unheard(reason: str) -> None:
-    """The call is over."""
-
-
-def _nobody(server: MediaServer, change: int) -> None:
-    """Nobody counts."""
+    def _delete(self, waiting: tuple[DeleteResult, ...] = ()) -> list[MediaAction]:
+        self.held = False
+        return [("delete", self.server, waiting)]

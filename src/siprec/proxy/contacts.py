@@ -7,17 +7,15 @@ where it was registered from: at its own host only when that is the source, else
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from siprec.proxy.local_domain import LocalDomain
 from siprec.sip.addresses import EVERYWHERE, numeric, scope
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-
-if TYPE_CHECKING:
-    from siprec.proxy.local_domain import LocalDomain
 
 Place = Literal["source", "inside", "foreign"]
 

@@ -1,22 +1,18 @@
-"""Dialogs that pass through the proxy: followed, never interfered with (DLG-01 to DLG-09, OA-01 to OA-09, TMR-05).
+"""All dialogs that pass through the proxy: found, followed and ended, never interfered with (RFC 3261 12, RFC 4028 8).
 
-A dialog is one pair of tags of one call (DLG-02): an INVITE that forks makes several. Sides are ``caller`` (who sent
-the INVITE) and ``callee``.
+A dialog is one pair of tags of one call: an INVITE that forks makes several.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 from siprec.proxy.call import Call
-from siprec.proxy.call_media_session import sdp_of
-from siprec.proxy.connected_identity import Party
-from siprec.proxy.midcall_requests import CseqShift
-from siprec.proxy.peers import Peers, contact_of
-from siprec.proxy.record_attribute import SentSdp
+from siprec.proxy.dialog import EndedDialog, OpenOffer, ProxiedDialog
+from siprec.proxy.peers import OTHER, Ends, Side, contact_of
+from siprec.proxy.sdp_body import sdp_of
 from siprec.proxy.session_timer import smallest
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
@@ -26,9 +22,6 @@ from siprec.sip.transport import Hop
 
 log = logging.getLogger(__name__)
 
-Side = Literal["caller", "callee"]
-OTHER: Final[dict[Side, Side]] = {"caller": "callee", "callee": "caller"}
-SIDES: Final[tuple[Side, Side]] = ("caller", "callee")
 _SWEEP: Final = 30.0
 #: Seconds that a dialog is remembered after its end (64*T1 and as much again for what crossed).
 REMEMBER: Final = 64.0
@@ -36,110 +29,8 @@ REMEMBER: Final = 64.0
 REMEMBER_FORGOTTEN: Final = 43200.0
 MAX_FORGOTTEN: Final = 20_000
 _FORGOTTEN: Final = frozenset({"expired", "idle", "too old"})
-# DLG-03: what ends a dialog as the answer to a BYE; anything else (401, 503...) leaves it.
+# What ends a dialog as the answer to a BYE; anything else (401, 503...) leaves it.
 _BYE_ENDS: Final = frozenset({408, 481})
-
-
-@dataclass(slots=True)
-class Exchange:
-    """An offer that waits for its answer: who made it, with which request (method and CSeq number)."""
-
-    offerer: Side
-    sdp: bytes
-    method: str
-    number: int
-    told: SentSdp | None = None
-    """What the other side had been told before; it counts again when the offer is refused."""
-
-
-@dataclass(slots=True)
-class ProxiedDialog:
-    """One dialog. Times in `_wall` are seconds since the epoch, `seen` and `expires` monotonic."""
-
-    call: Call
-    callee_tag: str
-    state: str = "early"
-    created_wall: float = 0.0
-    confirmed_wall: float | None = None
-    ended_wall: float | None = None
-    seen: float = 0.0
-    session_interval: int = 0
-    expires: float | None = None
-    sdp: dict[Side, bytes] = field(default_factory=dict)
-    contact: dict[Side, str] = field(default_factory=dict)
-    flow: dict[Side, Hop] = field(default_factory=dict)
-    cseq: dict[Side, int] = field(default_factory=dict)
-    open: Exchange | None = None
-    answered_in: int = -1
-    parties: dict[Side, Party] = field(default_factory=dict)
-    told: dict[Side, SentSdp] = field(default_factory=dict)
-    aware: set[Side] = field(default_factory=set)
-    """Who said ``Supported: record-aware`` (RFC 7866 6.1.2)."""
-    lanes: dict[Side, CseqShift] = field(default_factory=dict)
-    relocated: set[Side] = field(default_factory=set)
-    """Who has to be told that the media go through another server now."""
-    unsettled: set[tuple[Side, int]] = field(default_factory=set)
-    """INVITEs that are not acknowledged and UPDATEs that are not answered: who sent them, CSeq number."""
-    refresher: Side | None = None
-    peers: Peers = field(default_factory=Peers)
-    unnamed: SipRequest | None = None
-    """A re-INVITE with a late offer, whose ACK will tell where its sender's media come from."""
-
-    @property
-    def relaying(self) -> list[Side]:
-        """The parties that send to the media server, as far as they were told."""
-        return [side for side in SIDES if (told := self.told.get(side)) is not None and told.next_relayed]
-
-    @property
-    def caller_tag(self) -> str:
-        """The tag of who sent the INVITE."""
-        return self.call.from_tag
-
-    @property
-    def dlg_id(self) -> str:
-        """The id of its call."""
-        return self.call.dlg_id
-
-    def tag(self, side: Side) -> str:
-        """The tag of one side."""
-        return self.call.from_tag if side == "caller" else self.callee_tag
-
-    def snapshot(self) -> dict[str, object]:
-        """The dialog as plain values."""
-        call = self.call
-        return {
-            "dlg_id": call.dlg_id,
-            "call_id": call.call_id,
-            "caller_tag": self.caller_tag,
-            "callee_tag": self.callee_tag,
-            "caller": call.caller.uri_text,
-            "callee": call.callee.uri_text,
-            "caller_contact": self.contact.get("caller", ""),
-            "callee_contact": self.contact.get("callee", ""),
-            "state": self.state,
-            "created": self.created_wall,
-            "confirmed": self.confirmed_wall,
-            "ended": self.ended_wall,
-            "session_interval": self.session_interval,
-            "caller_cseq": self.cseq.get("caller", -1),
-            "callee_cseq": self.cseq.get("callee", -1),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class EndedDialog:
-    """What is remembered of a dialog that is over, or (`forgotten`) that we follow no longer: requests that crossed its
-    end still reach their peer, and nothing else does. `until` is monotonic."""
-
-    dlg_id: str
-    call_id: str
-    caller_tag: str
-    callee_tag: str
-    peers: Peers
-    contact: dict[Side, str]
-    flow: dict[Side, Hop]
-    forgotten: bool
-    until: float
 
 
 DialogEnded = Callable[[ProxiedDialog, str, "SipMessage | None", str], None]
@@ -211,7 +102,7 @@ class DialogTable:
         return (dialog, "callee") if dialog is not None else None
 
     def find_over(self, message: SipMessage, dlg_id: str = "") -> tuple[EndedDialog, Side] | None:
-        """Like `find`, for a dialog that was ended not long ago (RR-08)."""
+        """Like `find`, for a dialog that was ended not long ago."""
         from_tag, to_tag = message.from_tag, message.to_tag
         if dlg_id:
             of_call = self._over.get(dlg_id, {})
@@ -228,65 +119,30 @@ class DialogTable:
         return (over, "callee") if over is not None else None
 
     def is_over(self, message: SipMessage, dlg_id: str) -> bool:
-        """Whether the dialog was ended not long ago (RR-08)."""
+        """Whether the dialog was ended not long ago."""
         return self.find_over(message, dlg_id) is not None
 
     def knows(self, call_id: str) -> bool:
         """Whether a dialog with this Call-ID is, or was not long ago."""
         return call_id in self._call_ids
 
-    def siblings(self, dlg_id: str, callee_tag: str) -> list[Peers]:
-        """The peers of the other dialogs of a call, live and over: a fork that was answered twice, early dialogs."""
-        found = [each.peers for each in self._of_call.get(dlg_id, ()) if each.callee_tag != callee_tag]
-        return found + [each.peers for tag, each in self._over.get(dlg_id, {}).items() if tag != callee_tag]
+    def siblings(self, dlg_id: str, callee_tag: str) -> list[Ends]:
+        """The other dialogs of a call, live and over: a fork that was answered twice, early dialogs."""
+        found: list[Ends] = [each for each in self._of_call.get(dlg_id, ()) if each.callee_tag != callee_tag]
+        return found + [each for tag, each in self._over.get(dlg_id, {}).items() if tag != callee_tag]
 
     # -- what passes -----------------------------------------------------------------------------------------------
 
     def request(self, dialog: ProxiedDialog, side: Side, request: SipRequest, flow: Hop | None) -> None:
         """A request of `side` within the dialog is being forwarded."""
         dialog.seen = self._clock.now()
-        number = request.cseq.number
-        if number > dialog.cseq.get(side, -1):
-            dialog.cseq[side] = number
+        peer = dialog[side]
+        peer.cseq = max(peer.cseq, request.cseq.number)
         if flow is not None:
-            dialog.flow[side] = flow
-
-    def offered(self, dialog: ProxiedDialog, side: Side, request: SipRequest, sdp: bytes) -> Literal["offer", "answer"]:
-        """What the SDP of a request is: the answer to an offer of the other side (in ACK and PRACK), else an offer."""
-        exchange = dialog.open
-        if exchange is not None and exchange.offerer != side and request.method in ("ACK", "PRACK"):
-            self._complete(dialog, exchange, side, sdp)
-            return "answer"
-        if request.method == "ACK":
-            return "answer"  # of a 2xx that came again: the exchange is complete
-        dialog.open = Exchange(side, sdp, request.method, request.cseq.number)
-        return "offer"
-
-    def _complete(self, dialog: ProxiedDialog, exchange: Exchange, side: Side, sdp: bytes) -> None:
-        dialog.open = None
-        dialog.sdp[exchange.offerer] = exchange.sdp
-        dialog.sdp[side] = sdp
-
-    def acknowledged(self, dialog: ProxiedDialog, side: Side, number: int) -> bool:
-        """The ACK of `side` for its INVITE has no description: what that INVITE offered was answered in a response
-        before, or never will be. Returns whether an offer was open."""
-        exchange = dialog.open
-        if exchange is None or exchange.offerer != side or (exchange.method, exchange.number) != ("INVITE", number):
-            return False
-        dialog.open = None
-        dialog.sdp.setdefault(side, exchange.sdp)
-        return True
-
-    def refused(self, dialog: ProxiedDialog, side: Side, request: SipRequest) -> Exchange | None:
-        """A request of `side` was refused; the offer in it, which leaves the session as it was (OA-05)."""
-        exchange = dialog.open
-        if exchange is None or exchange.offerer != side or exchange.number != request.cseq.number:
-            return None
-        dialog.open = None
-        return exchange
+            peer.flow = flow
 
     def early(self, call: Call, response: SipResponse, request: SipRequest) -> ProxiedDialog | None:
-        """The dialog that a response to an initial INVITE belongs to, made when it is new (DLG-01)."""
+        """The dialog that a response to an initial INVITE belongs to, made when it is new."""
         tag = response.to_tag
         if not tag:
             return None
@@ -294,16 +150,13 @@ class DialogTable:
         dialog = self._dialogs.get(key)
         if dialog is None:
             now = self._clock.now()
-            dialog = ProxiedDialog(call, tag, created_wall=call.wall(now), seen=now)
-            dialog.cseq["caller"] = request.cseq.number
-            dialog.unsettled.add(("caller", request.cseq.number))
-            dialog.contact["caller"] = contact_of(request)
-            dialog.peers.caller.contact(dialog.contact["caller"])
-            if request.has("record-route"):
-                dialog.peers.caller.route(request.values("record-route"))
+            dialog = ProxiedDialog(call, tag, call.wall(now), now)
+            number = dialog.caller.cseq = request.cseq.number
+            dialog.unsettled = (("caller", number),)
+            _meet(dialog, request)
             offer = sdp_of(request)
             if offer:
-                dialog.open = Exchange("caller", offer, "INVITE", request.cseq.number)
+                dialog.open = OpenOffer("caller", offer, "INVITE", number)
             self._dialogs[key] = dialog
             self._of_call.setdefault(call.dlg_id, []).append(dialog)
             self._by_tags.setdefault((call.call_id, call.from_tag, tag), dialog)
@@ -321,67 +174,23 @@ class DialogTable:
         over = self._over.get(call.dlg_id, {}).get(tag)
         if over is None:
             dialog = ProxiedDialog(call, tag)
-            dialog.contact["caller"] = contact_of(request)
-            dialog.peers.caller.contact(dialog.contact["caller"])
-            dialog.peers.caller.route(request.values("record-route"))
+            _meet(dialog, request)
             self._call_ids[call.call_id] = self._call_ids.get(call.call_id, 0) + 1
             over = self._remember(dialog, "late")
             self._arm()
         return over
 
-    def response(
-        self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse, sdp: bytes
-    ) -> tuple[Literal["", "offer", "answer"], bool]:
-        """A response to a request of `side` is being forwarded, `sdp` from the other side in it.
-
-        Returns what the description is (nothing: of no concern), and whether an exchange is complete with it.
-        """
+    def response(self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse) -> None:
+        """A response to a request of `side` is being forwarded."""
         dialog.seen = self._clock.now()
-        status, method = response.status, request.method
-        if 200 <= status < 300:
+        if 200 <= response.status < 300 and request.method in ("INVITE", "UPDATE"):
             self._succeeded(dialog, side, request, response)
-        exchange, answerer = dialog.open, OTHER[side]
-        number = request.cseq.number
-        ours = exchange is not None and exchange.method == method and exchange.number == number
-        if status >= 300:
-            if ours:
-                dialog.open = None  # OA-05: the session stays as it was
-            return "", False
-        if not sdp or method not in ("INVITE", "UPDATE", "PRACK"):
-            if ours and status >= 200 and method != "INVITE":
-                dialog.open = None  # an offer that was not answered
-            return "", False
-        if exchange is not None and ours and exchange.offerer == side:
-            reliable = status >= 200 or response.has("rseq")
-            if method == "INVITE" and not reliable:
-                # OA-03: may be lost; what it says is good for early media, the 2xx has the last word.
-                dialog.sdp[side] = exchange.sdp
-                dialog.sdp[answerer] = sdp
-                return "answer", False
-            self._complete(dialog, exchange, answerer, sdp)
-            dialog.answered_in = number if method == "INVITE" else dialog.answered_in
-            return "answer", True
-        if method == "INVITE" and exchange is None:
-            if dialog.answered_in == number:
-                return "answer", False  # OA-02: came before in this transaction
-            if status >= 200 or response.has("rseq"):
-                # OA-04, a late offer; the ACK or PRACK has its answer.
-                dialog.open = Exchange(answerer, sdp, "INVITE", number)
-                dialog.answered_in = number
-                return "offer", False
-        if exchange is not None and exchange.offerer == answerer and method == "INVITE":
-            return "offer", False  # the late offer came again
-        return "", False
 
     def _succeeded(self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse) -> None:
-        method = request.method
-        if method not in ("INVITE", "UPDATE"):
-            return
-        # DLG-05: both sides' targets, now that the request was accepted.
-        for each, message in ((side, request), (OTHER[side], response)):
-            contact = contact_of(message)
-            if contact:
-                dialog.contact[each] = contact
+        # RFC 3261 12.2: both sides' targets, now that the request was accepted.
+        dialog[side].target = contact_of(request) or dialog[side].target
+        other = dialog[OTHER[side]]
+        other.target = contact_of(response) or other.target
         interval = 0
         value = response.get("session-expires")
         if value is not None:
@@ -394,19 +203,19 @@ class DialogTable:
                 interval = 0
         dialog.session_interval = interval
         dialog.expires = self._clock.now() + interval if interval else None
-        if dialog.state == "early" and method == "INVITE":
+        if dialog.state == "early" and request.method == "INVITE":
             dialog.state = "confirmed"
             dialog.confirmed_wall = dialog.call.wall(self._clock.now())
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def bye_answered(self, dialog: ProxiedDialog, bye: SipRequest, side: Side, status: int) -> None:
-        """A final response to a BYE was forwarded, or none came (408) (DLG-03)."""
+        """A final response to a BYE was forwarded, or none came (408)."""
         if 200 <= status < 300 or status in _BYE_ENDS:
             self.end(dialog, "bye", bye, side)
 
     def end(self, dialog: ProxiedDialog, reason: str, message: SipMessage | None = None, side: str = "") -> None:
-        """The dialog is over; DLG-09: nothing is sent."""
+        """The dialog is over; nothing is sent."""
         key = (dialog.call.dlg_id, dialog.callee_tag)
         if self._dialogs.pop(key, None) is None:
             return
@@ -426,17 +235,7 @@ class DialogTable:
         call = dialog.call
         forgotten = reason in _FORGOTTEN and self._forgotten < MAX_FORGOTTEN
         until = self._clock.now() + (REMEMBER_FORGOTTEN if forgotten else REMEMBER)
-        over = EndedDialog(
-            call.dlg_id,
-            call.call_id,
-            call.from_tag,
-            dialog.callee_tag,
-            dialog.peers,
-            dialog.contact,
-            dialog.flow,
-            forgotten,
-            until,
-        )
+        over = EndedDialog(dialog, forgotten, until)
         self._over.setdefault(call.dlg_id, {})[dialog.callee_tag] = over
         self._over_by_tags[call.call_id, call.from_tag, dialog.callee_tag] = over
         self._forgotten += forgotten
@@ -496,3 +295,12 @@ class DialogTable:
             return "idle"
         age = dialog.call.wall(now) - dialog.created_wall
         return "too old" if self._max_age and age >= self._max_age else ""
+
+
+def _meet(dialog: ProxiedDialog, invite: SipRequest) -> None:
+    """What the INVITE says of the caller."""
+    caller = dialog.caller
+    caller.target = contact_of(invite)
+    caller.contact(caller.target)
+    if invite.has("record-route"):
+        caller.route(invite.values("record-route"))

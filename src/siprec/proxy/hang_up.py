@@ -1,4 +1,4 @@
-"""The proxy ends a call, by policy: a call that must be recorded and cannot be (ERR-10).
+"""The proxy ends a call, by policy: a call that must be recorded and cannot be.
 
 A proxy may not do this any more than other requests of our own (:mod:`siprec.proxy.midcall_requests`); it is B2BUA
 behaviour that has to be asked for. An INVITE that is not answered yet gets a final response and its branches a CANCEL;
@@ -8,26 +8,19 @@ in an answered call each party gets a BYE in the name of the other, with a Reaso
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from siprec.proxy.call import Leg
-from siprec.proxy.forward import aim
-from siprec.proxy.midcall_requests import CseqShift
-from siprec.proxy.routes import Target
+from siprec.proxy.call import Call
+from siprec.proxy.dialog import ProxiedDialog
+from siprec.proxy.own_request import OwnRequest
+from siprec.proxy.peers import SIDES, Side
+from siprec.proxy.protocols import Proxy
+from siprec.sip.clock import Timer
 from siprec.sip.errors import SipError
-from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse
-from siprec.sip.transaction import ClientTransaction
-from siprec.sip.transport import Hop
-
-if TYPE_CHECKING:
-    from siprec.proxy.call import Call
-    from siprec.proxy.core import ProxyCore
-    from siprec.proxy.dialogs import ProxiedDialog, Side
 
 log = logging.getLogger(__name__)
 
-_SIDES: Final[tuple[Leg, Leg]] = ("caller", "callee")
 #: Seconds: between looks whether the ACK has come, and how long it is waited for; then how long for the answers.
 LOOK: Final = 0.1
 ACK_WAIT: Final = 4.0
@@ -37,7 +30,7 @@ ANSWER_WAIT: Final = 5.0
 class HangUp:
     """Ends calls of one proxy: ``hang_up(call, reason)``; `status` answers an INVITE. Twice is once."""
 
-    def __init__(self, core: ProxyCore, status: int = 503) -> None:
+    def __init__(self, core: Proxy, status: int = 503) -> None:
         self._core = core
         self._status = status
         self._ending: set[str] = set()
@@ -55,6 +48,7 @@ class HangUp:
             self._ending.discard(call.dlg_id)
             for context in [each for each in core.contexts if each.call is call]:
                 context.fail(self._status, "Recording Failed", (("Reason", _reason(self._status, reason)),))
+                core.run(context)
             return
         dialog = next((each for each in core.dialogs.of(call) if each.callee_tag == call.to_tag), None)
         if call.state != "confirmed" or dialog is None:
@@ -71,58 +65,58 @@ class HangUp:
 class _Ending:
     """Two BYEs, and the end of the dialog when both are through."""
 
-    def __init__(self, core: ProxyCore, dialog: ProxiedDialog, reason: str) -> None:
+    def __init__(self, core: Proxy, dialog: ProxiedDialog, reason: str) -> None:
         self._core = core
         self._dialog = dialog
         self._reason = reason
-        self._open = set(_SIDES)
+        self._open = set(SIDES)
         self._bye: SipRequest | None = None
-        self._limit = core.clock.call_later(ANSWER_WAIT, self._over)
-        for side in _SIDES:
+        self._limit: Timer | None = core.clock.call_later(ANSWER_WAIT, self._over)
+        for side in SIDES:
             try:
                 self._send(side)
             except SipError as error:
                 log.info("no BYE as the %s: %s, Call-ID %s", side, error, dialog.call.call_id)
-                self._through(side)
+                self.through(side)
 
     def _send(self, side: Side) -> None:
         """BYE as the party on `side`, to the other one. Raises SipError."""
-        core, dialog = self._core, self._dialog
-        request = core.midcall.request_as(dialog, side, "BYE")
-        request.add("Reason", _reason(500, self._reason))
-        request.set_body(b"")
-        self._bye = self._bye or request
-        next_hop = aim(request, Target(NameAddr("", request.uri).uri))
+        bye = _Bye(self, self._core, self._dialog, side, self._reason)
+        self._bye = self._bye or bye.request
+        bye.start()
 
-        def found(result: list[Hop] | SipError) -> None:
-            if isinstance(result, SipError) or not result:
-                self._through(side)
-                return
-            lane = dialog.lanes.setdefault(side, CseqShift())
-            request.set("cseq", f"{lane.take(dialog.cseq.get(side, -1))} BYE")
-            core.counters["own_requests"] += 1
-            core.layer.send_request(request, result[0], on_response=answered, on_failure=lambda *_: self._through(side))
-
-        def answered(transaction: ClientTransaction, response: SipResponse) -> None:
-            if response.status >= 200:
-                self._through(side)
-
-        flow = dialog.flow.get("callee" if side == "caller" else "caller") if not request.has("route") else None
-        if flow is not None:
-            found([flow])
-        else:
-            given_by = dialog.peers["callee" if side == "caller" else "caller"].given_by
-            core.resolve_contact(next_hop, given_by, found, by_route=request.has("route"))
-
-    def _through(self, side: Side) -> None:
+    def through(self, side: Side) -> None:
+        """The BYE to the peer of `side` is answered, or will not be."""
         self._open.discard(side)
-        if not self._open:
+        if not self._open and self._limit is not None:
             self._limit.cancel()
             self._over()
 
     def _over(self) -> None:
+        self._limit = None
         self._open.clear()
         self._core.dialogs.end(self._dialog, "recording failed", self._bye)
+
+
+class _Bye(OwnRequest):
+    """BYE to the peer of `side`."""
+
+    __slots__ = ("_ending",)
+
+    def __init__(self, ending: _Ending, core: Proxy, dialog: ProxiedDialog, side: Side, reason: str) -> None:
+        super().__init__(core, dialog, side, "BYE")
+        self._ending = ending
+        self.request.add("Reason", _reason(500, reason))
+        self.request.set_body(b"")
+
+    def no_way(self) -> None:
+        self._ending.through(self.side)
+
+    def answered(self, response: SipResponse) -> None:
+        self._ending.through(self.side)
+
+    def failed(self) -> None:
+        self._ending.through(self.side)
 
 
 def _reason(cause: int, text: str) -> str:

@@ -1,7 +1,7 @@
 """Whether a dialog that nobody has spoken in for long is still alive, before it is forgotten.
 
 Its media counters are asked first: a call whose RTP flows is not idle. Then both parties are asked, by an OPTIONS in
-the dialog (RFC 3261 11, CS-09; numbered as all own requests). One that answers 481 has forgotten the dialog, which is
+the dialog (RFC 3261 11; numbered as all own requests). One that answers 481 has forgotten the dialog, which is
 the end of it. One that says anything else (200, 405, 500, 501...) is alive. Where neither answers (408, or no way
 there), the dialog ends if there was no RTP for a minute either.
 """
@@ -9,21 +9,15 @@ there), the dialog ends if there was no RTP for a minute either.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from siprec.media.engine import MediaError, MediaStatistics, StatisticsResult
-from siprec.proxy.dialogs import OTHER, SIDES, ProxiedDialog, Side
-from siprec.proxy.forward import aim
-from siprec.proxy.midcall_requests import CseqShift
-from siprec.proxy.routes import Target
+from siprec.proxy.dialog import ProxiedDialog
+from siprec.proxy.own_request import OwnRequest
+from siprec.proxy.peers import OTHER, SIDES, Side
+from siprec.proxy.protocols import Proxy
 from siprec.sip.errors import SipError
-from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipResponse
-from siprec.sip.transaction import ClientTransaction
-from siprec.sip.transport import Hop
-
-if TYPE_CHECKING:
-    from siprec.proxy.core import ProxyCore
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +31,7 @@ _SILENT: Final = 408
 class LifeCheck:
     """Of one proxy."""
 
-    def __init__(self, core: ProxyCore) -> None:
+    def __init__(self, core: Proxy) -> None:
         self._core = core
         self._asked: set[int] = set()
 
@@ -52,7 +46,7 @@ class LifeCheck:
 class _Check:
     """One dialog. `rtp` is the number of packets so far; None: nobody knows."""
 
-    def __init__(self, core: ProxyCore, dialog: ProxiedDialog, reason: str, asked: set[int]) -> None:
+    def __init__(self, core: Proxy, dialog: ProxiedDialog, reason: str, asked: set[int]) -> None:
         self._core = core
         self._dialog = dialog
         self._reason = reason
@@ -100,41 +94,16 @@ class _Check:
                     self._send(side)
                 except SipError as error:
                     log.info("no OPTIONS to the %s: %s, Call-ID %s", OTHER[side], error, self._dialog.call.call_id)
-                    self._heard(side, _SILENT)
+                    self.heard(side, _SILENT)
             else:
-                self._heard(side, 200)
+                self.heard(side, 200)
 
     def _send(self, side: Side) -> None:
         """OPTIONS as the party on `side`, to the other one. Raises SipError."""
-        core, dialog = self._core, self._dialog
-        request = core.midcall.request_as(dialog, side, "OPTIONS")
-        request.add("Accept", "application/sdp")
-        request.set_body(b"")
-        next_hop = aim(request, Target(NameAddr("", request.uri).uri))
+        _Options(self, self._core, self._dialog, side).start()
 
-        def found(result: list[Hop] | SipError) -> None:
-            if isinstance(result, SipError) or not result or dialog.state != "confirmed":
-                self._heard(side, _SILENT)
-                return
-            lane = dialog.lanes.setdefault(side, CseqShift())
-            request.set("cseq", f"{lane.take(dialog.cseq.get(side, -1))} OPTIONS")
-            core.counters["own_requests"] += 1
-            core.layer.send_request(
-                request, result[0], on_response=answered, on_failure=lambda *_: self._heard(side, _SILENT)
-            )
-
-        def answered(transaction: ClientTransaction, response: SipResponse) -> None:
-            if response.status >= 200:
-                self._heard(side, response.status)
-
-        routed = request.has("route")
-        flow = dialog.flow.get(OTHER[side]) if not routed else None
-        if flow is not None:
-            found([flow])
-        else:
-            core.resolve_contact(next_hop, dialog.peers[OTHER[side]].given_by, found, by_route=routed)
-
-    def _heard(self, side: Side, status: int) -> None:
+    def heard(self, side: Side, status: int) -> None:
+        """The peer of `side` has answered, or not (408)."""
         self._statuses.setdefault(OTHER[side], status)
         if len(self._statuses) < len(SIDES):
             return
@@ -175,3 +144,30 @@ class _Check:
                 dialog.expires = now + dialog.session_interval
         else:
             core.dialogs.end(dialog, self._reason)
+
+
+class _Options(OwnRequest):
+    """OPTIONS to the peer of `side`."""
+
+    __slots__ = ("_check",)
+
+    def __init__(self, check: _Check, core: Proxy, dialog: ProxiedDialog, side: Side) -> None:
+        super().__init__(core, dialog, side, "OPTIONS")
+        self._check = check
+        self.request.add("Accept", "application/sdp")
+        self.request.set_body(b"")
+
+    def is_ready(self) -> bool:
+        if self.dialog.state != "confirmed":
+            self.failed()
+            return False
+        return True
+
+    def no_way(self) -> None:
+        self.failed()
+
+    def answered(self, response: SipResponse) -> None:
+        self._check.heard(self.side, response.status)
+
+    def failed(self) -> None:
+        self._check.heard(self.side, _SILENT)

@@ -1,6 +1,6 @@
 """Calls go on through another media server when theirs is lost, or anew through the same one.
 
-Both parties are told by an offer of our own (re-INVITE or UPDATE): B2BUA behaviour, as all own requests (CS-09), so the
+Both parties are told by an offer of our own (re-INVITE or UPDATE): B2BUA behaviour, as all own requests, so the
 operator decides (``media.on_lost``), but for one case: where an answer did not pass the media server, the parties were
 told different things already. What they agreed before is offered and answered at the other server first, so that each
 can be told at once where to send.
@@ -9,15 +9,13 @@ can be told at once where to send.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from siprec.media.engine import MediaServer, MediaSession
-
-if TYPE_CHECKING:
-    from siprec.proxy.call import Call
-    from siprec.proxy.call_media_session import CallMedia
-    from siprec.proxy.core import ProxyCore
-    from siprec.proxy.dialogs import ProxiedDialog
+from siprec.media.engine import MediaServer
+from siprec.proxy.call import Call
+from siprec.proxy.call_media_session import CallMedia
+from siprec.proxy.dialog import ProxiedDialog
+from siprec.proxy.protocols import Proxy
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ _AGAIN: Final = 0.25
 class MediaFailover:
     """Of one proxy."""
 
-    def __init__(self, core: ProxyCore) -> None:
+    def __init__(self, core: Proxy) -> None:
         self._core = core
         self._moving: set[CallMedia] = set()
 
@@ -76,32 +74,22 @@ class MediaFailover:
     def _go(self, call: Call, path: CallMedia, dialog: ProxiedDialog, server: MediaServer) -> None:
         why = path.lost
         log.warning("the media go from %s to %s: %s, Call-ID %s", path.server.name, server.name, why, call.call_id)
-        session = MediaSession(call.call_id, call.from_tag, call.to_tag)
-        path.move(
-            server,
-            session,
-            call.caller_sdp,
-            call.callee_sdp,
-            lambda offer, answer: self._moved(call, path, dialog, session, offer, answer),
-        )
+        self._core.media.move(dialog, server)
 
     def _give_up(self, call: Call, path: CallMedia, dialog: ProxiedDialog | None) -> None:
         self._moving.discard(path)
         reason = path.lost
         if dialog is None or path.gone or len(dialog.relaying) < 2:
-            path.fail(reason)
+            self._core.media.fail(call, reason)
         else:
             log.warning("no other media server: the call stays, %s, Call-ID %s", reason, call.call_id)
             path.lost = ""
 
-    def _moved(
-        self, call: Call, path: CallMedia, dialog: ProxiedDialog, session: MediaSession, offer: bytes, answer: bytes
-    ) -> None:
-        if call.state != "confirmed":
-            return
-        core = self._core
-        path.gone = False
-        call.media, call.media_session = path.server, session
+    def moved(self, dialog: ProxiedDialog, offer: bytes, answer: bytes) -> None:
+        """The call is at another media server, which has made an offer for the callee and an answer for the caller."""
+        call, core = dialog.call, self._core
+        if call.media_path is not None:
+            call.media_path.gone = False
         core.counters["media_moved"] += 1
         core.midcall.relocated(dialog, {"callee": offer, "caller": answer})
         core.observers.tell("call_media_moved", call)

@@ -33,3 +33,11 @@ def flow_of(request: SipRequest, contact: NameAddr | None, source: Hop) -> Hop |
         host, outside = numeric(uri.host), numeric(source.host)
         return source if host and outside and scope(host) < scope(outside) else None
     return source if source.reliable or uri.host != source.host else None
+
+
+def way_back(request: SipRequest, source: Hop) -> Hop | None:
+    """`flow_of` by its own Contact; None also when that is malformed."""
+    try:
+        return flow_of(request, request.contact, source)
+    except SipError:
+        return None

@@ -7,17 +7,22 @@ Contact of the peer, and its Route values are those that the peer's side has rec
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Literal
 
+from siprec.proxy.cseq_shift import CseqShift
+from siprec.proxy.local_domain import LocalDomain
+from siprec.proxy.party import Party
+from siprec.proxy.record_attribute import SentSdp
 from siprec.proxy.record_route import PARAM
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 
-if TYPE_CHECKING:
-    from siprec.proxy.call import Leg
-    from siprec.proxy.local_domain import LocalDomain
+Side = Literal["caller", "callee"]
+OTHER: Final[dict[Side, Side]] = {"caller": "callee", "callee": "caller"}
+SIDES: Final[tuple[Side, Side]] = ("caller", "callee")
 
 #: Contacts kept of each side besides its remote target, and addresses.
 CONTACTS: Final = 4
@@ -31,31 +36,59 @@ REFRESHING: Final = frozenset({"INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER
 
 
 class Peer:
-    """One side of a dialog: its Contacts, oldest first; the Record-Route values between us and it; the numeric
-    addresses that it first sent from or answered at; `given_by` of its Contacts, as in `Target`."""
+    """One side of a dialog: what it has signalled, and what we keep of it."""
 
-    __slots__ = ("contacts", "given_by", "hosts", "routes")
+    __slots__ = (
+        "contacts",  # its Contacts, oldest first
+        "cseq",  # the highest CSeq number that it sent; -1: none
+        "flow",  # the way to it, where its Contact does not lead there (NAT, a connection of its own)
+        "given_by",  # whose Contact it is, as in `Target`
+        "hosts",  # the numeric addresses that it first sent from or answered at
+        "is_aware",  # it said ``Supported: record-aware`` (RFC 7866 6.1.2)
+        "is_moved",  # it has to be told that the media go through another server now
+        "party",  # who it is, where it has named itself otherwise than in the INVITE and its answer
+        "routes",  # the Record-Route values between us and it
+        "sdp",  # its part of what was agreed last, as it sent it
+        "sent_sdp",  # what it was told last, where a media server carries the call
+        "shift",  # requests of our own in its name
+        "target",  # its remote target: the Contact of the last request or answer that was accepted
+    )
 
     def __init__(self) -> None:
         self.contacts: tuple[str, ...] = ()
+        self.cseq = -1
+        self.flow: Hop | None = None
         self.given_by = ""
         self.hosts: tuple[str, ...] = ()
+        self.is_aware = False
+        self.is_moved = False
+        self.party: Party | None = None
         self.routes: tuple[str, ...] = ()
+        self.sdp = b""
+        self.sent_sdp: SentSdp | None = None
+        self.shift: CseqShift | None = None
+        self.target = ""
+
+    def forget_session(self) -> None:
+        """The dialog is over: only where its requests go is still of use."""
+        self.party = self.sent_sdp = None
+        self.sdp = b""  # the shift stays: answers may still be on their way
 
     # -- what is signalled -------------------------------------------------------------------------------------------
 
-    def sent(self, request: SipRequest, target: str = "") -> None:
-        """A request of this side within the dialog goes on; `target` is the Contact that must not be forgotten."""
+    def sent(self, request: SipRequest) -> None:
+        """A request of this side within the dialog goes on."""
         if request.method in REFRESHING:
-            self.contact(contact_of(request), target)
+            self.contact(contact_of(request))
 
-    def answered(self, response: SipResponse, host: str, target: str = "") -> None:
+    def answered(self, response: SipResponse, host: str) -> None:
         """This side answered at `host` with a 1xx or 2xx to a request that refreshes targets."""
-        self.host(host)
-        self.contact(contact_of(response), target)
+        if host not in self.hosts:
+            self.host(host)
+        self.contact(contact_of(response))
 
-    def contact(self, uri: str, target: str = "") -> None:
-        """One more Contact."""
+    def contact(self, uri: str) -> None:
+        """One more Contact. The remote target is never forgotten."""
         known = self.contacts
         if not uri or (known and known[-1] == uri) or len(uri) > MAX_TEXT:
             return
@@ -64,7 +97,7 @@ class Peer:
             return
         kept = [each for each in known if each != uri]
         while len(kept) >= CONTACTS:
-            kept.remove(next(each for each in kept if each != target))
+            kept.remove(next(each for each in kept if each != self.target))
         self.contacts = (*kept, uri)
 
     def host(self, host: str) -> None:
@@ -117,16 +150,16 @@ class Peer:
         return True
 
 
-class Peers:
-    """Both sides of one dialog."""
+class Ends:
+    """A dialog as its two sides."""
 
     __slots__ = ("callee", "caller")
 
-    def __init__(self) -> None:
-        self.caller = Peer()
-        self.callee = Peer()
+    def __init__(self, caller: Peer | None = None, callee: Peer | None = None) -> None:
+        self.caller = caller or Peer()
+        self.callee = callee or Peer()
 
-    def __getitem__(self, side: Leg) -> Peer:
+    def __getitem__(self, side: Side) -> Peer:
         return self.caller if side == "caller" else self.callee
 
 

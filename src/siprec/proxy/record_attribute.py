@@ -3,10 +3,9 @@ them anyway (the exception of MSG-04). Other recording clients may be in the pat
 
 from __future__ import annotations
 
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from siprec import sdp
-from siprec.proxy.call import Call, Leg
 from siprec.sdp import SdpError
 
 State = Literal["", "off", "paused", "on"]
@@ -19,26 +18,6 @@ _PREFERENCES: Final[dict[str, Preference]] = {
     "pause": "pause",
     "nopreference": "nopreference",
 }
-
-
-class Indicator(Protocol):
-    """What records, as far as the parties of a call are concerned; handed in from above (:mod:`siprec.recording`)."""
-
-    def state(self, call: Call) -> State:
-        """What record-aware parties are to be told now (CS-08); empty: nothing is indicated in this call."""
-        ...
-
-    def preference(self, call: Call, leg: Leg, preference: Preference) -> None:
-        """A party said what it prefers (CS-06); before the answer to its offer is forwarded."""
-        ...
-
-    def signals(self, call: Call) -> bool:
-        """Whether changes in mid-call may be told by requests of our own."""
-        ...
-
-    def tones(self, call: Call) -> bool:
-        """Whether a recording that is wanted now is told by a tone."""
-        ...
 
 
 def marked(octets: bytes, state: State) -> bytes:

@@ -1,4 +1,13 @@
-"""The response context: one request, its branches, and the one answer that comes of them (RFC 3261 16.7 to 16.10)."""
+"""The response context: one request, its branches, and the one answer that comes of them (RFC 3261 16.5 to 16.10).
+
+A machine without callbacks. What happens is told to it (:meth:`ResponseContext.start`, `resolved`, `received`,
+`failed`...); what is to be done it appends to `out`, and :class:`siprec.proxy.core.ProxyCore` does it, in order. Each
+branch goes through these states::
+
+    opened -- resolve --> (hops known) -- offer --> (description passed) -- send --> sent -- received/failed --> done
+                 |                           |                              ^  |
+                 '-- no way there --> done   '-- rejected --> done          '--'  next hop (silence, 503, no connection)
+"""
 
 from __future__ import annotations
 
@@ -7,11 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from siprec.proxy.best_response import Final as FinalResult
+from siprec.proxy.actions import Action, Choices, Headers, by_preference, our_tag
 from siprec.proxy.best_response import choose
 from siprec.proxy.branch import Branch
-from siprec.proxy.forward import breadth, count_hop
+from siprec.proxy.forward import aim, breadth, count_hop
 from siprec.proxy.routes import Target
+from siprec.proxy.sdp_body import sdp_of
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse
@@ -22,60 +32,62 @@ from siprec.sip.uri import Uri
 if TYPE_CHECKING:
     from siprec.proxy.authentication import Authenticated
     from siprec.proxy.call import Call
-    from siprec.proxy.core import ProxyCore
-    from siprec.proxy.dialogs import ProxiedDialog, Side
+    from siprec.proxy.dialog import ProxiedDialog
+    from siprec.proxy.peers import Side
 
 log = logging.getLogger(__name__)
 
 _ELSEWHERE: Final = ("Reason", 'SIP;cause=200;text="Call completed elsewhere"')
+_NO_RESPONSE: Final = ("Reason", 'SIP;cause=408;text="no response"')
+_TIMER_C: Final = ("Reason", 'SIP;cause=408;text="Timer C"')
 
 
 class ResponseContext:
     """One request on its way. `base` is the request to be forwarded, Routes of ours removed; `loop` the loop part.
 
     `call` is set for an INVITE outside a dialog, `dialog` and `side` for requests within one. Of other dialogs `dlg_id`
-    is the id, and `subscribed` whether we know them. `reply_hook(response)` is
-    asked before a response is forwarded or a final one chosen (reply route of a script); `on_final(status)` is called
-    once, when the final response has been sent. `authenticated` is who sent it, once that was asked (`Authenticated`).
+    is the id, and `subscribed` whether we know them. `reply_hook(response)` is asked before a response is forwarded or
+    a final one chosen (reply route of a script); `on_final(response)` is called once, when the final response has been
+    sent. `authenticated` is who sent it, once that was asked.
     """
 
     __slots__ = (
-        "_branches",
         "_breadth",
+        "_choices",
         "_count",
-        "_ended",
-        "_groups",
-        "_results",
+        "_groups",  # targets that wait: groups one after the other
         "_seen",
-        "_sent",
         "_starting",
+        "attempts",
         "authenticated",
         "base",
+        "branches",
         "call",
         "call_id",
         "caller_flow",
         "cancelled",
-        "core",
         "dialog",
         "dlg_id",
+        "done",  # branches without a 2xx, in the order of their ends
+        "ended",  # the server transaction is over
         "final",
-        "invite",
-        "key",
+        "is_acting",
+        "is_invite",
         "loop",
         "on_final",
+        "out",
         "reply_hook",
         "side",
         "subscribed",
         "transaction",
     )
 
-    def __init__(self, core: ProxyCore, transaction: ServerTransaction, base: SipRequest, loop: str) -> None:
-        self.core = core
+    def __init__(self, choices: Choices, transaction: ServerTransaction, base: SipRequest, loop: str) -> None:
+        self._choices = choices
         self.transaction = transaction
         self.base = base
         self.loop = loop
-        self.key = ""
-        self.invite = base.method == "INVITE"
+        self.is_invite = base.method == "INVITE"
         self.call_id = base.call_id
         self.authenticated: Authenticated | None = None
         self.call: Call | None = None
@@ -86,27 +98,29 @@ class ResponseContext:
         self.subscribed = False
         self.final = 0
         self.cancelled = False
+        self.ended = False
         self.reply_hook: Callable[[SipResponse], None] | None = None
-        self.on_final: Callable[[int, SipResponse], None] | None = None
-        self._branches: list[Branch] = []
+        self.on_final: Callable[[SipResponse], None] | None = None
+        self.out: list[Action] = []
+        self.is_acting = False
+        self.branches: list[Branch] = []
+        self.done: list[Branch] = []
+        self.attempts = 0
         self._groups: deque[list[Target]] = deque()
-        self._results: list[FinalResult] = []
         self._seen: set[str] = set()
         self._count = 0
-        self._sent = 0
         self._breadth = 0
-        self._ended = False
         self._starting = False
 
+    # -- targets -------------------------------------------------------------------------------------------------------
+
     def start(self, groups: Iterable[list[Target]]) -> None:
-        """Forward: groups one after the other, the targets of one at once (FWD-11).
+        """Forward: groups one after the other, the targets of one at once (RFC 3261 16.6).
 
         Raises:
             SipError: 440, Max-Breadth is used up; 400, malformed headers.
         """
-        self.watch()
-        self.transaction.on_cancel = self._cancel_received
-        self._add(groups)
+        self.add_targets(groups)
         if self.dialog is None:
             self._breadth = breadth(self.base)
             if self._breadth < 1:
@@ -114,19 +128,15 @@ class ResponseContext:
         count_hop(self.base)
         self._next_group()
 
-    def watch(self) -> None:
-        """Live as long as the server transaction does (RSP-12)."""
-        self.transaction.on_end = self._transaction_ended
-        self.core.contexts.add(self)
-
-    def _add(self, groups: Iterable[list[Target]], *, first: bool = False) -> None:
-        """REQ-11: no duplicates. What exceeds the breadth waits its turn (FWD-03)."""
+    def add_targets(self, groups: Iterable[list[Target]], *, first: bool = False) -> None:
+        """More targets, none twice (RFC 3261 16.5), for when those at hand have failed."""
         new = []
         for group in groups:
             kept = []
             for target in group:
-                if target.uri.text not in self._seen and len(self._seen) < self.core.options.max_branches:
-                    self._seen.add(target.uri.text)
+                text = target.uri.text
+                if text not in self._seen and len(self._seen) < self._choices.max_branches:
+                    self._seen.add(text)
                     kept.append(target)
             if kept:
                 new.append(kept)
@@ -135,110 +145,201 @@ class ResponseContext:
         else:
             self._groups.extend(new)
 
-    def may_send(self) -> bool:
-        """Whether one more attempt may be made, parallel and serial ones counted together."""
-        self._sent += 1
-        limit = self.core.options.max_branches
-        if self._sent == limit + 1:
-            self.core.limit_reached("max_branches", f"{limit} branches", self.base, self.transaction.source)
-        return self._sent <= limit
-
     @property
     def has_more(self) -> bool:
         """Whether other targets wait."""
         return bool(self._groups)
 
-    @property
-    def may_go_on(self) -> bool:
-        """Whether an answer would still be of use."""
-        return not self._ended and not self.final
+    def via_branch(self, branch: Branch) -> str:
+        """What tells the media of forked branches apart: empty for the first."""
+        return "" if branch.number == 0 or self.call is None else f"{self.call.dlg_id}-{branch.number}"
 
     def _next_group(self) -> None:
         group = self._groups.popleft()
         share = 0
         if self._breadth:
-            if len(group) > self._breadth:
+            if len(group) > self._breadth:  # RFC 5393 5.3.3: what exceeds the breadth waits its turn
                 self._groups.appendleft(group[self._breadth :])
                 group = group[: self._breadth]
             share = self._breadth // len(group)
         branches = []
         for target in group:
-            branches.append(Branch(self, target, self._count, share))
+            branches.append(Branch(target, self._count, share))
             self._count += 1
-        self._branches += branches
+        self.branches += branches
         self._starting = True
         for branch in branches:
-            branch.start()
+            self._open(branch)
         self._starting = False
-        self._check_done()
+        if self.done:
+            self._check_done()
 
-    # -- through the media server ----------------------------------------------------------------------------------
+    def _open(self, branch: Branch) -> None:
+        """Find the way there."""
+        target = branch.target
+        request = self.base.copy()
+        try:
+            next_hop = aim(request, target)
+            if branch.breadth:
+                request.set("max-breadth", str(branch.breadth))
+        except SipError as error:
+            self.finish(branch, error.status)
+            return
+        branch.request = request
+        flow = target.flow
+        if flow is not None and (target.only_flow or not target.route):
+            # A connection may be gone by now; then the URI is all there is.
+            branch.fallback = next_hop if flow.connection and not target.only_flow else None
+            branch.hops = [flow]
+            self.out.append(("offer", branch))
+        else:
+            self.out.append(("resolve", branch, next_hop))
 
-    def pass_offer(self, branch: Branch, request: SipRequest, go_on: Callable[[], None]) -> None:
-        """The request's description on its way out."""
+    def resolved(self, branch: Branch, result: list[Hop] | SipError) -> None:
+        """The hops of a branch's URI are known, or there are none."""
+        again = branch.transaction is not None
+        if branch.done:
+            return
+        if isinstance(result, SipError) or not result:
+            status = result.status if isinstance(result, SipError) else 480
+            log.debug("no way to %s: %s, Call-ID %s", branch.target.uri, result, self.call_id)
+            self.finish(branch, 503 if status < 400 or again else status)
+            return
+        branch.hops = list(result)
+        self.out.append(("send", branch) if again else ("offer", branch))
 
-        def passed(reject: int) -> None:
-            if branch.done:
-                return
-            if reject:
-                self.fail(reject, "Media Server Unavailable")
-            else:
-                go_on()
+    def offer_passed(self, branch: Branch, reject: int) -> None:
+        """The description of a branch's request can go on; with `reject` the request cannot."""
+        if branch.done:
+            return
+        if reject:
+            self.fail(reject, "Media Server Unavailable")
+        else:
+            self.out.append(("send", branch))
 
-        self.core.media.request_out(self, branch, request, passed)
+    # -- what comes back -----------------------------------------------------------------------------------------------
 
-    def pass_response(
-        self, branch: Branch, transaction: ClientTransaction, response: SipResponse, go_on: Callable[[], None]
-    ) -> None:
-        """The response's description on its way back; dialogs are followed here."""
-        self.core.media.response_back(self, branch, transaction, response, go_on)
-
-    # -- responses -------------------------------------------------------------------------------------------------
-
-    def forward(self, branch: Branch, transaction: ClientTransaction, response: SipResponse) -> None:
-        """1xx and 2xx go at once (RSP-02), untouched but for our Via."""
+    def received(self, branch: Branch, transaction: ClientTransaction, response: SipResponse, now: float) -> None:
+        """A response came, our Via removed."""
         status = response.status
+        branch.was_answered = True
+        branch.stop_silence()
         if status < 200:
-            if self.final:
-                return
-        elif self.final and not self.invite:
+            if status == 100:
+                return  # RFC 3261 16.7 step 5: for us
+            branch.deadline = now + self._choices.timer_c
+        elif status >= 300 and transaction in branch.abandoned:
+            branch.abandoned = tuple(each for each in branch.abandoned if each is not transaction)
+            return
+        if branch.queue is not None:
+            branch.queue.append((transaction, response))  # order is kept while the media server works
+            return
+        self.take(branch, transaction, response)
+
+    def take(self, branch: Branch, transaction: ClientTransaction, response: SipResponse) -> None:
+        """Go on with a response whose turn it is."""
+        status = response.status
+        if status < 300:
+            if status >= 200:
+                branch.stop()
+            self.out.append(("pass", branch, transaction, response))
+            return
+        if branch.done or transaction is not branch.transaction:
+            return
+        if status == 503 and branch.hops and not self.cancelled:
+            self.out.append(("send", branch))  # RFC 3263 4.3
+        else:
+            self.finish(branch, status, response)
+
+    def passed(self, branch: Branch, response: SipResponse) -> None:
+        """The description in a 1xx or 2xx has passed: it goes on at once (RFC 3261 16.7 step 5), without our Via."""
+        status = response.status
+        self._forward(branch, response)
+        if status >= 200 and not branch.done:
+            self.finish(branch, status, response)
+
+    def _forward(self, branch: Branch, response: SipResponse) -> None:
+        status = response.status
+        if self.final and (status < 200 or not self.is_invite):
             return  # the transaction itself drops a 2xx to INVITE that follows another class
-        first = not self.final
-        if self.call is not None and status < 200:
-            self.core.media.progress(self.call, response)
+        call = self.call
+        early = call is not None and status < 200 and call.state == "early" and response.body
+        if early and call is not None and response.to_tag and sdp_of(response):
+            call.early = response  # its branch has the early media
         if self.reply_hook is not None:
             self.reply_hook(response)
-        if status >= 200 and first:
+        first = status >= 200 and not self.final
+        self.out.append(("respond", response))
+        if first:
             self.final = status
-        self.transaction.respond(response)
-        if status >= 200 and first:
-            for other in self._branches:
-                if other is not branch:
-                    other.cancel((_ELSEWHERE,))  # RSP-09
+            self.cancel((_ELSEWHERE,), but=branch)  # RFC 3261 16.7 step 10
             self._groups.clear()
-        self.core.forwarded(self, branch, response, first)
-        if status >= 200 and first and self.on_final is not None:
-            self.on_final(status, response)
+        self.out.append(("forwarded", branch, response, first))
+        if first and self.on_final is not None:
+            self.out.append(("final", response))
 
-    def branch_done(self, branch: Branch, result: FinalResult) -> None:
-        """A branch has its final result."""
-        if 200 <= result.status < 300:
+    def failed(self, branch: Branch, transaction: ClientTransaction, reason: str) -> None:
+        """A transaction ended without a final response."""
+        branch.abandoned = tuple(each for each in branch.abandoned if each is not transaction)
+        if branch.done or transaction is not branch.transaction:
             return
-        if 300 <= result.status < 400 and result.response is not None and self._recurse(branch, result.response):
-            self._check_done()
+        branch.stop_silence()
+        log.debug("%s: %s, Call-ID %s", transaction.hop, reason, self.call_id)
+        if not self.cancelled and not branch.was_answered and not self.ended and not self.final:
+            fallback, branch.fallback = branch.fallback, None
+            if branch.hops:
+                self.out.append(("send", branch))
+                return
+            if fallback is not None and reason != "timeout":
+                self.out.append(("resolve", branch, fallback))
+                return
+        self.finish(branch, 408 if reason == "timeout" else 503)
+
+    def silent(self, branch: Branch) -> None:
+        """Not even a 100 came: go on with the next hop, but keep an ear open for this one."""
+        branch.silence = None
+        transaction = branch.transaction
+        if branch.done or branch.was_answered or transaction is None or self.cancelled:
             return
-        self._results.append(result)
-        if result.status >= 600:
-            self._groups.clear()  # RSP-04
-            for other in self._branches:
-                other.cancel()
+        self.out.append(("cancel", transaction, (_NO_RESPONSE,)))
+        branch.abandoned = (*branch.abandoned, transaction)
+        if branch.hops:
+            self.out.append(("send", branch))
+        else:
+            self.finish(branch, 408)
+
+    def expired(self, branch: Branch) -> None:
+        """Timer C (RFC 3261 16.8)."""
+        if branch.done or branch.transaction is None:
+            return
+        self.out.append(("cancel", branch.transaction, (_TIMER_C,)))
+        if not branch.was_answered:
+            self.finish(branch, 408)
+
+    # -- the result ----------------------------------------------------------------------------------------------------
+
+    def finish(self, branch: Branch, status: int, response: SipResponse | None = None) -> None:
+        """The branch has its final result; without a response it was made up here."""
+        if branch.done:
+            return
+        branch.done = True
+        branch.stop()
+        branch.status, branch.response = status, response
+        if 200 <= status < 300:
+            return
+        if not (300 <= status < 400 and response is not None and self._redirected(branch, response)):
+            self.done.append(branch)
+            if status >= 600:
+                self._groups.clear()  # RFC 3261 16.7 step 5
+                self.cancel()
         self._check_done()
 
-    def _recurse(self, branch: Branch, response: SipResponse) -> bool:
-        """RSP-10: 3xx for a domain of ours, if wanted."""
-        if not self.core.recurse or self.cancelled or self.final or self.dialog is not None:
+    def _redirected(self, branch: Branch, response: SipResponse) -> bool:
+        """A 3xx for a domain of ours is followed, if wanted (RFC 3261 16.7 step 4)."""
+        choices = self._choices
+        if not choices.recurse or self.cancelled or self.final or self.dialog is not None:
             return False
-        if not self.core.identity.serves(self.transaction.request.ruri):
+        if not choices.serves(self.transaction.request.ruri):
             return False
         answered_by = branch.transaction.hop if branch.transaction is not None else None
         secure = self.base.ruri.scheme == "sips"
@@ -249,29 +350,26 @@ class ResponseContext:
                 uri: Uri = contact.uri
             except SipError:
                 continue
-            own = self.core.identity.serves(uri)
-            if not own and (answered_by is None or not self.core.is_trusted(answered_by)):
+            if not choices.serves(uri) and (answered_by is None or not choices.trusts(answered_by)):
                 continue  # a phone does not send strangers' calls anywhere
             if uri.is_sip and (uri.scheme == "sips" or not secure):
                 found.append(Target(uri, contact.q))
         before = len(self._groups)
-        self._add(by_preference(found), first=True)
+        self.add_targets(by_preference(found), first=True)
         return len(self._groups) > before
 
     def _check_done(self) -> None:
-        if self._starting or self.final or any(not branch.done for branch in self._branches):
+        if self._starting or self.final:
             return
-        if self._groups and not self.cancelled and not self._ended and not self._decided():
+        for branch in self.branches:
+            if not branch.done:
+                return
+        decided = any(branch.status >= 600 for branch in self.done)
+        if self._groups and not self.cancelled and not self.ended and not decided:
             self._next_group()
             return
-        self._answer()
-
-    def _decided(self) -> bool:
-        return any(result.status >= 600 for result in self._results)
-
-    def _answer(self) -> None:
-        """All branches are done without a 2xx: the best of what they said (RSP-05 to RSP-07)."""
-        response = choose(self.transaction.request, self._results, self.core.to_tag(self), self.cancelled)
+        # All branches are done without a 2xx: the best of what they said.
+        response = choose(self.transaction.request, self.done, our_tag(self.transaction), self.cancelled)
         if self.reply_hook is not None:
             self.reply_hook(response)
             if self._groups and not self.cancelled:
@@ -285,42 +383,40 @@ class ResponseContext:
             return
         self.final = response.status
         self._groups.clear()
-        self.transaction.respond(response)
-        for branch in self._branches:
-            branch.cancel()
-        self.core.refused(self, response)
+        self.out.append(("respond", response))
+        self.cancel()
+        self.out.append(("refused", response))
         if self.on_final is not None:
-            self.on_final(response.status, response)
+            self.out.append(("final", response))
 
-    def add_targets(self, groups: Iterable[list[Target]]) -> None:
-        """More targets, for when those at hand have failed (failure route of a script)."""
-        self._add(groups)
-
-    def fail(self, status: int, reason: str = "", headers: Iterable[tuple[str, str]] = ()) -> None:
-        """A final response of our own (MSG-11)."""
-        tag = self.core.to_tag(self)
+    def fail(self, status: int, reason: str = "", headers: Headers = ()) -> None:
+        """A final response of our own."""
+        if self.final:
+            return
+        tag = our_tag(self.transaction)
         self.send_final(self.transaction.request.response(status, reason, to_tag=tag, headers=headers))
 
-    # -- upstream --------------------------------------------------------------------------------------------------
+    # -- upstream ------------------------------------------------------------------------------------------------------
 
-    def _cancel_received(self, cancel: SipRequest) -> None:
-        """CAN-01; the layer has answered it."""
+    def cancel(self, headers: Headers = (), but: Branch | None = None) -> None:
+        """CANCEL pending branches (RFC 3261 16.10); one that has not been sent yet is simply dropped."""
+        for branch in list(self.branches):
+            if branch is but or branch.done:
+                continue
+            if branch.transaction is None:
+                self.finish(branch, 487)
+            else:
+                branch.stop_silence()
+                self.out.append(("cancel", branch.transaction, headers))
+
+    def cancel_received(self, cancel: SipRequest) -> None:
+        """The layer has answered it. Its Reason goes on (RFC 3326 2)."""
         self.cancelled = True
         self._groups.clear()
-        reasons = tuple(("Reason", value) for value in cancel.get_all("reason"))  # CAN-06
-        for branch in list(self._branches):
-            branch.cancel(reasons)
+        self.cancel(tuple(("Reason", value) for value in cancel.get_all("reason")))
 
-    def _transaction_ended(self, reason: str) -> None:
-        self._ended = True
-        self.core.contexts.discard(self)
-        self.core.context_ended(self)
-        self._branches.clear()  # they know us: no cycle is left behind
-
-
-def by_preference(targets: Iterable[Target]) -> list[list[Target]]:
-    """Groups of equal q, the highest first (FWD-11)."""
-    groups: dict[float, list[Target]] = {}
-    for target in targets:
-        groups.setdefault(target.q, []).append(target)
-    return [groups[q] for q in sorted(groups, reverse=True)]
+    def end(self) -> None:
+        """The server transaction has ended. Nothing refers to the branches any more but their transactions."""
+        self.ended = True
+        self.branches.clear()
+        self.reply_hook = None

@@ -7,43 +7,38 @@ whom it is for; anything else is 500. After the script has asked for a password,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
 from siprec.proxy.authentication import strip_credentials
 from siprec.proxy.forward import preprocess
+from siprec.proxy.response_context import ResponseContext
 from siprec.proxy.routes import Target
+from siprec.proxy.routing import Routing
 from siprec.sip.errors import SipError
-
-if TYPE_CHECKING:
-    from siprec.proxy.core import ProxyCore
-    from siprec.proxy.response_context import ResponseContext
-
-OnScriptError = Literal["route", "reject"]
 
 
 def handler_failed(
-    core: ProxyCore, context: ResponseContext, target: Target | None, *, decided: bool, asked: bool
+    routing: Routing, context: ResponseContext, target: Target | None, *, decided: bool, asked: bool
 ) -> None:
     """A handler has raised. `target`: where a request within a dialog was to go; `decided`: the handler had forwarded
     or answered it already; `asked`: it had called ``authenticate``."""
     if context.final or context.cancelled:
         return
-    if asked or core.options.on_script_error == "reject":
+    if asked or routing.core.on_script_error == "reject":
         context.fail(500)
+        routing.core.run(context)
         return
     if decided:
         return  # it goes the way the script has sent it
     try:
         if target is not None:
-            context.start([[target]])
+            routing.forward(context, [[target]])
         else:
-            _without_script(core, context)
+            _without_script(routing, context)
     except SipError as error:
-        core.counters["refused"] += 1
-        context.fail(error.status, error.reason if error.reason.isprintable() else "", error.headers)
+        routing.core.refuse(context, error)
 
 
-def _without_script(core: ProxyCore, context: ResponseContext) -> None:
+def _without_script(routing: Routing, context: ResponseContext) -> None:
+    core = routing.core
     # As it was before the script began to change it.
     base = context.transaction.request.copy()
     preprocess(base, core.identity)
@@ -52,10 +47,11 @@ def _without_script(core: ProxyCore, context: ResponseContext) -> None:
     context.base = base
     registrar = core.registrar if core.identity.serves(base.ruri) and not base.has("route") else None
     if registrar is not None and (base.method == "REGISTER" or registrar.lookup(base.ruri)):
-        core.to_registered(context)
+        routing.to_registered(context)
         return
-    decision = core.decide(context, guarded=True)
+    decision = routing.decide(context, guarded=True)
     if decision.rule is not None:
-        core.obey(context, decision.rule)
+        routing.obey(context, decision.rule)
         return
     context.fail(500)
+    core.run(context)

@@ -8,19 +8,15 @@ notifier that answers, or sends a NOTIFY before its answer, makes a dialog of it
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from siprec.proxy.nat_flow import flow_of
-from siprec.proxy.peers import Peers, above_ours, contact_of
+from siprec.proxy.nat_flow import way_back
+from siprec.proxy.peers import OTHER, Ends, Side, above_ours, contact_of
+from siprec.proxy.routes import Target
 from siprec.sip.clock import Clock, Timer
-from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transport import Hop
 from siprec.sip.uri import parse_params
-
-if TYPE_CHECKING:
-    from siprec.proxy.call import Leg
-    from siprec.proxy.routes import Target
 
 #: Seconds: before an answer and after the end; for an answer that says nothing; at the most.
 REMEMBER: Final = 64.0
@@ -36,14 +32,6 @@ _SWEEP: Final = 30.0
 
 
 @dataclass(slots=True)
-class End:
-    """One dialog: what both sides have signalled, and the ways to them."""
-
-    peers: Peers = field(default_factory=Peers)
-    flow: dict[Leg, Hop] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class Subscription:
     """A request that may make dialogs, and those it made. `until` is monotonic."""
 
@@ -56,19 +44,18 @@ class Subscription:
     given_by: str
     flow: Hop | None
     until: float
-    ends: dict[str, End] = field(default_factory=dict)
+    ends: dict[str, Ends] = field(default_factory=dict)
 
-    def end(self, tag: str) -> End | None:
+    def end(self, tag: str) -> Ends | None:
         """The dialog with the other side's `tag`, made when it is new; None when there are too many."""
         found = self.ends.get(tag)
         if found is None and len(self.ends) < MAX_FORKS:
-            found = self.ends[tag] = End()
-            found.peers.caller.contact(self.contact)
-            found.peers.caller.route(self.route)
-            found.peers.caller.host(self.host)
-            found.peers.caller.given_by = self.given_by
-            if self.flow is not None:
-                found.flow["caller"] = self.flow
+            found = self.ends[tag] = Ends()
+            found.caller.contact(self.contact)
+            found.caller.route(self.route)
+            found.caller.host(self.host)
+            found.caller.given_by = self.given_by
+            found.caller.flow = self.flow
         return found
 
 
@@ -99,13 +86,13 @@ class Subscriptions:
             route,
             source.host,
             given_by,
-            _flow(request, source),
+            way_back(request, source),
             self._clock.now() + REMEMBER,
         )
         if self._sweep is None:
             self._sweep = self._clock.call_later(_SWEEP, self._swept)
 
-    def find(self, message: SipMessage, dlg_id: str) -> tuple[Subscription, End, Leg] | None:
+    def find(self, message: SipMessage, dlg_id: str) -> tuple[Subscription, Ends, Side] | None:
         """The dialog that a request with our cookie belongs to, and who sent it.
 
         Raises:
@@ -123,16 +110,16 @@ class Subscriptions:
             return (known, end, "callee") if end is not None else None
         return None
 
-    def request(self, known: Subscription, end: End, side: Leg, request: SipRequest, source: Hop) -> None:
+    def request(self, known: Subscription, end: Ends, side: Side, request: SipRequest, source: Hop) -> None:
         """A request within the dialog is being forwarded."""
-        end.peers[side].sent(request)
-        if side == "callee" and not end.peers.callee.hosts:  # a NOTIFY that makes the dialog
-            end.peers.callee.host(source.host)
-            end.peers.callee.given_by = source.host
-            end.peers.callee.route(request.values("record-route"))
-        flow = _flow(request, source)
+        end[side].sent(request)
+        if side == "callee" and not end.callee.hosts:  # a NOTIFY that makes the dialog
+            end.callee.host(source.host)
+            end.callee.given_by = source.host
+            end.callee.route(request.values("record-route"))
+        flow = way_back(request, source)
         if flow is not None:
-            end.flow[side] = flow
+            end[side].flow = flow
         if request.method == "NOTIFY":
             state, _, rest = (request.get("subscription-state") or "").partition(";")
             if state.strip().lower() == "terminated":
@@ -141,7 +128,7 @@ class Subscriptions:
                 self._prolong(known, parse_params(rest).get("expires"))
 
     def response(
-        self, dlg_id: str, side: Leg, request: SipRequest, response: SipResponse, host: str, target: Target
+        self, dlg_id: str, side: Side, request: SipRequest, response: SipResponse, host: str, target: Target
     ) -> None:
         """A 2xx to a request of `side` is being forwarded; it came from `host`, to which `target` had led."""
         known = self._known.get(dlg_id) or self._pending.get(dlg_id)
@@ -151,14 +138,13 @@ class Subscriptions:
         end = known.end(tag)
         if end is None:
             return
-        end.peers["callee" if side == "caller" else "caller"].answered(response, host)
+        end[OTHER[side]].answered(response, host)
         if side == "caller":
-            end.peers.callee.given_by = end.peers.callee.given_by or target.given_by
-            if target.flow is not None:
-                end.flow.setdefault("callee", target.flow)
-            end.peers.callee.route(above_ours(response, dlg_id))
-            if not end.peers.callee.last:
-                end.peers.callee.contact(request.uri)
+            end.callee.given_by = end.callee.given_by or target.given_by
+            end.callee.flow = end.callee.flow or target.flow
+            end.callee.route(above_ours(response, dlg_id))
+            if not end.callee.last:
+                end.callee.contact(request.uri)
         if request.method != "NOTIFY":
             self._prolong(known, response.get("expires") or request.get("expires"))
 
@@ -179,10 +165,3 @@ class Subscriptions:
                 del table[key]
         if len(self):
             self._sweep = self._clock.call_later(_SWEEP, self._swept)
-
-
-def _flow(request: SipRequest, source: Hop) -> Hop | None:
-    try:
-        return flow_of(request, request.contact, source)
-    except SipError:
-        return None

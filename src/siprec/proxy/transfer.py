@@ -6,31 +6,22 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final
 
-from siprec.proxy.dialogs import OTHER, DialogTable, ProxiedDialog, Side
+from siprec.proxy.call import Call, Relation
+from siprec.proxy.connected_identity import party_of
+from siprec.proxy.dialog import ProxiedDialog
+from siprec.proxy.dialogs import DialogTable
+from siprec.proxy.peers import OTHER, Side
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest
 from siprec.sip.values import Replaces
 
-if TYPE_CHECKING:
-    from siprec.proxy.call import Call
-
 #: Seconds in which a REFER has to be followed by its INVITE, and how many are remembered at once.
 REFER_LIFE: Final = 180.0
 REFERS_KEPT: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """The call at hand continues `call`: the party on side `mine` of the new call is the one on side `theirs` there."""
-
-    call: Call
-    theirs: Side
-    mine: Side
-    why: Literal["replaces", "refer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +55,7 @@ class Transfers:
         self._expire()
         call = dialog.call
         referee = OTHER[side]
-        party = dialog.parties.get(referee)
-        known = set(party.aors) if party is not None else set()
+        known = set(party_of(dialog, referee).aors)
         with suppress(SipError):
             known.add((call.caller if referee == "caller" else call.callee).uri.aor)
         self._refers.append(

@@ -22,7 +22,7 @@ from siprec.metadata.document import (
     Stream,
 )
 from siprec.metadata.values import IdSource
-from siprec.proxy.connected_identity import Party
+from siprec.proxy.party import Party
 from siprec.recording import participants as parties
 from siprec.recording.participants import IdentityPolicy
 from siprec.recording.rs_sdp import StreamKey

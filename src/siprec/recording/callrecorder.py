@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from siprec import sdp
 from siprec.metadata.values import IdSource
 from siprec.proxy.call import Call, Leg, StartMode
-from siprec.proxy.connected_identity import asserted
+from siprec.proxy.party import asserted
 from siprec.recording.call_metadata import CallMetadata
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.retry import Waiting

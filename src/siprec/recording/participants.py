@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from siprec.metadata.document import NameId, Reason
 from siprec.metadata.values import ANONYMOUS, OWN_NAMESPACE, clean_aor, escape, is_id
-from siprec.proxy.connected_identity import asserted
+from siprec.proxy.party import asserted
 from siprec.sip import headers
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr

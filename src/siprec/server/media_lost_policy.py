@@ -56,9 +56,7 @@ class MediaLostPolicy:
         calls = [call for call in self._core.calls.values() if call.media is not None and self._embedded(call.media)]
         calls = [call for call in calls if call.media is not None and self.moves(call.media)]
         for call in calls:
-            if call.media_path is not None:
-                call.media_path.gone = True
-                call.media_path.fail("siprec serve ends")
+            self._core.media.fail(call, "siprec serve ends", gone=True)
         return len(calls)
 
     def _known(self, call: Call, server: MediaServer, result: MediaStatistics | MediaError) -> None:
@@ -71,5 +69,5 @@ class MediaLostPolicy:
     def _without(self, call: Call, reason: str) -> None:
         if call.media is not None and self.moves(call.media):
             self._core.failover.move(call, reason, dead=True)
-        elif call.media_path is not None:
-            call.media_path.fail(reason)
+        else:
+            self._core.media.fail(call, reason)

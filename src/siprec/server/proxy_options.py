@@ -5,7 +5,7 @@ from __future__ import annotations
 from siprec.media.engine import MediaFlags
 from siprec.net.address import split_host_port
 from siprec.proxy.call_media_session import MediaTimes
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.server.config import Config
 
 

@@ -26,7 +26,7 @@ from siprec.metadata import values as written
 from siprec.metadata.document import Document
 from siprec.metadata.merge import MetadataState
 from siprec.net.framing import StreamFramer
-from siprec.proxy import connected_identity
+from siprec.proxy import party
 from siprec.proxy.record_route import Cookies, cookie_of
 from siprec.proxy.registrar import Registrar
 from siprec.recording import participants
@@ -119,7 +119,7 @@ def views(message: SipMessage) -> None:
         lambda: participants.reasons(message),
         lambda: participants.feature_params(message),
         lambda: participants.sip_session_id(message, message),
-        lambda: connected_identity.asserted(message),
+        lambda: party.asserted(message),
         lambda: values.min_se(message),
         lambda: values.retry_after(message),
         lambda: values.session_expires(message),
@@ -196,7 +196,7 @@ def octet_by_octet(data: bytes) -> None:
 
 
 def description(data: bytes) -> None:
-    tried(lambda: connected_identity._origin(data))
+    tried(lambda: party.party_from(SipRequest("INVITE", "sip:a@b"), NameAddr("", "sip:a@b"), data))
     body = sdp.parse(data)
     all_of(body, "origin", "connection", "direction", "bundles")
     for media in body.media:

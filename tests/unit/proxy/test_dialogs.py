@@ -1,11 +1,14 @@
-"""Offer/answer as the dialog table sees it, with reliable provisional responses and PRACK (OA-01 to OA-07)."""
+"""Offer/answer as the dialog table sees it, with reliable provisional responses and PRACK (RFC 3262 5)."""
 
 from __future__ import annotations
 
 import pytest
 
 from siprec.proxy.call import Call
-from siprec.proxy.dialogs import DialogTable, ProxiedDialog
+from siprec.proxy.dialog import ProxiedDialog
+from siprec.proxy.dialogs import DialogTable
+from siprec.proxy.offer_answer import in_request, in_response
+from siprec.proxy.peers import Side
 from siprec.proxy.session_timer import ask, confirm
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
@@ -33,8 +36,18 @@ class Table:
         response = self.invite.response(status, to_tag=tag, headers=[("RSeq", rseq)] if rseq else [])
         dialog = self.table.early(self.call, response, self.invite)
         assert dialog is not None
-        self.last = self.table.response(dialog, "caller", self.invite, response, sdp)
+        self.last = self.answer(dialog, "caller", self.invite, response, sdp)
         return dialog
+
+    def answer(
+        self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse, sdp: bytes
+    ) -> tuple[str, bool]:
+        self.table.response(dialog, side, request, response)
+        return in_response(dialog, side, request, response, sdp)
+
+
+def agreed(dialog: ProxiedDialog) -> tuple[bytes, bytes]:
+    return dialog.caller.sdp, dialog.callee.sdp
 
 
 def in_dialog(method: str, number: int) -> SipRequest:
@@ -50,10 +63,10 @@ def test_unreliable_early_answer_is_replaced_by_the_2xx() -> None:
     t.offer()
     dialog = t.response(183, OTHER)
     assert t.last == ("answer", False)
-    assert dialog.sdp["callee"] == OTHER
+    assert dialog.callee.sdp == OTHER
     t.response(200, ANSWER)
     assert t.last == ("answer", True)
-    assert dialog.sdp == {"caller": OFFER, "callee": ANSWER}
+    assert agreed(dialog) == (OFFER, ANSWER)
     assert dialog.state == "confirmed"
 
 
@@ -63,19 +76,19 @@ def test_reliable_answer_counts_and_prack_may_offer_again() -> None:
     dialog = t.response(183, ANSWER, rseq="1")
     assert t.last == ("answer", True)
     prack = in_dialog("PRACK", 2)
-    assert t.table.offered(dialog, "caller", prack, OTHER) == "offer"
-    assert t.table.response(dialog, "caller", prack, ok(prack), ANSWER) == ("answer", True)
-    assert dialog.sdp == {"caller": OTHER, "callee": ANSWER}
+    assert in_request(dialog, "caller", prack, OTHER) == "offer"
+    assert t.answer(dialog, "caller", prack, ok(prack), ANSWER) == ("answer", True)
+    assert agreed(dialog) == (OTHER, ANSWER)
     t.response(200, ANSWER)
-    assert t.last == ("answer", False), "came before in this transaction (OA-02)"
+    assert t.last == ("answer", False), "came before in this transaction"
 
 
 def test_offer_in_a_reliable_provisional_is_answered_in_prack() -> None:
     t = Table()
     dialog = t.response(183, OFFER, rseq="1")
     assert t.last == ("offer", False)
-    assert t.table.offered(dialog, "caller", in_dialog("PRACK", 2), ANSWER) == "answer"
-    assert dialog.sdp == {"callee": OFFER, "caller": ANSWER}
+    assert in_request(dialog, "caller", in_dialog("PRACK", 2), ANSWER) == "answer"
+    assert agreed(dialog) == (ANSWER, OFFER)
     assert dialog.open is None
 
 
@@ -92,17 +105,17 @@ def test_late_offer_repeated_with_the_2xx_and_answer_repeated_with_the_ack() -> 
     t.response(200, OFFER)
     assert t.last == ("offer", False)
     ack = in_dialog("ACK", 1)
-    assert t.table.offered(dialog, "caller", ack, ANSWER) == "answer"
-    assert t.table.offered(dialog, "caller", ack, ANSWER) == "answer"
+    assert in_request(dialog, "caller", ack, ANSWER) == "answer"
+    assert in_request(dialog, "caller", ack, ANSWER) == "answer"
     assert dialog.open is None
-    assert dialog.sdp == {"callee": OFFER, "caller": ANSWER}
+    assert agreed(dialog) == (ANSWER, OFFER)
 
 
 def test_forks_have_sessions_of_their_own() -> None:
     t = Table()
     t.offer()
     one, two = t.response(183, ANSWER, tag="b"), t.response(183, OTHER, tag="c")
-    assert (one.sdp["callee"], two.sdp["callee"]) == (ANSWER, OTHER)
+    assert (one.callee.sdp, two.callee.sdp) == (ANSWER, OTHER)
     t.response(200, OTHER, tag="c")
     t.table.end_early(t.call, "c")
     assert t.table.all() == [two]
@@ -114,21 +127,21 @@ def test_failed_update_and_update_without_answer_leave_the_session() -> None:
     dialog = t.response(200, ANSWER)
     for status in (488, 200):
         update = in_dialog("UPDATE", 3)
-        t.table.offered(dialog, "callee", update, OTHER)
-        t.table.response(dialog, "callee", update, ok(update, status), b"")
+        in_request(dialog, "callee", update, OTHER)
+        t.answer(dialog, "callee", update, ok(update, status), b"")
         assert dialog.open is None
-    assert dialog.sdp == {"caller": OFFER, "callee": ANSWER}
+    assert agreed(dialog) == (OFFER, ANSWER)
 
 
 def test_targets_follow_accepted_refreshes_only() -> None:
     t = Table()
     dialog = t.response(200)
-    assert dialog.contact["caller"] == "sip:a@10.0.0.1"
+    assert dialog.caller.target == "sip:a@10.0.0.1"
     for status, expected in ((488, "sip:a@10.0.0.1"), (200, "sip:a@10.0.0.9")):
         update = in_dialog("UPDATE", 3)
         update.add("Contact", "<sip:a@10.0.0.9>")
-        t.table.response(dialog, "caller", update, ok(update, status), b"")
-        assert dialog.contact["caller"] == expected
+        t.answer(dialog, "caller", update, ok(update, status), b"")
+        assert dialog.caller.target == expected
 
 
 def test_bye_ends_the_dialog_only_with_an_answer_that_says_so() -> None:

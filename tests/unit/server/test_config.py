@@ -8,7 +8,7 @@ import pytest
 
 from siprec.cli import config_check
 from siprec.proxy.authentication import Authentication
-from siprec.proxy.core import ProxyOptions
+from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import load_script
 from siprec.server.config import Config
