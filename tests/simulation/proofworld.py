@@ -135,8 +135,7 @@ class ProofWorld(World):
             self.clock, lambda line: self.lines.append(decoder.decode(line)), self.live.get, active
         )
         self.service.events.subscribe(self.proofs.event)
-        self.service.context.releasing = self.proofs.releasing
-        self.service.on_finished = self.proofs.finished
+        self.service.context.observers.append(self.proofs)
 
     def new_call(self) -> Call:
         call = super().new_call()

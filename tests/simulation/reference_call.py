@@ -35,6 +35,7 @@ from siprec.recording.events import EventDispatcher
 from siprec.recording.proof import ProofCollector
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import RecordingProfile, SiprecVariable
+from siprec.server.trace_links import TraceLinks
 from siprec.sip.errors import SipError
 from siprec.sip.message import parse_datagram
 from siprec.sip.transaction import TransactionLayer
@@ -349,14 +350,15 @@ class ReferenceCall:
         events.subscribe(lambda event: self.events.append(event.name))
         # As with an SRS whose receiver reports are seen: nothing is asked.
         profile = RecordingProfile(srs=f"sip:{SRS[0]}", keepalive=0.0)
-        self.recording = RecordingService(self.clock, self.agent, profiles={"default": profile}, events=events)
+        self.recording = RecordingService(
+            self.clock, self.agent, profiles={"default": profile}, events=events, signalled=self.core.midcall.changed
+        )
 
         if self.tap is not None:
             self._observe(events, self.tap)
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
-        self.recording.indications.signalled = self.core.midcall.changed
         self.core.attach(self.layer, self.agent)
 
     def _observe(self, events: EventDispatcher, tap: Tap) -> None:
@@ -371,12 +373,11 @@ class ReferenceCall:
         assert ring is not None
         self.core.observers.add(proofs)
         events.subscribe(proofs.event)
-        self.recording.context.releasing = proofs.releasing
-        self.recording.on_finished = proofs.finished
+        self.recording.context.observers.append(proofs)
         self.media.traced(ring.media)
         self.core.observers.add(tap)
         events.subscribe(ring.event)
-        self.recording.context.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)
+        self.recording.context.observers.append(TraceLinks(ring))
 
     def _resolve(self, uri: Uri, done: Callable[[list[Hop] | SipError], None]) -> None:
         done([Hop(str(uri.params.get("transport", "udp") or "udp"), uri.host, uri.port or 5060)])

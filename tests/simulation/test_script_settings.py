@@ -40,7 +40,7 @@ def recorded(set_up: Any) -> tuple[TransferWorld, list[dict[str, Any]]]:
     proofs = ProofCollector(w.clock, lines.append, w.core.calls.get, active)
     w.core.observers._observers.insert(0, proofs)
     w.service.events.subscribe(proofs.event)
-    w.service.on_finished = proofs.finished
+    w.service.context.observers.append(proofs)
     w.call()
     w.clock.run_for(2)
     assert w.core.counters["script_errors"] == 0

@@ -87,6 +87,7 @@ class TransferWorld(ProxyWorld):
             from_uri=f"sip:src@{PROXY}",
             group_secret=b"s",
             hang_up=HangUp(self.core),
+            signalled=self.core.midcall.changed,
         )
         if wish:
             self.core.observers.add(_Wish())
@@ -96,7 +97,6 @@ class TransferWorld(ProxyWorld):
         self.core.observers.add(self.service)
         self.core.recorder = self.service
         self.core.indicator = self.service.indications
-        self.service.indications.signalled = self.core.midcall.changed
         recorders = World()
         recorders.clock, recorders.network = self.clock, self.network
         self.srs = Srs(recorders, SRS)

@@ -14,7 +14,7 @@ from siprec.net.transport import SocketTransport
 from siprec.proxy.core import ProxyCore
 from siprec.proxy.registrar import Registrar
 from siprec.recording.call_recording import CallRecording
-from siprec.recording.callrecorder import CallRecorder
+from siprec.recording.call_recordings import CallRecordings
 from siprec.recording.events import EventDispatcher
 from siprec.recording.service import RecordingService
 from siprec.sip.clock import Clock
@@ -74,11 +74,11 @@ class ApiContext:
     headroom: Callable[[], dict[str, float]] = dict
     reload: Callable[[bool], Reloaded] | None = None
 
-    def recorder(self, dlg_id: str) -> CallRecorder | None:
+    def recorder(self, dlg_id: str) -> CallRecordings | None:
         """The recordings of one call."""
         return self.recording.recorder(dlg_id)
 
-    def recorders(self) -> list[CallRecorder]:
+    def recorders(self) -> list[CallRecordings]:
         """All calls with recordings, in the order they began."""
         return self.recording.recorders()
 

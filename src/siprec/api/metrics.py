@@ -17,17 +17,17 @@ from siprec.api.context import ApiContext
 from siprec.api.event_hub import EventHub
 from siprec.api.redis_stream import RedisStream
 from siprec.api.webhooks import Webhooks
+from siprec.recording.recording_core import RecordingCore, RecordingObserver
 
 if TYPE_CHECKING:
     from siprec.api.journal import Journal
-    from siprec.recording.call_recording import CallRecording
 
 LAG_PERIOD: Final = 0.5
 _SETUP: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
-class Metrics(Collector):
+class Metrics(Collector, RecordingObserver):
     """Collects on demand. `journal` is set by whoever has one."""
 
     journal: Journal
@@ -53,7 +53,7 @@ class Metrics(Collector):
             buckets=_SETUP,
             registry=self.registry,
         )
-        context.recording.context.connected = self._connected
+        context.recording.context.observers.append(self)
         self._lag = Histogram(
             "siprec_event_loop_lag_seconds",
             "How late the event loop comes to what is due, looked at twice a second.",
@@ -65,7 +65,8 @@ class Metrics(Collector):
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
 
-    def _connected(self, recording: CallRecording) -> None:
+    def media_connected(self, recording: RecordingCore) -> None:
+        """See :class:`siprec.recording.recording_core.RecordingObserver`."""
         answered = self.context.core.calls.get(recording.call.dlg_id)
         if answered is not None and answered.answer_wall is not None:
             self.media_setup.observe(max(0.0, answered.wall(self.context.clock.now()) - answered.answer_wall))

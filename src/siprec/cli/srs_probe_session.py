@@ -28,7 +28,8 @@ from siprec.metadata.document import (
 )
 from siprec.metadata.values import new_id
 from siprec.metadata.write import write
-from siprec.recording.rs_dialog import Body, PeerOffer, RsDialog, RsPeer
+from siprec.recording.rs_dialog import RsDialog
+from siprec.recording.rs_peer import Body, Outcome, PeerOffer, RsPeer
 from siprec.recording.rs_sdp import RecordingSdp, stream_key
 from siprec.recording.settings import RecordingProfile
 from siprec.sdp import SdpError, SessionDescription
@@ -191,11 +192,15 @@ class ProbeSession:
         done: asyncio.Future[Result] = self.loop.create_future()
         began = self.loop.time()
 
-        def finished(result: Result) -> None:
+        def finished(outcome: Outcome) -> None:
+            if outcome.answer is not None:
+                self.follow(outcome.answer)
             if not done.done():
-                done.set_result(result)
+                done.set_result(outcome.result)
 
-        self.dialog.exchange(body, finished, self.follow)
+        # As it is: what the SRS refuses is a finding, and is not repeated in another way.
+        alone = not body.sdp
+        self.dialog.exchange(lambda with_sdp: body if with_sdp is not alone else None, finished, offer=not alone)
         return await self.within(done, name, "INVITE" if body.sdp else "UPDATE", began)
 
     async def within(self, done: asyncio.Future[Result], name: str, method: str, began: float) -> Result:
@@ -314,7 +319,12 @@ class ProbeSession:
     def rs_snapshot(self, dialog: RsPeer) -> None:
         """RFC 7866 9.1: everything, at once, with the description as it is."""
         if not self._ending:
-            dialog.exchange(self.offer(self.state), lambda result: None, self.follow)
+
+            def done(outcome: Outcome) -> None:
+                if outcome.answer is not None:
+                    self.follow(outcome.answer)
+
+            dialog.exchange(lambda with_sdp: self.offer(self.state), done, offer=True)
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
         """Nothing to do: there is no video here."""

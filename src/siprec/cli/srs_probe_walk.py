@@ -14,7 +14,7 @@ from siprec.metadata.document import Document, ParticipantSessionAssoc, Particip
 from siprec.metadata.values import DISPOSITION, new_id
 from siprec.metadata.write import write
 from siprec.recording import srtp_sdp
-from siprec.recording.rs_dialog import description_of
+from siprec.recording.rs_peer import description_of
 from siprec.sdp import SdpError
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires

@@ -17,6 +17,7 @@ from siprec.recording import events
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import SiprecEvent
 from siprec.recording.proofcase import Case, text_of
+from siprec.recording.recording_core import RecordingCore, RecordingObserver
 from siprec.recording.verdict import KEPT, Begun, Line, Proof, Verdict, encoded, judge
 from siprec.sip.clock import Clock, Timer
 
@@ -29,7 +30,7 @@ _EARLY: Final = 10_000
 """Calls not answered yet of which a failure to record them is remembered."""
 
 
-class ProofCollector(CallObserver):
+class ProofCollector(CallObserver, RecordingObserver):
     """Makes proofs. It has to hear of calls before the recordings do, so that it can ask the media server in time.
 
     Args:
@@ -124,7 +125,7 @@ class ProofCollector(CallObserver):
         recording = self._active(event.dlg_id, event.instance)
         case.take(event, recording)
 
-    def releasing(self, recording: CallRecording) -> None:
+    def copies_ending(self, recording: RecordingCore) -> None:
         """The copies for a recording are about to end: its streams are counted now."""
         case = self._open.get(recording.call.dlg_id, {}).get(recording.instance)
         if case is None:
@@ -133,7 +134,7 @@ class ProofCollector(CallObserver):
         if not case.over:
             self._ask(case.call, [case], _nobody)
 
-    def finished(self, recording: CallRecording) -> None:
+    def recording_over(self, recording: RecordingCore) -> None:
         """A recording is over."""
         case = self._open.get(recording.call.dlg_id, {}).get(recording.instance)
         if case is not None:

@@ -8,9 +8,9 @@ from siprec.media.engine import ForkStatistics, MediaStatistics, StreamStatistic
 from siprec.proxy.call import Call
 from siprec.recording import events
 from siprec.recording.call_metadata import may
-from siprec.recording.call_recording import CallRecording
 from siprec.recording.confirmation import Recorded
 from siprec.recording.events import SiprecEvent
+from siprec.recording.recording_core import RecordingCore
 from siprec.recording.rs_sdp import StreamKey
 from siprec.recording.srtp_sdp import is_secure
 from siprec.recording.verdict import VERSION, Pause, Proof, Refusal, Session, StreamProof
@@ -56,7 +56,7 @@ class Case:
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def know(self, recording: CallRecording) -> None:
+    def know(self, recording: RecordingCore) -> None:
         """Keep what a recording knows of its streams."""
         proof = self.proof
         proof.session_id = recording.metadata.session_id
@@ -80,7 +80,7 @@ class Case:
             known.label = labels.get(key, known.label)
             known.srtp = is_secure(stream.section)
 
-    def leave(self, recording: CallRecording) -> None:
+    def leave(self, recording: RecordingCore) -> None:
         """The copies for a recording are about to end."""
         self.know(recording)
         for key, codecs in recording.declined.items():
@@ -107,7 +107,7 @@ class Case:
         self.proof.ended = max(wall, self.proof.answered)
         self.proof.end_reason = reason
 
-    def take(self, event: SiprecEvent, recording: CallRecording | None = None) -> None:
+    def take(self, event: SiprecEvent, recording: RecordingCore | None = None) -> None:
         """Note an event; `recording`: whose it is, if it is still there."""
         proof = self.proof
         proof.session_id = event.session_id or proof.session_id
@@ -143,7 +143,7 @@ class Case:
             pauses[-1].end = event.wall
             pauses[-1].resumed_by = text_of(event.reason) if event.name == events.RESUMED else ""
 
-    def _hear(self, session: Session, recording: CallRecording) -> None:
+    def _hear(self, session: Session, recording: RecordingCore) -> None:
         """What the SRS says at the end of a session."""
         recorded = recording.recorded
         if not recorded:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 from siprec.media.engine import MediaError, Tone
 from siprec.proxy.call import Call, Leg
 from siprec.proxy.record_attribute import RECORD_AWARE, Preference, State
 from siprec.recording.call_recording import CallRecording
-
-if TYPE_CHECKING:
-    from siprec.recording.callrecorder import CallRecorder
-    from siprec.recording.service import RecordingService
+from siprec.recording.recording_core import RecordingCore, RecordingObserver
+from siprec.recording.settings import RecordingProfile
+from siprec.sip.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +38,38 @@ class CallIndication:
         self.tones: dict[str, Tone] = {}
 
 
-class Indications:
+class RecordedCalls(Protocol):
+    """What the recording client knows of the proxy's calls."""
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+
+    @property
+    def profiles(self) -> Mapping[str, RecordingProfile]:
+        """Those of the configuration."""
+
+    def recordings_of(self, call: Call) -> list[CallRecording] | None:
+        """The recordings of a call that are wanted or going on; None: none ever was."""
+
+    def record(self, call: Call, name: str) -> bool:
+        """Record it as a profile says."""
+
+
+class Indications(RecordingObserver):
     """The `siprec.proxy.record_attribute.Indicator` of a recording service. `signalled(call)` is called when the
     record-aware parties of a call are to be told something new."""
 
-    def __init__(self, service: RecordingService, changed: Callable[[Call], None] = lambda call: None) -> None:
+    def __init__(self, service: RecordedCalls, signalled: Callable[[Call], None] | None = None) -> None:
         self._service = service
-        self.signalled = changed
-        self._calls: WeakKeyDictionary[Call, CallIndication] = WeakKeyDictionary()
+        self._signalled = signalled
+        self._calls: dict[str, CallIndication] = {}
 
     def changed(self, call: Call) -> None:
         """Something about the recordings of a call has changed: tell its parties, each by its means."""
         self._sound(call)
-        self.signalled(call)
+        if self._signalled is not None:
+            self._signalled(call)
 
     def moved(self, call: Call) -> None:
         """Another media server has the call, and plays nothing yet."""
@@ -61,8 +78,7 @@ class Indications:
 
     def _sound(self, call: Call) -> None:
         """CS-03: the tone, while the recording is fed, for those who are not told otherwise."""
-        recorder = self._service.recorder_of(call)
-        active = list(recorder.recordings.values()) if recorder is not None and call.state == "confirmed" else []
+        active = self._service.recordings_of(call) or [] if call.state == "confirmed" else []
         wanted: dict[str, Tone] = {}
         for recording in active:
             profile = recording.profile
@@ -75,6 +91,8 @@ class Indications:
                 )
                 if tag and not told:
                     wanted.setdefault(tag, tone)
+        if not wanted and call.dlg_id not in self._calls:
+            return
         known = self._of(call)
         media, session = call.media, call.media_session
         if media is None or session is None or call.state != "confirmed":
@@ -99,7 +117,7 @@ class Indications:
         for tag in (call.from_tag, call.to_tag):
             known.tones.pop(tag, None)
             media.play(session, tag, FAILURE, lambda error: self._played(call, error))
-        self._service.context.clock.call_later(FAILURE_TIME, self._announced, call)
+        self._service.clock.call_later(FAILURE_TIME, self._announced, call)
 
     def _announced(self, call: Call) -> None:
         known, media, session = self._of(call), call.media, call.media_session
@@ -113,25 +131,34 @@ class Indications:
         if error is not None and call.state == "confirmed":
             log.warning("recording tone: %s, Call-ID %s", error, call.call_id)
 
+    def forget(self, call: Call) -> None:
+        """The call is over."""
+        self._calls.pop(call.dlg_id, None)
+
     def _of(self, call: Call) -> CallIndication:
-        found = self._calls.get(call)
+        found = self._calls.get(call.dlg_id)
         if found is None:
-            found = self._calls[call] = CallIndication()
+            found = CallIndication()
+            if call.state != "terminated":
+                self._calls[call.dlg_id] = found
         return found
 
     def state(self, call: Call) -> State:
-        """CS-08: of all recordings of the call the strongest; once indicated, ``off`` when there is none any more."""
+        """Of all recordings of the call the strongest; once indicated, ``off`` when there is none any more (RFC 7866
+        7.1.2)."""
+        if call.dlg_id not in self._calls and not self._indicates(call):
+            return ""
         known = self._of(call)
         states: list[State] = []
-        recorder = self._service.recorder_of(call)
-        for recording in recorder.recordings.values() if recorder is not None else ():
+        recordings = self._service.recordings_of(call) or []
+        for recording in recordings:
             if recording.profile.indication in _WITH_ATTRIBUTE:
                 known.signals = known.signals or recording.profile.resignal
                 states.append(state_of(recording))
         if call.state == "early":
             for name in call.recordings:
                 profile = self._service.profiles.get(name)
-                engaged = recorder is not None and name in recorder.recordings
+                engaged = any(recording.instance == name for recording in recordings)
                 if profile is not None and not engaged and profile.indication in _WITH_ATTRIBUTE:
                     known.signals = known.signals or profile.resignal
                     states.append("paused" if "pause" in known.preferences.values() else "on")
@@ -142,10 +169,22 @@ class Indications:
         known.shown = result or known.shown
         return result
 
+    def _indicates(self, call: Call) -> bool:
+        """Whether a profile of the call has an attribute for its parties."""
+        for recording in self._service.recordings_of(call) or ():
+            if recording.profile.indication in _WITH_ATTRIBUTE:
+                return True
+        for name in call.recordings:
+            profile = self._service.profiles.get(name)
+            if profile is not None and profile.indication in _WITH_ATTRIBUTE:
+                return True
+        return False
+
     def signals(self, call: Call) -> bool:
         """Whether a profile of this call lets us send requests of our own (CS-05)."""
         self.state(call)  # a recording begun in mid-call counts at once
-        return self._of(call).signals
+        known = self._calls.get(call.dlg_id)
+        return known is not None and known.signals
 
     def tones(self, call: Call) -> bool:
         """Whether a profile of the call has a tone for its parties (CS-03), be it about a failure."""
@@ -158,12 +197,12 @@ class Indications:
         if known.preferences.get(leg) == preference:
             return
         known.preferences[leg] = preference
-        recorder = self._service.recorder_of(call)
-        if call.state == "early" or recorder is None:
+        recordings = self._service.recordings_of(call)
+        if call.state == "early" or recordings is None:
             self._before(call, known, preference)
-            if recorder is None:
+            if recordings is None:
                 return
-        for recording in list(recorder.recordings.values()):
+        for recording in recordings:
             if recording.profile.recordpref == "honour" and recording.state not in _OVER:
                 self._honour(call, recording, preference)
         if preference == "on" and call.state == "confirmed":
@@ -191,15 +230,15 @@ class Indications:
         elif preference == "on":
             recording.resume("party (a=recordpref)")
 
-    def engaged(self, recorder: CallRecorder, recording: CallRecording) -> None:
-        """A recording is wanted: paused from its first packet on where a party asked for that before."""
-        preferences = self._of(recorder.call).preferences.values()
-        if recording.profile.recordpref == "honour" and "pause" in preferences:
+    def recording_wanted(self, recording: RecordingCore) -> None:
+        """Paused from its first packet on where a party asked for that before."""
+        known = self._calls.get(recording.call.dlg_id)
+        if known is not None and recording.profile.recordpref == "honour" and "pause" in known.preferences.values():
             recording.pause("party (a=recordpref)")
 
 
-def state_of(recording: CallRecording) -> State:
+def state_of(recording: RecordingCore) -> State:
     """What a recording is for the parties: what is intended counts, not how far the SRS has followed."""
     if recording.state in _OVER:
         return "off"
-    return "paused" if recording.machine.wanted.paused else "on"
+    return "paused" if recording.paused else "on"

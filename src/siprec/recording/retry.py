@@ -6,22 +6,29 @@ SRSs are known to be down, one recording tries for all that have the same SRSs. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from siprec.proxy.call import StartMode
+from siprec.proxy.call import Call, StartMode
 from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.srs_health import HealthTable
+from siprec.recording.srs_health import HealthTable, SrsObserver
 from siprec.sip.clock import Clock, Timer
-
-if TYPE_CHECKING:
-    from siprec.recording.callrecorder import CallRecorder
 
 SWEEP: Final = 1.0
 BACKLOG: Final = 0.1
 RATE: Final = 100
 """Recordings that begin again in one sweep; the next follows after `BACKLOG` while more are due."""
+
+
+class Retrying(Protocol):
+    """The recordings of a call, of which one waits."""
+
+    @property
+    def call(self) -> Call:
+        """Theirs."""
+
+    def again(self, waiting: Waiting) -> None:
+        """Begin it again."""
 
 
 @dataclass(slots=True)
@@ -32,7 +39,7 @@ class Waiting:
     that fails then is not woken again before it had a session (an SRS that answers OPTIONS and takes no recording).
     """
 
-    recorder: CallRecorder
+    recorder: Retrying
     instance: str
     profile: RecordingProfile
     settings: RecordingSettings
@@ -43,11 +50,11 @@ class Waiting:
     woken: bool = False
 
 
-class RetryQueue:
-    """All recordings that wait; `begin(waiting)` begins one again."""
+class RetryQueue(SrsObserver):
+    """All recordings that wait."""
 
-    def __init__(self, clock: Clock, health: HealthTable, begin: Callable[[Waiting], object]) -> None:
-        self._clock, self._health, self._begin = clock, health, begin
+    def __init__(self, clock: Clock, health: HealthTable) -> None:
+        self._clock, self._health = clock, health
         self._waiting: dict[tuple[str, str], Waiting] = {}
         self._timer: Timer | None = None
         self._closed = False
@@ -80,7 +87,7 @@ class RetryQueue:
             for instance in instances:
                 self.discard(dlg_id, instance)
 
-    def back(self, server: str) -> None:
+    def srs_up(self, server: str) -> None:
         """`server` answers again."""
         now = self._clock.now()
         for waiting in self._waiting.values():
@@ -116,5 +123,5 @@ class RetryQueue:
                 if all(self._health.state(server) == "down" for server in targets):
                     down.add(targets)
                 self._waiting.pop(key, None)
-                self._begin(waiting)
+                waiting.recorder.again(waiting)
         self._plan(BACKLOG if len(due) > RATE else SWEEP)

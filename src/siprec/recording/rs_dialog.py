@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from siprec import sdp
-from siprec.metadata.document import Document
 from siprec.metadata.values import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording import confirmation, srs_bye
 from siprec.recording.confirmation import Recorded
+from siprec.recording.rs_peer import (
+    ACCEPT,
+    Body,
+    Compose,
+    DialogOwner,
+    NoOwner,
+    Outcome,
+    PeerOffer,
+    description_of,
+    encode_body,
+)
 from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
-from siprec.sdp import SdpError, SessionDescription
+from siprec.sdp import SdpError
 from siprec.sip.clock import Timer
 from siprec.sip.date import format_date
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
-from siprec.sip.message import SipMessage, SipRequest, SipResponse
-from siprec.sip.multipart import METADATA_TYPES, SDP_TYPE, Part, build_multipart, parts_of
+from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.multipart import METADATA_TYPES, parts_of
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
 from siprec.sip.useragent import Call, CallHandler, OutgoingCall, Reply, Result, UserAgent, session_description
@@ -29,7 +38,6 @@ log = logging.getLogger(__name__)
 
 #: A boolean feature parameter of the Contact header (SRC-05).
 FEATURE: Final = "+sip.src"
-ACCEPT: Final = f"application/sdp, {MEDIA_TYPE}, {LEGACY_MEDIA_TYPE}"
 MEDIA_CONTROL: Final = "application/media_control+xml"
 MAX_REDIRECTS: Final = 5
 UPDATE_REFUSED: Final = frozenset({405, 488, 501, 606})
@@ -37,142 +45,6 @@ UPDATE_REFUSED: Final = frozenset({405, 488, 501, 606})
 SNAPSHOT_EVERY: Final = 1.0
 """Seconds between two snapshots that an SRS asks for; requests meanwhile share the next one."""
 _REQUIRE: Final = ("Require", "siprec")
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What goes to the SRS in one message: SDP, metadata, or both (META-07).
-
-    `document` and `labels` (by stream id) are for who puts several calls together: the whole of the metadata as they
-    are now, and what the streams are called in `sdp`.
-    """
-
-    sdp: bytes = b""
-    metadata: bytes = b""
-    document: Document | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-class PeerOffer:
-    """An offer of the SRS that waits for its answer, or its wish for one of ours (offerless re-INVITE)."""
-
-    def __init__(
-        self, description: SessionDescription | None, reply: Callable[..., object], metadata_type: str
-    ) -> None:
-        self.description = description
-        self._reply = reply
-        self._metadata_type = metadata_type
-
-    def answer(self, body: Body) -> None:
-        """200 with our description, and metadata where it was offerless (META-03)."""
-        octets, headers = encode_body(body, self._metadata_type)
-        content_type = next((value for name, value in headers if name == "Content-Type"), "")
-        rest = [(name, value) for name, value in headers if name != "Content-Type"]
-        self._reply(200, octets, content_type, rest)
-
-    def refuse(self, status: int) -> None:
-        """A final failure response; the session stays as it was (RFC 3261 14.2)."""
-        self._reply(status)
-
-
-class DialogOwner(Protocol):
-    """Whom an `RsPeer` tells what happens. `dialog` is the one it happened to: a superseded one may still speak."""
-
-    def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """The SRS takes the recording; `answer` accepts at least one stream."""
-
-    def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """The SRS does not take it; 408 and 503 also when nothing was answered."""
-
-    def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """The SRS changes the session, or asks for our offer."""
-
-    def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """The SRS's answer to the offer it had asked for."""
-
-    def rs_snapshot(self, dialog: RsPeer) -> None:
-        """The SRS wants a full snapshot; its request is answered."""
-
-    def rs_key_frame(self, dialog: RsPeer) -> None:
-        """The SRS wants a key frame of the video (RFC 5168); its request is answered."""
-
-    def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """The dialog is over: by BYE of the SRS (`status` 0: its decision; 5xx: another SRS should go on, see
-        :mod:`siprec.recording.srs_bye`), or broken (408, 481)."""
-
-
-class NoOwner:
-    """Who owns a dialog whose recording is over: what still comes is for nobody."""
-
-    def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`DialogOwner`."""
-
-    def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`DialogOwner`."""
-
-    def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """See :class:`DialogOwner`."""
-        offer.refuse(481)
-
-    def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`DialogOwner`."""
-
-    def rs_snapshot(self, dialog: RsPeer) -> None:
-        """See :class:`DialogOwner`."""
-
-    def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See :class:`DialogOwner`."""
-
-    def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`DialogOwner`."""
-
-
-class RsPeer(Protocol):
-    """A recording session as the recording of a call sees it: a dialog of its own (`RsDialog`), or its part in one that
-    is shared (:class:`siprec.recording.shared_session.SessionMember`)."""
-
-    @property
-    def call_id(self) -> str:
-        """Call-ID of the RS."""
-
-    @property
-    def needs_sdp(self) -> bool:
-        """See `RsDialog`."""
-
-    def invite(self, body: Body) -> None:
-        """See `RsDialog`."""
-
-    def cancel(self) -> None:
-        """See `RsDialog`."""
-
-    def exchange(
-        self, body: Body, done: Callable[[Result], None], offered: Callable[[SessionDescription], None]
-    ) -> None:
-        """See `RsDialog`."""
-
-    def send(
-        self,
-        method: str,
-        headers: tuple[tuple[str, str], ...],
-        body: bytes,
-        content_type: str,
-        done: Callable[[Result], None],
-    ) -> bool:
-        """See `RsDialog`."""
-
-    def bye(self, done: Callable[[Result], None]) -> None:
-        """See `RsDialog`."""
-
-    def abandon(self, reason: str) -> None:
-        """See `RsDialog`."""
-
-    @property
-    def way(self) -> Hop | None:
-        """See `RsDialog`."""
-
-    @property
-    def retry_after(self) -> float:
-        """Seconds, as a 503 said."""
 
 
 class RsDialog(CallHandler):
@@ -210,6 +82,7 @@ class RsDialog(CallHandler):
         self._metadata_type = profile.metadata_type
         self._start: tuple[Uri, Body] | None = None
         self._no_update = False
+        self._unreachable = False
         self._require = True
         self._snapshot_at = 0.0
         self._snapshot_timer: Timer | None = None
@@ -277,30 +150,34 @@ class RsDialog(CallHandler):
         if self._outgoing is not None:
             self._outgoing.cancel((("Reason", 'SIP;cause=487;text="call ended"'),))
 
-    def exchange(
-        self, body: Body, done: Callable[[Result], None], offered: Callable[[SessionDescription], None]
-    ) -> None:
-        """A re-INVITE with SDP, or an UPDATE with metadata alone; by re-INVITE when the SRS knows no UPDATE.
+    def exchange(self, compose: Compose, done: Callable[[Outcome], None], *, offer: bool) -> None:
+        """A re-INVITE with SDP where it is an `offer`, else an UPDATE with metadata alone; by re-INVITE where the SRS
+        knows no UPDATE. One with metadata alone would be offerless, so it takes the present description along.
 
-        A re-INVITE with metadata alone is offerless (META-18), so the metadata then take the present SDP along: the
-        caller has to put it into `body` (see `needs_sdp`). `offered(answer)` gets what a 2xx to a re-INVITE holds
-        before `done(result)` is called.
+        `compose(with_sdp)` makes the body, once more where an UPDATE is refused.
         """
         call = self._call
-        if call is None:
-            self.agent.clock.call_later(0, done, "no dialog")
+        with_sdp = offer or self.needs_sdp
+        body, failure = None, "no dialog"
+        if call is not None:
+            try:
+                body = compose(with_sdp)
+            except SdpError as error:
+                failure = f"offer: {error.reason}"
+        if call is None or body is None:
+            outcome = Outcome(failure)
+            outcome.status = 500
+            self.agent.clock.call_later(0, done, outcome)
             return
         octets, headers = encode_body(body, self._metadata_type)
 
         def finished(result: Result) -> None:
-            if isinstance(result, SipResponse):
-                if body.sdp and 200 <= result.status < 300:
-                    answer = description_of(result)
-                    if answer is not None:
-                        offered(answer)
-                elif not body.sdp and result.status in UPDATE_REFUSED:
-                    self._no_update = True
-            done(result)
+            if not with_sdp and isinstance(result, SipResponse) and result.status in UPDATE_REFUSED:
+                self._no_update = True
+                if compose(True) is not None:
+                    self.exchange(compose, done, offer=True)
+                    return
+            done(self._outcome(result, bool(body.sdp)))
 
         lines = [self._date(), ("Accept", ACCEPT), *headers[1:]]
         if self._require:
@@ -309,6 +186,20 @@ class RsDialog(CallHandler):
             call.reinvite(octets, headers[0][1], lines, finished)
         else:
             call.update(octets, headers[0][1], lines, finished)
+
+    def _outcome(self, result: Result, with_sdp: bool) -> Outcome:
+        """No way to the SRS just now: once more, a little later; then it is lost, as one that is silent."""
+        if isinstance(result, SipResponse):
+            taken = result.status < 300
+            if taken:
+                self._unreachable = False
+            return Outcome(result, with_sdp, description_of(result) if taken and with_sdp else None)
+        outcome = Outcome(result, with_sdp)
+        outcome.lost = result == "timeout" or self._unreachable
+        if not outcome.lost and not outcome.ended:
+            self._unreachable = True
+            outcome.retry_after = 1.0
+        return outcome
 
     @property
     def needs_sdp(self) -> bool:
@@ -355,7 +246,7 @@ class RsDialog(CallHandler):
             self._call.bye((self._date(), ("Reason", f'SIP;cause=408;text="{text}"')))
 
     @property
-    def way(self) -> Hop | None:
+    def hop(self) -> Hop | None:
         """The hop that the INVITE took."""
         return self._call.way if self._call is not None else None
 
@@ -505,17 +396,6 @@ class RsDialog(CallHandler):
             self.owner.rs_ended(self, 481 if "481" in reason else 408, reason)
 
 
-def description_of(message: SipMessage) -> SessionDescription | None:
-    """The SDP of a message, also out of a multipart; None when there is none that can be used."""
-    try:
-        octets = session_description(message)
-        description = sdp.parse(octets) if octets else None
-    except (SipError, SdpError) as error:
-        log.warning("unusable SDP: %s (call %s)", error, message.get("call-id"))
-        return None
-    return description if description is not None and description.media else None
-
-
 def _contacts(response: SipResponse) -> list[Uri]:
     """The SIP URIs of a 3xx, best first."""
     found: list[tuple[float, int, Uri]] = []
@@ -545,19 +425,3 @@ def _wants_key_frame(request: SipRequest) -> bool:
         )
     except SipError:
         return False
-
-
-def encode_body(body: Body, metadata_type: str) -> tuple[bytes, list[tuple[str, str]]]:
-    """Octets and headers, Content-Type first. Metadata carry ``recording-session``; SDP and metadata go together in
-    ``multipart/mixed`` (META-07, META-08)."""
-    if body.sdp and body.metadata:
-        content_type, octets = build_multipart(
-            [
-                Part.make(SDP_TYPE, body.sdp, disposition="session;handling=required"),
-                Part.make(metadata_type, body.metadata, disposition=DISPOSITION),
-            ]
-        )
-        return octets, [("Content-Type", content_type), ("MIME-Version", "1.0")]
-    if body.metadata:
-        return body.metadata, [("Content-Type", metadata_type), ("Content-Disposition", DISPOSITION)]
-    return body.sdp, [("Content-Type", SDP_TYPE)]

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from siprec.metadata.values import IdSource, new_id
 from siprec.proxy.call import Call, CallObserver, StartMode
-from siprec.recording import participants
 from siprec.recording.call_metadata import GroupRegistry, Leg
-from siprec.recording.call_recording import CallRecording, RecordingContext
-from siprec.recording.callrecorder import CallRecorder, RecordingInfo, metadata_of, settings_of
+from siprec.recording.call_recording import CallRecording
+from siprec.recording.call_recordings import CallRecordings, RecordingInfo, settings_of
 from siprec.recording.events import FAILED, IGNORED, EventDispatcher, SiprecEvent
 from siprec.recording.recording_awareness import Indications
+from siprec.recording.recording_core import RecordingContext, RecordingCore, RecordingObserver
 from siprec.recording.retry import RetryQueue, Waiting
 from siprec.recording.settings import (
     RecordingProfile,
@@ -32,8 +32,6 @@ from siprec.recording.settings import (
     check_headers,
     check_uri,
 )
-from siprec.recording.shared_session import SharedSession
-from siprec.recording.shared_session_pool import SharedSessionPool
 from siprec.recording.srs_initiated import RequestedSessions, RequestSettings
 from siprec.sip.clock import Clock
 from siprec.sip.header_list import has_control, header_key
@@ -78,7 +76,7 @@ def _one_header(name: str, value: str) -> tuple[tuple[str, str], ...]:
     return check_headers(f"{name}: {value}", also=("content-type",))
 
 
-class RecordingService(CallObserver):
+class RecordingService(CallObserver, RecordingObserver):
     """The SRC: an observer of the proxy's calls, and the recorder their scripts speak to (reference.md, functions).
 
     Args:
@@ -91,6 +89,7 @@ class RecordingService(CallObserver):
         group_secret: of the deployment, for group identifiers.
         new_id: source of SIPREC identifiers.
         hang_up: ends a call, with the reason; needed for ``on_failure = "end-call"``.
+        signalled: has record-aware parties of a call told of a change in mid-call, where profiles want that.
 
     Raises:
         ValueError: a profile asks for ``end-call`` and there is no `hang_up`, or `from_uri` is no SIP URI.
@@ -107,25 +106,26 @@ class RecordingService(CallObserver):
         group_secret: bytes = b"",
         new_id: IdSource = new_id,
         hang_up: Callable[[Call, str], None] | None = None,
+        signalled: Callable[[Call], None] | None = None,
         skip_failover_codes: str = "",
     ) -> None:
         check_uri(from_uri, "from_uri")
         self.events = events or EventDispatcher()
         self.hang_up = hang_up
-        self.on_finished: Callable[[CallRecording], object] = lambda recording: None
         self.context = RecordingContext(
-            clock, agent, self.events, from_uri, group_secret, new_id, GroupRegistry(new_id), self._failed
+            clock, agent, self.events, from_uri, group_secret, new_id, GroupRegistry(new_id)
         )
-        self.shared_sessions = self.context.shared_sessions = SharedSessionPool(clock, agent, from_uri)
-        self.retry = RetryQueue(clock, self.context.health, lambda waiting: waiting.recorder.again(waiting))
-        self.shared_sessions.told = self._shared_session_told
-        self.context.health.on_up = self._srs_back
+        self.clock = clock
+        self.shared_sessions = self.context.shared_sessions
+        self.retry = RetryQueue(clock, self.context.health)
+        self.context.health.observers += (self.shared_sessions, self.retry)
         self.profiles: Mapping[str, RecordingProfile] = {}
         self._refusals: dict[tuple[str, str, str], float] = {}
         self._retired: dict[str, tuple[RecordingProfile, float]] = {}
         self.set_profiles(profiles or {}, skip_failover_codes)
-        self._recorders: dict[str, CallRecorder] = {}
-        self.indications = Indications(self)
+        self._recorders: dict[str, CallRecordings] = {}
+        self.indications = Indications(self, signalled)
+        self.context.observers += (self.indications, self)
         self.requested: RequestedSessions | None = None
 
     def set_profiles(self, profiles: Mapping[str, RecordingProfile], skip_failover_codes: str = "") -> None:
@@ -143,17 +143,6 @@ class RecordingService(CallObserver):
         self.skip_failover_codes = skip_failover_codes
         self.shared_sessions.configure(self.profiles)
         self.context.health.watch(list(profiles.values()))
-
-    def _shared_session_told(self, session: SharedSession, status: int, reason: str) -> None:
-        health = self.context.health
-        if status:
-            health.failed(session.server, session.profile, status, reason, session.retry_after)
-        else:
-            health.well(session.server, session.profile, took=True)
-
-    def _srs_back(self, server: str) -> None:
-        self.shared_sessions.back(server)
-        self.retry.back(server)
 
     def profile_for(self, call: Call, name: str) -> RecordingProfile | None:
         """The profile `name`; for a call that began before a reload took it away, as it was."""
@@ -251,24 +240,6 @@ class RecordingService(CallObserver):
                 # The newcomer's streams have new ids, whose labels need an offer beside them (META-06).
                 recording.changed(True)
 
-    def group(self, recorder: CallRecorder) -> None:
-        """A call that comes of others (transfer, REFER) is in one group with them, whose settings' group it takes, and
-        the party they have in common keeps its id (SCN-08, ID-07)."""
-        context, mine = self.context, recorder.metadata
-        for relation in recorder.call.relations:
-            before = metadata_of(relation.call, context.new_id)
-            other = self._recorders.get(relation.call.dlg_id)
-            active = list(other.recordings.values()) if other is not None else []
-            names = [recording.settings.group for recording in active if recording.settings.group]
-            group_id = participants.group(names[0], context.group_secret)[0] if names else before.group_id
-            group_id = group_id or mine.group_id or context.new_id()
-            formed = relation.call.answer_wall or relation.call.start_wall
-            common = before.participant_id(relation.theirs, group_id)
-            before.join(group_id, formed, {relation.theirs: common})
-            mine.join(group_id, formed, {relation.mine: common})
-            for recording in active:
-                recording.changed(False)
-
     def call_media_failed(self, call: Call, reason: str) -> None:
         """The media server is out of this call, and so are the copies it made."""
         recorder = self._recorders.get(call.dlg_id)
@@ -292,7 +263,8 @@ class RecordingService(CallObserver):
         if recorder is not None:
             self.retry.forget(call.dlg_id, call.recordings)
             recorder.end()
-            self.released(recorder)
+            self._release(recorder)
+        self.indications.forget(call)
 
     # -- what scripts, the API and the command line ask ----------------------------------------------------------------
 
@@ -422,13 +394,16 @@ class RecordingService(CallObserver):
             why = call.media_error or "they were not led through one when the call was set up (media.use)"
             return self.not_recorded(call, instance, f"no relay media: the call's media pass no media server: {why}")
         if recorder is None:
-            recorder = self._recorders[call.dlg_id] = CallRecorder(self, call)
+            recorder = self._recorders[call.dlg_id] = CallRecordings(self.context, self.retry, self._recorders, call)
             if call.answer_wall is not None:
                 self._begin(call)
         given = settings if isinstance(settings, RecordingSettings) else settings_of(call, instance)
         mode: StartMode = "early" if (start or profile.start) == "early" else "answer"
         why = recorder.engage(instance, profile, given, mode, promised=promised)
-        return self._refused(call, instance, why) if why else ""
+        if why:
+            return self._refused(call, instance, why)
+        self.indications.changed(call)
+        return ""
 
     def not_recorded(self, call: Call, instance: str, reason: str) -> str:
         """A recording was wanted and does not begin: an E_SIPREC_FAILED, so that subscribers, page and proof have it.
@@ -473,7 +448,12 @@ class RecordingService(CallObserver):
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def recorder_of(self, call: Call) -> CallRecorder | None:
+    def recordings_of(self, call: Call) -> list[CallRecording] | None:
+        """The recordings of a call that are wanted or going on; None: none ever was, or all is over."""
+        recorder = self._recorders.get(call.dlg_id)
+        return list(recorder.recordings.values()) if recorder is not None else None
+
+    def recorder_of(self, call: Call) -> CallRecordings | None:
         """The recordings of a call; None if none was ever wanted, or all is over."""
         return self._recorders.get(call.dlg_id)
 
@@ -481,11 +461,11 @@ class RecordingService(CallObserver):
         """All recordings that are wanted or going on."""
         return [info for recorder in list(self._recorders.values()) for info in recorder.info()]
 
-    def recorder(self, dlg_id: str) -> CallRecorder | None:
+    def recorder(self, dlg_id: str) -> CallRecordings | None:
         """The recordings of one call, if it has any."""
         return self._recorders.get(dlg_id)
 
-    def recorders(self) -> list[CallRecorder]:
+    def recorders(self) -> list[CallRecordings]:
         """All calls with recordings, in the order they began."""
         return list(self._recorders.values())
 
@@ -518,19 +498,29 @@ class RecordingService(CallObserver):
         for recorder in list(self._recorders.values()):
             yield from list(recorder.recordings.values())
 
-    # -- from the recorders --------------------------------------------------------------------------------------------
+    # -- RecordingObserver ---------------------------------------------------------------------------------------------
 
-    def released(self, recorder: CallRecorder) -> None:
-        """A recording is over: of a call that is over too, nothing is kept when the last one is."""
+    def recording_over(self, recording: RecordingCore) -> None:
+        """One recording is over: of a call that is over too, nothing is kept when the last one is."""
+        recorder = self._recorders.get(recording.call.dlg_id)
+        if recorder is not None:
+            recorder.remove(recording)
+            self._release(recorder)
+            self.indications.changed(recorder.call)
+
+    def recording_failed(self, recording: RecordingCore, reason: str) -> None:
+        """What becomes of the call, by the profile's `on_failure`."""
+        recorder, policy = self._recorders.get(recording.call.dlg_id), recording.profile.on_failure
+        if recorder is None or recorder.over:
+            return
+        if policy == "end-call" and self.hang_up:
+            self.hang_up(recorder.call, reason)
+        elif policy == "announce":
+            self.indications.announce_failure(recorder.call)
+
+    def _release(self, recorder: CallRecordings) -> None:
         if recorder.over and not recorder.recordings:
             self._recorders.pop(recorder.call.dlg_id, None)
-
-    def _failed(self, recording: CallRecording, reason: str) -> None:
-        recorder = self._recorders.get(recording.call.dlg_id)
-        if recording.profile.on_failure == "end-call" and self.hang_up and recorder is not None and not recorder.over:
-            self.hang_up(recorder.call, reason)
-        elif recording.profile.on_failure == "announce" and recorder is not None and not recorder.over:
-            self.indications.announce_failure(recorder.call)
 
 
 def _pause_waiting(waiting: Waiting) -> bool:

@@ -14,6 +14,7 @@ from siprec.metadata.values import LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.proxy.call import Call
 from siprec.recording.participants import IdentityPolicy
 from siprec.recording.refused_streams import OnRefusedStream
+from siprec.recording.session_events import Policy
 from siprec.recording.srs_bye import OnSrsBye
 from siprec.recording.srs_route import OUR_REALM, SrsRoute, SrsSettings, TlsPolicy, place_of, tls_of
 from siprec.recording.srtp_sdp import SrtpPolicy
@@ -502,6 +503,17 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
     def settings(self) -> RecordingSettings:
         """The settings a script may override; not to be changed."""
         return RecordingSettings(**{name: getattr(self, name) for name in FIELDS})
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What the machines of a recording session need to know of it."""
+        return Policy(
+            len(self.targets),
+            self.skip_failover_codes,
+            self.rebuilds,
+            self.end_timeout,
+            self.updates == "complete",
+        )
 
     @cached_property
     def metadata_type(self) -> str:

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from siprec import sdp
 from siprec.metadata.document import Document
 from siprec.metadata.write import write
-from siprec.recording.rs_dialog import Body, DialogOwner, PeerOffer
+from siprec.recording.rs_dialog import RsDialog
+from siprec.recording.rs_peer import Body, Compose, DialogOwner, Outcome, PeerOffer
 from siprec.recording.shared_offer import SharedOffer, is_final
-from siprec.sdp import MediaDescription, SessionDescription
+from siprec.sdp import MediaDescription, SdpError, SessionDescription
+from siprec.sip.clock import Clock
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result
 
-if TYPE_CHECKING:
-    from siprec.recording.shared_session import SharedSession
-
-Done = Callable[[Result], None]
-Offered = Callable[[SessionDescription], None]
+Done = Callable[[Outcome], None]
 
 
-@dataclass(eq=False)
+class JoinedSession(Protocol):
+    """The session that a member is in."""
+
+    clock: Clock
+    dialog: RsDialog | None
+    retry_after: float
+
+    def wanted(self, member: SessionMember) -> None:
+        """`member` has something to say."""
+
+    def cancelled(self, member: SessionMember) -> None:
+        """`member` does not want to join any more."""
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Not from inside a call of the one who is told."""
+
+    def lost(self, reason: str) -> None:
+        """The SRS seems to be gone."""
+
+
+@dataclass(eq=False, slots=True)
 class SessionMember:
     """One call in a session. `state`: ``new``, ``joining``, ``in``, ``leaving``, ``out``."""
 
-    session: SharedSession
+    session: JoinedSession
     owner: DialogOwner
     state: str = "new"
     document: Document = field(default_factory=Document)
@@ -38,7 +56,7 @@ class SessionMember:
     alone: bool = False
     with_sdp: bool = False
     tries: int = 0
-    waiting: list[tuple[Done, Offered | None]] = field(default_factory=list)
+    waiting: list[tuple[Done, bool]] = field(default_factory=list)
     byes: list[Callable[[], None]] = field(default_factory=list)
 
     # -- RsPeer --------------------------------------------------------------------------------------------------------
@@ -47,11 +65,6 @@ class SessionMember:
     def call_id(self) -> str:
         """Call-ID of the dialog that is shared."""
         return self.session.dialog.call_id if self.session.dialog is not None else ""
-
-    @property
-    def needs_sdp(self) -> bool:
-        """Never: the session adds what a message needs."""
-        return False
 
     def invite(self, body: Body) -> None:
         """Join."""
@@ -63,13 +76,19 @@ class SessionMember:
         """Do not join after all: `rs_refused` follows, or `rs_answered` when the SRS was faster."""
         self.session.cancelled(self)
 
-    def exchange(self, body: Body, done: Done, offered: Offered) -> None:
+    def exchange(self, compose: Compose, done: Done, *, offer: bool) -> None:
         """See :meth:`siprec.recording.rs_dialog.RsDialog.exchange`."""
-        if self.state != "in":
-            self.session.later(lambda: done("ended"))
+        failure, body = "ended", None
+        if self.state == "in":
+            try:
+                body = compose(offer)
+            except SdpError as error:
+                failure = f"offer: {error.reason}"
+        if body is None:
+            self.session.later(lambda: done(Outcome(failure)))
             return
         self._take(body)
-        self.waiting.append((done, offered if body.sdp else None))
+        self.waiting.append((done, bool(body.sdp)))
         self.with_sdp |= bool(body.sdp)
         if is_final(self.document):
             # Nothing follows: its last words and the end of its streams are one message.
@@ -77,13 +96,18 @@ class SessionMember:
         self.session.wanted(self)
 
     def send(
-        self, method: str, headers: tuple[tuple[str, str], ...], body: bytes, content_type: str, done: Done
+        self,
+        method: str,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        content_type: str,
+        done: Callable[[Result], None],
     ) -> bool:
         """Any other request inside the dialog; false when there is none."""
         dialog = self.session.dialog
         return dialog is not None and dialog.send(method, headers, body, content_type, done)
 
-    def bye(self, done: Done) -> None:
+    def bye(self, done: Callable[[Result], None]) -> None:
         """Leave."""
         if self.state in ("out", "new"):
             self.session.later(lambda: done("ended"))
@@ -100,13 +124,13 @@ class SessionMember:
         self.session.lost(reason)
 
     @property
-    def way(self) -> Hop | None:
+    def hop(self) -> Hop | None:
         """See :class:`siprec.recording.rs_dialog.RsDialog`."""
-        return self.session.dialog.way if self.session.dialog is not None else None
+        return self.session.dialog.hop if self.session.dialog is not None else None
 
     @property
     def retry_after(self) -> float:
-        """See :class:`siprec.recording.rs_dialog.RsPeer`."""
+        """See :class:`siprec.recording.rs_peer.RsPeer`."""
         return self.session.retry_after
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -122,13 +146,14 @@ class SessionMember:
         )
         self.dirty = True
 
-    def finish(self, result: Result, answer: SessionDescription | None = None) -> None:
-        """Tell who waits for an exchange."""
+    def finish(self, outcome: Outcome | None, answer: SessionDescription | None = None) -> None:
+        """Tell who waits for an exchange; `answer` is this call's part of the SRS's."""
         waiting, self.waiting = self.waiting, []
-        for done, offered in waiting:
-            if answer is not None and offered is not None:
-                offered(answer)
-            done(result)
+        for done, with_sdp in waiting:
+            mine = Outcome(outcome.result if outcome is not None else "ended", with_sdp, answer if with_sdp else None)
+            if outcome is not None:
+                mine.lost, mine.retry_after = outcome.lost, outcome.retry_after
+            done(mine)
 
     def gone(self) -> None:
         """It left, or what it was in is no more."""

@@ -1,7 +1,7 @@
 """One recording session that several calls share (SCN-01, SCN-04; RFC 7866 5.1, 7.1.1.1, 10).
 
 To each call's recording a :class:`SessionMember` looks like a recording session of its own: an
-:class:`~siprec.recording.rs_dialog.RsPeer`. The :class:`SharedSession` behind it makes one offer and one document of
+:class:`~siprec.recording.rs_peer.RsPeer`. The :class:`SharedSession` behind it makes one offer and one document of
 all of them. One exchange with the SRS goes on at a time; what the calls want meanwhile leaves together with the next.
 """
 
@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from siprec.metadata.diff import diff
 from siprec.metadata.document import Document
 from siprec.metadata.write import write
-from siprec.recording.rs_dialog import UPDATE_REFUSED, Body, DialogOwner, PeerOffer, RsDialog, RsPeer
+from siprec.recording.rs_dialog import RsDialog
+from siprec.recording.rs_peer import Body, DialogOwner, Outcome, PeerOffer, RsPeer
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.shared_member import MemberOffer, SessionMember, line_bytes, stream_labels
 from siprec.recording.shared_offer import SharedOffer, union
 from siprec.recording.srtp_sdp import DECLINED
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.clock import Clock, Timer
-from siprec.sip.message import SipResponse
-from siprec.sip.useragent import Result, UserAgent
+from siprec.sip.useragent import UserAgent
 
 log = logging.getLogger(__name__)
 
@@ -227,39 +228,27 @@ class SharedSession:
             if update is not None and self.profile.updates == "complete":
                 update = document
         moved = trial.lines() != self._agreed.lines()
-        with_sdp = moved or offer_wanted or dialog.needs_sdp or update is None or bool(update.streams)
-        body = Body(
-            trial.offer() if with_sdp else b"",
-            write(update, stream_labels(trial, present) if with_sdp else None) if update is not None else b"",
-        )
+        offer = moved or offer_wanted or update is None or bool(update.streams)
+
+        def compose(with_sdp: bool) -> Body:
+            return Body(
+                trial.offer() if with_sdp else b"",
+                write(update, stream_labels(trial, present) if with_sdp else None) if update is not None else b"",
+            )
+
         self._full_needed = False
         self._begin(batch, trial, document)
-        answers: list[SessionDescription] = []
+        dialog.exchange(compose, partial(self._exchanged, dialog), offer=offer)
 
-        def done(result: Result) -> None:
-            if dialog is not self.dialog or result == "ended":
-                return  # told by itself (`rs_ended`)
-            if isinstance(result, SipResponse) and result.status < 300:
-                self._accepted(result, answers[0] if answers else None)
-            elif (
-                isinstance(result, SipResponse)
-                and result.status in UPDATE_REFUSED
-                and not with_sdp
-                and dialog.needs_sdp
-            ):
-                self._retry(batch)  # no UPDATE there: the same by re-INVITE
-            else:
-                self._refused(result)
+    def _exchanged(self, dialog: RsDialog, outcome: Outcome) -> None:
+        if dialog is not self.dialog or outcome.ended:
+            return  # told by itself (`rs_ended`)
+        if outcome.status < 300:
+            self._accepted(outcome, outcome.answer)
+        else:
+            self._refused(outcome)
 
-        dialog.exchange(body, done, answers.append)
-
-    def _retry(self, batch: list[SessionMember]) -> None:
-        self._busy, self._batch = False, []
-        for member in batch:
-            member.dirty = True
-        self._pump()
-
-    def _accepted(self, result: Result, answer: SessionDescription | None) -> None:
+    def _accepted(self, outcome: Outcome | None, answer: SessionDescription | None) -> None:
         batch, self._batch = self._batch, []
         self._agreed, self._told, self._busy = self._trial, self._sent, False
         if not self._last:
@@ -275,11 +264,11 @@ class SharedSession:
                 if self._last:
                     self._vacated.append(member)
                 self._forget(member)
-                member.finish(result, part)
+                member.finish(outcome, part)
                 member.gone()
             elif member in batch:
                 self._heard(member, part, tell=not member.waiting)
-                member.finish(result, part)
+                member.finish(outcome, part)
             elif member.state in ("in", "leaving"):
                 self._heard(member, part, tell=True)
         self._pump()
@@ -303,10 +292,9 @@ class SharedSession:
         if tell and before != member.answer and member.state == "in":
             member.owner.rs_answer_in_ack(member, answer)
 
-    def _refused(self, result: Result) -> None:
+    def _refused(self, outcome: Outcome) -> None:
         """The session stays as it was (RFC 3261 14.1). Of several that wanted something each is tried by itself."""
-        status = result.status if isinstance(result, SipResponse) else 408 if result == "timeout" else 503
-        reason = result.reason if isinstance(result, SipResponse) else str(result)
+        status, reason = outcome.status, outcome.reason
         if status in (408, 481):
             self._dead(status, reason)
             return
@@ -325,10 +313,10 @@ class SharedSession:
             elif member.state == "leaving":
                 self._forget(member)
                 self._vacated.append(member)
-                member.finish(result)
+                member.finish(outcome)
                 member.gone()
             else:
-                member.finish(result)
+                member.finish(outcome)
         if not batch:
             self._full_needed = False  # it was about nothing but this
         if not self.members and not self.standing:
@@ -375,7 +363,7 @@ class SharedSession:
 
     def _abandon(self, member: SessionMember, status: int, reason: str) -> None:
         state, member.state = member.state, "out"
-        member.finish("ended")
+        member.finish(Outcome("ended"))
         if state == "joining":
             member.owner.rs_refused(member, status or 503, reason)
         elif state == "in" or (state == "leaving" and not member.byes):
@@ -385,12 +373,12 @@ class SharedSession:
     # -- DialogOwner ---------------------------------------------------------------------------------------------------
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
+        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
         if dialog is self.dialog:
             self.state = "up"
             self._keepalive = self.clock.call_later(KEEPALIVE, self._ask)
             self._up(self)
-            self._accepted("answered", answer)
+            self._accepted(None, answer)
 
     def _ask(self) -> None:
         """While there are calls their recordings look after the SRS. Silence, 408 and 481 end the dialog."""
@@ -399,7 +387,7 @@ class SharedSession:
             self.dialog.send("OPTIONS", (), b"", "", lambda result: None)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
+        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
         if dialog is self.dialog:
             self.dialog = None
             if status in DECLINED and self.profile.srtp_fallback and self._agreed.secure and not self.members:
@@ -411,7 +399,7 @@ class SharedSession:
             self._finish(status, reason)
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
+        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
         if dialog is not self.dialog or self.state != "up":
             offer.refuse(481)
         elif self._busy or self._peer_busy:
@@ -456,25 +444,25 @@ class SharedSession:
             member.owner.rs_offer(member, MemberOffer(self._agreed.part(member, description), report))
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
+        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
         if dialog is self.dialog:
             for member in [member for member in self.members if member.state == "in"]:
                 member.owner.rs_answer_in_ack(member, self._agreed.part(member, answer))
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
+        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
         if dialog is self.dialog:
             self._full_needed = True
             self._pump()
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.rs_dialog.DialogOwner`: which stream is meant is not said."""
+        """See :class:`siprec.recording.rs_peer.DialogOwner`: which stream is meant is not said."""
         if dialog is self.dialog:
             for member in [member for member in self.members if member.state == "in"]:
                 member.owner.rs_key_frame(member)
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.rs_dialog.DialogOwner`."""
+        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
         if dialog is self.dialog:
             self.dialog = None
             self._finish(status, reason)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from siprec.recording.rs_dialog import DialogOwner
+from siprec.recording.rs_peer import DialogOwner
 from siprec.recording.settings import RecordingProfile, RecordingSettings
 from siprec.recording.shared_member import SessionMember
 from siprec.recording.shared_session import SharedSession
+from siprec.recording.srs_health import HealthTable, SrsObserver
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
@@ -37,17 +38,15 @@ class _Standing:
     """It was set up again because an SRS is back, and has not come up since."""
 
 
-class SharedSessionPool:
+class SharedSessionPool(SrsObserver):
     """All shared recording sessions of a process. `from_uri` names the SRC (SRC-07)."""
 
-    def __init__(self, clock: Clock, agent: UserAgent, from_uri: str) -> None:
-        self.clock, self.agent, self.from_uri = clock, agent, from_uri
+    def __init__(self, clock: Clock, agent: UserAgent, from_uri: str, health: HealthTable) -> None:
+        self.clock, self.agent, self.from_uri, self._health = clock, agent, from_uri, health
         self.sessions: list[SharedSession] = []
         self._standing: dict[str, _Standing] = {}
         self._profiles: Mapping[str, RecordingProfile] = {}
         self._open = False
-        self.told: Callable[[SharedSession, int, str], object] = lambda session, status, reason: None
-        """Hears which SRS took a shared session (status 0) or refused it."""
 
     # -- standing sessions ---------------------------------------------------------------------------------------------
 
@@ -100,7 +99,7 @@ class SharedSessionPool:
         server = profile.targets[standing.target % len(profile.targets)]
         self._session((name, ""), server, profile, profile.settings, standing=True).open()
 
-    def back(self, server: str) -> None:
+    def srs_up(self, server: str) -> None:
         """`server` answers again: sessions that it should keep standing are not waited for any longer."""
         for name, standing in list(self._standing.items()):
             if standing.timer is not None and not standing.woken and server in standing.profile.targets:
@@ -111,7 +110,8 @@ class SharedSessionPool:
     def _over(self, session: SharedSession, status: int, reason: str) -> None:
         self.sessions.remove(session)
         if session.refused and status and not session.members:
-            self.told(session, status, reason)  # who has members hears it from them
+            # Who has members hears it from them.
+            self._health.mark_down(session.server, session.profile, status, reason, session.retry_after)
         name = session.key[0]
         standing = self._standing.get(name)
         if not session.standing or standing is None or standing.profile != session.profile:
@@ -129,7 +129,7 @@ class SharedSessionPool:
         standing.timer = self.clock.call_later(delay, self._stand, name)
 
     def _up(self, session: SharedSession) -> None:
-        self.told(session, 0, "")
+        self._health.mark_up(session.server, session.profile, took=True)
         standing = self._standing.get(session.key[0])
         if session.standing and standing is not None:
             standing.delay = FIRST_RETRY

@@ -8,7 +8,6 @@ is left, a try may still save the recording. SRSs that are down are asked by OPT
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +45,16 @@ class Health:
     refusals: int = 0
 
 
+class SrsObserver:
+    """Hears of SRSs that come and go."""
+
+    def srs_down(self, server: str) -> None:
+        """`server` seems not to be there any more."""
+
+    def srs_up(self, server: str) -> None:
+        """`server` is back."""
+
+
 class HealthTable:
     """The SRSs of all profiles, and those that scripts named.
 
@@ -60,10 +69,7 @@ class HealthTable:
         self._dispatcher = dispatcher
         self._known: dict[str, Health] = {}
         self._timer: Timer | None = None
-        self.on_down: Callable[[str], object] = lambda server: None
-        """Told of an SRS that seems not to be there any more."""
-        self.on_up: Callable[[str], object] = lambda server: None
-        """Told of an SRS that is back."""
+        self.observers: list[SrsObserver] = []
 
     def watch(self, profiles: list[RecordingProfile]) -> None:
         """Know the SRSs of these profiles; begin to ask those that are to be asked regularly."""
@@ -103,7 +109,7 @@ class HealthTable:
 
     # -- what became of attempts ---------------------------------------------------------------------------------------
 
-    def well(self, server: str, profile: RecordingProfile, *, took: bool = False) -> None:
+    def mark_up(self, server: str, profile: RecordingProfile, *, took: bool = False) -> None:
         """It answered, or `took` a recording."""
         found = self._entry(server, profile)
         if found is None:
@@ -113,7 +119,7 @@ class HealthTable:
         found.failures = 0
         self._set(server, found, "up", 0, "")
 
-    def failed(
+    def mark_down(
         self,
         server: str,
         profile: RecordingProfile,
@@ -157,9 +163,11 @@ class HealthTable:
             self._dispatcher.emit(SiprecEvent(name, "", "", "", "", server, "", self._clock.wall(), reason, status))
         self._plan()
         if state == "up" and before == "down":
-            self.on_up(server)
+            for observer in self.observers:
+                observer.srs_up(server)
         elif state == "down" and before != "down" and probe:
-            self.on_down(server)
+            for observer in self.observers:
+                observer.srs_down(server)
 
     # -- OPTIONS -------------------------------------------------------------------------------------------------------
 
@@ -208,10 +216,10 @@ class HealthTable:
                 return
             # Whatever it says, it is there: a recorder need not know OPTIONS.
             if isinstance(result, SipResponse) and result.status not in (408, 503):
-                self.well(server, profile)
+                self.mark_up(server, profile)
             else:
                 status = result.status if isinstance(result, SipResponse) else 408
-                self.failed(server, profile, status, result.reason if isinstance(result, SipResponse) else result)
+                self.mark_down(server, profile, status, result.reason if isinstance(result, SipResponse) else result)
             self._plan()
 
         where = reach.socket or profile.socket

@@ -14,18 +14,19 @@ are due the next sweep follows after `BACKLOG`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from siprec.media.engine import ForkStatistics, MediaError, MediaStatistics
+from siprec.media.engine import ForkStatistics, MediaError, MediaStatistics, StatisticsResult, Subscription
+from siprec.recording.call_metadata import RecordedCall
+from siprec.recording.settings import RecordingProfile
 from siprec.recording.silence import AFTER
+from siprec.recording.srs_health import SrsObserver
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.message import SipResponse
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result
-
-if TYPE_CHECKING:
-    from siprec.recording.call_recording import CallRecording
 
 RATE: Final = 100
 SWEEP: Final = 1.0
@@ -40,6 +41,56 @@ REOFFER_AT: Final = 2
 LOST_AT: Final = 4
 """After so many looks in a row at which media did not arrive."""
 _GONE: Final = frozenset({408, 481})
+
+
+class Established(Protocol):
+    """A recording that has a session with an SRS."""
+
+    @property
+    def call(self) -> RecordedCall:
+        """The call."""
+
+    @property
+    def profile(self) -> RecordingProfile:
+        """How it is recorded."""
+
+    @property
+    def server(self) -> str:
+        """The SRS."""
+
+    @property
+    def rs_call_id(self) -> str:
+        """Call-ID of the dialog with it."""
+
+    @property
+    def hop(self) -> Hop | None:
+        """The hop that it was reached by."""
+
+    @property
+    def subscription(self) -> Subscription | None:
+        """What the media server copies."""
+
+    def query(self, done: StatisticsResult) -> None:
+        """Ask the media server for its counters of the call."""
+
+    def look_for_media(self, result: MediaStatistics, since: float) -> None:
+        """Tell of streams that carry nothing since the recording began (`since`, seconds since the epoch)."""
+
+    def offer_again(self) -> None:
+        """Repeat the offer."""
+
+    def lost(self, status: int, reason: str) -> None:
+        """The SRS is gone."""
+
+    def send(
+        self,
+        method: str,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        content_type: str,
+        done: Callable[[Result], None],
+    ) -> bool:
+        """A request inside the dialog; false when there is none."""
 
 
 @dataclass(slots=True)
@@ -63,12 +114,12 @@ class _Look:
     (since the epoch)."""
 
 
-class LivenessMonitor:
+class LivenessMonitor(SrsObserver):
     """Looks after recordings that are established; see the module."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._looks: dict[CallRecording, _Look] = {}
+        self._looks: dict[Established, _Look] = {}
         self._timer: Timer | None = None
         self._asked: dict[str, float] = {}
         """When a session that several calls share was asked last, by its Call-ID."""
@@ -77,7 +128,7 @@ class LivenessMonitor:
         """Recordings looked after: for leak checks."""
         return len(self._looks)
 
-    def add(self, recording: CallRecording) -> None:
+    def add(self, recording: Established) -> None:
         """A recording session is established (again)."""
         profile, now = recording.profile, self._clock.now()
         if not profile.watch and not profile.keepalive:
@@ -90,7 +141,7 @@ class LivenessMonitor:
         self._looks[recording] = _Look(min(due, first), keepalive, now, first=first, began=self._clock.wall())
         self._wake()
 
-    def discard(self, recording: CallRecording) -> None:
+    def discard(self, recording: Established) -> None:
         """It is over, or broken."""
         self._looks.pop(recording, None)
         self._asked.pop(recording.rs_call_id, None)
@@ -102,12 +153,12 @@ class LivenessMonitor:
         """A connection to `hop` is gone, and not by our wish: whoever was reached by it is asked, some at a time."""
         now = self._clock.now()
         for recording, look in self._looks.items():
-            way = recording.way
-            if way is not None and (way.host, way.port) == (hop.host, hop.port):
+            hop_of = recording.hop
+            if hop_of is not None and (hop_of.host, hop_of.port) == (hop.host, hop.port):
                 look.keepalive = now
         self._wake(at_once=True)
 
-    def suspect(self, server: str) -> None:
+    def srs_down(self, server: str) -> None:
         """`server` was found down by something else: its running sessions are asked now."""
         now = self._clock.now()
         for recording, look in self._looks.items():
@@ -137,7 +188,7 @@ class LivenessMonitor:
                 self._query(recording, look)
         self._wake(delay=BACKLOG if len(due) > RATE else SWEEP)
 
-    def _keep_alive(self, recording: CallRecording, look: _Look) -> None:
+    def _keep_alive(self, recording: Established, look: _Look) -> None:
         period = recording.profile.keepalive
         if recording.profile.session != "per-call" and period:
             # One question is enough for all calls of a session.
@@ -150,7 +201,7 @@ class LivenessMonitor:
 
     # -- the media server's counters -----------------------------------------------------------------------------------
 
-    def _query(self, recording: CallRecording, look: _Look) -> None:
+    def _query(self, recording: Established, look: _Look) -> None:
         now = self._clock.now()
         look.due = now + (recording.profile.watch or float("inf"))
         first = 0.0 < look.first <= now
@@ -198,7 +249,7 @@ class LivenessMonitor:
         before, look.refused = look.refused, refused
         return "the media are refused (ICMP)" if refused > before else ""
 
-    def _silence(self, recording: CallRecording, look: _Look, forks: list[ForkStatistics]) -> str:
+    def _silence(self, recording: Established, look: _Look, forks: list[ForkStatistics]) -> str:
         """What is to be said of an SRS that sent receiver reports and sends them no more; empty: nothing. Plans the
         next look for when that could be."""
         now, profile = self._clock.now(), recording.profile
@@ -231,7 +282,7 @@ class LivenessMonitor:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    def _ask(self, recording: CallRecording, look: _Look, sign: str) -> None:
+    def _ask(self, recording: Established, look: _Look, sign: str) -> None:
         look.keepalive = self._clock.now() + (recording.profile.keepalive or float("inf"))
         look.asked = True
         limit: Timer | None = None
@@ -256,6 +307,6 @@ class LivenessMonitor:
             limit = None
             look.asked = False
 
-    def _lost(self, recording: CallRecording, reason: str, status: int = 408) -> None:
+    def _lost(self, recording: Established, reason: str, status: int = 408) -> None:
         self.discard(recording)
         recording.lost(status, reason)

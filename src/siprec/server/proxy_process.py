@@ -49,6 +49,7 @@ from siprec.server.process_events import ProcessEvents, log_event
 from siprec.server.prooflog import ProofLog
 from siprec.server.proxy_options import own_uri, proxy_options
 from siprec.server.reload import Reloaded, compare, merged, read, recording_changes, refusal
+from siprec.server.trace_links import TraceLinks
 from siprec.server.tracing import open_tap
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
@@ -160,6 +161,7 @@ class ProxyProcess:
             from_uri=own_uri(config),
             group_secret=secret,
             hang_up=HangUp(self.core),
+            signalled=self.core.midcall.changed,
             skip_failover_codes=config.skip_failover_codes,
         )
         self.proof_log: ProofLog | None = None
@@ -187,11 +189,10 @@ class ProxyProcess:
             self.media.traced = lambda server: server.traced(ring.media)
             self.core.observers.add(self.tap)
             self.events.subscribe(ring.event)
-            self.recording.context.calling = lambda recording: ring.link(recording.call.call_id, recording.rs_call_id)
+            self.recording.context.observers.append(TraceLinks(ring))
         self.core.observers.add(self.recording)
         self.core.recorder = self.recording
         self.core.indicator = self.recording.indications
-        self.recording.indications.signalled = self.core.midcall.changed
         self.core.attach(self.layer, self.agent)
         requests = self.recording.answer_srs(config.srs_requests, self.core.calls.values)
         self.agent.accept = lambda request: is_request(request) and self.identity.serves(request.ruri)
@@ -219,8 +220,7 @@ class ProxyProcess:
         proofs = ProofCollector(self.clock, self.proof_log.write, self.core.calls.get, active, self.calls.counted)
         self.core.observers.add(proofs)
         self.events.subscribe(proofs.event)
-        self.recording.context.releasing = proofs.releasing
-        self.recording.on_finished = proofs.finished
+        self.recording.context.observers.append(proofs)
         return proofs
 
     def _api_context(self) -> ApiContext:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from siprec import sdp
 from siprec.metadata.values import IdSource
 from siprec.proxy.call import Call, Leg, StartMode
 from siprec.proxy.party import asserted
+from siprec.recording import participants
 from siprec.recording.call_metadata import CallMetadata
 from siprec.recording.call_recording import CallRecording
-from siprec.recording.retry import Waiting
+from siprec.recording.recording_core import RecordingContext, RecordingCore
+from siprec.recording.retry import RetryQueue, Waiting
 from siprec.recording.settings import RecordingProfile, RecordingSettings, SiprecVariable
 from siprec.recording.shared_session_pool import INBOUND
 from siprec.sdp import SdpError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipResponse
-
-if TYPE_CHECKING:
-    from siprec.recording.service import RecordingService
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +42,35 @@ class RecordingInfo:
     session_id: str
 
 
-class CallRecorder:
+class CallRecordings:
     """The recordings of one call.
 
-    `answered`: those that begin with the answer have begun; `early`: at least one began with early media.
+    `calls` are those of all calls, by dialog id. `answered`: those that begin with the answer have begun; `early`: at
+    least one began with early media.
     """
 
-    def __init__(self, service: RecordingService, call: Call) -> None:
-        self.service = service
+    __slots__ = (
+        "_callee",
+        "_calls",
+        "_context",
+        "_retry",
+        "_streams",
+        "answered",
+        "call",
+        "early",
+        "metadata",
+        "over",
+        "recordings",
+    )
+
+    def __init__(
+        self, context: RecordingContext, retry: RetryQueue, calls: Mapping[str, CallRecordings], call: Call
+    ) -> None:
+        self._context = context
+        self._retry = retry
+        self._calls = calls
         self.call = call
-        self.metadata = metadata_of(call, service.context.new_id)
+        self.metadata = metadata_of(call, context.new_id)
         self.recordings: dict[str, CallRecording] = {}
         self.answered = False
         self.early = False
@@ -74,28 +93,27 @@ class CallRecorder:
             return "the call is over"
         if instance in self.recordings:
             return f"instance {instance!r} is engaged already"
-        self.service.retry.discard(self.call.dlg_id, instance)
+        self._retry.discard(self.call.dlg_id, instance)
         recording = CallRecording(
-            self.service.context,
+            self._context,
             self.metadata,
             instance,
             profile,
             settings.over(profile.settings) if settings is not None else profile.settings,
-            self._finished,
             start,
         )
         self.recordings[instance] = recording
         if instance not in self.call.recordings:
             # The proxy looks here whether the media have to pass a media server.
             self.call.recordings.append(instance)
-        self.service.indications.engaged(self, recording)
-        now = self.service.context.clock.now()
+        for observer in self._context.observers:
+            observer.recording_wanted(recording)
+        now = self._context.clock.now()
         if self.answered:
             recording.begin(self._since_answer() if promised else now)
         elif self.call.early_media and start == "early" and not self.call.media_awaited:
             # What rang before anybody wanted it is not in it.
             self._begin_early(now)
-        self.service.indications.changed(self.call)
         return ""
 
     def info(self) -> list[RecordingInfo]:
@@ -113,17 +131,15 @@ class CallRecorder:
             for recording in self.recordings.values()
         ]
 
-    def _finished(self, recording: CallRecording) -> None:
+    def remove(self, recording: RecordingCore) -> None:
+        """One is over."""
         if self.recordings.get(recording.instance) is recording:
             del self.recordings[recording.instance]
         waits = recording.may_return and self._waits(recording)
         if recording.instance in self.call.recordings and not self.answered and not waits:
             self.call.recordings.remove(recording.instance)
-        self.service.on_finished(recording)
-        self.service.released(self)
-        self.service.indications.changed(self.call)
 
-    def _waits(self, recording: CallRecording) -> bool:
+    def _waits(self, recording: RecordingCore) -> bool:
         """Have a recording whose SRSs were all down tried again later; false: it is not to be."""
         profile, instance = recording.profile, recording.instance
         if self.over or not profile.retry or instance in self.recordings or instance.startswith(INBOUND):
@@ -134,12 +150,12 @@ class CallRecorder:
             profile,
             recording.settings,
             recording.start,
-            self.service.context.clock.now() + profile.retry,
-            recording.machine.wanted.paused,
+            self._context.clock.now() + profile.retry,
+            recording.paused,
             recording.failure,
             recording.woken,
         )
-        self.service.retry.add(waiting)
+        self._retry.add(waiting)
         return True
 
     def again(self, waiting: Waiting) -> None:
@@ -168,9 +184,9 @@ class CallRecorder:
             self._changed()
         else:
             self.early = True
-            self.metadata.begin(self.call.wall(self.service.context.clock.now()))
+            self.metadata.begin(self.call.wall(self._context.clock.now()))
             self._streams = stream_signature(self.call)
-            self.service.group(self)
+            self._group()
         self._begin(waiting, since)
 
     def begin(self) -> None:
@@ -186,8 +202,26 @@ class CallRecorder:
             self._changed()
         else:
             self._streams = stream_signature(call)
-            self.service.group(self)
+            self._group()
         self._begin(self._waiting(), self._since_answer())
+
+    def _group(self) -> None:
+        """A call that comes of others (transfer, REFER) is in one group with them, whose settings' group it takes, and
+        the party they have in common keeps its id (RFC 7865 6.2)."""
+        context, mine = self._context, self.metadata
+        for relation in self.call.relations:
+            before = metadata_of(relation.call, context.new_id)
+            other = self._calls.get(relation.call.dlg_id)
+            active = list(other.recordings.values()) if other is not None else []
+            names = [recording.settings.group for recording in active if recording.settings.group]
+            group_id = participants.group(names[0], context.group_secret)[0] if names else before.group_id
+            group_id = group_id or mine.group_id or context.new_id()
+            formed = relation.call.answer_wall or relation.call.start_wall
+            common = before.participant_id(relation.theirs, group_id)
+            before.join(group_id, formed, {relation.theirs: common})
+            mine.join(group_id, formed, {relation.mine: common})
+            for recording in active:
+                recording.changed(False)
 
     def _since_answer(self) -> float | None:
         since = self.call.talk_began
@@ -214,7 +248,7 @@ class CallRecorder:
         elif before in ("", self._callee) or not self.differs("callee", response.to, response):
             self.metadata.identify("callee", response.to, response)
         else:
-            self.metadata.replace("callee", response.to, response, self.call.wall(self.service.context.clock.now()))
+            self.metadata.replace("callee", response.to, response, self.call.wall(self._context.clock.now()))
 
     def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None) -> bool:
         """Whether `address` is another name than that of the party there, as the policies of the recordings see it."""
@@ -238,7 +272,7 @@ class CallRecorder:
         """The call is over."""
         self.over = True
         call = self.call
-        wall = call.end_wall if call.end_wall is not None else call.wall(self.service.context.clock.now())
+        wall = call.end_wall if call.end_wall is not None else call.wall(self._context.clock.now())
         for recording in list(self.recordings.values()):
             recording.call_ended(wall, self.metadata.reasons(), call.end_reason or "call ended")
 
