@@ -150,7 +150,7 @@ def test_srtp_between_the_parties_passes_untouched_and_is_copied_under_another_k
         subscription = await rig.subscribe(CALL, ["caller", "callee"])
         offered = [keys_of(stream.section)[0] for stream in subscription.streams]
         stronger = suite.replace("_32", "_80")
-        assert all(key.suite.name == stronger for key in offered)
+        assert [key.suite.name for key in offered] == [stronger, stronger]
         assert not {key.key for key in offered} & {line_a.key, line_b.key}
         srs = Srs(rig, subscription, suite)
         await rig.accept(CALL, subscription.tag, srs.answer)

@@ -77,6 +77,7 @@ def test_a_recorder_killed_in_mid_call_is_replaced_by_the_next(tmp_path: Path, t
             (recording,) = complete(tmp_path / "second")
             streams = recording["streams"]
             assert isinstance(streams, list)
+            assert len(streams) == 2
             assert all(stream["packets"]["received"] > 50 for stream in streams)
             assert all(stream["packets"]["lost"] == 0 for stream in streams)
 
