@@ -37,7 +37,6 @@ class Phone(CallHandler):
         self.host = host
         self.signal = signal
         self._hop = Hop("udp", *proxy)
-        self._route = f"<sip:{f'[{proxy[0]}]' if ':' in proxy[0] else proxy[0]}:{proxy[1]};lr>"
         self.media: PhoneMedia | None = None
         self.call: Call | None = None
         self.on_incoming: Callable[[str], None] | None = None

@@ -165,7 +165,6 @@ class StreamStatistics(Struct, frozen=True):
     dropped: Mapping[str, int] = field(default_factory=dict)
     ssrcs: tuple[int, ...] = ()
     last_packet: float = 0.0
-    local_port: int = 0
     endpoint: tuple[str, int] | None = None
 
 

@@ -146,7 +146,7 @@ def _read_stream(tag: str, media: dict[str, Value]) -> StreamStatistics:
                 rtcp = part
     rtp = rtp or {}
     packets, octets, errors = integers(rtp.get("stats"), "packets", "bytes", "errors")
-    last, port = integers(rtp, "last packet", "local port")
+    (last,) = integers(rtp, "last packet")
     ours = dictionary(media.get("counters"))
     relayed, forked, lost = integers(ours, "relayed", "forked", "lost") if ours else (None, None, None)
     return StreamStatistics(
@@ -163,7 +163,6 @@ def _read_stream(tag: str, media: dict[str, Value]) -> StreamStatistics:
         dropped=_dropped(ours) if ours else {},
         ssrcs=tuple([integer(each) for each in items(rtp.get("ssrcs"))]),
         last_packet=float(last) if packets > 0 else 0.0,
-        local_port=port,
         endpoint=_endpoint(rtp),
     )
 

@@ -208,16 +208,6 @@ class Call:
         return self.media_path is not None and self.media_path.state == "active" and self.media_path.lost != ""
 
     @property
-    def offer_sdp(self) -> bytes:
-        """What the caller sent (the offer, unless it came late)."""
-        return self.caller_sdp
-
-    @property
-    def answer_sdp(self) -> bytes:
-        """What the callee sent."""
-        return self.callee_sdp
-
-    @property
     def settings(self) -> Any:
         """Recording settings by instance, as the script set them (``request.siprec``); None if it did not."""
         return self._settings

@@ -94,10 +94,6 @@ class _Section:
         """Drop every ``a=`` line with one of `names`."""
         self.lines[:] = [line for line in self.lines if _attribute_name(line) not in names]
 
-    def own_direction(self) -> Direction | None:
-        """The direction that this section itself says."""
-        return _last_direction(self.lines)
-
     def own_connection(self) -> Connection | None:
         """The ``c=`` of this section itself."""
         for line in self.lines:
