@@ -9,8 +9,8 @@ import pytest
 from siprec.metadata.values import NAMESPACE
 from siprec.recording.rs_dialog import SNAPSHOT_EVERY
 from siprec.sip.transport import Hop
+from siprec.sip.uac_request import UDP_AFTER
 from siprec.sip.useragent import IncomingCall, Result
-from siprec.sip.useragent_exchange import UDP_AFTER
 from tests.simulation.recording_world import Srs, World
 
 NAME = "srs.example.com"

@@ -80,8 +80,7 @@ class Liveness:
 
     def _ask(self) -> None:
         self._asking = True
-        exchange = self._call.exchange("OPTIONS", b"", "", (), lambda exchange, result: self._answer(result))
-        if exchange is None:
+        if not self._call.probe(self._answer):
             self._asking = False
 
     @property

@@ -13,7 +13,7 @@ from siprec.sip.digest import Credentials, CredentialStore
 from siprec.sip.errors import SipError
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-from siprec.sip.useragent_exchange import Resolve
+from siprec.sip.useragent import Resolve
 
 OUR_REALM: Final = "siprec"
 """What `siprec recorder` calls itself in challenges unless it is told else."""

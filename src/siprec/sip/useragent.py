@@ -10,26 +10,25 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
+from siprec.sip.call_handler import Call, CallHandler, Reply, Result, session_description
 from siprec.sip.clock import Clock
-from siprec.sip.dialog import Dialog, DialogKey, dialog_key
+from siprec.sip.dialog import Dialog, dialog_key
 from siprec.sip.digest import CredentialStore
 from siprec.sip.errors import SipError
 from siprec.sip.headers import NameAddr
-from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.incoming_call import IncomingCall, OnInvite
+from siprec.sip.message import SipRequest
 from siprec.sip.multipart import SDP_TYPE
+from siprec.sip.outgoing_call import Invitation, OutgoingCall
+from siprec.sip.session_timer import Agreement
 from siprec.sip.transaction import ServerTransaction, TransactionLayer
 from siprec.sip.transport import Hop, Race
+from siprec.sip.uac_request import UacRequest
 from siprec.sip.uri import Uri
-from siprec.sip.useragent_call import Call
-from siprec.sip.useragent_exchange import Exchange, Resolve, Result
-from siprec.sip.useragent_handler import CallHandler
-from siprec.sip.useragent_hops import SilentHops
-from siprec.sip.useragent_incoming import IncomingCall, OnInvite
-from siprec.sip.useragent_outgoing import Invitation, OutgoingCall
-from siprec.sip.useragent_reply import Reply, session_description
-from siprec.sip.useragent_timer import Agreement
+from siprec.sip.useragent_base import ALLOW, Resolve, UserAgentBase
+from siprec.sip.useragent_call import UserAgentCall
 from siprec.sip.values import MIN_SE, session_expires
 
 __all__ = [
@@ -46,12 +45,8 @@ __all__ = [
     "session_description",
 ]
 
-"""Finds the hops for a URI (RFC 3263), best first; may call back at once."""
 
-ALLOW: Final = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, NOTIFY, MESSAGE"
-
-
-class UserAgent:
+class UserAgent(UserAgentBase):
     """Calls of our own.
 
     Arguments:
@@ -90,30 +85,24 @@ class UserAgent:
         race: Race | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self.clock = clock
-        self.layer = layer
-        self.resolve = resolve
-        self.contact = contact
+        super().__init__(
+            clock,
+            layer,
+            resolve,
+            contact=contact,
+            user_agent=user_agent,
+            extensions=extensions,
+            allow=allow,
+            ring_timeout=ring_timeout,
+            race=race,
+            rng=rng,
+        )
         self.on_invite = on_invite
         self.prepare = prepare
         self.accept = accept
         self.on_request = on_request
-        self.user_agent = user_agent
-        self.extensions = frozenset(extensions)
-        self.supported = ", ".join(sorted({"timer", *extensions}))
-        self.allow = allow
         self.accept_types = accept_types
-        self.ring_timeout = ring_timeout
-        self.race = race
-        self.silent = SilentHops(clock)
-        self.random = rng or random.SystemRandom()
-        self._calls: dict[DialogKey, Call] = {}
-        self._outgoing: set[OutgoingCall] = set()
         self._pending: dict[tuple[str, str, int], ServerTransaction] = {}
-
-    def new_token(self) -> str:
-        """An unpredictable token, for tags and Call-IDs."""
-        return f"{self.random.getrandbits(64):016x}"
 
     def counts(self) -> dict[str, int]:
         """Live calls and dialogs: for leak checks."""
@@ -172,7 +161,7 @@ class UserAgent:
             target,
             from_,
             to,
-            tuple(lines),
+            lines,
             contact_params,
             body,
             content_type if body else "",
@@ -183,8 +172,9 @@ class UserAgent:
             tuple(route),
             avoid_silent,
         )
-        call = OutgoingCall(self, handler, call_id or self.new_token(), invitation, credentials)
-        call.resolve = resolve or self.resolve
+        call = OutgoingCall(
+            self, handler, call_id or self.new_token(), invitation, credentials, resolve or self.resolve
+        )
         self._outgoing.add(call)
         call.start()
         return call
@@ -214,35 +204,33 @@ class UserAgent:
         if not request.has("cseq"):
             request.add("CSeq", f"{self.random.randint(1, 2**16)} {request.method}")
         self.identify(request)
-        exchange = Exchange(
+        UacRequest(
             self,
             request,
             target,
-            lambda exchange, result: done(result),
-            next_cseq=lambda: exchange.request.cseq.number + 1,
+            lambda _, result: done(result),
             hop=hop,
             credentials=credentials,
             prepare=self._add_contact,
             resolve=resolve,
-        )
-        exchange.start()
+        ).start()
 
     def _add_contact(self, request: SipRequest, hop: Hop) -> None:
         if request.method in ("REGISTER", "SUBSCRIBE", "OPTIONS") and not request.has("contact"):
             request.add("Contact", f"<{self.contact(hop)}>")
 
     def restore(self, stored: Mapping[str, Any], handler: CallHandler) -> Call:
-        """Go on with a call stored by :meth:`Call.to_dict`, in this or another process (UAC-20).
+        """Go on with a call stored by :meth:`Call.to_dict`, in this or another process .
 
         Raises:
             KeyError, TypeError: not what :meth:`Call.to_dict` returned.
         """
         dialog = Dialog.from_dict(stored["dialog"])
-        call = Call(self, handler, dialog.call_id)
+        call = UserAgentCall(self, handler, dialog.call_id)
         call.dialog = dialog
         call.state = "confirmed"
         call.contact = stored["contact"]
-        call.remote_allow = set(stored["remote_allow"])
+        call.remote_allow = frozenset(stored["remote_allow"])
         text, content_type = stored["session"]
         call.local_session = (text.encode("utf-8", "surrogateescape"), content_type)
         self.register(call, dialog.key)
@@ -315,43 +303,6 @@ class UserAgent:
         """An ACK for a 2xx; true if it was for us."""
         call = self._calls.get(dialog_key(request))
         return call is not None and call.ack_received(request)
-
-    # -- for the calls ---------------------------------------------------------------------------------------------
-
-    def identify(self, request: SipRequest) -> None:
-        """Add User-Agent."""
-        if self.user_agent and not request.has("user-agent"):
-            request.add("User-Agent", self.user_agent)
-
-    def identify_response(self, response: SipResponse) -> None:
-        """Add Server."""
-        if self.user_agent and response.status > 100:
-            response.add("Server", self.user_agent)
-
-    def send_ack(self, dialog: Dialog, ack: SipRequest, resolve: Resolve) -> None:
-        """Send the ACK for a 2xx, with a branch of its own, straight to the transport (UAC-03)."""
-
-        def resolved(result: list[Hop] | SipError) -> None:
-            if not isinstance(result, SipError) and result:
-                # Lost or undeliverable: the next 2xx asks for it again.
-                self.layer.send_stateless(ack.copy(), result[0], add_via=self.layer.new_branch())
-
-        resolve(dialog.next_hop, resolved)
-
-    def register(self, call: Call, key: DialogKey, *, only: bool = False) -> None:
-        """`key` names a dialog of `call`; with `only`, its other early dialogs are no more."""
-        if only:
-            self.forget(call)
-        call.keys.add(key)
-        self._calls[key] = call
-
-    def forget(self, call: Call) -> None:
-        """The call's dialogs are no more."""
-        for key in call.keys:
-            self._calls.pop(key, None)
-        call.keys.clear()
-        if isinstance(call, OutgoingCall):
-            self._outgoing.discard(call)
 
 
 class Endpoint:

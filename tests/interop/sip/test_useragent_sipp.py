@@ -29,12 +29,13 @@ SDP = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\
 class Notes(CallHandler):
     """Writes down what happens; hangs up 0.1 s after an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: TimerWheel) -> None:
+        self.clock = clock
         self.events: list[str] = []
 
     def answered(self, call: Call, response: SipResponse) -> None:
         self.events.append("answered")
-        call.agent.clock.call_later(0.1, call.bye, (), b"", "", self.hung_up)
+        self.clock.call_later(0.1, call.bye, (), b"", "", self.hung_up)
 
     def hung_up(self, result: SipResponse | str) -> None:
         self.events.append(f"bye {result.status if isinstance(result, SipResponse) else result}")
@@ -81,7 +82,7 @@ class Phone:
         return f"sip:127.0.0.1:{self.port}" + (f";transport={hop.transport}" if hop.reliable else "")
 
     def _invited(self, call: IncomingCall) -> None:
-        notes = Notes()
+        notes = Notes(self.clock)
         self.incoming.append(notes)
         call.handler = notes
         call.answer(180)
@@ -170,7 +171,7 @@ def test_we_call_sipp(transport: str, tmp_path: Path) -> None:
         assert await ready()
         calls: list[Notes] = []
         for _ in range(30):
-            calls.append(Notes())
+            calls.append(Notes(phone.clock))
             phone.agent.invite(
                 target,
                 from_=NameAddr.parse("<sip:alice@127.0.0.1>"),

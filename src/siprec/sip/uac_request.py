@@ -1,12 +1,14 @@
-"""One request of ours until its final response: next hops, credentials, session interval (ERR-01, UAC-12, ERR-05)."""
+"""One request of ours until its final response: next hops, credentials (RFC 3261 22.2), session interval (RFC 4028)."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from siprec.sip.call_handler import Result
+from siprec.sip.clock import Timer
 from siprec.sip.digest import CredentialStore, authorize, unanswered
 from siprec.sip.errors import SipError
 from siprec.sip.headers import SessionExpires
@@ -14,17 +16,8 @@ from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
+from siprec.sip.useragent_base import Resolve, UserAgentBase
 from siprec.sip.values import min_se, session_expires
-
-if TYPE_CHECKING:
-    from siprec.sip.clock import Timer
-    from siprec.sip.useragent import UserAgent
-
-Resolve = Callable[[Uri, Callable[[list[Hop] | SipError], None]], None]
-"""Finds the ways to a URI, best first, and tells them, or why there are none; now or later."""
-
-Result = SipResponse | str
-"""A final response, or why there is none: ``timeout``, ``transport: ...``, ``resolve: ...``, ``cancelled``..."""
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +30,14 @@ CONNECT_LIMIT: Final = 3.5
 """Seconds for a connection where there is no other way."""
 
 
-class Exchange:
-    """Sends `request` and calls `on_done(exchange, result)` once.
+class UacRequest:
+    """Sends `request` and calls `on_done(request, result)` once.
 
     `request` has neither Via nor, where the hop decides it, Contact: `prepare(request, hop)` puts in what depends on
     the hop. `next_cseq()` gives the number for a request that has to be sent again with credentials or another
-    interval. For INVITE, `on_provisional` gets every 1xx but 100 of the current attempt, and `on_late` every 2xx
-    after the first, and those of attempts that had been given up. `resolve` finds the hops in place of the agent's. A
-    hop that keeps silent comes last for `avoid_silent` seconds.
+    interval (None: one more). For INVITE, `on_provisional` gets every 1xx but 100 of the current attempt, and `on_late`
+    every 2xx after the first, and those of attempts that had been given up. `resolve` finds the hops in place of the
+    agent's. A hop that keeps silent comes last for `avoid_silent` seconds.
 
     Where an INVITE may go over streams to several hops, connections race (RFC 8305), never INVITEs: the first that is
     up gets the INVITE.
@@ -66,6 +59,7 @@ class Exchange:
         "_race",
         "_resolve",
         "_uri",
+        "ack",  # octets of the ACK for its 2xx, to be sent again when that is
         "done",
         "heard",
         "request",
@@ -74,17 +68,17 @@ class Exchange:
 
     def __init__(
         self,
-        agent: UserAgent,
+        agent: UserAgentBase,
         request: SipRequest,
         uri: Uri | None,
-        on_done: Callable[[Exchange, Result], None],
+        on_done: Callable[[UacRequest, Result], None],
         *,
-        next_cseq: Callable[[], int],
+        next_cseq: Callable[[], int] | None = None,
         hop: Hop | None = None,
         credentials: CredentialStore | None = None,
         prepare: Callable[[SipRequest, Hop], None] | None = None,
-        on_provisional: Callable[[Exchange, SipResponse], None] | None = None,
-        on_late: Callable[[Exchange, SipResponse], None] | None = None,
+        on_provisional: Callable[[UacRequest, SipResponse], None] | None = None,
+        on_late: Callable[[UacRequest, SipResponse], None] | None = None,
         resolve: Resolve | None = None,
         avoid_silent: float = 0.0,
     ) -> None:
@@ -105,6 +99,7 @@ class Exchange:
         self._cancel_headers: tuple[tuple[str, str], ...] | None = None
         self._limit: Timer | None = None
         self.transaction: ClientTransaction | None = None
+        self.ack = b""
         self.heard = False
         self.done = False
 
@@ -119,14 +114,15 @@ class Exchange:
             self._resolve(self._uri, self._resolved)
 
     def _resolved(self, result: list[Hop] | SipError) -> None:
-        if self.done or self.cancelled:
+        if self.done or self._cancel_headers is not None:
             return
         if isinstance(result, SipError) or not result:
             reason = result.reason if isinstance(result, SipError) else "no address"
             # The resolver may answer at once, and whoever started us has not got us in hand yet.
             self._agent.clock.call_later(0, self._finish, f"resolve: {reason}")
             return
-        self._hops = self._agent.silent.last(result)
+        silent = self._agent.silent
+        self._hops = silent.last(result) if silent.until else list(result)
         race = self._agent.race
         if race is None or self.request.method != "INVITE":
             self._send()
@@ -168,11 +164,10 @@ class Exchange:
         self._attempts += 1
         self.heard = False
         hop = self._hops[0]
-        request = self.request.copy()
         if self._prepare is not None:
-            self._prepare(request, hop)
+            self._prepare(self.request, hop)
         self.transaction = self._agent.layer.send_request(
-            request, hop, on_response=self._response, on_failure=self._failure
+            self.request, hop, on_response=self._response, on_failure=self._failure
         )
 
     @property
@@ -203,7 +198,8 @@ class Exchange:
 
     def _conclude(self) -> None:
         self.done = True
-        self._end_race()
+        if self._race is not None:
+            self._end_race()
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
@@ -234,20 +230,23 @@ class Exchange:
             return
         if reason == "timeout":
             self.silent()
-        # DNS-04: only silence and transport errors mean that another host may do better.
+        # RFC 3263 4.3: only silence and transport errors mean that another host may do better.
         if self.heard or not self.next_hop():
             self._finish(reason)
 
     def _response(self, transaction: ClientTransaction, response: SipResponse) -> None:
         status = response.status
-        misrouted = len(response.values("via")) != 1  # UAC-17
+        # RFC 3261 8.1.3.3: more than one Via means that it is not for us.
+        plain = response.keys.count("via") == 1 and "," not in response.lines[response.keys.index("via")]
+        misrouted = not plain and len(response.values("via")) != 1
         if transaction is not self.transaction or self.done:
             if 200 <= status < 300 and self._on_late is not None and not misrouted:
                 self._on_late(self, response)
             return
         if not self.heard:
             self.heard = True
-            self._agent.silent.discard(self._hops[0])
+            if self._agent.silent.until:
+                self._agent.silent.discard(self._hops[0])
         if status < 200:
             if status > 100 and self._on_provisional is not None and not misrouted:
                 self._on_provisional(self, response)
@@ -280,7 +279,8 @@ class Exchange:
             request.set("min-se", str(least))
         else:
             return False
-        request.set("cseq", f"{self._next_cseq()} {request.method}")
+        number = self._next_cseq() if self._next_cseq is not None else request.cseq.number + 1
+        request.set("cseq", f"{number} {request.method}")
         self.request = request
         self._send()
         return True

@@ -1,4 +1,4 @@
-"""Session timers (RFC 4028; UAC-13, UAC-14)."""
+"""Session timers (RFC 4028)."""
 
 from __future__ import annotations
 
@@ -49,41 +49,39 @@ def agreed_as_uas(request: SipRequest, wanted: int = 0) -> tuple[Agreement | Non
 
 
 class SessionTimer:
-    """Calls `refresh()` at half the interval if that is our part, and `expired()` shortly before the end."""
+    """Calls `refresh()` at half the interval if that is our part, and `expired()` shortly before the end.
 
-    __slots__ = ("_clock", "_expired", "_expiry", "_half", "_refresh", "agreement")
+    It begins when it is made: a 2xx with this agreement was sent or received.
+    """
 
-    def __init__(self, clock: Clock, refresh: Callable[[], None], expired: Callable[[], None]) -> None:
+    __slots__ = ("_clock", "_expired", "_expires_at", "_refresh", "_timer", "agreement")
+
+    def __init__(
+        self, clock: Clock, agreement: Agreement, refresh: Callable[[], None], expired: Callable[[], None]
+    ) -> None:
         self._clock = clock
         self._refresh = refresh
         self._expired = expired
-        self._half: Timer | None = None
-        self._expiry: Timer | None = None
-        self.agreement: Agreement | None = None
-
-    def start(self, agreement: Agreement | None) -> None:
-        """A 2xx was sent or received: begin anew with what it says, or turn the timer off."""
-        self.stop()
         self.agreement = agreement
-        if agreement is None:
-            return
         interval = agreement.interval
-        if agreement.we_refresh:
-            self._half = self._clock.call_later(interval / 2, self._refresh)
         # RFC 4028 10: BYE min(32 s, interval/3) before the session expires.
-        self._expiry = self._clock.call_later(interval - min(32.0, interval / 3), self._expired)
+        left = interval - min(32.0, interval / 3)
+        self._expires_at = clock.now() + left
+        self._timer: Timer = (
+            clock.call_later(interval / 2, self._due) if agreement.we_refresh else clock.call_later(left, expired)
+        )
+
+    def _due(self) -> None:
+        self._timer = self._clock.call_later(max(0.0, self._expires_at - self._clock.now()), self._expired)
+        self._refresh()
 
     def refused(self) -> None:
         """A refresh failed: try again in a tenth of the interval, as long as the session lives."""
-        if self.agreement is not None and self.agreement.we_refresh:
-            if self._half is not None:
-                self._half.cancel()
-            self._half = self._clock.call_later(self.agreement.interval / 10, self._refresh)
+        delay = self.agreement.interval / 10
+        if self.agreement.we_refresh and self._clock.now() + delay < self._expires_at:
+            self._timer.cancel()
+            self._timer = self._clock.call_later(delay, self._due)
 
     def stop(self) -> None:
-        """The session is over."""
-        for timer in (self._half, self._expiry):
-            if timer is not None:
-                timer.cancel()
-        self._half = self._expiry = None
-        self.agreement = None
+        """The session is over, or another agreement holds."""
+        self._timer.cancel()

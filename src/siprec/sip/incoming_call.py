@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from siprec.sip.call_handler import CallHandler, Done, Headers, described, ignore
+from siprec.sip.clock import Timer
 from siprec.sip.dialog import Dialog
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
 from siprec.sip.multipart import SDP_TYPE
+from siprec.sip.session_timer import agreed_as_uas
 from siprec.sip.transaction import ServerTransaction
-from siprec.sip.useragent_call import Call
-from siprec.sip.useragent_handler import CallHandler, Done, Headers, ignore
-from siprec.sip.useragent_reply import AnsweredInvite
-from siprec.sip.useragent_timer import agreed_as_uas
-
-if TYPE_CHECKING:
-    from siprec.sip.clock import Timer
-    from siprec.sip.message import SipResponse
-    from siprec.sip.useragent import UserAgent
+from siprec.sip.useragent_base import UserAgentBase
+from siprec.sip.useragent_call import UserAgentCall
 
 _REPEAT: Final = 60.0
 
 
-class IncomingCall(Call):
+class IncomingCall(UserAgentCall):
     """A call of ours as UAS: set `handler`, then :meth:`answer`, now or later. `request` is the INVITE.
 
     `local_tag` is our To tag. A handler hears of a CANCEL, or of a caller who hangs up early, by ``ended``.
     """
 
-    def __init__(self, agent: UserAgent, transaction: ServerTransaction) -> None:
+    __slots__ = ("_limit", "_repeat", "contact_params", "invite", "local_tag", "transaction")
+
+    def __init__(self, agent: UserAgentBase, transaction: ServerTransaction) -> None:
         invite = transaction.request
         super().__init__(agent, CallHandler(), invite.call_id)
         self.invite = invite
@@ -37,8 +35,7 @@ class IncomingCall(Call):
         self.local_tag = transaction.to_tag = agent.new_token()
         self.contact_params = ""
         self.dialog = Dialog.from_request(invite, self.local_tag, secure=transaction.source.transport == "tls")
-        self.remote_allow = invite.tokens("allow")
-        self._ringing: SipResponse | None = None
+        self.remote_allow = frozenset(invite.tokens("allow"))
         self._repeat: Timer | None = None
         self._limit: Timer | None = agent.clock.call_later(agent.ring_timeout, self._unanswered)
         transaction.on_cancel = self._cancelled
@@ -68,7 +65,8 @@ class IncomingCall(Call):
         agreement = None
         if 100 < status < 300:
             if not self.contact:
-                self.contact = self.contact_for(self.transaction.source, self.contact_params)
+                params = f";{self.contact_params}" if self.contact_params else ""
+                self.contact = f"<{self.agent.contact(self.transaction.source)}>{params}"
             lines.append(("Contact", self.contact))
         if status >= 200:
             lines.append(("Allow", self.agent.allow))
@@ -89,7 +87,7 @@ class IncomingCall(Call):
         if status < 200:
             if status > 100:
                 self.state = "early"
-                self._keep(response)
+                self._keep()
             self.transaction.respond(response)
             return
         self._stop_ringing()
@@ -100,8 +98,8 @@ class IncomingCall(Call):
             return
         self.state = "confirmed"
         if body:
-            self.remember_session(body, content_type)
-        self._answered = AnsweredInvite(self, self.transaction, response)
+            self.remember_session(described(body, content_type))
+        self._await_ack(self.transaction, response)
         self.transaction.respond(response)
         self.start_timer(agreement)
 
@@ -113,20 +111,17 @@ class IncomingCall(Call):
         else:
             super().bye(headers, body, content_type, done)
 
-    def _keep(self, response: SipResponse) -> None:
+    def _keep(self) -> None:
         """RFC 3261 13.3.1.1: every minute, so that no proxy's Timer C runs out."""
-        self._ringing = response
         if self._repeat is not None:
             self._repeat.cancel()
         self._repeat = self.agent.clock.call_later(_REPEAT, self._ring_again)
 
     def _ring_again(self) -> None:
-        if self._ringing is not None:
-            self.transaction.respond(self._ringing)
-            self._keep(self._ringing)
+        self.transaction.respond_again()
+        self._keep()
 
     def _stop_ringing(self) -> None:
-        self._ringing = None
         for timer in (self._repeat, self._limit):
             if timer is not None:
                 timer.cancel()
@@ -148,7 +143,7 @@ class IncomingCall(Call):
 
     def _bye_received(self, request: SipRequest) -> None:
         if self.state in ("calling", "early"):
-            # The caller may end an early dialog by BYE (RFC 3261 15.1.2; DLG-06).
+            # The caller may end an early dialog by BYE (RFC 3261 15.1.2).
             self._gone("bye", request, 487)
         else:
             super()._bye_received(request)

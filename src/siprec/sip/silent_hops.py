@@ -21,30 +21,31 @@ class SilentHops:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._until: dict[Place, float] = {}
+        self.until: dict[Place, float] = {}
+        """When each may be tried in its turn again; empty: none was silent."""
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self.until)
 
     def add(self, hop: Hop, seconds: float) -> None:
         """`hop` kept silent: it comes last for so many seconds."""
         if seconds <= 0:
             return
         now = self._clock.now()
-        if len(self._until) >= MAX_KEPT:
-            self._until = {place: until for place, until in self._until.items() if until > now}
-            if len(self._until) >= MAX_KEPT:
-                self._until.clear()
-        self._until[_place(hop)] = now + seconds
+        if len(self.until) >= MAX_KEPT:
+            self.until = {place: until for place, until in self.until.items() if until > now}
+            if len(self.until) >= MAX_KEPT:
+                self.until.clear()
+        self.until[_place(hop)] = now + seconds
 
     def discard(self, hop: Hop) -> None:
         """It was heard of."""
-        if self._until:
-            self._until.pop(_place(hop), None)
+        if self.until:
+            self.until.pop(_place(hop), None)
 
     def last(self, hops: Iterable[Hop]) -> list[Hop]:
         """`hops` in their order, those that kept silent lately behind the others."""
-        if not self._until:
+        if not self.until:
             return list(hops)
         now = self._clock.now()
-        return sorted(hops, key=lambda hop: self._until.get(_place(hop), 0.0) > now)
+        return sorted(hops, key=lambda hop: self.until.get(_place(hop), 0.0) > now)
