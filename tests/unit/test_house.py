@@ -22,7 +22,7 @@ CIRCLES = {"recorder": 6, "sip": 8}
 """Modules that import each other, by room."""
 LONG = {"recorder": 1, "recording": 4, "sip": 3}
 """Files of more than 450 lines, by room."""
-PRIVATE_IDS = {"media": 4, "net": 12, "proxy": 38, "recording": 111, "rtp": 1, "sdp": 2, "sip": 45}
+PRIVATE_IDS = {"sip": 45}
 """Ids of the list of requirements that comments cite, by room."""
 
 

@@ -280,7 +280,7 @@ class MediaServer(ABC):
 
     @abstractmethod
     def pause(self, session: MediaSession, tag: str, done: Result) -> None:
-        """Withhold every stream of the subscription, at once (CTL-07), until :meth:`resume`."""
+        """Withhold every stream of the subscription, at once, until :meth:`resume`."""
 
     @abstractmethod
     def resume(self, session: MediaSession, tag: str, done: Result) -> None:

@@ -4,7 +4,7 @@ Differences are taken from what the server answers, not from its version:
 
 - RTPEngine 10.5 goes on sending when a stream of a subscription is answered ``inactive``, and its ``block media``
   towards a subscription blocks the call as well. What every version obeys is port 0, so that is what withheld streams
-  become, unless the server's replies carry ``gates`` (our relay: RTP stops, RTCP goes on, CTL-05).
+  become, unless the server's replies carry ``gates`` (our relay: RTP stops, RTCP goes on, RFC 3264 5.1).
 - Which stream of a subscription is whose comes from ``media-labels`` (the ``SIPREC`` flag), else from ``tag-medias``,
   else from the order of ``from-tags``.
 - A subscription answered with fewer formats than offered is refused without ``allow transcoding``: it is always sent.

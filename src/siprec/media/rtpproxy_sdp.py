@@ -47,8 +47,8 @@ def private_removed(description: SessionDescription, places: Mapping[int, object
 def pointed(description: SessionDescription, places: Mapping[int, tuple[str, int]], *, origin: bool = False) -> None:
     """Point m-lines to the addresses and ports in `places` (by index from 0).
 
-    The null address of an old-style hold stays (OA-08). Lines that are not in `places` keep the address they had from
-    the session's ``c=``. `origin`: the address in ``o=`` too.
+    The null address of an old-style hold stays (RFC 3264 8.4). Lines that are not in `places` keep the address they had
+    from the session's ``c=``. `origin`: the address in ``o=`` too.
     """
     if not places:
         return
@@ -91,7 +91,7 @@ def established(agreed: Mapping[str, bytes]) -> list[int]:
 def forked_streams(agreed: Mapping[str, bytes], tags: Sequence[str], address: str) -> tuple[ForkedStream, ...]:
     """What each of `tags` sends, as the recorder is to be told: payload types are those the other party asked for
     (RFC 3264 5.1), formats those that both know. SRTP is copied as it is, so the recorder is told the party's key (RFC
-    7866 12.2, SEC-07); left out are streams of which nobody but the parties has the key (DTLS).
+    7866 12.2); left out are streams of which nobody but the parties has the key (DTLS).
 
     Raises:
         SdpError: a description that cannot be read.

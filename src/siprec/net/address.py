@@ -85,7 +85,7 @@ def family_of(host: str) -> socket.AddressFamily:
 
 @lru_cache(maxsize=4096)
 def refusal(host: str) -> str:
-    """Why nothing may be sent to this address (TRN-11), or an empty string.
+    """Why nothing may be sent to this address (RFC 4475 3.3.10), or an empty string.
 
     Directed broadcasts look like any other address; the kernel refuses those, as no socket here has SO_BROADCAST.
     """

@@ -1,4 +1,4 @@
-"""Messages out of a byte stream (RFC 3261 7.5, 18.3; RFC 5626 4.4.1; MSG-06). Knows no socket."""
+"""Messages out of a byte stream (RFC 3261 7.5, 18.3; RFC 5626 4.4.1). Knows no socket."""
 
 from __future__ import annotations
 

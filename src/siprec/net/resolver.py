@@ -1,4 +1,4 @@
-"""From a URI to the hops that lead there (RFC 3263; DNS-01..06)."""
+"""From a URI to the hops that lead there (RFC 3263)."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class Resolver:
         return self._hosts.lookup(host) or None
 
     def _direct(self, wanted: _Wanted, addresses: tuple[str, ...]) -> list[Hop] | SipError:
-        """Numeric host, or a name that DNS knows nothing of: UDP or TLS unless said otherwise (DNS-01, DNS-02)."""
+        """Numeric host, or a name that DNS knows nothing of: UDP or TLS unless said otherwise (RFC 3263 4.1, 4.2)."""
         if family_of(wanted.host) == socket.AF_UNSPEC:
             addresses = self._by_family(addresses)
             if not addresses:
@@ -238,7 +238,8 @@ class Resolver:
         for _, group in groupby(plan.targets, key=lambda target: target.rank):
             for target in self._weighted(list(group)):
                 for address in target.addresses:
-                    # RFC 5922 4: the certificate is for the domain asked for, not for what SRV made of it (DNS-03).
+                    # RFC 5922 4: the certificate is for the domain asked for, not for what SRV made of it (RFC 3263
+                    # 4.1).
                     name = wanted.host if target.transport == "tls" else ""
                     hop = Hop(target.transport, address, target.port, server_name=name)
                     if hop not in hops:

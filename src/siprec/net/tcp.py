@@ -44,8 +44,8 @@ class StreamLimits:
     """Limits of stream connections: octets and seconds.
 
     `idle` closes a connection without a complete message or keep-alive for that long; RFC 3261 18 wants 64*T1 at
-    least (TRN-08), RFC 5626 clients ping every 120 s. One that was accepted has `first` seconds for its first message.
-    `max_per_source` (0: any number) and `max_unfinished` (octets of unfinished messages) hold for each source.
+    least (RFC 3261 18), RFC 5626 clients ping every 120 s. One that was accepted has `first` seconds for its first
+    message. `max_per_source` (0: any number) and `max_unfinished` (octets of unfinished messages) hold for each source.
     """
 
     idle: float = 300.0

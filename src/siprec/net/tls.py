@@ -19,7 +19,7 @@ class TlsSettings:
     `certificate` (with its chain) and `private_key` (empty: in the same file) are shown by a listener, and as client
     certificate when a server asks for one. `ca_file` (empty: the system's) has the trusted issuers. `verify_server`
     checks chain and name of the servers we connect to, the name only with `verify_name`; `verify_client` says whether
-    a listener wants certificates of its clients. `ciphers` is an OpenSSL cipher list for TLS 1.2 (SEC-02).
+    a listener wants certificates of its clients. `ciphers` is an OpenSSL cipher list for TLS 1.2 (RFC 7866 12).
     """
 
     certificate: str = ""

@@ -45,7 +45,7 @@ class SocketTransport(Listeners):
     logged. `tls` is the identity and trust for connections opened when neither the hop nor a TLS listener has its own;
     what a hop's `TlsSettings` leave out is taken from it. `trace(direction, hop, octets)`, direction ``"in"`` or
     ``"out"``, sees every SIP message when set. `allow` names addresses that may be sent to although they are multicast
-    or broadcast (TRN-11).
+    or broadcast (RFC 4475 3.3.10).
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class SocketTransport(Listeners):
             server, client = self._contexts.listener(tls)
         stream: StreamListener | None = None
         if wanted.transport == "tcp" and wanted.port == 0:
-            # UDP and TCP on one number (TRN-01), if nobody else has it.
+            # UDP and TCP on one number (RFC 3261 18), if nobody else has it.
             for other in opened:
                 if other.address.transport == "udp" and other.address.host == wanted.host:
                     try:
@@ -163,7 +163,7 @@ class SocketTransport(Listeners):
         """See :meth:`siprec.sip.transport.Transport.send`.
 
         ``hop.connection`` other than 0 means that connection and no other: when it is gone, `failed` says so, and the
-        caller may try again with 0 (RFC 3261 18.2.2, TRN-03).
+        caller may try again with 0 (RFC 3261 18.2.2).
         """
         forbidden = refusal(hop.host)
         if (forbidden and hop.host not in self._allow) or not 0 < hop.port < 65536:

@@ -251,7 +251,8 @@ class UdpListener:
             if len(content) < _SOCK_EXTENDED_ERR.size:
                 continue
             code, origin, icmp_type, _icmp_code, _, _, _ = _SOCK_EXTENDED_ERR.unpack_from(content)
-            # Fatal are unreachable and parameter problem; source quench, too big and time exceeded are not (TRN-10).
+            # Fatal are unreachable and parameter problem; source quench, too big and time exceeded are not (RFC 3261
+            # 18.4).
             if origin == _ORIGIN_ICMP:
                 fatal = icmp_type in (3, 12) and code != errno.EMSGSIZE
             elif origin == _ORIGIN_ICMP6:

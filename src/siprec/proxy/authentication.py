@@ -1,4 +1,5 @@
-"""Authentication of requests (RFC 3261 22; REQ-07): for the registrar, rules, routing scripts and the default route."""
+"""Authentication of requests (RFC 3261 16.3 step 6, 22): for the registrar, rules, routing scripts and the default
+route."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Relation:
 
 
 class Call:
-    """One initial INVITE, all its branches, and the dialog that was answered (SCN-13).
+    """One initial INVITE, all its branches, and the dialog that was answered (RFC 3261 13.2.2.4).
 
     `state` is ``early``, ``confirmed`` or ``terminated``; `from_tag` the caller's, `to_tag` that of the answered
     branch. `invite` is the request as received, `response` the 2xx, `caller` and `callee` From and To. Times are

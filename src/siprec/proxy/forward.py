@@ -19,8 +19,8 @@ _LOOP_LENGTH: Final = 12
 
 
 def loop_part(request: SipRequest) -> str:
-    """Hash of everything that routing looks at, for the branch (LOOP-02); the method is not in it. Of the request as
-    it was received, Routes and all."""
+    """Hash of everything that routing looks at, for the branch (RFC 5393 4.2.1); the method is not in it. Of the
+    request as it was received, Routes and all."""
     parts = [request.uri, request.from_tag, request.to_tag, request.call_id, str(request.cseq.number)]
     if not _ROUTED_BY.isdisjoint(request.keys):
         parts += [line for key, line in zip(request.keys, request.lines, strict=True) if key in _ROUTED_BY]
@@ -32,7 +32,7 @@ _ROUTED_BY: Final = frozenset({"route", "proxy-require", "proxy-authorization"})
 
 
 def has_looped(request: SipRequest, identity: LocalDomain, part: str) -> bool:
-    """Whether the request came by here before and nothing that routing looks at has changed (LOOP-03)."""
+    """Whether the request came by here before and nothing that routing looks at has changed (RFC 5393 4.2.2)."""
     values = request.values("via")
     for value in values[1:]:
         via = Via.parse(value)
@@ -44,7 +44,7 @@ def has_looped(request: SipRequest, identity: LocalDomain, part: str) -> bool:
 
 
 def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
-    """Route information that concerns us (RFC 3261 16.4; REQ-08 to REQ-10). Changes `request`.
+    """Route information that concerns us (RFC 3261 16.4). Changes `request`.
 
     Returns whether a Route value of ours was used up, and the cookie in it.
 
@@ -54,7 +54,8 @@ def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
     ours, cookie = False, ""
     uri = request.ruri
     if "lr" in uri.params and cookie_of(uri) and identity.is_us(uri):
-        # REQ-08: a strict router put our Record-Route value into the Request-URI; the real one is the last Route.
+        # RFC 3261 16.4: a strict router put our Record-Route value into the Request-URI; the real one is the last
+        # Route.
         routes = request.values("route")
         if routes:
             ours, cookie = True, cookie_of(uri)
@@ -66,7 +67,7 @@ def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
     maddr = uri.params.get("maddr")
     if maddr and uri.is_sip and identity.is_us(Uri("sip", None, maddr.strip("[]"), uri.port)):
         params = {name: value for name, value in uri.params.items() if name not in ("maddr", "transport")}
-        request.uri = uri.replace(params=params, port=None).text  # REQ-09
+        request.uri = uri.replace(params=params, port=None).text  # RFC 3261 16.4
     while request.has("route"):
         values = request.values("route")
         if not values:
@@ -87,7 +88,7 @@ def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
 
 
 def aim(request: SipRequest, target: Target) -> Uri:
-    """Point `request` at a target and return the URI of the next hop (FWD-01, FWD-05, FWD-06).
+    """Point `request` at a target and return the URI of the next hop (RFC 3261 16.6 steps 2, 6 and 7).
 
     Raises:
         SipError: a Route value is malformed.
@@ -105,7 +106,7 @@ def aim(request: SipRequest, target: Target) -> Uri:
     if routes:
         hop = NameAddr.parse(routes[0]).uri
         if "lr" not in hop.params:
-            # FWD-05: the next element is a strict router.
+            # RFC 3261 16.6 step 6: the next element is a strict router.
             request.remove_first_value("route")
             request.add("Route", f"<{request.uri}>")
             request.uri = hop.text
@@ -115,7 +116,7 @@ def aim(request: SipRequest, target: Target) -> Uri:
 
 
 def count_hop(request: SipRequest) -> None:
-    """Max-Forwards down by one, or 70 (FWD-02). Raises SipError when malformed."""
+    """Max-Forwards down by one, or 70 (RFC 3261 16.6 step 3). Raises SipError when malformed."""
     left = request.max_forwards
     if left is None:
         request.add("Max-Forwards", str(MAX_FORWARDS))
@@ -124,7 +125,7 @@ def count_hop(request: SipRequest) -> None:
 
 
 def breadth(request: SipRequest) -> int:
-    """How many branches at once the request may still become (FWD-03)."""
+    """How many branches at once the request may still become (RFC 5393 5.3.3)."""
     value = request.get("max-breadth")
     if value is None:
         return MAX_BREADTH

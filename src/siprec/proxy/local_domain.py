@@ -95,11 +95,11 @@ class LocalDomain:
         return self.leads_here(Hop(transport, host, port)) or (uri.port is None and host in self.domains)
 
     def is_address(self, host: str, port: int) -> bool:
-        """Whether this is where we listen: sent-by of a Via of ours (LOOP-03)."""
+        """Whether this is where we listen: sent-by of a Via of ours (RFC 5393 4.2.2)."""
         return (_spelt(host), port) in self._addresses
 
     def has_udp(self, host: str, port: int) -> bool:
-        """Whether we can be reached there by UDP, so that a Record-Route needs no transport (RR-05)."""
+        """Whether we can be reached there by UDP, so that a Record-Route needs no transport (RFC 3261 16.6 step 4)."""
         return (_spelt(host), port) in self._udp
 
     def is_us(self, uri: Uri) -> bool:
@@ -110,7 +110,7 @@ class LocalDomain:
         return (host, uri.effective_port) in self._addresses or (uri.port is None and host in self.domains)
 
     def serves(self, uri: Uri) -> bool:
-        """Whether users of this URI's domain are ours (REQ-11)."""
+        """Whether users of this URI's domain are ours (RFC 3261 16.5)."""
         host = uri.host if ":" not in uri.host else _spelt(uri.host)
         return uri.is_sip and (
             host in self.domains

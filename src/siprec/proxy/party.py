@@ -1,5 +1,5 @@
 """Who the parties of a dialog are, as what they send tells: connected identity (RFC 4916, RFC 3325), and another party
-who takes a place within the same dialog (SCN-07). Messages are read, never changed.
+who takes a place within the same dialog (RFC 8068 3.2.3). Messages are read, never changed.
 
 Another party has taken the place when the media come from elsewhere (the session in ``o=`` is a new one, RFC 3264 8)
 and the messages name somebody else: another asserted identity (else From), another Session-ID, or another Contact in

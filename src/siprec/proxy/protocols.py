@@ -30,11 +30,11 @@ class Indicator(Protocol):
     """What records, as far as the parties of a call are concerned; handed in from above (:mod:`siprec.recording`)."""
 
     def state(self, call: Call) -> State:
-        """What record-aware parties are to be told now (CS-08); empty: nothing is indicated in this call."""
+        """What record-aware parties are to be told now (RFC 7866 7.1.2); empty: nothing is indicated in this call."""
         ...
 
     def preference(self, call: Call, leg: Leg, preference: Preference) -> None:
-        """A party said what it prefers (CS-06); before the answer to its offer is forwarded."""
+        """A party said what it prefers (RFC 7866 7.1.3); before the answer to its offer is forwarded."""
         ...
 
     def signals(self, call: Call) -> bool:

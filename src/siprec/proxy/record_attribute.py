@@ -1,5 +1,6 @@
 """``a=record`` and ``a=recordpref`` in the descriptions that pass (RFC 7866 7.1, 7.3), where the media server rewrites
-them anyway (the exception of MSG-04). Other recording clients may be in the path: what they say is never weakened."""
+them anyway (the exception of RFC 3261 16.6 step 1). Other recording clients may be in the path: what they say is never
+weakened."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _PREFERENCES: Final[dict[str, Preference]] = {
 
 
 def marked(octets: bytes, state: State) -> bytes:
-    """The description with ``a=record`` at each m-line in use (CS-04); with no `state` as it is (CS-10).
+    """The description with ``a=record`` at each m-line in use (RFC 7866 7.1.2); with no `state` as it is (RFC 7866
+    7.3.1).
 
     Where another SRC upstream records too, the stronger of both stands there.
     """
@@ -43,7 +45,7 @@ def marked(octets: bytes, state: State) -> bytes:
 
 
 def preference(octets: bytes) -> Preference:
-    """What a description prefers, of its first m-line in use; media level before session level (UA-04)."""
+    """What a description prefers, of its first m-line in use; media level before session level (RFC 7866 7.3.2)."""
     if b"recordpref" not in octets:
         return ""
     try:

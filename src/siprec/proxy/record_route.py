@@ -1,4 +1,4 @@
-"""Our Record-Route values, and the proof that a Route value is one of ours (RR-01 to RR-07)."""
+"""Our Record-Route values, and the proof that a Route value is one of ours (RFC 3261 16.6 step 4)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from siprec.sip.transport import Hop, Transport
 from siprec.sip.uri import Uri
 
 PARAM: Final = "did"
-# These make no dialog, and within one there is nothing that they tell its parties: no route set changes (RR-09), but
-# one that was lost is found again with requests that refresh the target (RFC 3261 16.6 step 4).
+# These make no dialog, and within one there is nothing that they tell its parties: no route set changes (RFC 3261
+# 12.1), but one that was lost is found again with requests that refresh the target (RFC 3261 16.6 step 4).
 _WITHOUT: Final = frozenset({"REGISTER", "MESSAGE", "OPTIONS", "PUBLISH", "CANCEL", "ACK", "BYE", "PRACK", "INFO"})
 
 
@@ -50,14 +50,14 @@ class Cookies:
 
 
 def wanted(request: SipRequest) -> bool:
-    """Whether to record-route (FWD-04): what may make a dialog, refreshes one, or is unknown."""
+    """Whether to record-route (RFC 3261 16.6 step 4): what may make a dialog, refreshes one, or is unknown."""
     return request.method not in _WITHOUT
 
 
 def insert(
     request: SipRequest, transport: Transport, identity: LocalDomain, source: Hop, out: Hop, cookie: str
 ) -> None:
-    """Put our Record-Route on top: one value, or two where the sides differ (RR-03).
+    """Put our Record-Route on top: one value, or two where the sides differ (RFC 5658 5).
 
     `source` is where the request came from, `out` where it goes; both with `local` filled in. The upper value is for
     who is reached by `out`.
@@ -77,7 +77,7 @@ _Side = tuple[str, str, int, str]
 
 
 def _is_secure(request: SipRequest) -> bool:
-    """RR-02: the Request-URI or the top Route is a SIPS URI."""
+    """RFC 3261 16.6 step 4: the Request-URI or the top Route is a SIPS URI."""
     if request.uri[:5].lower() == "sips:":
         return True
     routes = request.values("route")
@@ -94,7 +94,7 @@ def _value(side: _Side, cookie: str, named: bool) -> str:
     scheme, host, port, transport = side
     if ":" in host:
         host = f"[{host}]"
-    # RR-04: never transport=tls, the scheme says it.
+    # RFC 5658 6.2: never transport=tls, the scheme says it.
     param = f";transport={transport}" if named and transport in ("udp", "tcp") else ""
     return f"<{scheme}:{host}:{port}{param};lr;{PARAM}={cookie}>"
 

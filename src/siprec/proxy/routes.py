@@ -32,7 +32,7 @@ TRUSTED: Final = "trusted"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request may go: the Request-URI to give it; `q` its preference (FWD-11).
+    """Where a request may go: the Request-URI to give it; `q` its preference (RFC 3261 16.6).
 
     `flow` is the way to it if known (a registered phone), else it is found by RFC 3263. `route` are Route values to
     put on top (outbound proxy, Path). `given_by` says whose Contact it is: the address of a stranger, or `TRUSTED`

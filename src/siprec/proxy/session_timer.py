@@ -1,4 +1,4 @@
-"""Session timers as a proxy may ask for them (RFC 4028 8; TMR-01 to TMR-04)."""
+"""Session timers as a proxy may ask for them (RFC 4028 8.1, 8.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def ask(request: SipRequest, seconds: int) -> None:
     """Insert Session-Expires, or lower it; never below Min-SE, never touching the refresher.
 
     Raises:
-        SipError: 422, the value is too small and the UAC does session timers (TMR-03).
+        SipError: 422, the value is too small and the UAC does session timers (RFC 4028 8.1).
     """
     wanted = max(seconds, min_se(request))
     if not request.has("session-expires"):
@@ -36,7 +36,7 @@ def smallest(*messages: SipMessage) -> int:
 
 
 def confirm(request: SipRequest, response: SipResponse, seconds: int) -> None:
-    """TMR-04: a 2xx without Session-Expires of a UAS that does no timers, when the UAC does: the UAC refreshes.
+    """RFC 4028 8.2: a 2xx without Session-Expires of a UAS that does no timers, when the UAC does: the UAC refreshes.
 
     `request` is as received, `seconds` what we asked for.
     """

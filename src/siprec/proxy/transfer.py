@@ -1,5 +1,6 @@
 """Calls that come of other calls: an INVITE that replaces a dialog (RFC 3891), or that was asked for by REFER
-(RFC 3515, RFC 3892). Noted so that their recordings can be grouped (DLG-08, SCN-08); everything passes untouched."""
+(RFC 3515, RFC 3892). Noted so that their recordings can be grouped (RFC 7989 7, RFC 8068 3.2.3); everything passes
+untouched."""
 
 from __future__ import annotations
 

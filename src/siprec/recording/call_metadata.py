@@ -83,7 +83,7 @@ class _GroupEntry:
 
 
 class GroupRegistry:
-    """Who has which participant id in which CS group, so that it stays the same from call to call (ID-07).
+    """Who has which participant id in which CS group, so that it stays the same from call to call (RFC 7865 6.5.1).
 
     Holds the `size` groups used last.
     """
@@ -122,7 +122,7 @@ class _Left:
 
 
 class CallMetadata:
-    """Identifiers of one call, shared by all its recordings (ERR-12, ID-08), and what the call is made of now."""
+    """Identifiers of one call, shared by all its recordings (RFC 7865 6.4, 6.10), and what the call is made of now."""
 
     def __init__(self, call: RecordedCall, new_id: IdSource) -> None:
         self.call = call
@@ -142,14 +142,15 @@ class CallMetadata:
         self._early = 0.0
 
     def join(self, group_id: str, formed: float, common: Mapping[Leg, str]) -> None:
-        """This session is one of a group (SCN-08), where no setting names another; `common` are the ids of parties who
-        take part in other sessions of it (ID-07)."""
+        """This session is one of a group (RFC 8068 3.2.3), where no setting names another; `common` are the ids of
+        parties who take part in other sessions of it (RFC 7865 6.5.1)."""
         if not self.group_id:
             self.group_id, self._formed = group_id, formed
         for leg, ident in common.items():
             self._group_ids[leg, group_id] = ident
         for leg in LEGS:
-            # Who was told in this session already keeps that id (ID-08), whoever of the group has another for the name.
+            # Who was told in this session already keeps that id (RFC 7865 6.10), whoever of the group has another for
+            # the name.
             told = self._group_ids.get((leg, ""))
             if told is not None:
                 self._group_ids[leg, group_id] = told
@@ -181,8 +182,8 @@ class CallMetadata:
         return {name.aor for name in names} != {name.aor for name in before}
 
     def replace(self, leg: Leg, address: NameAddr, message: SipMessage | None, wall: float) -> None:
-        """At `wall` another party took the place of this one in the same session (SCN-07): a new participant with
-        streams of its own joins, the old one leaves."""
+        """At `wall` another party took the place of this one in the same session (RFC 8068 3.2.3): a new participant
+        with streams of its own joins, the old one leaves."""
         streams = [key for key in self._stream_ids if key[0] == leg]
         self._left.append(
             _Left(
@@ -217,7 +218,7 @@ class CallMetadata:
         return {self.call.from_tag: "caller", self.call.callee_tag: "callee"}
 
     def stream_id(self, leg: Leg, index: int) -> str:
-        """The stream id of a party's m-line; the same whenever asked (ID-08)."""
+        """The stream id of a party's m-line; the same whenever asked (RFC 7865 6.10)."""
         key = (leg, index)
         found = self._stream_ids.get(key)
         if found is None:
@@ -272,12 +273,12 @@ class CallMetadata:
                     who[leg] = groups.participant(group_id, names[0].aor, who[leg])
                 self._group_ids[leg, group_id] = who[leg]
         if who["caller"] == who["callee"]:
-            # A party that calls itself is still two participants here (ID-09).
+            # A party that calls itself is still two participants here (RFC 7865 6.10).
             who["callee"] = self._group_ids["callee", group_id] = self.participant_ids["callee"]
         gone = {left.group_ids.get((left.leg, group_id), left.id): left for left in self._left}
         for ident, left in gone.items():
             if ident in who.values():
-                continue  # came back (ID-09)
+                continue  # came back (RFC 7865 6.10)
             address, message, spoke = left.party
             participants.append(Participant(ident, parties.name_ids(address, message, identities)))
             assocs.append(
@@ -366,7 +367,8 @@ class CallMetadata:
         return self.call.invite if leg == "caller" else self.call.response
 
     def _flows(self, leg: Leg, index: int) -> bool:
-        """Whether what `leg` has to say on its m-line `index` reaches the other party: hold shows here (CTL-03)."""
+        """Whether what `leg` has to say on its m-line `index` reaches the other party: hold shows here (RFC 7866
+        7.1.1.1)."""
         own, other = self.call.caller_sdp, self.call.callee_sdp
         if leg == "callee":
             own, other = other, own

@@ -83,7 +83,7 @@ class CallRecording(CopiedStreams):
         self._post(Event(Kind.STOP, self._document().stopped(wall, reasons), reason=reason, wall=wall))
 
     def lost(self, status: int, reason: str) -> None:
-        """The SRS is gone, as far as can be told: the RS is given up, and set up again (ERR-09)."""
+        """The SRS is gone, as far as can be told: the RS is given up, and set up again (RFC 7865 6.4)."""
         log.warning("SRS %s: %s (call %s)", self.server, reason, self.call.call_id, extra=self._fields)
         self.context.health.mark_down(self.server, self.profile, status if status != 481 else 0, reason)
         self._failed_at_srs(status)
@@ -97,7 +97,7 @@ class CallRecording(CopiedStreams):
             self._unavailable = True
 
     def offer_again(self) -> None:
-        """Repeat the offer: the media do not arrive although the SRS answers (ERR-11)."""
+        """Repeat the offer: the media do not arrive although the SRS answers (RFC 7866 8.1.1)."""
         self._post(Event(Kind.OFFER_AGAIN))
 
     def media_lost(self, reason: str) -> None:

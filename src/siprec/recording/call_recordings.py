@@ -170,7 +170,7 @@ class CallRecordings:
     # -- beginning -----------------------------------------------------------------------------------------------------
 
     def early_media(self) -> None:
-        """Early media pass (R3), or those of another branch do (SCN-13), or they have changed."""
+        """Early media pass, or those of another branch do (RFC 3261 13.2.2.4), or they have changed."""
         if not self.answered and not self.over:
             self._begin_early(None)
 
@@ -190,7 +190,7 @@ class CallRecordings:
         self._begin(waiting, since)
 
     def begin(self) -> None:
-        """The call is answered. A late offer has its answer in the ACK: then the recording waits for that (R3)."""
+        """The call is answered. A late offer has its answer in the ACK: then the recording waits for that."""
         call = self.call
         if self.answered or not (call.caller_sdp and call.callee_sdp):
             return
@@ -293,7 +293,8 @@ def settings_of(call: Call, instance: str) -> RecordingSettings | None:
 def stream_signature(call: Call) -> object:
     """What makes a new fork and offer necessary when it changes: m-lines, formats and what they mean, rejected or not;
     also another callee, when of two that answered the caller kept the second.
-    Direction and addresses do not: hold is metadata (CTL-03), and addresses are the media server's business."""
+    Direction and addresses do not: hold is metadata (RFC 7866 7.1.1.1), and addresses are the media server's
+    business."""
     return call.callee_tag, *(_signature(octets) for octets in (call.caller_sdp, call.callee_sdp))
 
 

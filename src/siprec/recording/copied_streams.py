@@ -67,7 +67,7 @@ class CopiedStreams(RecordingCore):
             return
         if self.machine.state is State.FORKING:
             self._attached = self._wall()
-        # A dialog there was before: its SRS is lost, and what is said now is for the next one (ERR-09).
+        # A dialog there was before: its SRS is lost, and what is said now is for the next one (RFC 7865 6.4).
         lost = self.machine.state is State.FORKING and self._dialog is not None and bool(self._tag)
         age = self.context.clock.now() - self._since if self._since is not None else None
         transport = self._srtp.ask(self.server)

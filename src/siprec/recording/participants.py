@@ -26,12 +26,12 @@ _BASE_TAGS: Final = re.compile(
     "actor|application|audio|automata|class|control|data|description|duplex|events|extensions|isfocus|language"
     "|methods|mobility|priority|schemes|text|type|video"
 )
-# Names a device, not a feature (SEC-13, SEC-14).
+# Names a device, not a feature (RFC 7865 6.10, 10).
 _PRIVATE_TAGS: Final = frozenset({"+sip.instance"})
 
 
 def name_id(address: NameAddr) -> NameId:
-    """Address of record and display name of one address; never raises, malformed gives an anonymous address (P4)."""
+    """Address of record and display name of one address; never raises, malformed gives an anonymous address."""
     try:
         aor = address.uri.aor
     except SipError:
@@ -105,8 +105,8 @@ def group(text: str, secret: bytes) -> tuple[str, str]:
     """Identifier and extension XML for a group given by a script.
 
     Text that is an identifier already stands for itself. Any other text becomes a name-based UUID (RFC 4122 4.3) in a
-    name space that only the deployment's `secret` gives: same text, same id, and nothing to be guessed from it (ID-02);
-    the text itself travels as an extension element.
+    name space that only the deployment's `secret` gives: same text, same id, and nothing to be guessed from it (RFC
+    7865 6.10); the text itself travels as an extension element.
     """
     if is_id(text):
         return text, ""

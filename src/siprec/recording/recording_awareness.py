@@ -77,7 +77,7 @@ class Indications(RecordingObserver):
         self._sound(call)
 
     def _sound(self, call: Call) -> None:
-        """CS-03: the tone, while the recording is fed, for those who are not told otherwise."""
+        """RFC 7866 6.1.2: the tone, while the recording is fed, for those who are not told otherwise."""
         active = self._service.recordings_of(call) or [] if call.state == "confirmed" else []
         wanted: dict[str, Tone] = {}
         for recording in active:
@@ -109,7 +109,7 @@ class Indications(RecordingObserver):
                 media.play(session, tag, tone, lambda error: self._played(call, error))
 
     def announce_failure(self, call: Call) -> None:
-        """ERR-10: let the parties of an answered call hear that it is not recorded, or no longer."""
+        """RFC 7866 7.1.2: let the parties of an answered call hear that it is not recorded, or no longer."""
         known, media, session = self._of(call), call.media, call.media_session
         if known.announcing or media is None or session is None or call.state != "confirmed":
             return
@@ -181,18 +181,19 @@ class Indications(RecordingObserver):
         return False
 
     def signals(self, call: Call) -> bool:
-        """Whether a profile of this call lets us send requests of our own (CS-05)."""
+        """Whether a profile of this call lets us send requests of our own (RFC 7866 7.1.2)."""
         self.state(call)  # a recording begun in mid-call counts at once
         known = self._calls.get(call.dlg_id)
         return known is not None and known.signals
 
     def tones(self, call: Call) -> bool:
-        """Whether a profile of the call has a tone for its parties (CS-03), be it about a failure."""
+        """Whether a profile of the call has a tone for its parties (RFC 7866 6.1.2), be it about a failure."""
         profiles = [profile for name in call.recordings if (profile := self._service.profiles.get(name)) is not None]
         return any(profile.indication in _WITH_TONE or profile.on_failure == "announce" for profile in profiles)
 
     def preference(self, call: Call, leg: Leg, preference: Preference) -> None:
-        """CS-06: what a party prefers now is done, where the profile says ``honour``. Said again it is no news."""
+        """RFC 7866 7.1.3: what a party prefers now is done, where the profile says ``honour``. Said again it is no
+        news."""
         known = self._of(call)
         if known.preferences.get(leg) == preference:
             return

@@ -248,7 +248,7 @@ class RecordingCore:
         return self.call.wall(self.context.clock.now())
 
     def pause(self, by: str = "") -> None:
-        """Withhold the media (CTL-01); before the recording began: begin it paused. `by`: who asks."""
+        """Withhold the media (RFC 7866 7.1.1.1); before the recording began: begin it paused. `by`: who asks."""
         self.steered_by = by
         self._post(Event(Kind.PAUSE))
 

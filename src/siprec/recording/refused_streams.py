@@ -53,7 +53,7 @@ class RefusedStreams:
         self.pending = False
 
     def wished(self, keys: frozenset[StreamKey]) -> None:
-        """The SRS offered of itself not to get these streams (CTL-02): that is a pause, and no refusal."""
+        """The SRS offered of itself not to get these streams (RFC 7245 3.2.3): that is a pause, and no refusal."""
         self._wish = keys
 
     def judged(self, found: dict[StreamKey, str]) -> dict[StreamKey, str]:

@@ -36,7 +36,7 @@ from siprec.sip.values import retry_after
 
 log = logging.getLogger(__name__)
 
-#: A boolean feature parameter of the Contact header (SRC-05).
+#: A boolean feature parameter of the Contact header (RFC 7866 6.1.1).
 FEATURE: Final = "+sip.src"
 MEDIA_CONTROL: Final = "application/media_control+xml"
 MAX_REDIRECTS: Final = 5
@@ -54,8 +54,8 @@ class RsDialog(CallHandler):
         agent: our user agent.
         server: SIP URI of the SRS.
         profile, settings: see :mod:`siprec.recording.settings`.
-        from_uri: names the SRC where `settings` does not (SRC-07).
-        max_breadth: Max-Breadth of the call's INVITE, which caused this one (UAC-19, RFC 5393 5.4.3), if it has any.
+        from_uri: names the SRC where `settings` does not (RFC 7866 6.1.1).
+        max_breadth: Max-Breadth of the call's INVITE, which caused this one (RFC 5393 5.4.3), if it has any.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RsDialog(CallHandler):
     # -- what the SRC does ---------------------------------------------------------------------------------------------
 
     def invite(self, body: Body) -> None:
-        """Send the INVITE that starts the RS (SRC-05 to SRC-07, SRC-10)."""
+        """Send the INVITE that starts the RS (RFC 7866 6.1.1, RFC 3311 4)."""
         self._invite(self._by_transport(Uri.parse(self.server)), body)
 
     def _by_transport(self, uri: Uri) -> Uri:
@@ -145,7 +145,7 @@ class RsDialog(CallHandler):
             self._call = self._outgoing = None
 
     def cancel(self) -> None:
-        """Give the INVITE up; `rs_refused` follows (ERR-07)."""
+        """Give the INVITE up; `rs_refused` follows (RFC 3261 9.1)."""
         self._given_up = True
         if self._outgoing is not None:
             self._outgoing.cancel((("Reason", 'SIP;cause=487;text="call ended"'),))
@@ -204,7 +204,7 @@ class RsDialog(CallHandler):
     @property
     def needs_sdp(self) -> bool:
         """Whether metadata has to go in a re-INVITE: the SRS's Allow lacks UPDATE, or it refused one whatever that
-        says. No Allow at all: UPDATE is a must for an SRS (SRS-15)."""
+        says. No Allow at all: UPDATE is a must for an SRS (RFC 7866 9.1)."""
         call = self._call
         return self._no_update or (call is not None and bool(call.remote_allow) and "update" not in call.remote_allow)
 
@@ -251,7 +251,7 @@ class RsDialog(CallHandler):
         return self._call.way if self._call is not None else None
 
     def _date(self) -> tuple[str, str]:
-        """When it happened, by our clock (CTL-08, SRS-22)."""
+        """When it happened, by our clock (RFC 7865 6.1.1)."""
         return "Date", format_date(self.agent.clock.wall())
 
     # -- CallHandler ---------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class RsDialog(CallHandler):
     def answered(self, call: Call, response: SipResponse) -> None:
         """The first 2xx."""
         if self._require:
-            call.refresh_headers = (_REQUIRE,)  # SRC-08
+            call.refresh_headers = (_REQUIRE,)  # RFC 8068 3
         answer = description_of(response)
         if answer is None:
             # Nothing says where the streams go: this is no recording session.
@@ -272,7 +272,7 @@ class RsDialog(CallHandler):
             self.owner.rs_answered(self, answer)
 
     def _follow(self, response: SipResponse | None) -> bool:
-        """Call where a 3xx points, as far as the profile allows (ERR-02); each is a new dialog."""
+        """Call where a 3xx points, as far as the profile allows (RFC 3261 8.1.3); each is a new dialog."""
         assert self._start is not None
         body = self._start[1]
         if response is not None and 300 <= response.status < 400 and self.profile.redirect != "never":
@@ -292,7 +292,8 @@ class RsDialog(CallHandler):
         return self.profile.redirect == "any" or uri.host == first.host
 
     def failed(self, call: Call | None, status: int, response: SipResponse | None, reason: str) -> None:
-        """No dialog came about. An SRS that only knows the older media type is asked again with that (ERR-04)."""
+        """No dialog came about. An SRS that only knows the older media type is asked again with that (RFC 3261
+        8.1.3.5)."""
         if status == 503 and response is not None:
             self.retry_after = float(retry_after(response) or 0)
         if self._start is not None and not self._given_up and self._follow(response):
@@ -375,7 +376,7 @@ class RsDialog(CallHandler):
                 self._snapshot()
             return
         if wants_snapshot:
-            # Not as RFC 7866 9.2 wants it, but clear enough (C6).
+            # Not as RFC 7866 9.2 wants it, but clear enough.
             self._snapshot()
         self.owner.rs_offer(self, PeerOffer(description, reply, self._metadata_type))
 
@@ -413,12 +414,12 @@ def _contacts(response: SipResponse) -> list[Uri]:
 
 def _is_metadata(request: SipRequest) -> bool:
     """Whether the body is a snapshot request: by disposition or media type, the root element being all it can be
-    (META-11, C2)."""
+    (RFC 7866 9.2)."""
     return any(part.disposition == DISPOSITION or part.media_type in METADATA_TYPES for part in parts_of(request))
 
 
 def _wants_key_frame(request: SipRequest) -> bool:
-    """RFC 5168: ``application/media_control+xml`` with a ``picture_fast_update`` primitive (SRS-24)."""
+    """RFC 5168: ``application/media_control+xml`` with a ``picture_fast_update`` primitive (RFC 7866 8.1.7.1.1)."""
     try:
         return any(
             part.media_type == MEDIA_CONTROL and b"picture_fast_update" in part.content for part in parts_of(request)

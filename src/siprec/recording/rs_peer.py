@@ -25,7 +25,7 @@ ACCEPT: Final = f"application/sdp, {MEDIA_TYPE}, {LEGACY_MEDIA_TYPE}"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What goes to the SRS in one message: SDP, metadata, or both (META-07).
+    """What goes to the SRS in one message: SDP, metadata, or both (RFC 7866 9.1).
 
     `document` and `labels` (by stream id) are for who puts several calls together: the whole of the metadata as they
     are now, and what the streams are called in `sdp`.
@@ -77,7 +77,7 @@ class PeerOffer:
         self._metadata_type = metadata_type
 
     def answer(self, body: Body) -> None:
-        """200 with our description, and metadata where it was offerless (META-03)."""
+        """200 with our description, and metadata where it was offerless (RFC 7866 9.1)."""
         octets, headers = encode_body(body, self._metadata_type)
         content_type = next((value for name, value in headers if name == "Content-Type"), "")
         rest = [(name, value) for name, value in headers if name != "Content-Type"]
@@ -195,7 +195,7 @@ def description_of(message: SipMessage) -> SessionDescription | None:
 
 def encode_body(body: Body, metadata_type: str) -> tuple[bytes, list[tuple[str, str]]]:
     """Octets and headers, Content-Type first. Metadata carry ``recording-session``; SDP and metadata go together in
-    ``multipart/mixed`` (META-07, META-08)."""
+    ``multipart/mixed`` (RFC 7866 9.1, 9)."""
     if body.sdp and body.metadata:
         content_type, octets = build_multipart(
             [

@@ -1,7 +1,7 @@
 """The session description of a recording session, seen from the SRC: offers, the SRS's answers, answers to its offers.
 
-One `RecordingSdp` belongs to one RS dialog. Its m-lines never vanish and never change places (SDP-06, SDP-07), and
-``o=`` moves on exactly when the rest did (SDP-08).
+One `RecordingSdp` belongs to one RS dialog. Its m-lines never vanish and never change places (RFC 7866 7.1.1.1), and
+``o=`` moves on exactly when the rest did (RFC 3264 8).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RecordingSdp:
 
     @property
     def labels(self) -> dict[StreamKey, str]:
-        """Label of each stream that is offered: the number of its m-line, from 1 (SDP-02)."""
+        """Label of each stream that is offered: the number of its m-line, from 1 (RFC 7866 7.1.1)."""
         return {stream_key(s.stream): str(i) for i, s in enumerate(self.slots, 1) if s.stream is not None}
 
     @property
@@ -115,12 +115,12 @@ class RecordingSdp:
         return [(stream_key(slot.stream) if slot.stream is not None else None, slot.kind) for slot in self.slots]
 
     def offer(self, inactive: bool = False) -> bytes:
-        """Our offer: every stream ``sendonly``, or ``inactive`` (SDP-01, CTL-01)."""
+        """Our offer: every stream ``sendonly``, or ``inactive`` (RFC 7866 7.1.1, 7.1.1.1)."""
         direction: Direction = "inactive" if inactive else "sendonly"
         return self._write([self._line(i, slot, direction) for i, slot in enumerate(self.slots, 1)])
 
     def answer(self, offered: SessionDescription, inactive: bool = False) -> bytes:
-        """Our answer to an offer of the SRS, m-line by m-line; what it adds is rejected (SRS-07, SDP-09).
+        """Our answer to an offer of the SRS, m-line by m-line; what it adds is rejected (RFC 7866 7.2, RFC 3264 6.1).
 
         Raises:
             SdpError: the offer lost m-lines (RFC 3264 8), or SRTP; the session stays as it was.
@@ -137,7 +137,7 @@ class RecordingSdp:
             ours = self._line(index + 1, slot, direction, whole=True)
             pair = srtp_sdp.agreed(ours, theirs)
             if pair is not None:
-                srtp_sdp.replaced(ours, pair[1].tag, pair[0])  # SEC-16: their tag, our key
+                srtp_sdp.replaced(ours, pair[1].tag, pair[0])  # RFC 4568 5.1.2: their tag, our key
             elif srtp_sdp.is_secure(ours) or "/SAVP" in theirs.proto.upper():
                 raise SdpError("offer that changes between RTP and SRTP, or with no key that fits ours")
             common = [text for text in ours.formats if text in theirs.formats]
@@ -156,8 +156,8 @@ class RecordingSdp:
 
         `withheld`: all of them inactive.
 
-        Lines are matched by position, labels are not relied on (SRS-14); one that is missing counts as rejected, and
-        so does one that declines SRTP: nothing leaves in the clear that was not offered so.
+        Lines are matched by position, labels are not relied on (RFC 4574 5); one that is missing counts as rejected,
+        and so does one that declines SRTP: nothing leaves in the clear that was not offered so.
 
         Raises:
             SdpError: the SRS is where our side cannot send from: not every media server would say so.

@@ -6,7 +6,7 @@
     proxy = ProxyCore(..., observers=[service])
 
 Calls whose `recordings` name a profile are recorded from the answer on; a script starts others with
-``call.siprec_start_recording(...)``. Nothing here ever makes a call wait (SRC-15) or raises into it.
+``call.siprec_start_recording(...)``. Nothing here ever makes a call wait or raises into it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class RecordingService(CallObserver, RecordingObserver):
         profiles: ``[recording.NAME]`` of the configuration.
         skip_failover_codes: of recordings whose SRSs a script names and that have no profile.
         events: where recordings tell what happens; one of its own when none is given.
-        from_uri: names the SRC in From of the RS (SRC-07) where no profile does.
+        from_uri: names the SRC in From of the RS (RFC 7866 6.1.1) where no profile does.
         group_secret: of the deployment, for group identifiers.
         new_id: source of SIPREC identifiers.
         hang_up: ends a call, with the reason; needed for ``on_failure = "end-call"``.
@@ -153,8 +153,8 @@ class RecordingService(CallObserver, RecordingObserver):
         return found
 
     def answer_srs(self, settings: RequestSettings, calls: Callable[[], Iterable[Call]]) -> RequestedSessions:
-        """Take recording sessions that SRSs ask for (SRC-18): what is returned takes their INVITEs. `calls` are those
-        of the proxy."""
+        """Take recording sessions that SRSs ask for (RFC 7866 7.2): what is returned takes their INVITEs. `calls` are
+        those of the proxy."""
 
         def engage(call: Call, instance: str, profile: RecordingProfile) -> str:
             call.wants(instance, "srs")
@@ -166,7 +166,7 @@ class RecordingService(CallObserver, RecordingObserver):
         return self.requested
 
     def open(self) -> None:
-        """The network is there: set up the recording sessions that stand without calls (SCN-01)."""
+        """The network is there: set up the recording sessions that stand without calls (RFC 7866 10)."""
         self.shared_sessions.open()
 
     # -- the proxy's observer ------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class RecordingService(CallObserver, RecordingObserver):
             self.requested.created(call)
 
     def call_early_media(self, call: Call) -> None:
-        """Early media pass: begin what is to begin with them (R3), where they pass the media server."""
+        """Early media pass: begin what is to begin with them, where they pass the media server."""
         if call.media_awaited:
             return
         recorder = self._recorders.get(call.dlg_id)
@@ -197,7 +197,7 @@ class RecordingService(CallObserver, RecordingObserver):
             recorder.early_media()
 
     def call_answered(self, call: Call) -> None:
-        """The 200 was forwarded: begin (SRC-15)."""
+        """The 200 was forwarded: begin."""
         for name in list(call.recordings):
             recorder = self._recorders.get(call.dlg_id)
             if recorder is None or name not in recorder.recordings:
@@ -228,7 +228,7 @@ class RecordingService(CallObserver, RecordingObserver):
                 recording.changed(False)
 
     def party_replaced(self, call: Call, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
-        """`address` took the place of a party within the same session: a transfer by re-INVITE (SCN-07)."""
+        """`address` took the place of a party within the same session: a transfer by re-INVITE (RFC 8068 3.2.3)."""
         recorder = self._recorders.get(call.dlg_id)
         if recorder is not None:
             if not recorder.differs(leg, address, message):
@@ -237,7 +237,7 @@ class RecordingService(CallObserver, RecordingObserver):
                 return
             recorder.metadata.replace(leg, address, message, call.wall(self.context.clock.now()))
             for recording in list(recorder.recordings.values()):
-                # The newcomer's streams have new ids, whose labels need an offer beside them (META-06).
+                # The newcomer's streams have new ids, whose labels need an offer beside them (RFC 7866 9.1).
                 recording.changed(True)
 
     def call_media_failed(self, call: Call, reason: str) -> None:

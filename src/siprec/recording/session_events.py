@@ -109,7 +109,7 @@ class Invite(Struct, frozen=True, gc=False):
 
 
 class Cancel(Struct, frozen=True, gc=False):
-    """Give up the INVITE (ERR-07) -> REFUSED, or ANSWERED when the 2xx was faster."""
+    """Give up the INVITE (RFC 3261 9.1) -> REFUSED, or ANSWERED when the 2xx was faster."""
 
 
 class Connect(Struct, frozen=True, gc=False):

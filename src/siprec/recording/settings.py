@@ -92,7 +92,7 @@ def check_socket(text: str) -> tuple[str, str, int]:
 
 
 def check_srs(text: str) -> tuple[str, ...]:
-    """A comma-separated list of SRS URIs, in order (R7).
+    """A comma-separated list of SRS URIs, in order.
 
     Raises:
         SettingError: empty, or one is no SIP URI.
@@ -308,13 +308,13 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
     end_timeout: float = 5.0
     """How long the end of a recording waits for a pending exchange and the last metadata before it sends BYE."""
     rebuilds: int = 3
-    """How often a recording session that broke down in mid-call is set up again (ERR-09)."""
+    """How often a recording session that broke down in mid-call is set up again (RFC 7865 6.4)."""
     retry: float = 15.0
     """Seconds after which a recording that failed because its SRSs were down is tried again while its call goes on, and
     again each time; at once when one of them is back. What was missed is a gap in the proof. 0: never."""
     on_failure: Literal["ignore", "announce", "end-call"] = "ignore"
-    """What becomes of a call which cannot be recorded, or no longer (ERR-10). ``announce``: the parties of an answered
-    call hear three short tones; ``end-call``: it gets a 503, or each party a BYE, with a Reason."""
+    """What becomes of a call which cannot be recorded, or no longer (RFC 7866 7.1.2). ``announce``: the parties of an
+    answered call hear three short tones; ``end-call``: it gets a 503, or each party a BYE, with a Reason."""
     on_refused_stream: OnRefusedStream = "failover-audio"
     """What follows when an SRS does not take a stream (port 0, ``sendonly``, ``inactive``, a null address, no m-line),
     also when it gets the same offer once more. ``failover-audio``: the next SRS is tried if the stream is audio;
@@ -330,16 +330,16 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
     """What follows the first, complete metadata: changes only, or the whole each time."""
     indication: Literal["none", "attribute", "tone", "both"] = "none"
     """How the parties learn that they are recorded: ``a=record`` for those that say ``Supported: record-aware``
-    (CS-02), a tone for the others (CS-03), both; or none, the default: a proxy that is not told to changes nothing of
-    the call, and the parties are informed by other means (CS-03)."""
+    (RFC 7866 6.1.2), a tone for the others (RFC 7866 6.1.2), both; or none, the default: a proxy that is not told to
+    changes nothing of the call, and the parties are informed by other means (RFC 7866 6.1.2)."""
     tone_frequency: int = 1400
     tone_duration: float = 0.2
     tone_interval: float = 15.0
     """The tone: Hz, seconds, and how often in seconds; it is not in the recording."""
     resignal: bool = True
-    """Tell record-aware parties of changes in mid-call by a re-INVITE or UPDATE of our own (CS-05)."""
+    """Tell record-aware parties of changes in mid-call by a re-INVITE or UPDATE of our own (RFC 7866 7.1.2)."""
     recordpref: Literal["ignore", "honour"] = "ignore"
-    """Whether ``a=recordpref`` of a party stops, pauses or resumes the recording (CS-06)."""
+    """Whether ``a=recordpref`` of a party stops, pauses or resumes the recording (RFC 7866 7.1.3)."""
     identity: IdentityPolicy = "header"
     """Where names and addresses of the parties are taken from: ``header``, ``asserted`` or ``both``."""
     transport: Literal["", "udp", "tcp", "tls"] = ""
@@ -348,7 +348,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
     """SIP URI that every request outside a dialog goes to first."""
     watch: float = 10.0
     """Seconds between two looks at what the media server counts for a recording: ICMP errors, and receiver reports of
-    the SRS that are missing (ERR-11); 0: none."""
+    the SRS that are missing (RFC 7866 8.1.1); 0: none."""
     rtcp_timeout: float = 10.0
     """Seconds without a receiver report of an SRS that sent some, after which it is asked whether it is there, by an
     OPTIONS in the session (4 s); three times the interval of its reports where that is longer, up to 14. 0: never."""
@@ -365,7 +365,7 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
     every 15 seconds)."""
     redirect: Literal["never", "same-host", "any"] = "never"
     """Whether a 3xx of an SRS is followed: never (it counts as a refusal), to the same host, or anywhere; in no case to
-    a less secure transport (ERR-02)."""
+    a less secure transport (RFC 3261 8.1.3)."""
     username: str = ""
     password: str = ""
     realm: str = ""
@@ -387,11 +387,11 @@ class RecordingProfile(msgspec.Struct, kw_only=True, frozen=True, dict=True, for
     """Tables for single SRSs by ``HOST`` or ``HOST:PORT`` of their URIs: what differs for them."""
     signalling: Literal["any", "as-call"] = "any"
     """``as-call``: of a call with a party that speaks TLS to us, or a ``sips:`` URI, only SRSs that are reached by TLS
-    are told (SEC-05); others count as unreachable. ``any``: something else protects the way to the SRS."""
+    are told (RFC 7866 12); others count as unreachable. ``any``: something else protects the way to the SRS."""
     srtp: SrtpPolicy = "as-call"
-    """``as-call``: streams that are SRTP in the call go to the SRS as SRTP (SEC-05), with other keys where the media
-    server can; ``always``: all streams do; ``off``: none, because something else protects them. Keys are in the SDP
-    (RFC 4568), so the SRS should be reached by TLS."""
+    """``as-call``: streams that are SRTP in the call go to the SRS as SRTP (RFC 7866 12), with other keys where the
+    media server can; ``always``: all streams do; ``off``: none, because something else protects them. Keys are in the
+    SDP (RFC 4568), so the SRS should be reached by TLS."""
     srtp_fallback: bool = False
     """An SRS that declines SRTP gets plain RTP; false: it does not get the recording, the next one is tried."""
     confirm: Literal["required", "if-available"] = "if-available"

@@ -34,7 +34,8 @@ class _Place(Generic[_O]):
 
 
 class SharedOffer(Generic[_O]):
-    """The SRC's half of a shared RS. M-lines never vanish (SDP-07); freed ones are used again (SDP-06).
+    """The SRC's half of a shared RS. M-lines never vanish (RFC 7866 7.1.1.1); freed ones are used again (RFC 7866
+    7.1.1.1).
 
     `standing`: while nobody uses the first m-line it waits, inactive, so that there is something to agree upon; as
     SRTP if it is `secure`.
@@ -180,7 +181,8 @@ def _labelled(line: MediaDescription, label: str) -> MediaDescription:
 
 
 def union(documents: Iterable[Document]) -> Document:
-    """One complete document about all of them. A party that takes part in several is one participant (ID-07)."""
+    """One complete document about all of them. A party that takes part in several is one participant (RFC 7865
+    6.5.1)."""
     groups: dict[str, Group] = {}
     participants: dict[str, Participant] = {}
     feeds: dict[str, ParticipantStreamAssoc] = {}

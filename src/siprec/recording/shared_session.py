@@ -1,4 +1,4 @@
-"""One recording session that several calls share (SCN-01, SCN-04; RFC 7866 5.1, 7.1.1.1, 10).
+"""One recording session that several calls share (RFC 7866 5.1, 7.1.1.1, 10).
 
 To each call's recording a :class:`SessionMember` looks like a recording session of its own: an
 :class:`~siprec.recording.rs_peer.RsPeer`. The :class:`SharedSession` behind it makes one offer and one document of
@@ -44,7 +44,7 @@ class SharedSession:
     Args:
         clock, agent: time and our user agent.
         key: which calls share it, for its owner.
-        standing: it stays without calls (SCN-01).
+        standing: it stays without calls (RFC 7866 10).
         limit: calls it takes.
         up, over: told when the SRS has taken it, and when it is no more (with the status, and what happened).
     """
@@ -123,7 +123,7 @@ class SharedSession:
         self._dead(0, "shutdown")
 
     def lost(self, reason: str) -> None:
-        """The SRS seems to be gone (ERR-11): every call goes on elsewhere."""
+        """The SRS seems to be gone (RFC 7866 8.1.1): every call goes on elsewhere."""
         dialog, self.dialog = self.dialog, None
         if dialog is not None:
             dialog.abandon(reason)
@@ -300,7 +300,7 @@ class SharedSession:
             return
         batch, self._batch = self._batch, []
         self._busy = False
-        self._full_needed = True  # what the SRS took of the document is unknown (META-16)
+        self._full_needed = True  # what the SRS took of the document is unknown (RFC 3261 12.2.2)
         several = len(batch) > 1
         for member in batch:
             if several:
@@ -335,7 +335,7 @@ class SharedSession:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _dead(self, status: int, reason: str) -> None:
-        """The dialog is gone at the other end (ERR-08): each call goes on elsewhere."""
+        """The dialog is gone at the other end (RFC 3261 14.1): each call goes on elsewhere."""
         dialog, self.dialog = self.dialog, None
         if dialog is not None:
             dialog.bye(lambda result: None)

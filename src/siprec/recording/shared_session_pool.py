@@ -39,7 +39,7 @@ class _Standing:
 
 
 class SharedSessionPool(SrsObserver):
-    """All shared recording sessions of a process. `from_uri` names the SRC (SRC-07)."""
+    """All shared recording sessions of a process. `from_uri` names the SRC (RFC 7866 6.1.1)."""
 
     def __init__(self, clock: Clock, agent: UserAgent, from_uri: str, health: HealthTable) -> None:
         self.clock, self.agent, self.from_uri, self._health = clock, agent, from_uri, health

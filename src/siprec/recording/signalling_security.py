@@ -1,4 +1,4 @@
-"""Whether the signalling of a recording is as safe as that of the call (SEC-05, RFC 7866 12)."""
+"""Whether the signalling of a recording is as safe as that of the call (RFC 7866 12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recording sessions that an SRS asks for: an INVITE without offer (RFC 7866 6.1.1, 7.2; SRC-11, SRC-18, SCN-12).
+"""Recording sessions that an SRS asks for: an INVITE without offer (RFC 7866 5.1, 6.1.1, 7.2).
 
 How an SRS names what it wants is not standardised. Here the Request-URI does: ``sip:ID@us`` with the Call-ID or dialog
 id of a call (``@`` in it escaped) asks for that call, ``sip:USER@DOMAIN`` for the calls of that address of record,
@@ -82,10 +82,10 @@ class IncomingRsDialog(RsDialog):
         self.call_id = call.call_id
         call.handler = self
         call.contact_params = FEATURE
-        call.refresh_headers = (("Require", "siprec"),)  # SRC-08
+        call.refresh_headers = (("Require", "siprec"),)  # RFC 8068 3
 
     def invite(self, body: Body) -> None:
-        """200 with the offer and the metadata (META-03)."""
+        """200 with the offer and the metadata (RFC 7866 9.1)."""
         octets, headers = encode_body(body, self._metadata_type)
         lines = [("Require", "siprec"), ("Accept", ACCEPT), *headers[1:]]
         self._incoming.answer(200, octets, headers[0][1], lines)
@@ -144,7 +144,7 @@ def _aor(text: str) -> str:
 
 
 def is_request(request: SipRequest) -> bool:
-    """Whether an INVITE asks for a recording session: option tag and feature parameter, both (SRC-11)."""
+    """Whether an INVITE asks for a recording session: option tag and feature parameter, both (RFC 7866 6.1.1)."""
     if request.method != "INVITE" or "siprec" not in request.tokens("require") | request.tokens("supported"):
         return False
     try:
@@ -210,7 +210,7 @@ class RequestedSessions:
         for call in list(self._calls()):
             if call.state == "confirmed" and watch.wants(call):
                 self._join(watch, call)
-        # With the streams that are there, if the media server is quick; else to begin with nothing (SCN-12).
+        # With the streams that are there, if the media server is quick; else to begin with nothing (RFC 7866 5.1).
         clock = self.pool.clock
         clock.call_later(PREPARATION if watch.engaged else 0.0, self._prepared, watch)
 
@@ -220,7 +220,7 @@ class RequestedSessions:
         if incoming.transaction.source.transport == "udp":
             return 403, "not over UDP, where an address can be forged: TCP or TLS"
         if incoming.invite.body:
-            # An SRS makes no offer (SRS-04), and nothing else is wanted here.
+            # An SRS makes no offer (RFC 7866 6.2), and nothing else is wanted here.
             return 488, "A recording server makes no offer"
         if len(self._watches) >= self.settings.max_sessions:
             return 486, "Too many recording sessions"

@@ -1,9 +1,9 @@
-"""Noticing in mid-call that an SRS is gone, although nothing is to be said to it just now (ERR-11).
+"""Noticing in mid-call that an SRS is gone, although nothing is to be said to it just now (RFC 7866 8.1.1).
 
 Signs are looked for: ICMP errors and missing receiver reports by the media server's counters, a connection that closed,
 an SRS that anything else found down (`suspect`). A sign alone ends nothing: the SRS is asked first, with an OPTIONS
-inside the RS dialog. No answer in `PROBE` seconds, 408, 481 or a transport error: the RS is lost (ERR-09). Any other
-answer is life. Media that are refused (ICMP) in spite of it: the offer is repeated, and then the RS is lost too.
+inside the RS dialog. No answer in `PROBE` seconds, 408, 481 or a transport error: the RS is lost (RFC 7865 6.4). Any
+other answer is life. Media that are refused (ICMP) in spite of it: the offer is repeated, and then the RS is lost too.
 
 An SRS whose receiver reports are not seen, because it sends none or the media server does not show them, is asked every
 `keepalive` seconds. By one or the other a hung SRS is replaced within 20 s.

@@ -1,4 +1,4 @@
-"""How an SRS is reached: its settings over those of the profile, and the ways that follow from them (SEC-01)."""
+"""How an SRS is reached: its settings over those of the profile, and the ways that follow from them (RFC 7866 12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one recording demands of its SRSs about SRTP, and what it settles for (SEC-05, SEC-07)."""
+"""What one recording demands of its SRSs about SRTP, and what it settles for (RFC 7866 12, 12.2)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from siprec.sdp import crypto as sdp_crypto
 from siprec.sdp.crypto import Crypto, CryptoError
 
 SrtpPolicy = Literal["off", "as-call", "always"]
-"""``off``: plain RTP, also of calls that are SRTP; ``as-call``: SRTP for what is SRTP (SEC-05); ``always``: SRTP."""
+"""``off``: plain RTP, also of calls that are SRTP; ``as-call``: SRTP for what is SRTP (RFC 7866 12); ``always``:
+SRTP."""
 
 DECLINED: Final = frozenset({488, 606})
 """What an SRS says to an offer that it cannot take (RFC 3261 21.4.26, 21.6.4)."""
@@ -38,7 +39,7 @@ def is_plain(line: MediaDescription) -> bool:
 
 
 def is_dtls(line: MediaDescription) -> bool:
-    """Whether an m-line is SRTP keyed by DTLS, which this SRC does not offer (SEC-17)."""
+    """Whether an m-line is SRTP keyed by DTLS, which this SRC does not offer (RFC 5763 5)."""
     return not line.rejected and line.proto.upper().startswith("UDP/TLS/RTP/")
 
 

@@ -1,8 +1,8 @@
 """XML handed in by scripts and configuration, checked before a call depends on it (reference.md, settings).
 
 A fragment becomes part of every document of a recording, so it is rejected at once, with the reason, when it is not
-well-formed or the schema would not allow it there (RFC 7865 9; XML-05, XML-06). No DTD, no entities, bounded size and
-depth (SEC-15).
+well-formed or the schema would not allow it there (RFC 7865 9). No DTD, no entities, bounded size and
+depth.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _Places:
 
 
 def check_extension(fragment: str) -> str:
-    """`fragment` itself, when it is foreign elements only, as may stand last in most elements (XML-06).
+    """`fragment` itself, when it is foreign elements only, as may stand last in most elements (RFC 7865 9).
 
     Raises:
         FragmentError: not well-formed, text between elements, or an element without a namespace of its own.

@@ -75,7 +75,8 @@ def offer_lines(
     like: Crypto | None = None, *, only: Collection[str] = (), without: Collection[str] = ()
 ) -> tuple[Crypto, ...]:
     """What is offered: fresh keys for the suites that everybody knows; `like` puts the equal of that one first, so that
-    a copy is no weaker than what it is a copy of (SEC-08). `only` these suites where there are any, `without` those."""
+    a copy is no weaker than what it is a copy of (RFC 7866 12.2). `only` these suites where there are any, `without`
+    those."""
     suites = ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"]
     if like is not None and like.suite.name not in suites:
         name = like.suite.name

@@ -149,13 +149,13 @@ def choose(values: Iterable[str], allowed: Sequence[str] = tuple(SUITES)) -> Cry
 
 
 def generate(tag: int = 1, suite: str = "AES_CM_128_HMAC_SHA1_80") -> Crypto:
-    """A line with a fresh random key (SDP-14). Raises `KeyError` for a suite that is not in `SUITES`."""
+    """A line with a fresh random key (RFC 7866 12.2). Raises `KeyError` for a suite that is not in `SUITES`."""
     chosen = SUITES[suite]
     return Crypto(tag, chosen, secrets.token_bytes(chosen.material_length))
 
 
 def answer(offered: Crypto) -> Crypto:
-    """The answer to the chosen line: its tag and suite, a key of our own, no parameters (SEC-16; RFC 4568 5.1.2)."""
+    """The answer to the chosen line: its tag and suite, a key of our own, no parameters (RFC 4568 5.1.2)."""
     return generate(offered.tag, offered.suite.name)
 
 
