@@ -26,5 +26,6 @@ setup(
     ext_modules=[
         extension("siprec.relay._native", "relay/csrc", libraries=("pthread",)),
         extension("siprec.media._bencode", "media/csrc"),
+        extension("siprec.sip._scan", "sip/csrc"),
     ]
 )

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from siprec import compiled
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
 
 
@@ -62,7 +63,10 @@ def main() -> int:
     options = parser.parse_args()
     if not 1 <= options.calls <= 100_000:
         parser.error("calls: 1 to 100000")
-    print(f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})")
+    print(
+        f"{platform.python_implementation()} {platform.python_version()} ({sys.executable}), "
+        f"compiled: {compiled.used()}"
+    )
     kinds = (("proxied", False, True), ("recorded, no trace or proof", True, False), ("recorded", True, True))
     for name, recorded, observed in kinds:
         counted = function_calls(recorded=recorded, observed=observed, names=bool(options.functions))

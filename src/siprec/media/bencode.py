@@ -8,9 +8,10 @@ well-formed and usual. For all else it says None, and what is here does the work
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
+
+from siprec import compiled
 
 Value: TypeAlias = "bytes | int | list[Value] | dict[str, Value]"
 """What is decoded. Keys are text (octets that are not UTF-8 as surrogate escapes)."""
@@ -41,20 +42,10 @@ def _nothing(value: object) -> None:
     """What the twin says where there is none."""
 
 
-def _twin() -> tuple[Callable[[Encodable], bytes | None], Callable[[bytes], Value | None]]:
-    if os.environ.get("SIPREC_NATIVE") != "0":
-        try:
-            from siprec.media import _bencode
-        except ImportError:
-            pass
-        else:
-            if _bencode.VERSION == _VERSION:
-                return _bencode.encode, _bencode.decode
-    return _nothing, _nothing
-
-
-_encode_native, _decode_native = _twin()
-NATIVE: Final = _encode_native is not _nothing
+_module = compiled.module("siprec.media._bencode", _VERSION)
+NATIVE: Final = _module is not None
+_encode_native: Callable[[Encodable], bytes | None] = _nothing if _module is None else _module.encode
+_decode_native: Callable[[bytes], Value | None] = _nothing if _module is None else _module.decode
 
 
 def encode(value: Encodable, *, sort: bool = False) -> bytes:

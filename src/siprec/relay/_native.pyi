@@ -3,6 +3,7 @@
 import mmap
 import socket
 
+VERSION: int
 Address = tuple[str, int] | tuple[str, int, int, int] | None
 
 class Loop:

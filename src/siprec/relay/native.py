@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from siprec import compiled
 from siprec.relay.heartbeat import PYTHON, Heartbeat
 from siprec.relay.learning import Expected, Latching
 from siprec.relay.loop import Descriptor, PacketLoop
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 Choice: TypeAlias = Literal["auto", "native", "python"]
 
+_VERSION: Final = 1
+"""Of the C extension: one that was built from other sources is left alone. Raised with what it offers Python."""
 MAX_THREADS: Final = 4
 BUSY: Final = 1000
 """Sockets of a thread, of which half carry RTP, that make it take a quarter of a processor."""
@@ -226,16 +229,18 @@ class NativeFlow(Flow):
 class NativeLoop(PacketLoop):
     """Several threads (0: as many as there are processors for us, four at most), of which each call has one. The next
     one is used when the ones before are busy: few wake-ups for many packets are cheaper than the opposite. Raises
-    ImportError where the C extension was not built."""
+    ImportError where the C extension was not built, or from other sources."""
 
     name = "native"
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], threads: int = 0) -> None:
-        from siprec.relay import _native
-
+        module = compiled.module("siprec.relay._native", _VERSION, forbidden=False)
+        if module is None:
+            raise ImportError("the packet loop in C was not built, or from other sources")
         super().__init__(loop, now)
-        self.module = _native
-        self.threads = [_native.Loop() for _ in range(threads or min(len(os.sched_getaffinity(0)), MAX_THREADS))]
+        self.module = module
+        count = threads or min(len(os.sched_getaffinity(0)), MAX_THREADS)
+        self.threads: list[_native.Loop] = [module.Loop() for _ in range(count)]
         self._native: dict[int, NativeFlow] = {}
         self._in_python: set[int] = set()
         for thread in self.threads:
@@ -269,7 +274,8 @@ class NativeLoop(PacketLoop):
 
     def copies(self, source: Flow, seconds: float) -> Sink:
         assert isinstance(source, NativeFlow)
-        return self.module.Copies(source.thread, seconds)
+        copies: Sink = self.module.Copies(source.thread, seconds)
+        return copies
 
     def is_native(self, sink: Sink) -> bool:
         """Can the thread serve it?"""

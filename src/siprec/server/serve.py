@@ -10,6 +10,7 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from siprec import compiled
 from siprec.logs import setup_logging
 from siprec.proxy.script import Script, ScriptError
 from siprec.relay.child import RelayFailed
@@ -54,7 +55,7 @@ async def _main(config: Config, script: Script | None, file: Path | None) -> int
             notifier.ready(addresses)
 
         with Signals(reload) as signals:
-            announce(f"siprec serve: ready {addresses}{http}")
+            announce(f"siprec serve: ready {addresses}{http} compiled={compiled.used()}")
             notifier.ready(addresses)
             notifier.keep_alive(proxy.clock)
             if await signals.wait() == signal.SIGTERM:

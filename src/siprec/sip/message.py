@@ -374,7 +374,7 @@ def parse_head(head: bytes) -> SipRequest | SipResponse:
     """
     found = scan_head(head) if len(head) <= MAX_LINE else None
     if found is None:
-        return _parse_head(head)
+        return read_head(head)
     message: SipRequest | SipResponse
     if found[0]:
         message = _new(SipResponse)
@@ -400,7 +400,7 @@ def parse_head(head: bytes) -> SipRequest | SipResponse:
     return message
 
 
-def _parse_head(head: bytes) -> SipRequest | SipResponse:
+def read_head(head: bytes) -> SipRequest | SipResponse:
     """The thorough reader, for what :func:`scan_head` does not take. Raises as :func:`parse_head`."""
     problem = ""
     if len(head) > MAX_HEAD:

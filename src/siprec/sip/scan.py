@@ -6,13 +6,17 @@ anything is odd: folded lines, double headers, a malformed value. The slower, th
 
 A peer writes its headers in the same order each time, so what follows from the names alone (:class:`_Layout`) is
 remembered. All expressions are possessive: nothing that a stranger wrote is tried twice.
+
+Where its twin in C was built (``csrc/scan.c``; ``SIPREC_NATIVE=0`` in the environment forbids it), that makes the pass.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from siprec import compiled
 from siprec.sip.errors import SipError
 from siprec.sip.header_list import MAX_CACHED, field_value, header_key, header_name
 from siprec.sip.headers import CSeq, NameAddr, Via, parse_sent_by, sent_bys, split_commas
@@ -40,6 +44,9 @@ METHODS: Final = frozenset(
 _SINGLE: Final = frozenset({"call-id", "cseq", "from", "to", "max-forwards", "content-type", "expires", "min-expires"})
 _LIMITED_BROADCAST: Final = "255.255.255.255"
 _MAGIC_COOKIE: Final = "z9hg4bk"
+
+_VERSION: Final = 1
+"""Of the twin in C: one that was built from other sources is left alone."""
 
 _names = re.compile(r"\r\n([^\r\n:]*+:|)").findall
 # The groups are greedy, not possessive (CPython 3.11.2 loses matches of those with a lookahead inside): each round of
@@ -117,7 +124,7 @@ Head = tuple[
 ]
 
 
-def scan_head(head: bytes) -> Head | None:
+def scan_head_in_python(head: bytes) -> Head | None:
     """Start line and headers of a message that is in order (everything before the empty line), MAX_LINE octets at most.
 
     None: something is odd, the thorough reader has to look.
@@ -165,9 +172,12 @@ def scan_head(head: bytes) -> Head | None:
             max_forwards = _NUMBERS[value]
     if at_length >= 0:
         value = lines[at_length].partition(":")[2].strip(" \t")
-        if value not in _NUMBERS:
+        if value in _NUMBERS:
+            content_length = _NUMBERS[value]
+        elif value.isdecimal() and value.isascii() and len(value) <= 9:
+            content_length = int(value)
+        else:
             return None
-        content_length = _NUMBERS[value]
     try:
         word, uri, reason = start.split(" ", 2)
     except ValueError:
@@ -196,6 +206,11 @@ def scan_head(head: bytes) -> Head | None:
         max_forwards,
         content_length,
     )
+
+
+_module = compiled.module("siprec.sip._scan", _VERSION)
+NATIVE: Final = _module is not None
+scan_head: Final[Callable[[bytes], Head | None]] = scan_head_in_python if _module is None else _module.scan_head
 
 
 def problem_of(keys: list[str], lines: list[str], request: str) -> tuple[str, int] | None:

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#define VERSION 1 /* native.py uses no other; raised with what is offered to Python */
+
 PyTypeObject *LoopType, *ChannelType, *CopiesType;
 
 static const char *const words[REASONS] = {"stranger", "congested", "refused", "unreachable",
@@ -58,7 +60,7 @@ PyMODINIT_FUNC PyInit__native(void)
     if (module == NULL)
         return NULL;
     if (add(module, "Loop", &loop_spec, &LoopType) < 0 || add(module, "Channel", &channel_spec, &ChannelType) < 0 ||
-        add(module, "Copies", &copies_spec, &CopiesType) < 0) {
+        add(module, "Copies", &copies_spec, &CopiesType) < 0 || PyModule_AddIntConstant(module, "VERSION", VERSION) < 0) {
         Py_DECREF(module);
         return NULL;
     }
