@@ -66,7 +66,7 @@ class Metrics(Collector, RecordingObserver):
         ProcessCollector(registry=self.registry)
 
     def media_connected(self, recording: RecordingCore) -> None:
-        """See :class:`siprec.recording.recording_core.RecordingObserver`."""
+        """The media server copies to the SRS, for the first time in this recording."""
         answered = self.context.core.calls.get(recording.call.dlg_id)
         if answered is not None and answered.answer_wall is not None:
             self.media_setup.observe(max(0.0, answered.wall(self.context.clock.now()) - answered.answer_wall))

@@ -30,7 +30,7 @@ class NgClient(RequestTracker[Reply]):
         self.submit(command, body, done, call_id=call_id, timeout=timeout)
 
     def read(self, body: bytes) -> Reply | MediaError:
-        """See :meth:`siprec.media.request_tracker.RequestTracker.read`."""
+        """What came after the cookie as a value, or as the refusal it is."""
         try:
             reply = decode_dict(body)
         except BencodeError as error:

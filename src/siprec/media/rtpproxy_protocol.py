@@ -44,7 +44,7 @@ class RtpProxyClient(RequestTracker[str]):
         self._known: dict[str, bool] = {}
 
     def read(self, body: bytes) -> str | MediaError:
-        """See :meth:`siprec.media.request_tracker.RequestTracker.read`."""
+        """What came after the cookie as a value, or as the refusal it is."""
         try:
             text = body.decode("ascii").strip()
         except UnicodeDecodeError:

@@ -59,7 +59,8 @@ class Listeners:
         self._until = 0.0
 
     def route(self, hop: Hop, size: int) -> Hop:
-        """See :meth:`siprec.sip.transport.Transport.route`. A destination where TCP failed lately stays with UDP."""
+        """The hop really to be used for a request of `size` octets. A destination where TCP failed lately stays with
+        UDP."""
         if hop.connection:
             return hop
         if hop.transport == "udp" and size > self._max_udp and not self._is_tcp_refused(hop):
@@ -145,7 +146,8 @@ class Listeners:
         return self._sources[host]
 
     def sent_by(self, hop: Hop) -> tuple[str, int]:
-        """See :meth:`siprec.sip.transport.Transport.sent_by`. IPv6 without brackets."""
+        """Host and port for the Via of a request sent to `hop` (advertised name if configured). IPv6 without
+        brackets."""
         listener = self.listener_for(hop)
         if listener is None:
             return (self._source(hop.host) or "localhost", DEFAULT_PORTS.get(hop.transport, 5060))

@@ -160,7 +160,7 @@ class SocketTransport(Listeners):
     # -- out -------------------------------------------------------------------------------------------------------
 
     def send(self, data: bytes, hop: Hop, failed: SendFailed | None = None) -> None:
-        """See :meth:`siprec.sip.transport.Transport.send`.
+        """Send octets.
 
         ``hop.connection`` other than 0 means that connection and no other: when it is gone, `failed` says so, and the
         caller may try again with 0 (RFC 3261 18.2.2).
@@ -247,7 +247,7 @@ class SocketTransport(Listeners):
             connecting.task.cancel()
 
     def race(self, hops: Sequence[Hop], limit: float, connected: Connected) -> Callable[[], None]:
-        """See :data:`siprec.sip.transport.Race`."""
+        """Open connections to `hops` side by side (:data:`siprec.sip.transport.Race`); what is returned gives up."""
         return ConnectionRace(self, self._loop, hops, limit, connected).cancel
 
     async def _open_connection(self, key: Key, hop: Hop, connecting: Connecting) -> None:

@@ -241,7 +241,7 @@ class UdpListener:
         return any_read
 
     def _watch_again(self) -> None:
-        """See :mod:`siprec.net.datagrams`."""
+        """Be told of the next datagram, and of room to send (:mod:`siprec.net.datagrams`)."""
         watch_again(self._loop, self._socket, self._readable)
         if self._queue and self._socket.fileno() >= 0:
             self._loop.add_writer(self._socket.fileno(), self._writable)

@@ -183,7 +183,7 @@ class ProxyCore(Driver):
     # -- TransactionUser -----------------------------------------------------------------------------------------------
 
     def request_received(self, transaction: ServerTransaction) -> None:
-        """See :class:`siprec.sip.transaction.TransactionUser`."""
+        """A new server transaction."""
         request = transaction.request
         if self.drain.draining and self.drain.refuses(request):
             headers = (("Retry-After", str(self.drain.retry_after)),)

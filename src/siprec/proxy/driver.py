@@ -263,7 +263,7 @@ class Driver:
             self.call_states.abandoned(context.call)
 
     def passed(self, passage: Passage) -> None:
-        """See :class:`siprec.proxy.protocols.Proxy`."""
+        """A message may go on."""
         context, branch, message = passage.context, passage.branch, passage.message
         if passage.ack is not None:
             self.in_dialog.send_ack(passage.ack)

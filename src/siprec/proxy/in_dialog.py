@@ -204,7 +204,7 @@ class InDialog:
         ends: Ends,
         dialog: ProxiedDialog | EndedDialog | None = None,
     ) -> None:
-        """See to it that a request of `side` goes to its peer in the dialog.
+        """Make sure that a request of `side` goes to its peer in the dialog.
 
         A party that ignores Contact and Record-Route (SIPp's built-in scenarios do) sends to us what is for its peer:
         the dialog says where that is. The same is done when a Request-URI is nothing that the peer has signalled, but

@@ -187,7 +187,7 @@ class MediaPath(MediaSessions):
         return result
 
     def settle(self, dialog: ProxiedDialog) -> None:
-        """See to it that the parties were told the same: either both send to the media server, or each to the other.
+        """Make sure that the parties were told the same: either both send to the media server, or each to the other.
 
         An answer that did not pass the media server leaves one party with its addresses and the other with those of its
         peer. Then the call is moved, to another media server or anew to this one; where that cannot be, the offer is

@@ -195,7 +195,7 @@ class MediaSessions(ABC):
 
     @abstractmethod
     def settle(self, dialog: ProxiedDialog) -> None:
-        """See to it that the parties of a dialog were told the same."""
+        """Make sure that the parties of a dialog were told the same."""
 
 
 def _tell(waiting: tuple[DeleteResult, ...], result: MediaStatistics | MediaError | None) -> None:

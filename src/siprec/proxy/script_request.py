@@ -330,7 +330,7 @@ class Reply:
 
     @property
     def siprec(self) -> Any:
-        """See :attr:`Request.siprec`."""
+        """Recording settings."""
         return self.request.siprec
 
     def header(self, name: str) -> str | None:

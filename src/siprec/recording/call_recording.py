@@ -312,7 +312,7 @@ class CallRecording(CopiedStreams):
         self._later(Event(Kind.PEER_DONE))
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS takes the recording."""
         if dialog is self._dialog:
             description = self._description
             refusal = self._srtp.refusal(description, answer) if description is not None else ""
@@ -397,7 +397,7 @@ class CallRecording(CopiedStreams):
         return taken.fallback(self.server, self.targets)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS does not take it."""
         if dialog is self._dialog:
             if self.machine.state is not State.ENDING:
                 self.context.health.mark_down(self.server, self.profile, status, reason, dialog.retry_after)
@@ -410,7 +410,7 @@ class CallRecording(CopiedStreams):
             self._post(Event(Kind.REFUSED, status=status, reason=reason, again=again, media=other, target=target))
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS changes the session, or asks for our offer."""
         if dialog is not self._dialog or self.machine.state in (State.ENDED, State.FORKING, State.INVITING):
             offer.refuse(491 if self._refused is not None and self._refused.pending else 481)
             return
@@ -420,24 +420,24 @@ class CallRecording(CopiedStreams):
         self._post(Event(Kind.PEER_OFFER))
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS's answer to the offer it had asked for."""
         if dialog is self._dialog:
             self._take_answer(answer)
             self._post(Event(Kind.PEER_ANSWER))
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS wants a full snapshot."""
         if dialog is self._dialog:
             self._post(Event(Kind.SNAPSHOT))
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS wants a key frame of the video (RFC 5168)."""
         media, session = self._media, self._media_session
         if dialog is self._dialog and media is not None and session is not None and self._tag:
             media.key_frame(session, self._tag, self._key_frame_asked)
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The dialog is over."""
         if dialog is self._dialog and self._refused is not None and self._refused.pending:
             self._refused.pending = False
             self.rs_refused(dialog, status or 480, reason)

@@ -66,7 +66,7 @@ class ProofCollector(CallObserver, RecordingObserver):
     # -- the proxy's observer ------------------------------------------------------------------------------------------
 
     def call_answered(self, call: Call) -> None:
-        """See :class:`siprec.proxy.call.CallObserver`."""
+        """The first 2xx was forwarded."""
         for name in call.recordings:
             self._case(call, name)
         for event in self._early.pop(call.dlg_id, ()):
@@ -79,18 +79,19 @@ class ProofCollector(CallObserver, RecordingObserver):
                     case.take(event)
 
     def call_media_changed(self, call: Call, who: str) -> None:
-        """See :class:`siprec.proxy.call.CallObserver`."""
+        """An offer/answer exchange begun by ``caller`` or ``callee`` after the answer is complete."""
         for case in self._open.get(call.dlg_id, {}).values():
             case.media_changed(self._clock.now())
 
     def call_media_moved(self, call: Call) -> None:
-        """See :class:`siprec.proxy.call.CallObserver`: what was counted before, and was not asked for, is unknown."""
+        """Another media server (`call.media`) carries the call now. What was counted before, and was not asked for, is
+        unknown."""
         name = call.media.name if call.media is not None else "none"
         for case in self._open.get(call.dlg_id, {}).values():
             case.proof.incidents.append(f"the media server of the call was lost; it went on at {name}")
 
     def call_ended(self, call: Call) -> None:
-        """See :class:`siprec.proxy.call.CallObserver`."""
+        """Over, for whatever reason, answered or not."""
         self._early.pop(call.dlg_id, None)
         cases = self._open.get(call.dlg_id)
         if cases is None:

@@ -118,26 +118,26 @@ class NoOwner:
     """Who owns a dialog whose recording is over: what still comes is for nobody."""
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`DialogOwner`."""
+        """The SRS takes the recording."""
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`DialogOwner`."""
+        """The SRS does not take it."""
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """See :class:`DialogOwner`."""
+        """The SRS changes the session, or asks for our offer."""
         offer.refuse(481)
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`DialogOwner`."""
+        """The SRS's answer to the offer it had asked for."""
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
-        """See :class:`DialogOwner`."""
+        """The SRS wants a full snapshot."""
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See :class:`DialogOwner`."""
+        """The SRS wants a key frame of the video (RFC 5168)."""
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`DialogOwner`."""
+        """The dialog is over."""
 
 
 class RsPeer(Protocol):
@@ -149,13 +149,13 @@ class RsPeer(Protocol):
         """Call-ID of the RS."""
 
     def invite(self, body: Body) -> None:
-        """See `RsDialog`."""
+        """Send the INVITE that starts the RS (RFC 7866 6.1.1, RFC 3311 4)."""
 
     def cancel(self) -> None:
-        """See `RsDialog`."""
+        """Give the INVITE up."""
 
     def exchange(self, compose: Compose, done: Callable[[Outcome], None], *, offer: bool) -> None:
-        """See `RsDialog`."""
+        """A re-INVITE with SDP where it is an `offer`, else an UPDATE with metadata alone."""
 
     def send(
         self,
@@ -165,17 +165,17 @@ class RsPeer(Protocol):
         content_type: str,
         done: Callable[[Result], None],
     ) -> bool:
-        """See `RsDialog`."""
+        """Any other request inside the dialog."""
 
     def bye(self, done: Callable[[Result], None]) -> None:
-        """See `RsDialog`."""
+        """End the dialog."""
 
     def abandon(self, reason: str) -> None:
-        """See `RsDialog`."""
+        """Give up an SRS that seems to be gone."""
 
     @property
     def hop(self) -> Hop | None:
-        """See `RsDialog`."""
+        """The hop that the INVITE took."""
 
     @property
     def retry_after(self) -> float:

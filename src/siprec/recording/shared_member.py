@@ -77,7 +77,7 @@ class SessionMember:
         self.session.cancelled(self)
 
     def exchange(self, compose: Compose, done: Done, *, offer: bool) -> None:
-        """See :meth:`siprec.recording.rs_dialog.RsDialog.exchange`."""
+        """A re-INVITE with SDP where it is an `offer`, else an UPDATE with metadata alone."""
         failure, body = "ended", None
         if self.state == "in":
             try:
@@ -125,12 +125,12 @@ class SessionMember:
 
     @property
     def hop(self) -> Hop | None:
-        """See :class:`siprec.recording.rs_dialog.RsDialog`."""
+        """The hop that the INVITE took."""
         return self.session.dialog.hop if self.session.dialog is not None else None
 
     @property
     def retry_after(self) -> float:
-        """See :class:`siprec.recording.rs_peer.RsPeer`."""
+        """Seconds, as a 503 said."""
         return self.session.retry_after
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -373,7 +373,7 @@ class SharedSession:
     # -- DialogOwner ---------------------------------------------------------------------------------------------------
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS takes the recording."""
         if dialog is self.dialog:
             self.state = "up"
             self._keepalive = self.clock.call_later(KEEPALIVE, self._ask)
@@ -387,7 +387,7 @@ class SharedSession:
             self.dialog.send("OPTIONS", (), b"", "", lambda result: None)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS does not take it."""
         if dialog is self.dialog:
             self.dialog = None
             if status in DECLINED and self.profile.srtp_fallback and self._agreed.secure and not self.members:
@@ -399,7 +399,7 @@ class SharedSession:
             self._finish(status, reason)
 
     def rs_offer(self, dialog: RsPeer, offer: PeerOffer) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS changes the session, or asks for our offer."""
         if dialog is not self.dialog or self.state != "up":
             offer.refuse(481)
         elif self._busy or self._peer_busy:
@@ -444,25 +444,25 @@ class SharedSession:
             member.owner.rs_offer(member, MemberOffer(self._agreed.part(member, description), report))
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS's answer to the offer it had asked for."""
         if dialog is self.dialog:
             for member in [member for member in self.members if member.state == "in"]:
                 member.owner.rs_answer_in_ack(member, self._agreed.part(member, answer))
 
     def rs_snapshot(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS wants a full snapshot."""
         if dialog is self.dialog:
             self._full_needed = True
             self._pump()
 
     def rs_key_frame(self, dialog: RsPeer) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`: which stream is meant is not said."""
+        """The SRS wants a key frame of the video (RFC 5168). Which stream is meant is not said."""
         if dialog is self.dialog:
             for member in [member for member in self.members if member.state == "in"]:
                 member.owner.rs_key_frame(member)
 
     def rs_ended(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The dialog is over."""
         if dialog is self.dialog:
             self.dialog = None
             self._finish(status, reason)

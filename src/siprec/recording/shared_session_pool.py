@@ -88,7 +88,7 @@ class SharedSessionPool(SrsObserver):
                 session.hurry()
 
     def _stand(self, name: str) -> None:
-        """See to it that there is a session of this profile without calls."""
+        """Make sure that there is a session of this profile without calls."""
         standing = self._standing.get(name)
         if standing is None or any(t.standing and t.key[0] == name for t in self.sessions):
             return

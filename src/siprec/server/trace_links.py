@@ -13,5 +13,5 @@ class TraceLinks(RecordingObserver):
         self._ring = ring
 
     def srs_called(self, recording: RecordingCore) -> None:
-        """See :class:`siprec.recording.recording_core.RecordingObserver`."""
+        """An SRS is about to be called."""
         self._ring.link(recording.call.call_id, recording.rs_call_id)

@@ -72,7 +72,7 @@ class CallRequests(Call):
     # -- what the owner asks ---------------------------------------------------------------------------------------
 
     def ack(self, body: bytes = b"", content_type: str = SDP_TYPE, headers: Headers = ()) -> None:
-        """See :meth:`Call.ack`."""
+        """Send the ACK that is due after a 2xx with the offer (the answer is `body`)."""
         request = self._ack_due
         if request is None or self.dialog is None:
             return
@@ -86,19 +86,19 @@ class CallRequests(Call):
     def reinvite(
         self, body: bytes = b"", content_type: str = SDP_TYPE, headers: Headers = (), done: Done = ignore
     ) -> None:
-        """See :meth:`Call.reinvite`."""
+        """Send a re-INVITE as soon as no other offer or INVITE is open."""
         self._enqueue("INVITE", body, content_type, headers, done)
 
     def update(
         self, body: bytes = b"", content_type: str = SDP_TYPE, headers: Headers = (), done: Done = ignore
     ) -> None:
-        """See :meth:`Call.update`."""
+        """Send an UPDATE (RFC 3311) as soon as no other offer or INVITE is open."""
         self._enqueue("UPDATE", body, content_type, headers, done)
 
     def request(
         self, method: str, body: bytes = b"", content_type: str = "", headers: Headers = (), done: Done = ignore
     ) -> None:
-        """See :meth:`Call.request`."""
+        """Send any other request within the dialog, at once (INFO, OPTIONS, NOTIFY, MESSAGE, ...)."""
         if self.dialog is None or self.state == "ended":
             self.agent.clock.call_later(0, done, "ended")
             return
@@ -110,13 +110,13 @@ class CallRequests(Call):
         self._send(self.dialog, method, body, content_type, headers, finished)
 
     def probe(self, done: Done) -> bool:
-        """See :meth:`Call.probe`."""
+        """Send an OPTIONS within the dialog."""
         if self.dialog is None:
             return False
         return self._send(self.dialog, "OPTIONS", b"", "", (), lambda request, result: done(result)) is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """See :meth:`Call.to_dict`."""
+        """What has to be stored so that :meth:`UserAgent.restore` can go on with a confirmed call."""
         if self.dialog is None or self.state != "confirmed":
             raise ValueError("only a confirmed call can be stored")
         return {

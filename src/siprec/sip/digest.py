@@ -1,4 +1,4 @@
-"""Digest authentication, both sides (RFC 3261 22, RFC 7616, RFC 8760): UAC-12 and REQ-07.
+"""Digest authentication, both sides (RFC 3261 16.3 step 6, 22; RFC 7616, RFC 8760).
 
 The client answers the strongest challenge it supports of each realm. The server always asks for ``qop=auth``. It keeps
 no nonces: a nonce carries its time and an HMAC; what is kept, bounded, is which nonce counts were seen, so that a
@@ -172,7 +172,7 @@ def _random_cnonce() -> str:
 
 
 def authorize(request: SipRequest, response: SipResponse, store: CredentialStore) -> bool:
-    """Put the answers to a 401 or 407 into a request that is to be sent again (UAC-12).
+    """Put the answers to a 401 or 407 into a request that is to be sent again (RFC 3261 22).
 
     `request` is changed in place: it is the caller's copy, with CSeq + 1 and a body that stays (``auth-int`` covers
     it). Of several challenges of a realm the one with the strongest algorithm is answered, of equal ones the topmost.

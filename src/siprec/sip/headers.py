@@ -137,7 +137,7 @@ def _sent_by(host: str, port: int | None) -> str:
 
 
 def parse_sent_by(text: str) -> tuple[str, str, int | None, str]:
-    """See `sent_bys`. Raises SipError when malformed."""
+    """The parts of a Via value: transport, host, port and parameters. Raises SipError when malformed."""
     match = _SENT_BY.match(text)
     if match is None:
         raise SipError("malformed Via")

@@ -242,7 +242,7 @@ class CallSetup:
         return self._cseq
 
     def cancel(self, headers: Headers) -> None:
-        """See :meth:`OutgoingCall.cancel`."""
+        """Give the call up before it is answered."""
         if self._request is not None:
             self._stop()
             self._request.cancel(headers)

@@ -68,7 +68,7 @@ class Transport(Protocol):
 
     def route(self, hop: Hop, size: int) -> Hop:
         """The hop really to be used for a request of `size` octets: `local` filled in, and UDP turned into TCP when
-        the request would exceed 1300 octets (RFC 3261 18.1.1, TRN-04). Called before Via is written."""
+        the request would exceed 1300 octets (RFC 3261 18.1.1). Called before Via is written."""
         ...
 
     def sent_by(self, hop: Hop) -> tuple[str, int]:

@@ -319,7 +319,7 @@ class Endpoint:
         self.agent: UserAgent | None = None
 
     def request_received(self, transaction: ServerTransaction) -> None:
-        """See :class:`siprec.sip.transaction.TransactionUser`."""
+        """A new server transaction."""
         agent = self.agent
         if agent is not None and agent.request_received(transaction):
             return
@@ -335,7 +335,7 @@ class Endpoint:
         transaction.respond(request.response(status, to_tag=secrets.token_hex(5), headers=headers))
 
     def ack_received(self, request: SipRequest, source: Hop) -> None:
-        """See :class:`siprec.sip.transaction.TransactionUser`."""
+        """An ACK that no INVITE server transaction waits for."""
         if self.agent is not None and not self.agent.ack_received(request, source):
             self.agent.layer.dropped["ACK"] += 1
 

@@ -21,7 +21,7 @@ ALLOW: Final = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, NOTIFY, MESSAGE
 
 
 class UserAgentBase:
-    """See :class:`siprec.sip.useragent.UserAgent` for the arguments."""
+    """What calls need of :class:`siprec.sip.useragent.UserAgent`, which says what the arguments are."""
 
     def __init__(
         self,

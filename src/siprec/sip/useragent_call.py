@@ -101,7 +101,7 @@ class UserAgentCall(CallRequests):
         return self._queue is not None and self._queue.offer_open
 
     def respond(self, reply: Reply, status: int, body: bytes, content_type: str, headers: Headers, reason: str) -> None:
-        """See :meth:`Call.respond`."""
+        """Send the response of a :class:`Reply`."""
         transaction = reply.transaction
         request = transaction.request
         opens = request.method in ("INVITE", "UPDATE")
@@ -164,7 +164,7 @@ class UserAgentCall(CallRequests):
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def bye(self, headers: Headers = (), body: bytes = b"", content_type: str = "", done: Done = ignore) -> None:
-        """See :meth:`Call.bye`."""
+        """End the call."""
         if self.state == "ended" or self.dialog is None:
             self.agent.clock.call_later(0, done, "ended")
             return

@@ -1,4 +1,4 @@
-"""What is checked before a message is acted upon (RFC 3261 16.3, 8.2, 18.1.2; MSG-02, MSG-03, MSG-07, MSG-09).
+"""What is checked before a message is acted upon (RFC 3261 8.2, 16.3 step 1, 18.1.2, 21.5.6, 21.5.7).
 
 Only what is needed is looked at: an element that forwards leaves broken headers it has no use for alone, and never
 refuses because of an unknown method or header.

@@ -33,7 +33,7 @@ class Tap(CallObserver):
             self.sip = ring.sip
 
     def call_created(self, call: Call) -> None:
-        """See :class:`siprec.proxy.call.CallObserver`."""
+        """An INVITE outside a dialog came."""
         if self.ring is not None:
             self.ring.dialog(call.dlg_id, call.call_id)
 
