@@ -6,7 +6,9 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol, runtime_checkable
+from weakref import ref
 
 from siprec import sdp
 from siprec.media.engine import MediaServer, MediaSession
@@ -33,6 +35,7 @@ from siprec.sip.message import SipMessage, SipRequest, SipResponse
 
 Leg = Literal["caller", "callee"]
 LEGS: Final[tuple[Leg, Leg]] = ("caller", "callee")
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -121,29 +124,68 @@ class _Left:
     left: float
 
 
+_Known = tuple[NameAddr, "SipMessage | None"]
+
+
 class CallMetadata:
-    """Identifiers of one call, shared by all its recordings (RFC 7865 6.4, 6.10), and what the call is made of now."""
+    """Identifiers of one call, shared by all its recordings (RFC 7865 6.10), and what the call is made of now.
+
+    The call has this, not the other way round: what is left of it is no cycle.
+    """
+
+    __slots__ = (
+        "_call",
+        "_contributed",
+        "_early",
+        "_formed",
+        "_group_ids",
+        "_joined",
+        "_known",
+        "_last",
+        "_left",
+        "_new_id",
+        "_revision",
+        "_since",
+        "_spoke",
+        "_stream_ids",
+        "group_id",
+        "participant_ids",
+        "session_id",
+    )
 
     def __init__(self, call: RecordedCall, new_id: IdSource) -> None:
-        self.call = call
+        self._call = ref(call)
         self._new_id = new_id
         self.session_id = new_id()
-        self.participant_ids: dict[Leg, str] = {leg: new_id() for leg in LEGS}
+        self.participant_ids: dict[Leg, str] = {"caller": new_id(), "callee": new_id()}
         self._stream_ids: dict[tuple[Leg, int], str] = {}
         self._since: dict[tuple[Leg, int], float] = {}
         self._contributed: dict[Leg, tuple[float | None, float | None]] = {}
         self._group_ids: dict[tuple[Leg, str], str] = {}
-        self._known: dict[Leg, tuple[NameAddr, SipMessage | None]] = {}
-        self._spoke: dict[Leg, SipMessage | None] = {}
-        self._joined: dict[Leg, float] = {}
-        self._left: list[_Left] = []
+        # What only a call whose parties change has: who they are, what they sent last, since when they are there; and
+        # those that left.
+        self._known: Mapping[Leg, _Known] = _NOTHING
+        self._spoke: Mapping[Leg, SipMessage | None] = _NOTHING
+        self._joined: Mapping[Leg, float] = _NOTHING
+        self._left: tuple[_Left, ...] = ()
         self.group_id = ""
         self._formed = 0.0
         self._early = 0.0
+        self._revision = 0
+        self._last: tuple[object, Document] | None = None
+        """The last document, and what it was made from."""
+
+    @property
+    def call(self) -> RecordedCall:
+        """The call; to be asked for while it is there."""
+        call = self._call()
+        assert call is not None
+        return call
 
     def join(self, group_id: str, formed: float, common: Mapping[Leg, str]) -> None:
         """This session is one of a group (RFC 8068 3.2.3), where no setting names another; `common` are the ids of
         parties who take part in other sessions of it (RFC 7865 6.5.1)."""
+        self._revision += 1
         if not self.group_id:
             self.group_id, self._formed = group_id, formed
         for leg, ident in common.items():
@@ -162,38 +204,45 @@ class CallMetadata:
     def identify(self, leg: Leg, address: NameAddr, message: SipMessage | None = None) -> None:
         """A party turned out to be somebody else than From or To said (connected identity): same participant id, new
         names. `message` is what it sent, for an asserted identity and its Session-ID."""
-        self._known[leg] = (address, message)
+        self._revision += 1
+        self._known = {**self._known, leg: (address, message)}
         if message is not None:
-            self._spoke[leg] = message
+            self._spoke = {**self._spoke, leg: message}
 
     def heard(self, leg: Leg, message: SipMessage) -> None:
         """A party, no other than before, sent another message that tells its Contact and Session-ID."""
-        self._spoke[leg] = message
+        self._revision += 1
+        self._spoke = {**self._spoke, leg: message}
 
     def begin(self, wall: float) -> None:
         """The session began before the answer: with its early media."""
+        self._revision += 1
         self._early = wall
 
     def differs(self, leg: Leg, address: NameAddr, message: SipMessage | None, policy: IdentityPolicy) -> bool:
         """Whether `address` is another name than that of the party there, for who looks where `policy` says; a
         newcomer without a name of its own always is."""
+        call = self.call
         names = parties.name_ids(address, message, policy)
-        before = parties.name_ids(*self._party(leg), policy)
+        before = parties.name_ids(*self._party(call, leg), policy)
         return {name.aor for name in names} != {name.aor for name in before}
 
     def replace(self, leg: Leg, address: NameAddr, message: SipMessage | None, wall: float) -> None:
         """At `wall` another party took the place of this one in the same session (RFC 8068 3.2.3): a new participant
         with streams of its own joins, the old one leaves."""
+        call = self.call
+        self._revision += 1
         streams = [key for key in self._stream_ids if key[0] == leg]
-        self._left.append(
+        self._left = (
+            *self._left,
             _Left(
                 leg,
                 self.participant_ids[leg],
                 {key: value for key, value in self._group_ids.items() if key[0] == leg},
-                (*self._party(leg), self._dialog_message(leg)),
-                self._since_when(leg),
+                (*self._party(call, leg), self._dialog_message(call, leg)),
+                self._since_when(call, leg),
                 wall,
-            )
+            ),
         )
         self.participant_ids[leg] = self._new_id()
         self._group_ids = {key: value for key, value in self._group_ids.items() if key[0] != leg}
@@ -201,21 +250,19 @@ class CallMetadata:
             del self._stream_ids[key]
             self._since.pop(key, None)
         self._contributed.pop(leg, None)
-        self._joined[leg] = wall
-        self._known[leg] = (address, message)
-        self._spoke[leg] = message
+        self._joined = {**self._joined, leg: wall}
+        self._known = {**self._known, leg: (address, message)}
+        self._spoke = {**self._spoke, leg: message}
 
-    @property
-    def _began(self) -> float:
-        return self._early or self.call.answer_wall or self.call.start_wall
-
-    def _since_when(self, leg: Leg) -> float:
-        party = self.call.parties.get(leg)
-        return self._joined.get(leg) or (party.since if party is not None else 0.0) or self._began
+    def _since_when(self, call: RecordedCall, leg: Leg) -> float:
+        party = call.parties.get(leg)
+        since = self._joined.get(leg) or (party.since if party is not None else 0.0)
+        return since or self._early or call.answer_wall or call.start_wall
 
     def tags(self) -> dict[str, Leg]:
         """The parties by their dialog tags."""
-        return {self.call.from_tag: "caller", self.call.callee_tag: "callee"}
+        call = self.call
+        return {call.from_tag: "caller", call.callee_tag: "callee"}
 
     def stream_id(self, leg: Leg, index: int) -> str:
         """The stream id of a party's m-line; the same whenever asked (RFC 7865 6.10)."""
@@ -251,86 +298,113 @@ class CallMetadata:
             groups: who has which id in which group.
             secret: of the deployment, for group identifiers.
         """
-        began = self._began
-        group: tuple[Group, ...] = ()
-        group_id = ""
-        if settings.group:
-            group_id, extension = parties.group(settings.group, secret)
-            formed = groups.join(group_id, began) if groups is not None else began
-            group = (Group(group_id, formed, None, extension + settings.group_custom_extension),)
-        elif self.group_id:
-            group_id = self.group_id
-            formed = groups.join(group_id, self._formed) if groups is not None else self._formed
-            group = (Group(group_id, formed, None, settings.group_custom_extension),)
+        call = self.call
+        tags: dict[str, Leg] = {call.from_tag: "caller", call.callee_tag: "callee"}
+        source = (
+            tuple(streams),
+            attached,
+            settings,
+            identities,
+            self._revision,
+            tuple(tags),
+            call.caller_sdp,
+            call.callee_sdp,
+            call.invite,
+            call.response,
+            call.answer_wall,
+            tuple(call.parties.values()),
+        )
+        if self._last is not None and self._last[0] == source:
+            return self._last[1]
+        began = self._early or call.answer_wall or call.start_wall
+        group, group_id = self._group(settings, groups, secret, began)
         participants, assocs, feeds = [], [], []
+        people = {leg: self._party(call, leg) for leg in LEGS}
+        names = {leg: parties.name_ids(*people[leg], identities) for leg in LEGS}
         who: dict[Leg, str] = {}
         for leg in LEGS:
-            names = parties.name_ids(*self._party(leg), identities)
             who[leg] = self._group_ids.get((leg, group_id), "")
             if not who[leg]:
                 who[leg] = self.participant_ids[leg]
                 if group_id and groups is not None:
-                    who[leg] = groups.participant(group_id, names[0].aor, who[leg])
+                    who[leg] = groups.participant(group_id, names[leg][0].aor, who[leg])
                 self._group_ids[leg, group_id] = who[leg]
         if who["caller"] == who["callee"]:
-            # A party that calls itself is still two participants here (RFC 7865 6.10).
+            # A party that calls itself is still two participants here (RFC 7865 6.5).
             who["callee"] = self._group_ids["callee", group_id] = self.participant_ids["callee"]
-        gone = {left.group_ids.get((left.leg, group_id), left.id): left for left in self._left}
-        for ident, left in gone.items():
+        for left in self._left:
+            ident = left.group_ids.get((left.leg, group_id), left.id)
             if ident in who.values():
-                continue  # came back (RFC 7865 6.10)
+                continue  # came back
             address, message, spoke = left.party
             participants.append(Participant(ident, parties.name_ids(address, message, identities)))
             assocs.append(
                 ParticipantSessionAssoc(ident, self.session_id, left.joined, left.left, parties.feature_params(spoke))
             )
             feeds.append(ParticipantStreamAssoc(ident, (), (), left.joined, left.left))
-        legs = self.tags()
         since_default = wall if self._since else began
-        mine = {leg: [index for tag, index in streams if legs.get(tag) == leg] for leg in LEGS}
-        flows = {(leg, i): self._flows(leg, i) for leg in LEGS for i in mine[leg]}
+        mine: dict[Leg, list[tuple[str, bool]]] = {"caller": [], "callee": []}
+        starts: dict[Leg, float] = {"caller": began, "callee": began}
+        offered = []
+        for tag, index in streams:
+            if tag not in tags:
+                continue
+            leg = tags[tag]
+            ident = self._stream_ids.get((leg, index)) or self.stream_id(leg, index)
+            since = self._since.setdefault((leg, index), since_default)
+            starts[leg] = min(since, starts[leg]) if mine[leg] else since
+            mine[leg].append((ident, self._flows(call, leg, index)))
+            offered.append(Stream(ident, self.session_id))
+        flowing = {leg: tuple([ident for ident, flows in mine[leg] if flows]) for leg in LEGS}
+        spoken = {leg: self._dialog_message(call, leg) for leg in LEGS}
         for leg in LEGS:
-            other: Leg = "callee" if leg == "caller" else "caller"
-            address, message = self._party(leg)
-            joined = self._since_when(leg)
+            send, recv = flowing[leg], flowing["callee" if leg == "caller" else "caller"]
             participants.append(
-                Participant(
-                    who[leg],
-                    parties.name_ids(address, message, identities),
-                    settings.caller if leg == "caller" else settings.callee,
-                )
+                Participant(who[leg], names[leg], settings.caller if leg == "caller" else settings.callee)
             )
             assocs.append(
                 ParticipantSessionAssoc(
-                    who[leg], self.session_id, joined, None, parties.feature_params(self._dialog_message(leg))
+                    who[leg], self.session_id, self._since_when(call, leg), None, parties.feature_params(spoken[leg])
                 )
             )
-            since = [self._since.setdefault((leg, i), since_default) for i in mine[leg]]
-            send = tuple(self.stream_id(leg, i) for i in mine[leg] if flows[leg, i])
-            recv = tuple(self.stream_id(other, i) for i in mine[other] if flows[other, i])
-            first, last = self._contributing(leg, bool(send or recv), min(since, default=began), wall)
+            first, last = self._contributing(leg, bool(send or recv), starts[leg], wall)
             feeds.append(ParticipantStreamAssoc(who[leg], send, recv, first, last))
-        return Document(
+        session = Session(
+            self.session_id,
+            parties.sip_session_id(spoken["caller"], spoken["callee"]),
+            (),
+            group_id,
+            began,
+            None,
+            settings.session_custom_extension,
+        )
+        document = Document(
             groups=group,
-            sessions=(
-                Session(
-                    self.session_id,
-                    parties.sip_session_id(self._dialog_message("caller"), self._dialog_message("callee")),
-                    (),
-                    group_id,
-                    began,
-                    None,
-                    settings.session_custom_extension,
-                ),
-            ),
+            sessions=(session,),
             participants=tuple(participants),
-            streams=tuple(
-                Stream(self.stream_id(legs[tag], index), self.session_id) for tag, index in streams if tag in legs
-            ),
+            streams=tuple(offered),
             session_assocs=(SessionRecordingAssoc(self.session_id, attached),),
             participant_assocs=tuple(assocs),
             stream_assocs=tuple(feeds),
         )
+        self._last = (source, document)
+        return document
+
+    def _group(
+        self, settings: RecordingSettings, groups: GroupRegistry | None, secret: bytes, began: float
+    ) -> tuple[tuple[Group, ...], str]:
+        """The CS group as an element, if there is one, and its id."""
+        extension, formed = settings.group_custom_extension, began
+        if settings.group:
+            group_id, own = parties.group(settings.group, secret)
+            extension = own + extension
+        elif self.group_id:
+            group_id, formed = self.group_id, self._formed
+        else:
+            return (), ""
+        if groups is not None:
+            formed = groups.join(group_id, formed)
+        return (Group(group_id, formed, None, extension),), group_id
 
     def _contributing(self, leg: Leg, flows: bool, began: float, wall: float) -> tuple[float | None, float | None]:
         """From when to when a party has taken part in the streams: the last such time. A hold in which nothing passes
@@ -347,8 +421,7 @@ class CallMetadata:
         """Why the call ended."""
         return parties.reasons(self.call.end_message)
 
-    def _party(self, leg: Leg) -> tuple[NameAddr, SipMessage | None]:
-        call = self.call
+    def _party(self, call: RecordedCall, leg: Leg) -> tuple[NameAddr, SipMessage | None]:
         known = self._known.get(leg)
         if known is not None:
             return known
@@ -357,39 +430,50 @@ class CallMetadata:
             return party.address, party.message  # told before anybody asked for a recording
         return (call.caller, call.invite) if leg == "caller" else (call.callee, call.response)
 
-    def _dialog_message(self, leg: Leg) -> SipMessage | None:
+    def _dialog_message(self, call: RecordedCall, leg: Leg) -> SipMessage | None:
         """The message that tells a party's Contact and Session-ID."""
         if leg in self._spoke:
             return self._spoke[leg]
-        party = self.call.parties.get(leg)
+        party = call.parties.get(leg)
         if party is not None and party.since:
             return party.message
-        return self.call.invite if leg == "caller" else self.call.response
+        return call.invite if leg == "caller" else call.response
 
-    def _flows(self, leg: Leg, index: int) -> bool:
-        """Whether what `leg` has to say on its m-line `index` reaches the other party: hold shows here (RFC 7866
-        7.1.1.1)."""
-        own, other = self.call.caller_sdp, self.call.callee_sdp
+    @staticmethod
+    def _flows(call: RecordedCall, leg: Leg, index: int) -> bool:
+        """Whether what `leg` has to say on its m-line `index` reaches the other party: hold shows here."""
+        own, other = call.caller_sdp, call.callee_sdp
         if leg == "callee":
             own, other = other, own
-        return may(own, index, "send") and may(other, index, "recv")
+        mine, theirs = directions(own), directions(other)
+        return (index >= len(mine) or mine[index][0]) and (index >= len(theirs) or theirs[index][1])
+
+
+@lru_cache(maxsize=512)
+def directions(description: bytes) -> tuple[tuple[bool, bool], ...]:
+    """Of each m-line, whether who sent `description` sends and receives there; empty: it cannot be read."""
+    parsed = parsed_sdp(description)
+    if parsed is None:
+        return ()
+    found = []
+    for line in parsed.media:
+        direction = "" if line.rejected else line.direction
+        connection = line.connection
+        # The old form of hold (RFC 3264 8.4): nothing is to be sent to this party.
+        held = connection is not None and connection.is_zero
+        found.append(("send" in direction, "recv" in direction and not held))
+    return tuple(found)
 
 
 def may(description: bytes, index: int, what: Literal["send", "recv"]) -> bool:
     """Whether who sent `description` sends or receives on its m-line `index`; what cannot be read forbids nothing."""
-    parsed = _parsed(description)
-    if parsed is None or index >= len(parsed.media):
-        return True
-    line = parsed.media[index]
-    if line.rejected or what not in line.direction:
-        return False
-    connection = line.connection
-    # The old form of hold (RFC 3264 8.4): nothing is to be sent to this party.
-    return what == "send" or connection is None or not connection.is_zero
+    found = directions(description)
+    return index >= len(found) or found[index][what == "recv"]
 
 
 @lru_cache(maxsize=512)
-def _parsed(description: bytes) -> SessionDescription | None:
+def parsed_sdp(description: bytes) -> SessionDescription | None:
+    """A description, parsed once for all who look at it and change nothing; None: empty, or it cannot be read."""
     if not description:
         return None
     try:

@@ -170,7 +170,8 @@ class CallRecording(CopiedStreams):
         self._post(Event(Kind.BYE_DONE, status=status, reason=reason))
 
     def _invite(self, action: Invite) -> None:
-        self._new_description()
+        if self._description is None or self._description.origin is not None:
+            self._new_description()  # an SRS has seen that one
         self._answer = None
         if self._refused is not None:
             self._refused.begin()

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from siprec import sdp
 from siprec.metadata.values import IdSource
 from siprec.proxy.call import Call, Leg, StartMode
 from siprec.proxy.party import asserted
 from siprec.recording import participants
-from siprec.recording.call_metadata import CallMetadata
+from siprec.recording.call_metadata import CallMetadata, parsed_sdp
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.recording_core import RecordingContext, RecordingCore
 from siprec.recording.retry import RetryQueue, Waiting
 from siprec.recording.settings import RecordingProfile, RecordingSettings, SiprecVariable
 from siprec.recording.shared_session_pool import INBOUND
-from siprec.sdp import SdpError
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipResponse
 
@@ -295,24 +293,15 @@ def stream_signature(call: Call) -> object:
     also another callee, when of two that answered the caller kept the second.
     Direction and addresses do not: hold is metadata (RFC 7866 7.1.1.1), and addresses are the media server's
     business."""
-    return call.callee_tag, *(_signature(octets) for octets in (call.caller_sdp, call.callee_sdp))
+    return call.callee_tag, _signature(call.caller_sdp), _signature(call.callee_sdp)
 
 
 def _signature(octets: bytes) -> object:
-    try:
-        description = sdp.parse(octets) if octets else None
-    except SdpError:
-        return octets
+    description = parsed_sdp(octets)
     if description is None:
-        return None
-    return tuple(
-        (
-            line.kind,
-            line.proto,
-            line.rejected,
-            tuple(line.formats),
-            *line.attributes("rtpmap"),
-            *line.attributes("fmtp"),
-        )
-        for line in description.media
-    )
+        return octets  # empty, or nothing that can be read
+    found = []
+    for line in description.media:
+        meanings = (*line.attributes("rtpmap"), *line.attributes("fmtp"))
+        found.append((line.kind, line.proto, line.rejected, tuple(line.formats), meanings))
+    return found

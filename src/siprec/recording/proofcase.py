@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from siprec.media.engine import ForkStatistics, MediaStatistics, StreamStatistics
+from siprec.media.engine import ForkStatistics, MediaStatistics, StreamStatistics, Subscription
 from siprec.proxy.call import Call
 from siprec.recording import events
-from siprec.recording.call_metadata import may
+from siprec.recording.call_metadata import Leg, may
 from siprec.recording.confirmation import Recorded
 from siprec.recording.events import SiprecEvent
 from siprec.recording.recording_core import RecordingCore
@@ -27,6 +27,7 @@ class Case:
         "_flowing",
         "_flows",
         "_forks",
+        "_seen",
         "_since",
         "_tags",
         "_told",
@@ -53,39 +54,53 @@ class Case:
         self._descriptions = (call.caller_sdp, call.callee_sdp)
         self._since = self._until = now
         self._flowing: dict[StreamKey, float] = {}
+        self._seen: tuple[Subscription, dict[StreamKey, str], dict[str, Leg]] | None = None
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def know(self, recording: RecordingCore) -> None:
-        """Keep what a recording knows of its streams."""
-        proof = self.proof
-        proof.session_id = recording.metadata.session_id
-        proof.srs = list(recording.targets)
-        proof.confirm = recording.profile.confirm
+        """Keep what a recording knows of its streams; what it knew before is sorted out when that changed."""
         subscription = recording.subscription
-        if subscription is None:
+        if subscription is None or self._seen is None or self._seen[0] is not subscription:
+            self._sort_out()
+            proof = self.proof
+            proof.session_id = recording.metadata.session_id
+            proof.srs = list(recording.targets)
+            proof.confirm = recording.profile.confirm
+            if subscription is not None:
+                self._tags.add(subscription.tag)
+                self._seen = subscription, recording.labels, recording.metadata.tags()
+
+    def _sort_out(self) -> None:
+        """The streams of the subscription that was seen last."""
+        if self._seen is None:
             return
-        self._tags.add(subscription.tag)
-        parties: dict[str, str] = dict(recording.metadata.tags())
-        labels = recording.labels
-        streams = [stream for stream in subscription.streams if not stream.section.rejected]
-        present = {(stream.from_tag, stream.source_index) for stream in streams}
-        for key, stream_proof in self.streams.items():
-            stream_proof.ended = key not in present
-        for stream in streams:
+        subscription, labels, parties = self._seen
+        self._seen = None
+        present = set()
+        for stream in subscription.streams:
+            section = stream.section
+            if section.rejected:
+                continue
             key = (stream.from_tag, stream.source_index)
+            present.add(key)
             known = self.streams.get(key)
             if known is None:
                 known = self.streams[key] = StreamProof(party=parties.get(stream.from_tag, ""), kind=stream.kind)
             known.label = labels.get(key, known.label)
-            known.srtp = is_secure(stream.section)
+            known.srtp = is_secure(section)
+        for key, each in self.streams.items():
+            each.ended = key not in present
 
     def leave(self, recording: RecordingCore) -> None:
         """The copies for a recording are about to end."""
         self.know(recording)
-        for key, codecs in recording.declined.items():
-            if key in self.streams:
-                self.streams[key].declined = codecs
+        declined = recording.declined
+        if declined:
+            self._sort_out()
+            for key, codecs in declined.items():
+                if key in self.streams:
+                    self.streams[key].declined = codecs
 
     def count(self, server: str, statistics: MediaStatistics) -> None:
         """Take over the media server's counters, in place of those of before."""
@@ -222,6 +237,7 @@ class Case:
                 stream.lost_before = (stream.lost_before or 0) + flow.lost
 
     def _pass_time(self, now: float) -> None:
+        self._sort_out()
         elapsed, self._since = now - self._since, now
         caller, callee = self._descriptions
         for key, stream in self.streams.items():

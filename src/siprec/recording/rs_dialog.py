@@ -116,8 +116,8 @@ class RsDialog(CallHandler):
             lines.insert(0, _REQUIRE)
         if self._max_breadth is not None:
             lines.append(("Max-Breadth", str(self._max_breadth)))
-        given = {name.lower() for name, _ in lines}
         if settings.headers:
+            given = {name.lower() for name, _ in lines}
             lines += [(n, v) for n, v in check_headers(settings.headers) if n.lower() not in given]
         self._call = self._outgoing = self.agent.invite(
             target,

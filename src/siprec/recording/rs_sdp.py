@@ -66,30 +66,44 @@ class RecordingSdp:
     origin: Origin | None = None
     partly: bool = False
     """Whether the SRS's last answer has other formats than were offered."""
-    _last: tuple[str, ...] | None = None
+    labels: dict[StreamKey, str] = field(default_factory=dict)
+    """Label of each stream that is offered: the number of its m-line, from 1."""
+    secure: bool = False
+    """Whether SRTP is offered for any stream."""
+    _last: list[str] | None = None
 
     def update(self, subscription: Subscription, first: str) -> None:
         """Take the streams of a (renewed) subscription: known ones keep their m-line, new ones get a free or a new one.
 
         `first` is the tag of the party that comes first among new streams: label 1 is the caller's.
         """
-        streams = {stream_key(stream): stream for stream in subscription.streams if not stream.section.rejected}
+        streams = {(s.from_tag, s.source_index): s for s in subscription.streams if not s.section.rejected}
+        free = []
         for slot in self.slots:
             if slot.stream is not None:
-                slot.stream = streams.pop(stream_key(slot.stream), None)
-        for stream in sorted(streams.values(), key=lambda s: (s.source_index, s.from_tag != first)):
+                slot.stream = streams.pop((slot.stream.from_tag, slot.stream.source_index), None)
+            if slot.stream is None:
+                free.append(slot)
+        for _, _, tag, index in sorted([(index, tag != first, tag, index) for tag, index in streams]):
+            stream = streams[tag, index]
             section = stream.section
-            free = next((s for s in self.slots if s.stream is None and s.kind == section.kind), None)
-            if free is None:
-                self.slots.append(_Slot(stream, section.kind, section.proto, list(section.formats)))
+            for slot in free:
+                if slot.kind == section.kind:
+                    slot.stream = stream
+                    free.remove(slot)
+                    break
             else:
-                free.stream = stream
-        for slot in self.slots:
+                self.slots.append(_Slot(stream, section.kind, section.proto, list(section.formats)))
+        self.labels, self.secure = {}, False
+        for number, slot in enumerate(self.slots, 1):
             if slot.stream is not None:
-                formats = list(slot.stream.section.formats)
+                section = slot.stream.section
+                formats = list(section.formats)
                 if formats != slot.formats:
                     slot.taken = []
-                slot.proto, slot.formats = slot.stream.section.proto, formats
+                slot.proto, slot.formats = section.proto, formats
+                self.labels[slot.stream.from_tag, slot.stream.source_index] = str(number)
+                self.secure = self.secure or srtp_sdp.is_secure(section)
 
     def took(self, theirs: SessionDescription) -> None:
         """The SRS's answer: what it did not take is not offered again, unless the call changes its codecs."""
@@ -103,11 +117,6 @@ class RecordingSdp:
             # An answer without a codec of ours says nothing, for example one that numbers them anew.
             useful = any(name.lower() not in _SIDE for text, name in _codecs(line).items() if text in taken)
             slot.taken = taken if useful and not line.rejected and len(taken) < len(slot.formats) else []
-
-    @property
-    def labels(self) -> dict[StreamKey, str]:
-        """Label of each stream that is offered: the number of its m-line, from 1 (RFC 7866 7.1.1)."""
-        return {stream_key(s.stream): str(i) for i, s in enumerate(self.slots, 1) if s.stream is not None}
 
     @property
     def offered(self) -> list[tuple[StreamKey | None, str]]:
@@ -157,7 +166,8 @@ class RecordingSdp:
         `withheld`: all of them inactive.
 
         Lines are matched by position, labels are not relied on (RFC 4574 5); one that is missing counts as rejected,
-        and so does one that declines SRTP: nothing leaves in the clear that was not offered so.
+        and
+        so does one that declines SRTP: nothing leaves in the clear that was not offered so.
 
         Raises:
             SdpError: the SRS is where our side cannot send from: not every media server would say so.
@@ -196,7 +206,9 @@ class RecordingSdp:
 
     def left_out(self, theirs: SessionDescription) -> dict[StreamKey, list[str]]:
         """Codecs that were offered for a stream and that the SRS, which takes the stream, does not take."""
-        found = {}
+        found: dict[StreamKey, list[str]] = {}
+        if not self.partly:
+            return found
         for slot, line in zip(self.slots, theirs.media, strict=False):
             if slot.stream is None or line.rejected:
                 continue
@@ -207,13 +219,10 @@ class RecordingSdp:
                 found[stream_key(slot.stream)] = list(dict.fromkeys(left))
         return found
 
-    @property
-    def secure(self) -> bool:
-        """Whether SRTP is offered for any stream."""
-        return any(slot.stream is not None and srtp_sdp.is_secure(slot.stream.section) for slot in self.slots)
-
     def declined(self, theirs: SessionDescription) -> bool:
         """Whether the SRS declines SRTP: a stream answered in the clear or with a wrong key, or none of them taken."""
+        if not self.secure:
+            return False
         pairs = [
             (slot.stream.section, line)
             for slot, line in zip(self.slots, theirs.media, strict=False)
@@ -221,7 +230,7 @@ class RecordingSdp:
         ]
         fitting = [srtp_sdp.agreed(ours, line) is not None for ours, line in pairs]
         clear = any(not fits and not line.rejected for fits, (_, line) in zip(fitting, pairs, strict=True))
-        return clear or (self.secure and not any(fitting))
+        return clear or not any(fitting)
 
     def _line(self, number: int, slot: _Slot, direction: Direction, *, whole: bool = False) -> MediaDescription:
         if slot.stream is None:
@@ -230,14 +239,18 @@ class RecordingSdp:
         if slot.taken and not whole:
             section = _only(section, slot.taken)
         line = sdp.recording_media(section, label=str(number), direction=direction)
-        line.lines += srtp_sdp.lines_of(slot.stream.section)
+        if self.secure:
+            line.lines += srtp_sdp.lines_of(slot.stream.section)
         return line
 
     def _write(self, media: Sequence[MediaDescription]) -> bytes:
         address = next((c.address for m in media if m.port and (c := m.own_connection()) is not None), "")
         if self.origin is None:
             self.origin = Origin("siprec", self.session_id, "1", address or "0.0.0.0")
-        lines = tuple(line for m in media for line in (m.to_line(), *m.lines))
+        lines: list[str] = []
+        for each in media:
+            lines.append(each.to_line())
+            lines += each.lines
         if self._last is not None and lines != self._last:
             self.origin = self.origin.bump()
         self._last = lines

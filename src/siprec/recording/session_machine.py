@@ -52,10 +52,10 @@ class RecordingSessionFsm(SessionState):
     def handle(self, event: Event) -> list[Action]:
         """What is to be done about `event`, in order. One that no row fits is late, and changes nothing."""
         out: list[Action] = []
-        if self.over:
+        if self.ending and self.over:
             return out
         self._dispatch(event, out)
-        if self.over:
+        if self.ending and self.over:
             out.append(SetTimer(-1.0))
             out.append(Finished())
         return out
