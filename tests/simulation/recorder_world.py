@@ -11,10 +11,12 @@ from siprec.audio.codecs import codec
 from siprec.audio.melody import callee_melody, caller_melody, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder.acceptance import Acceptance
-from siprec.recorder.library import RecorderLibrary, RecordingResult
+from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
+from siprec.recorder.recorder import Recorder
+from siprec.recorder.recording_result import RecordingResult
 from siprec.recorder.server import RecorderServer, Watching
-from siprec.recorder.session import Recorder, RecorderSettings
+from siprec.recorder.settings import RecorderSettings
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.transport import Hop
 from tests.simulation.recording_world import World

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from siprec import sdp
-from siprec.recorder.inviting import record_from
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
+from siprec.recorder.recorder import Recorder
 from siprec.recorder.server import RecorderServer
-from siprec.recorder.session import Recorder
+from siprec.recorder.srs_initiated import record_from
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest
 from siprec.sip.uri import Uri

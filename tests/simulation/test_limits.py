@@ -14,7 +14,7 @@ from siprec.proxy.authentication import Authentication
 from siprec.proxy.guard import Guard
 from siprec.proxy.options import ProxyOptions
 from siprec.proxy.registrar import Registrar
-from siprec.recorder.admission import Admission
+from siprec.recorder.client_access import Admission
 from siprec.sip.digest import Credentials, CredentialStore, authorize
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse

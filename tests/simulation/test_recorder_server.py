@@ -16,8 +16,9 @@ from siprec.metadata.write import write
 from siprec.recorder.acceptance import Acceptance
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
+from siprec.recorder.recorder import Recorder
 from siprec.recorder.server import RecorderServer
-from siprec.recorder.session import Recorder, RecorderSettings
+from siprec.recorder.settings import RecorderSettings
 from siprec.recording import confirmation
 from siprec.recording.confirmation import Recorded
 from siprec.rtp import packets as rtp

@@ -9,11 +9,12 @@ from lxml import etree
 
 from siprec import sdp
 from siprec.proxy.call import Call as ProxyCall
-from siprec.recorder.inviting import Invitations, InvitedRecording, record_from
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
+from siprec.recorder.recorder import Recorder
 from siprec.recorder.server import RecorderServer
-from siprec.recorder.session import Recorder, RecordingSession
+from siprec.recorder.session import RecordingSession
+from siprec.recorder.srs_initiated import Invitations, InvitedRecording, record_from
 from siprec.recording.srs_initiated import RequestSettings, is_request
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram

@@ -31,7 +31,8 @@ class Library:
 
     def __init__(self, root: Path) -> None:
         # Costs numpy and libsndfile: only where there is a library.
-        from siprec.recorder.library import RecorderLibrary, RecordingResult
+        from siprec.recorder.library import RecorderLibrary
+        from siprec.recorder.recording_result import RecordingResult
 
         self._library = RecorderLibrary(root)
         self._result = RecordingResult

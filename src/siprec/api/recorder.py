@@ -24,8 +24,9 @@ from siprec.api.operation import Answer, Asked, Operation
 from siprec.api.paging import page
 from siprec.api.problem import Problem
 from siprec.api.settings import RecorderApiConfig
-from siprec.recorder.line import MediaLine
-from siprec.recorder.session import Recorder, RecordingSession
+from siprec.recorder.media_stream import MediaLine
+from siprec.recorder.recorder import Recorder
+from siprec.recorder.session import RecordingSession
 
 MEGABYTE: Final = 1 << 20
 _ABOUT: Final = "Recording sessions in progress, and the recordings there are."
@@ -84,7 +85,7 @@ class RecorderApi:
 
 
 def _session(session: RecordingSession) -> recorder_model.RecorderSession:
-    now = session.recorder.clock.now()
+    now = session.resources.clock.now()
     names = (name for person in session.state.participants.values() for name in person.name_ids)
     return recorder_model.RecorderSession(
         call_id=session.call_id,

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from siprec.recorder.library import RecordingResult
-from siprec.recorder.summary import FILE
+from siprec.recorder.recording_json import FILE
+from siprec.recorder.recording_result import RecordingResult
 from siprec.recorder.vcon import VconError, export
 
 

@@ -5,7 +5,8 @@ RFC 7865 8.3 lets a stream name its session, and deployed recording clients leav
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from siprec.metadata.document import Document
 from siprec.metadata.history import StreamHistory
@@ -49,3 +50,42 @@ def match_by_order(
     for stream, index in zip(loose, free, strict=True):
         stream.line = index
     return ["labels of streams are in no SDP: streams and media lines are matched in their order"]
+
+
+NOBODY: Final = Id("")
+"""Of a stream that belongs to no recording."""
+
+
+def assign(
+    state: MetadataState,
+    lines: Iterable[int],
+    owners: Mapping[int, Id | None],
+    over: Collection[Id],
+    sessions_seen: bool,
+) -> dict[int, Id | None]:
+    """The m-lines that are to change hands: to the recording of which session (None: that of nobody named), or to
+    `NOBODY`. Every m-line belongs to the recording of its communication session, or to none.
+
+    `owners`: the session of the recording that an m-line belongs to, for those that do. `over`: sessions that had a
+    recording and go on no longer. `sessions_seen`: the metadata have told of a session.
+    """
+    live = [session.id for session in state.sessions.values() if session.live]
+    described = {s.line: s for s in state.streams.values() if s.current and s.line is not None}
+    sessions = {index: session_of(state, stream) for index, stream in described.items()}
+    named = any(session is not None for session in sessions.values())
+    found: dict[int, Id | None] = {}
+    for index in lines:
+        owned, owner = index in owners, owners.get(index)
+        stream, session = described.get(index), sessions.get(index)
+        if session is None and len(live) == 1 and (stream is None or not named):
+            session = live[0]
+        if session is not None:
+            if not owned or owner != session:
+                # One that is over keeps what is under way, and gets nothing new.
+                found[index] = NOBODY if session in over else session
+        elif not sessions_seen and (not state.complete_seen or state.participants):
+            if not owned:
+                found[index] = None
+        elif stream is not None and owner is not None:
+            found[index] = NOBODY
+    return found

@@ -6,11 +6,18 @@ multipart is found.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
+from siprec.metadata.document import Document, SnapshotRequest
+from siprec.metadata.errors import MetadataError
+from siprec.metadata.read import parse
+from siprec.recorder.errors import MetadataRefused
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage
 from siprec.sip.multipart import METADATA_TYPES, SDP_TYPE, Part, find_metadata, find_part, parts_of
+
+log = logging.getLogger(__name__)
 
 
 class Metadata(NamedTuple):
@@ -80,3 +87,31 @@ def metadata_of(message: SipMessage) -> Metadata:
     except SipError:
         data = part.body  # an encoding that does not exist: the reader says what it is
     return Metadata(data, part.content_type.param("charset") or None)
+
+
+def read_metadata(
+    data: bytes | None, charset: str | None, *, strict: bool, reject: bool, call_id: str
+) -> tuple[Document | None, str]:
+    """A metadata document, None without one that can be used; and what is wrong with it, empty: nothing.
+
+    `strict`: what breaks the schema cannot be used. `reject`: a request whose document cannot be used, or is damaged,
+    is refused.
+
+    Raises:
+        MetadataRefused: it is.
+    """
+    if data is None:
+        return None, ""
+    try:
+        document = parse(data, charset=charset, strict=strict)
+        if reject and isinstance(document, Document) and document.errors:
+            raise MetadataError(f"metadata is damaged: {document.errors[0]}")
+    except MetadataError as error:
+        if reject:
+            raise MetadataRefused(error.reason) from error
+        log.warning("Call-ID %s: recording without metadata: %s", call_id, error.reason)
+        return None, error.reason
+    if isinstance(document, SnapshotRequest):
+        # Only an SRS asks (RFC 7866 9.2).
+        return None, "a snapshot request is not for a recorder"
+    return document, ""

@@ -14,16 +14,16 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from siprec.recorder import files
 from siprec.recorder.errors import RecorderFull
+from siprec.recorder.recording_json import FILE
+from siprec.recorder.recording_result import RecordingResult
 from siprec.recorder.recovery import Recovery
 from siprec.recorder.space import RESERVE, reserve
-from siprec.recorder.summary import FILE
 
 log = logging.getLogger(__name__)
 
@@ -33,43 +33,6 @@ _YEAR: Final = re.compile(r"[0-9]{4}")
 _TWO: Final = re.compile(r"[0-9]{2}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,100}")
 MAX_JSON: Final = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingResult:
-    """A recording as its JSON describes it: `directory`, the parsed `summary`, and paths out of it."""
-
-    directory: Path
-    summary: dict[str, Any] = field(repr=False)
-
-    @property
-    def id(self) -> str:
-        """Name of the directory."""
-        return self.directory.name
-
-    @property
-    def state(self) -> str:
-        """``recording``, ``complete``, ``interrupted`` or ``failed``."""
-        return str(self.summary.get("state", "unknown"))
-
-    @property
-    def mix(self) -> Path | None:
-        """The stereo mix, None if no audio came."""
-        mix = self.summary.get("mix")
-        return self.directory / mix["file"] if mix else None
-
-    @property
-    def streams(self) -> list[dict[str, Any]]:
-        """One entry per stream: ``file``, ``packets``, ``participants``..."""
-        found = self.summary.get("streams", [])
-        return found if isinstance(found, list) else []
-
-    def stream_file(self, number: int) -> Path | None:
-        """The audio file of stream `number` (from 1), None if it has none."""
-        for stream in self.streams:
-            if stream.get("number") == number and stream.get("file"):
-                return self.directory / str(stream["file"])
-        return None
 
 
 class RecorderLibrary:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from siprec.recorder import summary
+from siprec.recorder import recording_json
 from siprec.recorder.disk import DiskFile
 from siprec.recorder.pipeline import Pipeline
 from siprec.recorder.space import RESERVE
@@ -78,11 +78,11 @@ class RecordingDisk:
 
     def write_json(self, document: dict[str, Any], *, durable: bool = False, last: bool = False) -> bool:
         """Replace ``recording.json``. The `last` one takes the room that was set aside if there is no other."""
-        path = self.directory / summary.FILE
+        path = self.directory / recording_json.FILE
         try:
             if last:
                 self.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-            summary.write_json(path, document, durable=durable)
+            recording_json.write_json(path, document, durable=durable)
         except OSError as error:
             if self._json_error is None:
                 log.error("%s cannot be written: %s", path, error)
@@ -98,7 +98,7 @@ class RecordingDisk:
         essential = {key: document[key] for key in _ESSENTIAL if key in document}
         for content in (document, essential, {**essential, "participants": [], "communication_sessions": []}):
             try:
-                summary.overwrite_json(self.directory / RESERVE, content)
+                recording_json.overwrite_json(self.directory / RESERVE, content)
                 os.replace(self.directory / RESERVE, path)
             except OSError:
                 continue

@@ -9,23 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import soundfile  # type: ignore[import-untyped]
 
 from siprec.metadata.document import Document
 from siprec.metadata.merge import MetadataState
 from siprec.metadata.read import parse
-from siprec.recorder import files, summary
+from siprec.recorder import files, recording_json
+from siprec.recorder.recording_json import FILE, stamp, write_json
+from siprec.recorder.recording_result import RecordingResult
 from siprec.recorder.space import RESERVE
-from siprec.recorder.summary import FILE, stamp, write_json
-
-if TYPE_CHECKING:
-    from siprec.recorder.library import RecorderLibrary, RecordingResult
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +36,22 @@ _MAX_DOCUMENTS: Final = 1000
 _MAX_TOLD: Final = 20
 
 
+class Library(Protocol):
+    """Where recordings lie."""
+
+    def everything(self, skipped: Callable[[Path, str], None]) -> Iterator[Path]:
+        """Directories that are named as recordings are; `skipped` hears of what is not."""
+        ...
+
+    def read(self, directory: Path) -> RecordingResult:
+        """One recording; raises OSError, ValueError."""
+        ...
+
+
 class Recovery:
     """One pass over `library`. `spare` are directories that this process writes to."""
 
-    def __init__(self, library: RecorderLibrary, spare: Collection[str] = ()) -> None:
+    def __init__(self, library: Library, spare: Collection[str] = ()) -> None:
         self._library = library
         self._spare = spare
         self.skipped = 0
@@ -118,7 +128,7 @@ class Recovery:
     def _rebuild(self, directory: Path, why: str) -> RecordingResult | None:
         streams = [stream for _, stream in sorted(_streams(directory).items())]
         document: dict[str, Any] = {
-            "format": summary.FORMAT,
+            "format": recording_json.FORMAT,
             "recorder": "siprec",
             "id": directory.name,
             "state": "interrupted",
@@ -188,7 +198,7 @@ def _describe(directory: Path, document: dict[str, Any]) -> None:
             continue
         if isinstance(found, Document):
             entry["findings"] = [*found.findings, *state.apply(found, wall=wall, labels={})]
-    document.update(summary.describe(state))
+    document.update(recording_json.describe(state))
 
 
 def _start(name: str) -> str | None:

@@ -13,11 +13,12 @@ from typing import Final
 
 from siprec.recorder import headers
 from siprec.recorder.acceptance import EXTENSION, Acceptance
-from siprec.recorder.admission import Admission
 from siprec.recorder.bodies import metadata_of, offer_of
+from siprec.recorder.client_access import Admission
 from siprec.recorder.errors import RecorderError
 from siprec.recorder.liveness import Liveness
-from siprec.recorder.session import Recorder, RecordingSession
+from siprec.recorder.recorder import Recorder
+from siprec.recorder.session import RecordingSession
 from siprec.sip.date import parse_date
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
@@ -376,10 +377,10 @@ class RecordingCall(CallHandler):
         if allow and "update" not in allow:
             return
         headers = [("Content-Disposition", "recording-session"), ("Require", EXTENSION)]
-        self._call.update(session.snapshot_request(), _METADATA_TYPE, headers, self._asked)
+        self._call.update(session.snapshot_requests.make(), _METADATA_TYPE, headers, self._asked)
 
     def _asked(self, result: Result) -> None:
         if not isinstance(result, SipResponse) or result.status >= 300:
             log.warning("Call-ID %s: no snapshot: %s", self._call.call_id, result)
             if isinstance(result, SipResponse) and result.status != 491 and self._session is not None:
-                self._session.ask_no_more()
+                self._session.snapshot_requests.stop()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from siprec.recorder.writer import DiskWriter
+from siprec.recorder.disk_thread import DiskWriter
 
 RESERVE: Final = ".reserve"
 """A file in the directory of each recording under way: room for its last ``recording.json`` on a disk that is full."""

@@ -12,10 +12,9 @@ disk), ``pending`` (it is being written) or ``failed`` (the disk refused).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from siprec.recorder.line import MediaLine
+from siprec.recorder.media_stream import MediaLine
 
 HEADER: Final = "X-Siprec-Recorded"
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from siprec.recorder.library import RecordingResult
+from siprec.recorder.recording_result import RecordingResult
 
 SYNTAX: Final = "0.4.0"
 PIECE: Final = 3 << 16

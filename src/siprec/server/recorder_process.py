@@ -17,12 +17,13 @@ from siprec.net.timers import TimerWheel
 from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
 from siprec.recorder.acceptance import EXTENSION, Acceptance
-from siprec.recorder.admission import Admission
-from siprec.recorder.inviting import Invitations
+from siprec.recorder.client_access import Admission
 from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
+from siprec.recorder.recorder import Recorder
 from siprec.recorder.server import ACCEPT, HANDOVER, RecorderServer, Watching
-from siprec.recorder.session import Recorder, RecorderSettings
+from siprec.recorder.settings import RecorderSettings
+from siprec.recorder.srs_initiated import Invitations
 from siprec.server.config import Config
 from siprec.server.config_check import log_warnings, port_range
 from siprec.server.config_file import ConfigError, load

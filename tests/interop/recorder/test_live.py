@@ -15,9 +15,10 @@ from siprec import sdp
 from siprec.audio.codecs import codec
 from siprec.audio.melody import callee_melody, caller_melody, match, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder.library import RecorderLibrary, RecordingResult
+from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
-from siprec.recorder.session import Recorder
+from siprec.recorder.recorder import Recorder
+from siprec.recorder.recording_result import RecordingResult
 
 
 class LoopClock:

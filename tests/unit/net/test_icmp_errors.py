@@ -259,7 +259,7 @@ def test_the_recorder_hears_media_and_reports_after_errors(run: Run, tmp_path: P
         bench = Bench(tmp_path, address=host)
         bench.recorder.poller = asyncio.get_running_loop()
         bench.offer(bench.audio("1"))
-        [line] = bench.session._lines.values()
+        [line] = bench.session.lines
         media: list[bytes] = []
         reports: list[bytes] = []
         line.rtp_datagram = lambda data, *_: media.append(data)  # type: ignore[method-assign]

@@ -18,9 +18,12 @@ import soundfile  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from siprec import sdp
-from siprec.recorder.library import RecorderLibrary, RecordingResult
+from siprec.recorder.library import RecorderLibrary
 from siprec.recorder.ports import PortPool
-from siprec.recorder.session import Recorder, RecorderSettings, RecordingSession
+from siprec.recorder.recorder import Recorder
+from siprec.recorder.recording_result import RecordingResult
+from siprec.recorder.session import RecordingSession
+from siprec.recorder.settings import RecorderSettings
 
 WALL = 1_772_442_898.0  # 2026-03-02T09:14:58Z
 

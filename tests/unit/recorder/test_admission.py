@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from siprec.recorder.admission import Admission, certificate_names
+from siprec.recorder.client_access import Admission, certificate_names
 from siprec.sip.digest import Credentials, CredentialStore, authorize
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram

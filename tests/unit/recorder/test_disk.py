@@ -21,12 +21,12 @@ from siprec.audio.melody import caller_melody, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder import space
 from siprec.recorder.disk import DiskFile
+from siprec.recorder.disk_thread import DiskWriter
 from siprec.recorder.errors import RecorderFull
 from siprec.recorder.library import RecorderLibrary
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.recording_json import write_json
+from siprec.recorder.settings import RecorderSettings
 from siprec.recorder.space import RESERVE, Space
-from siprec.recorder.summary import write_json
-from siprec.recorder.writer import DiskWriter
 from tests.unit.recorder.recorder_harness import Bench, read
 
 PCMU = codec("PCMU", 8000)
@@ -311,7 +311,7 @@ def test_a_disk_that_hangs_ends_the_session_before_packets_are_dropped(
     b.play(seconds(0, 1))
     gate = threading.Event()
     b.recorder.writer.submit(gate.wait)
-    monkeypatch.setattr("siprec.recorder.recording.TOO_SLOW", -1.0)
+    monkeypatch.setattr("siprec.recorder.cs_recording.TOO_SLOW", -1.0)
     try:
         b.play(packets(to_int16(caller_melody(40, 8000)), PCMU, 0, ssrc=1, sequence=50, timestamp=8000))
     finally:

@@ -18,8 +18,8 @@ from siprec.metadata.document import Document, NameId
 from siprec.metadata.errors import MetadataError
 from siprec.metadata.read import parse
 from siprec.metadata.values import NAMESPACE
-from siprec.recorder.library import RecordingResult
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.recording_result import RecordingResult
+from siprec.recorder.settings import RecorderSettings
 from tests.unit.recorder.recorder_harness import Bench, read
 
 PCMU = codec("PCMU", 8000)

@@ -12,7 +12,7 @@ import pytest
 from siprec.audio.codecs import codec
 from siprec.audio.melody import caller_melody, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.settings import RecorderSettings
 from siprec.rtp.packets import build
 from tests.unit.audio.ogg_opus import opus_packets
 from tests.unit.recorder.recorder_harness import Bench, with_network

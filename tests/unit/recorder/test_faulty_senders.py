@@ -16,9 +16,9 @@ from siprec.audio.codecs import Codec, codec
 from siprec.audio.g711 import ulaw_decode, ulaw_encode
 from siprec.audio.melody import caller_melody, match, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder.library import RecordingResult
 from siprec.recorder.receiver_reports import Reporter
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.recording_result import RecordingResult
+from siprec.recorder.settings import RecorderSettings
 from siprec.rtp import rtcp, srtp
 from siprec.rtp.packets import build
 from siprec.sdp import crypto as sdp_crypto

@@ -17,7 +17,7 @@ import soundfile  # type: ignore[import-untyped]
 from siprec.audio.melody import caller_melody, matches, to_int16
 from siprec.recorder import files
 from siprec.recorder.library import RecorderLibrary
-from siprec.recorder.summary import write_json
+from siprec.recorder.recording_json import write_json
 
 WRITER = """
 import sys, time
@@ -127,7 +127,7 @@ from siprec.audio.codecs import codec
 from siprec.audio.melody import caller_melody, to_int16
 from siprec.audio.packets import packets
 from tests.unit.recorder.recorder_harness import Bench
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.settings import RecorderSettings
 from pathlib import Path
 b = Bench(Path(sys.argv[1]), RecorderSettings(audio_format=sys.argv[2]))
 b.offer(b.audio("1"), b.audio("2"))

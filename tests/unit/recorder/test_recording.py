@@ -15,7 +15,7 @@ from siprec.audio import libav
 from siprec.audio.codecs import Codec, codec
 from siprec.audio.melody import callee_melody, caller_melody, match, matches, to_int16
 from siprec.audio.packets import packets
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.settings import RecorderSettings
 from siprec.rtp.packets import build
 from tests.unit.audio import telephony
 from tests.unit.recorder.recorder_harness import Bench, read, restamp, with_network

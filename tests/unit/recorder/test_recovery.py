@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from siprec.metadata.values import NAMESPACE
 from siprec.recorder import files
-from siprec.recorder.library import RecorderLibrary, RecordingResult, index, sound
+from siprec.recorder.library import RecorderLibrary, index, sound
+from siprec.recorder.recording_json import write_json
+from siprec.recorder.recording_result import RecordingResult
 from siprec.recorder.recovery import DAMAGED
 from siprec.recorder.space import RESERVE
-from siprec.recorder.summary import write_json
 
 WALL = 1_772_442_898.0
 XML = (

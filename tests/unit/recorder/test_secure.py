@@ -13,7 +13,7 @@ from siprec.audio.codecs import codec
 from siprec.audio.melody import caller_melody, match, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder.errors import OfferError
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.settings import RecorderSettings
 from siprec.rtp import srtp
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sdp.crypto import Crypto, Suite

@@ -15,8 +15,8 @@ from siprec.audio.melody import callee_melody, caller_melody, matches, to_int16
 from siprec.audio.packets import packets
 from siprec.metadata.values import NAMESPACE
 from siprec.recorder.errors import RecorderFull
-from siprec.recorder.library import RecordingResult
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.recording_result import RecordingResult
+from siprec.recorder.settings import RecorderSettings
 from tests.unit.recorder.recorder_harness import Bench, read
 
 PCMU = codec("PCMU", 8000)
@@ -262,7 +262,7 @@ def test_five_hundred_calls_through_one_session_leave_nothing_behind(bench: Open
         b.wait(1.1)
         state = b.session.state
         now = {
-            "lines": len(b.session._lines),
+            "lines": len(b.session.lines),
             "sessions": len(state.sessions),
             "participants": len(state.participants),
             "streams": len(state.streams),

@@ -17,9 +17,9 @@ from siprec.audio.melody import callee_melody, caller_melody, matches, to_int16
 from siprec.audio.packets import packets
 from siprec.recorder.errors import RecorderFull
 from siprec.recorder.latch import Heard, Latch
-from siprec.recorder.library import RecordingResult
 from siprec.recorder.ports import PortPool
-from siprec.recorder.session import RecorderSettings
+from siprec.recorder.recording_result import RecordingResult
+from siprec.recorder.settings import RecorderSettings
 from siprec.rtp import packets as rtp
 from siprec.rtp import rtcp, srtp
 from siprec.sdp import crypto as sdp_crypto

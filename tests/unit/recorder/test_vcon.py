@@ -18,7 +18,8 @@ import pytest
 import soundfile  # type: ignore[import-untyped]
 
 from siprec.cli.vcon import main
-from siprec.recorder.library import RecorderLibrary, RecordingResult
+from siprec.recorder.library import RecorderLibrary
+from siprec.recorder.recording_result import RecordingResult
 from siprec.recorder.vcon import PIECE, VconError, export
 
 ALICE, BOB = "f+W63ZtJQB6EjXMnq+yS9A==", "93n+JQnCSk6nwGY1vugYng=="

@@ -11,22 +11,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from siprec.audio.codecs import Codec
 from siprec.metadata.extract import extract, part
 from siprec.metadata.merge import MetadataState
 from siprec.metadata.values import Id
-from siprec.recorder import summary
-from siprec.recorder.library import RecordingResult
-from siprec.recorder.line import MediaLine
+from siprec.recorder import recording_json
+from siprec.recorder.disk_thread import MAX_BACKLOG
+from siprec.recorder.media_stream import MediaLine
 from siprec.recorder.ntp import NtpClock
 from siprec.recorder.pipeline import Batch, Pipeline
 from siprec.recorder.recording_disk import RecordingDisk
-from siprec.recorder.writer import MAX_BACKLOG
-
-if TYPE_CHECKING:
-    from siprec.recorder.session import RecordingSession
+from siprec.recorder.recording_json import Snapshot
+from siprec.recorder.recording_result import RecordingResult
+from siprec.recorder.rs_context import RsContext
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,8 @@ class Outcome:
 class Recording:
     """The recording of `session` (None: of nobody named) in `rs`, which began at `started` (Unix seconds)."""
 
-    def __init__(self, rs: RecordingSession, session: Id | None, directory: Path, started: float) -> None:
-        recorder = rs.recorder
+    def __init__(self, rs: RsContext, session: Id | None, directory: Path, started: float) -> None:
+        resources = rs.resources
         self.rs = rs
         self.session = session
         self.directory = directory
@@ -81,17 +80,17 @@ class Recording:
         self.patience = 0.0
         """Seconds from then on after which it ends."""
         self.pipeline = Pipeline(
-            recorder.settings.audio_format,
+            resources.settings.audio_format,
             wall_offset=rs.wall_offset,
-            mix_rate=recorder.settings.mix_rate,
+            mix_rate=resources.settings.mix_rate,
         )
         self.pipeline.directory = directory
-        self.disk = RecordingDisk(self.pipeline, directory, recorder.clock.now)
+        self.disk = RecordingDisk(self.pipeline, directory, resources.clock.now)
         self.trouble = ""
         """Why the recording cannot go on here; empty: it can."""
-        self._clock = recorder.clock
-        self._writer = recorder.writer
-        self._begun = recorder.clock.now()
+        self._clock = resources.clock
+        self._writer = resources.writer
+        self._begun = resources.clock.now()
         self._ntp_clocks: dict[str, NtpClock] = {}
         self._configured: dict[int, object] = {}
         self._submitted = 0
@@ -202,7 +201,7 @@ class Recording:
             return
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems += [f"metadata document {len(self.documents) + 1}: {error}" for error in errors]
-        if "documents" not in self.rs.recorder.settings.keep:
+        if "documents" not in self.rs.resources.settings.keep:
             self.documents.append({"file": None, **entry})
             return
         name = f"metadata-{len(self.documents) + 1:04}.xml"
@@ -212,7 +211,7 @@ class Recording:
 
     def _write_document(self, path: Path, data: bytes) -> None:
         try:
-            summary.write_private(path, data)
+            recording_json.write_private(path, data)
         except OSError as error:
             log.error("Call-ID %s: %s cannot be written: %s", self.rs.call_id, path, error)
             self.problems.append(f"{path.name} is missing: {error.strerror}")
@@ -232,8 +231,32 @@ class Recording:
         """Write the JSON, built now, in the disk thread."""
         self._json_due = self._clock.now() + _JSON_INTERVAL
         if self._submitted - self._written < MAX_BACKLOG:
-            document = summary.build(self)
+            document = recording_json.build(self._snapshot())
             self._writer.submit(lambda: self._write_json(document))
+
+    def _snapshot(self) -> Snapshot:
+        rs, disk = self.rs, self.disk
+        errors = [*self.pipeline.errors, *disk.refusals, *self.problems]
+        if disk.lost:
+            errors.append(f"{disk.lost} octets are not on the disk")
+        errors += [each for each in (self.incomplete, self.trouble) if each]
+        return Snapshot(
+            name=self.directory.name,
+            progress=self.progress,
+            started=self.started,
+            ended=self.ended,
+            end_reason=self.end_reason,
+            call_id=rs.call_id,
+            from_uri=rs.from_uri,
+            src_address=rs.src_address,
+            headers=rs.kept,
+            pipeline=self.pipeline,
+            lines=self.lines,
+            state=self.state,
+            documents=self.documents,
+            errors=errors,
+            keep=rs.resources.settings.keep,
+        )
 
     def _write_json(self, document: dict[str, Any]) -> None:
         self.disk.write_json(document)
@@ -263,7 +286,7 @@ class Recording:
         self.disk.check()
         document = self._conclude()
         if self.progress != "complete":
-            self.rs.recorder.counters[f"recordings_{self.progress}"] += 1
+            self.rs.resources.counters[f"recordings_{self.progress}"] += 1
         written = self.disk.write_json(document, durable=True, last=True)
         if not written or self.disk.unfinished:
             # Tried again for as long as the process lives; after that, recovery has what there is.
@@ -278,7 +301,7 @@ class Recording:
             self.outcome.progress = "complete"
         else:
             self.outcome.progress = "interrupted"
-        return summary.build(self)
+        return recording_json.build(self._snapshot())
 
     def _finish_later(self) -> bool:
         self.disk.check()

@@ -1,35 +1,30 @@
-"""``recording.json``: who, when, which file. Built in the loop thread out of the live objects."""
+"""``recording.json``: who, when, which file. Built in the event loop's thread out of a :class:`Snapshot`."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any
 
 import msgspec
 
+from siprec import __version__
 from siprec.metadata.document import Extension
 from siprec.metadata.history import ParticipantHistory, SessionHistory
 from siprec.metadata.merge import MetadataState
 from siprec.metadata.values import Id, rfc3339
 from siprec.recorder import headers
-from siprec.recorder.line import MediaLine
+from siprec.recorder.media_stream import MediaLine
 from siprec.recorder.pipeline import Line, Pipeline
-
-if TYPE_CHECKING:
-    from siprec.recorder.recording import Recording
+from siprec.recorder.settings import EVERYTHING, Kept
 
 _HAND_OVER = 3  # half seconds in which two sources may overlap, where one follows the other
 FILE = "recording.json"
 FORMAT = 1
-
-Kept = Literal["documents", "names", "extensions", "digits"]
-"""What of the metadata a recorder may or may not need (RFC 7865 10): the documents as they came, names and
-addresses of the parties, extension elements, DTMF digits."""
-EVERYTHING: Final[frozenset[Kept]] = frozenset(("documents", "names", "extensions", "digits"))
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
@@ -79,34 +74,56 @@ def stamp(wall: float | None) -> str | None:
     return rfc3339(wall) if wall is not None else None
 
 
-def build(recording: Recording) -> dict[str, Any]:
-    """The whole document of a recording, running or ended."""
-    pipeline, state, session = recording.pipeline, recording.state, recording.rs
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A recording, running or ended, as its JSON is to describe it: made in the event loop's thread."""
+
+    name: str
+    progress: str
+    started: float
+    ended: float | None
+    end_reason: str | None
+    call_id: str
+    """Of the recording session."""
+    from_uri: str
+    src_address: str
+    headers: headers.Kept
+    pipeline: Pipeline
+    lines: Sequence[MediaLine]
+    state: MetadataState
+    documents: Sequence[dict[str, Any]]
+    errors: Sequence[str]
+    keep: frozenset[Kept]
+
+
+def build(recording: Snapshot) -> dict[str, Any]:
+    """The whole document."""
+    pipeline, state = recording.pipeline, recording.state
     origin = pipeline.origin
     document = {
         "format": FORMAT,
-        "recorder": f"siprec {session.version}",
-        "id": recording.directory.name,
+        "recorder": f"siprec {__version__}",
+        "id": recording.name,
         "state": recording.progress,
         "start": stamp(recording.started),
         "end": stamp(recording.ended),
         "end_reason": recording.end_reason,
         "audio_start": stamp(origin + pipeline.wall_offset) if origin is not None else None,
-        "duration": _duration(recording),
+        "duration": _duration(pipeline),
         "recording_session": {
-            "call_id": session.call_id,
-            "from": session.from_uri,
-            "src_address": session.src_address,
-            "headers": [{"name": name, "value": value} for name, value in session.headers],
-            "parties": headers.parties(session.headers),
+            "call_id": recording.call_id,
+            "from": recording.from_uri,
+            "src_address": recording.src_address,
+            "headers": [{"name": name, "value": value} for name, value in recording.headers],
+            "parties": headers.parties(recording.headers),
         },
         "mix": _mix(pipeline),
-        "streams": [_stream(line, recording, state) for line in recording.lines],
+        "streams": [_stream(line, pipeline, state) for line in recording.lines],
         **describe(state),
         "metadata": recording.documents,
-        "errors": _errors(recording),
+        "errors": recording.errors,
     }
-    _forget(document, session.recorder.settings.keep)
+    _forget(document, recording.keep)
     return document
 
 
@@ -144,17 +161,7 @@ def _forget(document: dict[str, Any], keep: frozenset[Kept]) -> None:
             stream["dtmf"] = []
 
 
-def _errors(recording: Recording) -> list[str]:
-    disk = recording.disk
-    found = [*recording.pipeline.errors, *disk.refusals, *recording.problems]
-    if disk.lost:
-        found.append(f"{disk.lost} octets are not on the disk")
-    found += [each for each in (recording.incomplete, recording.trouble) if each]
-    return found
-
-
-def _duration(recording: Recording) -> float | None:
-    pipeline = recording.pipeline
+def _duration(pipeline: Pipeline) -> float | None:
     tracks = [line.track for line in list(pipeline.lines.values()) if line.track is not None]
     return round(max(t.file.frames / t.rate for t in tracks), 3) if tracks else None
 
@@ -224,9 +231,9 @@ def _session(session: SessionHistory, state: MetadataState) -> dict[str, Any]:
     }
 
 
-def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict[str, Any]:
-    work = recording.pipeline.lines.get(line.number)
-    offset = recording.pipeline.wall_offset
+def _stream(line: MediaLine, pipeline: Pipeline, state: MetadataState) -> dict[str, Any]:
+    work = pipeline.lines.get(line.number)
+    offset = pipeline.wall_offset
     ids = list(line.stream_ids)
     latest = state.streams.get(ids[-1]) if ids else None
     counters: dict[str, int | float] = line.counters().as_dict()
@@ -260,7 +267,7 @@ def _stream(line: MediaLine, recording: Recording, state: MetadataState) -> dict
         "rtp_faults": _faults(line, work, offset),
     }
     if work is not None:
-        out.update(_work(work, recording.pipeline, offset))
+        out.update(_work(work, pipeline, offset))
     return out
 
 
