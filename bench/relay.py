@@ -1,12 +1,13 @@
 """CPU of media relays per packet, and what they add in delay and loss.
 
-    python bench/relay.py [--streams 100,1000] [--seconds S] [--servers native,python,rtpengine,rtpproxy] [--limit]
+    python bench/relay.py [--streams 100,1000,2000] [--seconds S] [--servers native,rtpengine,python,rtpproxy] [--limit]
 
 Plays N one-way RTP streams (50 packets a second each, 172 octets, evenly spread) through each server, which runs as a
 process of its own on loopback: once relayed only, once relayed and forked to a recorder; and, for comparison, without
 any server. Prints per packet received the user + system time of the server process, what was lost on the way, and the
-delay from sender to receiver (bench/traffic.c sends and receives; it is compiled on the spot). ``--limit`` looks for
-the number of streams at which more than one packet in a thousand is lost, in steps of 1,000.
+delay from sender to receiver (bench/traffic.c sends and receives; it is compiled on the spot), then how the first
+server compares with each other one in the same run: CPU as a ratio, and what each adds to the delay. ``--limit`` looks
+for the number of streams at which more than one packet in a thousand is lost, in steps of 1,000.
 """
 
 from __future__ import annotations
@@ -65,6 +66,17 @@ class Result:
             f" {self.cpu / max(1, self.sent) * 1e6:7.2f} µs CPU"
             f"   lost {self.lost:6} of {self.sent * (1 + self.copies):8}   delay p50 {self.p50:5} p99 {self.p99:6} µs"
         )
+
+
+def compared(ours: Result, other: Result, direct: Result) -> str:
+    """CPU of `ours` per packet as a ratio to that of `other`, and the delay that each adds to `direct`."""
+    ratio = ours.cpu / max(1, ours.sent) / max(1e-9, other.cpu / max(1, other.sent))
+    added = [f"p50 {max(0, each.p50 - direct.p50)} p99 {max(0, each.p99 - direct.p99)} µs" for each in (ours, other)]
+    kind = "relayed and forked" if ours.copies else "relayed"
+    return (
+        f"    {kind}, {ours.streams} streams: {ours.name} takes {ratio:.2f} of the CPU of {other.name}; "
+        f"added delay {added[0]} against {added[1]}"
+    )
 
 
 def cpu(pid: int) -> float:
@@ -153,11 +165,18 @@ async def bench(names: list[str], counts: list[int], seconds: float, *, limit: b
     with tempfile.TemporaryDirectory() as folder:
         program = compile_traffic(folder)
         for streams in counts:
-            print((await measure(None, program, streams, seconds, fork=False)).line(), flush=True)
+            direct = await measure(None, program, streams, seconds, fork=False)
+            print(direct.line(), flush=True)
+            found: dict[bool, list[Result]] = {False: [], True: []}
             for name in names:
                 async with SERVERS[name]() as server:
                     for fork in (False, True):
-                        print((await measure(server, program, streams, seconds, fork=fork)).line(), flush=True)
+                        result = await measure(server, program, streams, seconds, fork=fork)
+                        found[fork].append(result)
+                        print(result.line(), flush=True)
+            for results in found.values():
+                for other in results[1:]:
+                    print(compared(results[0], other, direct), flush=True)
         for name in names if limit else ():
             for streams in range(1000, 6001, 1000):
                 async with SERVERS[name]() as server:
@@ -173,9 +192,9 @@ async def bench(names: list[str], counts: list[int], seconds: float, *, limit: b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", default="100,1000", help="numbers of streams, separated by commas")
+    parser.add_argument("--streams", default="100,1000,2000", help="numbers of streams, separated by commas")
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--servers", default="native,python", help=f"of {', '.join(SERVERS)}; or all")
+    parser.add_argument("--servers", default="native,rtpengine", help=f"of {', '.join(SERVERS)}; or all")
     parser.add_argument("--limit", action="store_true", help="look for the number of streams each server holds")
     found = parser.parse_args()
     names = list(SERVERS) if found.servers == "all" else found.servers.split(",")

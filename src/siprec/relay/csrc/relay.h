@@ -197,6 +197,10 @@ void channel_forget(Channel *channel); /* what is allocated */
 
 /* channel.c, with the lock */
 void channel_arrived(Channel *channel, const Address *source, const uint8_t *packet, size_t size, double now);
+void channel_resequence(Channel *channel, uint16_t seq, uint32_t ssrc); /* one that is not the next of its source */
+
+/* channel_fields.c */
+extern PyGetSetDef channel_getset[];
 
 /* copies.c, with the lock */
 void copies_put(Copies *copies, const uint8_t *packet, size_t size, double now);
