@@ -137,7 +137,7 @@ def _sent_by(host: str, port: int | None) -> str:
 
 
 def parse_sent_by(text: str) -> tuple[str, str, int | None, str]:
-    """The parts of a Via value: transport, host, port and parameters. Raises SipError when malformed."""
+    """Transport, host, port and sent-by in lower case, as `sent_bys` has them. Raises SipError when malformed."""
     match = _SENT_BY.match(text)
     if match is None:
         raise SipError("malformed Via")
