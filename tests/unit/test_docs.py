@@ -132,3 +132,18 @@ def test_each_word_of_the_glossary_is_where_it_says(row: tuple[str, str]) -> Non
         text = (SOURCE / file).read_text()
         for name in re.findall(r"`(\w+)`", names):
             assert re.search(rf"^(class|def|async def) {name}\b", text, re.M), f"{file}: {name}"
+
+
+def test_an_invite_can_be_followed_through_the_files_that_are_named() -> None:
+    rows = re.findall(r"^\| \d+ \| `([\w/]+\.py)` \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert len(rows) == 10
+    for file, text in rows:
+        source = (SOURCE / file).read_text()
+        names = re.findall(r"`([A-Z]\w+|[a-z_]+|[A-Z]\w+\.[a-z_]+)`", text)
+        ours = [name for name in names if name != "RecordingService.call_answered"]
+        assert ours, file
+        for name in ours:
+            for part in name.split("."):
+                assert re.search(rf"^ *(class|def|async def) {part}\b", source, re.M), f"{file}: {name}"
+    for file in re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M):
+        assert (SOURCE / file).is_dir(), file
