@@ -21,6 +21,7 @@ Action = (
     | tuple[Literal["send"], Branch]
     | tuple[Literal["pass"], Branch, ClientTransaction, SipResponse]
     | tuple[Literal["respond"], SipResponse]
+    | tuple[Literal["forward"], SipResponse, bytes | None]
     | tuple[Literal["cancel"], ClientTransaction, Headers]
     | tuple[Literal["forwarded"], Branch, SipResponse, bool]
     | tuple[Literal["refused"], SipResponse]
@@ -28,7 +29,8 @@ Action = (
 )
 """``resolve``: find the hops of a URI, then `resolved`. ``offer``: pass the description in the branch's request through
 the media server, then `offer_passed`. ``send``: the branch's request to its next hop. ``pass``: pass the description in
-a response, then `passed`. ``respond``: send upstream. ``cancel``: CANCEL a client transaction. ``forwarded``: a 1xx or
+a response, then `passed`. ``respond``: send a response of our own upstream. ``forward``: one
+that came, with another body, or None: its own. ``cancel``: CANCEL a client transaction. ``forwarded``: a 1xx or
 2xx of a branch went upstream (true: the first 2xx). ``refused``: a final response that is no 2xx did. ``final``: tell
 who waits."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from siprec.proxy.forward import Aim
 from siprec.proxy.record_attribute import SentSdp
 from siprec.proxy.routes import Target
-from siprec.sip.message import SipRequest, SipResponse
+from siprec.sip.message import SipResponse
 from siprec.sip.transaction import ClientTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
@@ -21,6 +22,8 @@ class Branch:
 
     __slots__ = (
         "abandoned",  # transactions of hops that were silent: a late answer still counts
+        "aim",  # where its request goes
+        "body",  # the body of its request; None: that of the request as it came
         "breadth",  # Max-Breadth that it may use; 0: not in the request
         "deadline",  # when Timer C expires
         "done",
@@ -28,7 +31,6 @@ class Branch:
         "hops",  # those that were not tried yet
         "number",
         "queue",  # responses that wait while the media server works: their order is kept
-        "request",
         "response",  # its final response; None: none came, or it was made up
         "sent_sdp",  # what it was offered, where that came from the media server
         "silence",
@@ -43,7 +45,8 @@ class Branch:
         self.target = target
         self.number = number
         self.breadth = breadth
-        self.request: SipRequest | None = None
+        self.aim: Aim | None = None
+        self.body: bytes | None = None
         self.transaction: ClientTransaction | None = None
         self.hops: list[Hop] = []
         self.fallback: Uri | None = None

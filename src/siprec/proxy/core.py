@@ -22,7 +22,7 @@ from siprec.proxy.connected_identity import ConnectedIdentity
 from siprec.proxy.dialogs import DialogTable
 from siprec.proxy.drain import Drain
 from siprec.proxy.driver import Driver
-from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
+from siprec.proxy.forward import aim, has_looped, loop_part, preprocess
 from siprec.proxy.in_dialog import InDialog
 from siprec.proxy.life_check import LifeCheck
 from siprec.proxy.local_domain import LocalDomain, Networks
@@ -44,6 +44,7 @@ from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
+from siprec.sip.forwarding import forward_request
 from siprec.sip.message import SipRequest
 from siprec.sip.transaction import ServerTransaction, TransactionLayer
 from siprec.sip.transport import Hop
@@ -244,8 +245,9 @@ class ProxyCore(Driver):
             if has_looped(request, self.identity, loop):
                 self.layer.dropped["CANCEL"] += 1
                 return
-            count_hop(base)
-            self.send_stateless(base, aim(base, Target(base.ruri)), loop)
+            target = Target(base.ruri)
+            aimed = aim(base, target)
+            self.send_stateless(forward_request(base, uri=aimed.uri, route=aimed.route), aimed, loop, target)
         except SipError as error:
             self.layer.dropped["CANCEL"] += 1
             log.debug("CANCEL dropped: %s, from %s", error, source)

@@ -15,6 +15,7 @@ from siprec.proxy.calls import Calls
 from siprec.proxy.connected_identity import ConnectedIdentity
 from siprec.proxy.contacts import may_reach
 from siprec.proxy.dialogs import DialogTable
+from siprec.proxy.forward import Aim
 from siprec.proxy.in_dialog import InDialog
 from siprec.proxy.local_domain import LocalDomain, Networks
 from siprec.proxy.media_path import MediaPath
@@ -30,6 +31,8 @@ from siprec.proxy.subscriptions import Subscriptions
 from siprec.proxy.transfer import Transfers
 from siprec.sip.clock import Clock
 from siprec.sip.errors import SipError
+from siprec.sip.forwarding import NO_CHANGES, forward_request, forward_response
+from siprec.sip.headers import Via
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction, TransactionLayer
 from siprec.sip.transport import Hop
@@ -129,9 +132,9 @@ class Driver:
             while out:
                 match out.pop(0):
                     case ("resolve", branch, uri):
-                        assert branch.request is not None
                         done = partial(self._resolved, context, branch)
-                        self.resolve_contact(uri, branch.target.given_by, done, by_route=branch.request.has("route"))
+                        routed = branch.aim is not None and branch.aim.routed
+                        self.resolve_contact(uri, branch.target.given_by, done, by_route=routed)
                     case ("offer", branch):
                         self.media.request_out(context, branch)
                     case ("send", branch):
@@ -143,6 +146,8 @@ class Driver:
                             context.passed(branch, response)
                     case ("respond", response):
                         context.transaction.respond(response)
+                    case ("forward", response, body):
+                        self._forward(context, response, body)
                     case ("forwarded", branch, response, first):
                         self._forwarded(context, branch, response, first)
                     case ("cancel", client, headers):
@@ -158,8 +163,8 @@ class Driver:
 
     def _send(self, context: ResponseContext, branch: Branch) -> None:
         """Send the request of a branch to its next hop."""
-        request = branch.request
-        if branch.done or request is None:
+        base, aimed = context.base, branch.aim
+        if branch.done or aimed is None:
             return
         limit = self._choices.max_branches
         context.attempts += 1
@@ -169,19 +174,27 @@ class Driver:
             context.finish(branch, 503)
             return
         hop = branch.hops.pop(0)
-        if branch.hops or branch.fallback is not None:
-            request = request.copy()
-        if record_route.wanted(request):
-            self._record_route(context, request, hop)
+        changes = NO_CHANGES
         if context.dialog is not None:
             shift = context.dialog[context.side].shift
             if shift is not None:
-                self.midcall.outgoing(shift, request)
+                changes = self.midcall.outgoing(shift, base)
+        elif branch.breadth:
+            changes = {"max-breadth": str(branch.breadth)}
+        octets = forward_request(
+            base,
+            uri=aimed.uri,
+            route=aimed.route,
+            record_route=self._record_route(context, aimed, hop) if record_route.wanted(base.method) else (),
+            changes=changes,
+            body=branch.body,
+        )
         branch.was_answered = False
         layer = self.layer
         branch.transaction = layer.send_request(
-            request,
+            base,
             hop,
+            octets=octets,
             on_response=partial(self._received, context, branch),
             on_failure=partial(self._failed, context, branch),
             branch=f"{layer.new_branch()}-{context.loop}",
@@ -195,7 +208,7 @@ class Driver:
                 # Whoever does not even say 100 is not there: others wait in line (RFC 3263 4.3).
                 branch.silence = clock.call_later(choices.silence_timeout, self._silent, context, branch)
 
-    def _record_route(self, context: ResponseContext, request: SipRequest, hop: Hop) -> None:
+    def _record_route(self, context: ResponseContext, aimed: Aim, hop: Hop) -> tuple[str, ...]:
         """RFC 3261 16.6 step 4."""
         call = context.call if context.dialog is None else context.dialog.call
         dlg_id, source = call.dlg_id if call is not None else context.dlg_id, context.transaction.source
@@ -206,7 +219,18 @@ class Driver:
             self.subscriptions.begin(dlg_id, context.transaction.request, source, given_by)
         cookie = self.cookies.make(dlg_id, context.call_id)
         transport = self.layer.transport
-        record_route.insert(request, transport, self.identity, source, transport.route(hop, 0), cookie)
+        return record_route.values(
+            transport, self.identity, source, transport.route(hop, 0), cookie, secure=aimed.is_secure
+        )
+
+    @staticmethod
+    def _forward(context: ResponseContext, response: SipResponse, body: bytes | None) -> None:
+        """A response that came goes on without our Via (RFC 3261 16.7 step 9)."""
+        try:
+            tag = response.to_tag
+        except SipError:
+            tag = ""  # a script has broken it
+        context.transaction.send(response.status, forward_response(response, body=body), tag)
 
     # -- what happens to contexts --------------------------------------------------------------------------------------
 
@@ -219,8 +243,7 @@ class Driver:
     ) -> None:
         try:
             check_response(response)
-            response.remove_first_value("via")
-            response.top_via  # noqa: B018 - RFC 3261 16.7 step 3: without another Via it was for us
+            _check_next_via(response, context.transaction.request)
         except SipError as error:
             log.debug("response dropped: %s, Call-ID %s", error, context.call_id)
             if response.status >= 200 and transaction is branch.transaction:
@@ -266,11 +289,11 @@ class Driver:
         """A message may go on."""
         context, branch, message = passage.context, passage.branch, passage.message
         if passage.ack is not None:
-            self.in_dialog.send_ack(passage.ack)
+            self.in_dialog.send_ack(passage.ack, passage.body)
         elif context is None or branch is None:
             return
         elif isinstance(message, SipResponse):
-            context.passed(branch, message)
+            context.passed(branch, message, passage.body)
             self.run(context)
             queue, branch.queue = branch.queue, None
             while queue:
@@ -280,6 +303,7 @@ class Driver:
                     branch.queue.extend(queue)
                     return
         else:
+            branch.body = passage.body
             context.offer_passed(branch, passage.reject)
             self.run(context)
 
@@ -328,25 +352,38 @@ class Driver:
 
     # -- stateless -----------------------------------------------------------------------------------------------------
 
-    def send_stateless(self, request: SipRequest, next_hop: Uri, loop: str, target: Target | None = None) -> None:
+    def send_stateless(self, octets: bytes, aimed: Aim, loop: str, target: Target) -> None:
         """Send an ACK or a CANCEL that has no transaction of its own."""
         branch = f"{self.layer.new_branch()}-{loop}"
-        if target is not None and target.flow is not None:
+        if target.flow is not None:
             # As with a branch: a connection may be gone.
-            failed = None
-            if not target.only_flow:
-                failed = partial(self._stateless_by_name, request, next_hop, branch, target.given_by)
-                request = request.copy()
-            self.layer.send_stateless(request, target.flow, add_via=branch, failed=failed)
+            failed = partial(self._stateless_by_name, octets, aimed, branch, target.given_by)
+            self.layer.send_stateless(octets, target.flow, add_via=branch, failed=None if target.only_flow else failed)
         else:
-            self._stateless_by_name(request, next_hop, branch, target.given_by if target is not None else "")
+            self._stateless_by_name(octets, aimed, branch, target.given_by)
 
-    def _stateless_by_name(
-        self, request: SipRequest, next_hop: Uri, branch: str, given_by: str, reason: str = ""
-    ) -> None:
-        found = partial(self._send_stateless, request, branch)
-        self.resolve_contact(next_hop, given_by, found, by_route=request.has("route"))
+    def _stateless_by_name(self, octets: bytes, aimed: Aim, branch: str, given_by: str, reason: str = "") -> None:
+        found = partial(self._send_stateless, octets, branch)
+        self.resolve_contact(aimed.hop, given_by, found, by_route=aimed.routed)
 
-    def _send_stateless(self, request: SipRequest, branch: str, result: list[Hop] | SipError) -> None:
+    def _send_stateless(self, octets: bytes, branch: str, result: list[Hop] | SipError) -> None:
         if not isinstance(result, SipError) and result:
-            self.layer.send_stateless(request, result[0], add_via=branch)
+            self.layer.send_stateless(octets, result[0], add_via=branch)
+
+
+def _check_next_via(response: SipResponse, request: SipRequest) -> None:
+    """RFC 3261 16.7 step 3: without another Via than ours, a response was for us.
+
+    Raises:
+        SipError: there is none, or it is malformed.
+    """
+    keys = response.keys
+    at = keys.index("via") + 1
+    if "via" in keys[at:] and "," not in response.lines[at - 1]:
+        line = response.lines[keys.index("via", at)]
+        if line in request.lines:
+            return  # as it came
+    values = response.values("via")
+    if len(values) < 2:
+        raise SipError("Via is missing")
+    Via.parse(values[1])

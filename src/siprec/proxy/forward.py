@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.record_route import cookie_of
@@ -13,7 +13,6 @@ from siprec.sip.headers import NameAddr, Via
 from siprec.sip.message import SipRequest
 from siprec.sip.uri import Uri
 
-MAX_FORWARDS: Final = 70
 MAX_BREADTH: Final = 60
 _LOOP_LENGTH: Final = 12
 
@@ -87,8 +86,26 @@ def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
     return ours, cookie
 
 
-def aim(request: SipRequest, target: Target) -> Uri:
-    """Point `request` at a target and return the URI of the next hop (RFC 3261 16.6 steps 2, 6 and 7).
+class Aim(NamedTuple):
+    """Where a request goes, and what that changes in it."""
+
+    uri: str
+    """The Request-URI."""
+    route: list[str] | None
+    """All Route values, topmost first; None: they stay as they are."""
+    hop: Uri
+    """The URI of the next hop."""
+    routed: bool
+    """Whether the next hop is that of a Route."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the Request-URI or the top Route is a SIPS URI (RFC 3261 16.6 step 4)."""
+        return self.hop.scheme == "sips" or self.uri[:5].lower() == "sips:"
+
+
+def aim(request: SipRequest, target: Target) -> Aim:
+    """Point `request`, which is not changed, at a target (RFC 3261 16.6 steps 2, 6 and 7).
 
     Raises:
         SipError: a Route value is malformed.
@@ -97,31 +114,20 @@ def aim(request: SipRequest, target: Target) -> Uri:
     if uri.headers or "method" in uri.params:
         params = {name: value for name, value in uri.params.items() if name != "method"}
         uri = uri.replace(params=params, headers="")
-    if request.uri != uri.text:
-        request.uri = uri.text
-    for value in reversed(target.route):
-        request.prepend("route", value)
-    hop = uri
-    routes = request.values("route") if request.has("route") else []
-    if routes:
-        hop = NameAddr.parse(routes[0]).uri
-        if "lr" not in hop.params:
-            # RFC 3261 16.6 step 6: the next element is a strict router.
-            request.remove_first_value("route")
-            request.add("Route", f"<{request.uri}>")
-            request.uri = hop.text
+    routes = request.values("route") if "route" in request.keys else []
+    if target.route:
+        routes = [*target.route, *routes]
+    if not routes:
+        return Aim(uri.text, None, uri, False)
+    text, changed = uri.text, bool(target.route)
+    hop = NameAddr.parse(routes[0]).uri
+    if "lr" not in hop.params:
+        # The next element is a strict router.
+        routes = [*routes[1:], f"<{text}>"]
+        text, changed = hop.text, True
     if uri.scheme == "sips" and hop.scheme == "sip":
         hop = hop.replace(scheme="sips")
-    return hop
-
-
-def count_hop(request: SipRequest) -> None:
-    """Max-Forwards down by one, or 70 (RFC 3261 16.6 step 3). Raises SipError when malformed."""
-    left = request.max_forwards
-    if left is None:
-        request.add("Max-Forwards", str(MAX_FORWARDS))
-    else:
-        request.set("max-forwards", str(left - 1))
+    return Aim(text, routes if changed else None, hop, True)
 
 
 def breadth(request: SipRequest) -> int:

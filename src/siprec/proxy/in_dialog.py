@@ -10,7 +10,7 @@ from typing import Protocol
 from siprec.proxy.connected_identity import ConnectedIdentity
 from siprec.proxy.contacts import place
 from siprec.proxy.dialog import EndedDialog, ProxiedDialog
-from siprec.proxy.forward import aim, count_hop, has_looped, loop_part, preprocess
+from siprec.proxy.forward import Aim, aim, has_looped, loop_part, preprocess
 from siprec.proxy.media_path import MediaPath
 from siprec.proxy.midcall_requests import MidcallRequests
 from siprec.proxy.nat_flow import way_back
@@ -22,6 +22,7 @@ from siprec.proxy.routes import TRUSTED, Target
 from siprec.proxy.routing import Routing, RoutingProxy
 from siprec.proxy.subscriptions import Subscriptions
 from siprec.sip.errors import SipError
+from siprec.sip.forwarding import NO_CHANGES, forward_request
 from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
@@ -42,7 +43,7 @@ class InDialogProxy(RoutingProxy, Protocol):
 
     def refuse(self, context: ResponseContext, error: SipError) -> None: ...
 
-    def send_stateless(self, request: SipRequest, next_hop: Uri, loop: str, target: Target | None = None) -> None: ...
+    def send_stateless(self, octets: bytes, aimed: Aim, loop: str, target: Target) -> None: ...
 
 
 class _HeldRequest:
@@ -164,9 +165,9 @@ class InDialog:
             if over is not None:  # the 2xx came again and the call is over
                 ended, side = over
                 self._aim_at_peer(base, source, side, ended, ended)
-                count_hop(base)
                 target = _peer(base, ended[OTHER[side]].flow, ended[OTHER[side]].given_by)
-                core.send_stateless(base, aim(base, target), loop, target)
+                aimed = aim(base, target)
+                core.send_stateless(forward_request(base, uri=aimed.uri, route=aimed.route), aimed, loop, target)
                 return
             before = dlg_id is not None and not core.cookies.is_issued(dlg_id)  # a restart
             if not before and (dlg_id is not None or not core.is_trusted(source)):
@@ -175,23 +176,23 @@ class InDialog:
             self._aim_at_peer(base, source, found[1], found[0], found[0])
         if core.identity.is_us(base.ruri) and not base.ruri.user and not base.has("route"):
             raise SipError("for ourselves, and nobody is waiting for it", 481)
-        count_hop(base)
         if found is None:
             target = _peer(base, None, "" if core.is_trusted(source) else source.host)
-            core.send_stateless(base, aim(base, target), loop, target)
+            aimed = aim(base, target)
+            core.send_stateless(forward_request(base, uri=aimed.uri, route=aimed.route), aimed, loop, target)
             return
         dialog, side = found
         self._sent(dialog, side, base, request, source)
         target = _peer(base, dialog[OTHER[side]].flow, dialog[OTHER[side]].given_by)
         core.media.ack_out(Ack(dialog, side, request, base, aim(base, target), target, loop))
 
-    def send_ack(self, ack: Ack) -> None:
+    def send_ack(self, ack: Ack, body: bytes | None) -> None:
         """Its description has passed."""
-        core, dialog, side = self._core, ack.dialog, ack.side
+        core, dialog, side, aimed = self._core, ack.dialog, ack.side, ack.aim
         shift = dialog[side].shift
-        if shift is not None:
-            core.midcall.outgoing(shift, ack.message)
-        core.send_stateless(ack.message, ack.next_hop, ack.loop, ack.target)
+        changes = core.midcall.outgoing(shift, ack.message) if shift is not None else NO_CHANGES
+        octets = forward_request(ack.message, uri=aimed.uri, route=aimed.route, changes=changes, body=body)
+        core.send_stateless(octets, aimed, ack.loop, ack.target)
         if dialog.unnamed is not None:
             core.parties.acknowledged(dialog, side, ack.received)
         core.midcall.settled(dialog, side, ack.received.cseq.number)

@@ -21,9 +21,9 @@ from siprec.proxy.passage import Ack, OwnExchange, Passage
 from siprec.proxy.peers import OTHER, REFRESHING, SIDES, Side, above_ours
 from siprec.proxy.record_attribute import RECORD_AWARE, SentSdp, State, essence, preference, whereabouts
 from siprec.proxy.response_context import ResponseContext
-from siprec.proxy.sdp_body import put_sdp, sdp_of
+from siprec.proxy.sdp_body import sdp_of, with_sdp
 from siprec.sdp.repair import fitted
-from siprec.sip.message import SipMessage, SipRequest, SipResponse
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ class MediaPath(MediaSessions):
 
     def request_out(self, context: ResponseContext, branch: Branch) -> None:
         """Before a request is sent: it goes on at once, or `Proxy.passed` is called when its description has passed."""
-        request, dialog, call = branch.request, context.dialog, context.call
-        assert request is not None
+        request, dialog, call = context.base, context.dialog, context.call
         sdp = sdp_of(request) if request.body and (dialog is None or request.method in offer_answer.OFFERS) else b""
         if dialog is not None and sdp:
             passage = Passage(dialog.call, request, "offer", context, branch)
@@ -70,7 +69,8 @@ class MediaPath(MediaSessions):
         if result is not None:
             branch.sent_sdp = SentSdp()
             result = branch.sent_sdp.passing(result, self._state(call))
-            if not put_sdp(passage.message, result):
+            passage.body = with_sdp(passage.message, result)
+            if passage.body is None:
                 branch.sent_sdp = None
                 self.fail(call, "the description cannot be put in place")
         if self.on_failure == "reject" and (path.state == "failed" or path.lost):
@@ -122,7 +122,7 @@ class MediaPath(MediaSessions):
             dialog.open.sent_before = before.copy()
         if path is None or path.state != "active":
             call.media_bypassed = True
-            self._around(dialog, receiver, passage.message, sdp)
+            passage.body = self._around(dialog, receiver, passage.message, sdp)
             self._go_on(passage, dialog)
         elif passage.kind == "offer":
             self._do(call, path.offer(session, sdp, passage))
@@ -146,11 +146,12 @@ class MediaPath(MediaSessions):
         if result is not None:
             state = self._state(passage.call) if dialog[receiver].is_aware else ""
             result = dialog.sent(receiver).passing(result, state)
-            if not put_sdp(message, result):
+            passage.body = with_sdp(message, result)
+            if passage.body is None:
                 path.lost = path.lost or "the description cannot be put in place"
                 result = None
         if result is None:
-            self._around(dialog, receiver, message, sdp_of(message))
+            passage.body = self._around(dialog, receiver, message, sdp_of(message))
         self._go_on(passage, dialog)
 
     def _go_on(self, passage: Passage, dialog: ProxiedDialog) -> None:
@@ -161,17 +162,18 @@ class MediaPath(MediaSessions):
         if passage.kind == "answer":
             self.settle(dialog)
 
-    def _around(self, dialog: ProxiedDialog, receiver: Side, message: SipMessage, sdp: bytes) -> None:
-        """A description goes on as it came, but for its version where descriptions of ours went before."""
+    def _around(
+        self, dialog: ProxiedDialog, receiver: Side, message: SipRequest | SipResponse, sdp: bytes
+    ) -> bytes | None:
+        """A description goes on as it came (None), but for its version where descriptions of ours went before."""
         if dialog.call.media_path is None:
-            return
+            return None
         sent = dialog.sent(receiver)
         if not sdp:
             sent.relayed = sent.next_relayed = False
-            return
+            return None
         result = sent.passing(sdp, "", relayed=False)
-        if result != sdp:
-            put_sdp(message, result)
+        return with_sdp(message, result) if result != sdp else None
 
     def _fitted(self, dialog: ProxiedDialog, offerer: Side, answer: bytes) -> bytes:
         """The answer to what `offerer` offered, mended where it does not fit; what was agreed says the same."""
@@ -376,7 +378,7 @@ class MediaPath(MediaSessions):
         if response.has("record-route"):
             callee.route(above_ours(response, dialog.dlg_id))
         if not callee.contacts:
-            callee.contact(transaction.request.uri)
+            callee.contact(branch.aim.uri if branch.aim is not None else "")
             if response.status >= 200:
                 callee.flow = callee.flow or transaction.hop
 

@@ -67,18 +67,19 @@ class MidcallRequests:
             self.changed(dialog.call)
 
     @staticmethod
-    def outgoing(shift: CseqShift, request: SipRequest) -> None:
-        """Number a request of a party in whose name we spoke, just before it is sent."""
+    def outgoing(shift: CseqShift, request: SipRequest) -> dict[str, str | None]:
+        """The headers that number a request of a party in whose name we spoke, just before it is sent."""
         if not shift.steps:
-            return
+            return {}
         cseq = request.cseq
-        request.set("cseq", f"{shift.number(cseq.number)} {cseq.method}")
+        changes: dict[str, str | None] = {"cseq": f"{shift.number(cseq.number)} {cseq.method}"}
         if request.has("rack"):
             try:
                 rack = RAck.parse(request.get("rack") or "")
             except SipError:
-                return  # the other party's to judge
-            request.set("rack", str(rack._replace(cseq=shift.number(rack.cseq))))
+                return changes  # the other party's to judge
+            changes["rack"] = str(rack._replace(cseq=shift.number(rack.cseq)))
+        return changes
 
     @staticmethod
     def incoming(shift: CseqShift, request: SipRequest, response: SipResponse) -> None:

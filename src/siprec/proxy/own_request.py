@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from siprec.proxy.cseq_shift import CseqShift
 from siprec.proxy.dialog import ProxiedDialog
-from siprec.proxy.forward import MAX_FORWARDS, aim
+from siprec.proxy.forward import aim
 from siprec.proxy.local_domain import LocalDomain
 from siprec.proxy.peers import OTHER, Side
 from siprec.proxy.protocols import Proxy
 from siprec.proxy.record_route import cookie_of
 from siprec.proxy.routes import Target
 from siprec.sip.errors import SipError
+from siprec.sip.forwarding import MAX_FORWARDS
 from siprec.sip.headers import NameAddr, SessionExpires
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
@@ -38,12 +39,14 @@ class OwnRequest:
     def start(self) -> None:
         """Find the way, then send. Raises SipError: there is none."""
         request, peer = self.request, self.dialog[OTHER[self.side]]
-        next_hop = aim(request, Target(NameAddr("", request.uri).uri))
-        routed = request.has("route")
-        if peer.flow is not None and not routed:
+        aimed = aim(request, Target(NameAddr("", request.uri).uri))
+        request.uri = aimed.uri
+        if aimed.route is not None:
+            request.set("route", ", ".join(aimed.route))
+        if peer.flow is not None and not aimed.routed:
             self._found([peer.flow])
         else:
-            self.core.resolve_contact(next_hop, peer.given_by, self._found, by_route=routed)
+            self.core.resolve_contact(aimed.hop, peer.given_by, self._found, by_route=aimed.routed)
 
     def _found(self, result: list[Hop] | SipError) -> None:
         if isinstance(result, SipError) or not result:

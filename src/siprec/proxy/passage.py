@@ -9,19 +9,18 @@ from siprec.proxy.branch import Branch
 from siprec.proxy.call import Call
 from siprec.proxy.call_media_session import Waiting
 from siprec.proxy.dialog import ProxiedDialog
+from siprec.proxy.forward import Aim
 from siprec.proxy.peers import Side
 from siprec.proxy.response_context import ResponseContext
 from siprec.proxy.routes import Target
-from siprec.sip.message import SipMessage, SipRequest
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction
-from siprec.sip.uri import Uri
 
 
 class Ack:
-    """The ACK of `side` for a 2xx on its way to `next_hop`, the first that `target` leads to; `received` is how it
-    came, `loop` the loop part of its branch."""
+    """The ACK of `side` for a 2xx, aimed at `target`; `received` is how it came, `loop` the loop part of its branch."""
 
-    __slots__ = ("dialog", "loop", "message", "next_hop", "received", "side", "target")
+    __slots__ = ("aim", "dialog", "loop", "message", "received", "side", "target")
 
     def __init__(
         self,
@@ -29,7 +28,7 @@ class Ack:
         side: Side,
         received: SipRequest,
         message: SipRequest,
-        next_hop: Uri,
+        aim: Aim,
         target: Target,
         loop: str,
     ) -> None:
@@ -37,7 +36,7 @@ class Ack:
         self.side: Side = side
         self.received = received
         self.message = message
-        self.next_hop = next_hop
+        self.aim = aim
         self.target = target
         self.loop = loop
 
@@ -49,6 +48,7 @@ class Passage(Waiting):
 
     __slots__ = (
         "ack",
+        "body",  # the body that it goes on with; None: its own
         "branch",
         "call",
         "changed_by",
@@ -65,13 +65,14 @@ class Passage(Waiting):
     def __init__(
         self,
         call: Call,
-        message: SipMessage,
+        message: SipRequest | SipResponse,
         kind: Literal["offer", "answer"],
         context: ResponseContext | None = None,
         branch: Branch | None = None,
         ack: Ack | None = None,
     ) -> None:
         self.ack = ack
+        self.body: bytes | None = None
         self.reject = 0
         self.call = call
         self.message = message

@@ -8,7 +8,6 @@ from hashlib import blake2b
 from typing import Final
 
 from siprec.proxy.local_domain import LocalDomain
-from siprec.sip.message import SipRequest
 from siprec.sip.transport import Hop, Transport
 from siprec.sip.uri import Uri
 
@@ -49,39 +48,28 @@ class Cookies:
         return blake2b(text, digest_size=10, key=self._key).hexdigest()
 
 
-def wanted(request: SipRequest) -> bool:
+def wanted(method: str) -> bool:
     """Whether to record-route (RFC 3261 16.6 step 4): what may make a dialog, refreshes one, or is unknown."""
-    return request.method not in _WITHOUT
+    return method not in _WITHOUT
 
 
-def insert(
-    request: SipRequest, transport: Transport, identity: LocalDomain, source: Hop, out: Hop, cookie: str
-) -> None:
-    """Put our Record-Route on top: one value, or two where the sides differ (RFC 5658 5).
+def values(
+    transport: Transport, identity: LocalDomain, source: Hop, out: Hop, cookie: str, *, secure: bool
+) -> tuple[str, ...]:
+    """Our Record-Route values, uppermost first: one, or two where the sides differ (RFC 5658 5).
 
     `source` is where the request came from, `out` where it goes; both with `local` filled in. The upper value is for
-    who is reached by `out`.
+    who is reached by `out`. `secure`: the Request-URI or the top Route is a SIPS URI.
     """
-    secure = _is_secure(request)
     above = _side(transport, out, secure)
     below = _side(transport, source, secure)
     if above == below:
-        named = not identity.has_udp(above[1], above[2]) and above[3] == "tcp"
-        request.prepend("record-route", _value(above, cookie, named))
-    else:
-        request.prepend("record-route", _value(below, cookie, True))
-        request.prepend("record-route", _value(above, cookie, True))
+        named = above[3] == "tcp" and not identity.has_udp(above[1], above[2])
+        return (_value(above, cookie, named),)
+    return _value(above, cookie, True), _value(below, cookie, True)
 
 
 _Side = tuple[str, str, int, str]
-
-
-def _is_secure(request: SipRequest) -> bool:
-    """RFC 3261 16.6 step 4: the Request-URI or the top Route is a SIPS URI."""
-    if request.uri[:5].lower() == "sips:":
-        return True
-    routes = request.values("route")
-    return bool(routes) and "<sips:" in routes[0].lower()
 
 
 def _side(transport: Transport, hop: Hop, secure: bool) -> _Side:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from siprec.proxy.actions import Action, Choices, Headers, by_preference, our_tag
 from siprec.proxy.best_response import choose
 from siprec.proxy.branch import Branch
-from siprec.proxy.forward import aim, breadth, count_hop
+from siprec.proxy.forward import aim, breadth
 from siprec.proxy.routes import Target
 from siprec.proxy.sdp_body import sdp_of
 from siprec.sip.errors import SipError
@@ -125,7 +125,6 @@ class ResponseContext:
             self._breadth = breadth(self.base)
             if self._breadth < 1:
                 raise SipError("Max-Breadth is used up", 440)
-        count_hop(self.base)
         self._next_group()
 
     def add_targets(self, groups: Iterable[list[Target]], *, first: bool = False) -> None:
@@ -177,23 +176,19 @@ class ResponseContext:
     def _open(self, branch: Branch) -> None:
         """Find the way there."""
         target = branch.target
-        request = self.base.copy()
         try:
-            next_hop = aim(request, target)
-            if branch.breadth:
-                request.set("max-breadth", str(branch.breadth))
+            aimed = branch.aim = aim(self.base, target)
         except SipError as error:
             self.finish(branch, error.status)
             return
-        branch.request = request
         flow = target.flow
         if flow is not None and (target.only_flow or not target.route):
             # A connection may be gone by now; then the URI is all there is.
-            branch.fallback = next_hop if flow.connection and not target.only_flow else None
+            branch.fallback = aimed.hop if flow.connection and not target.only_flow else None
             branch.hops = [flow]
             self.out.append(("offer", branch))
         else:
-            self.out.append(("resolve", branch, next_hop))
+            self.out.append(("resolve", branch, aimed.hop))
 
     def resolved(self, branch: Branch, result: list[Hop] | SipError) -> None:
         """The hops of a branch's URI are known, or there are none."""
@@ -220,7 +215,7 @@ class ResponseContext:
     # -- what comes back -----------------------------------------------------------------------------------------------
 
     def received(self, branch: Branch, transaction: ClientTransaction, response: SipResponse, now: float) -> None:
-        """A response came, our Via removed."""
+        """A response came, ours the top Via."""
         status = response.status
         branch.was_answered = True
         branch.stop_silence()
@@ -251,14 +246,15 @@ class ResponseContext:
         else:
             self.finish(branch, status, response)
 
-    def passed(self, branch: Branch, response: SipResponse) -> None:
-        """The description in a 1xx or 2xx has passed: it goes on at once (RFC 3261 16.7 step 5), without our Via."""
+    def passed(self, branch: Branch, response: SipResponse, body: bytes | None = None) -> None:
+        """The description in a 1xx or 2xx has passed: it goes on at once (RFC 3261 16.7 step 5), with another `body` if
+        there is one."""
         status = response.status
-        self._forward(branch, response)
+        self._forward(branch, response, body)
         if status >= 200 and not branch.done:
             self.finish(branch, status, response)
 
-    def _forward(self, branch: Branch, response: SipResponse) -> None:
+    def _forward(self, branch: Branch, response: SipResponse, body: bytes | None) -> None:
         status = response.status
         if self.final and (status < 200 or not self.is_invite):
             return  # the transaction itself drops a 2xx to INVITE that follows another class
@@ -269,7 +265,7 @@ class ResponseContext:
         if self.reply_hook is not None:
             self.reply_hook(response)
         first = status >= 200 and not self.final
-        self.out.append(("respond", response))
+        self.out.append(("forward", response, body))
         if first:
             self.final = status
             self.cancel((_ELSEWHERE,), but=branch)  # RFC 3261 16.7 step 10
@@ -375,15 +371,16 @@ class ResponseContext:
             if self._groups and not self.cancelled:
                 self._next_group()  # the script has found another target
                 return
-        self.send_final(response)
+        self.send_final(response, forwarded=any(branch.response is response for branch in self.done))
 
-    def send_final(self, response: SipResponse) -> None:
-        """Send a final response that is no 2xx, whatever the branches do; they are cancelled."""
+    def send_final(self, response: SipResponse, *, forwarded: bool = False) -> None:
+        """Send a final response that is no 2xx, whatever the branches do; they are cancelled. `forwarded`: it came from
+        a branch."""
         if self.final:
             return
         self.final = response.status
         self._groups.clear()
-        self.out.append(("respond", response))
+        self.out.append(("forward", response, None) if forwarded else ("respond", response))
         self.cancel()
         self.out.append(("refused", response))
         if self.on_final is not None:

@@ -6,14 +6,14 @@ from typing import Final
 
 from siprec.sip.errors import SipError
 from siprec.sip.headers import ParameterValue
-from siprec.sip.message import SipMessage
+from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.multipart import SDP_TYPE, Part, replace_part
 from siprec.sip.multipart import sdp_part as located_sdp
 
 _SDP: Final = ParameterValue(SDP_TYPE, {})
 
 
-def sdp_part(message: SipMessage) -> Part | None:
+def sdp_part(message: SipRequest | SipResponse) -> Part | None:
     """The session description of a message, alone or in a multipart (RFC 5621 3), or as the whole body under a wrong
     type or none; None also when the body is broken."""
     body = message.body
@@ -28,7 +28,7 @@ def sdp_part(message: SipMessage) -> Part | None:
     return part
 
 
-def sdp_of(message: SipMessage) -> bytes:
+def sdp_of(message: SipRequest | SipResponse) -> bytes:
     """The octets of the session description of a message, empty if there is none."""
     if not message.body:
         return b""
@@ -41,13 +41,17 @@ def sdp_of(message: SipMessage) -> bytes:
         return b""
 
 
-def put_sdp(message: SipMessage, sdp: bytes) -> bool:
-    """Replace the session description in its place; false if that cannot be done (the message stays as it was)."""
+def with_sdp(message: SipRequest | SipResponse, sdp: bytes) -> bytes | None:
+    """The body of a message, which is not changed, with another session description in the place of its own; None if
+    that cannot be done."""
     part = sdp_part(message)
     if part is None:
-        return False
+        return None
+    if part.body is message.body and message.get("content-transfer-encoding") is None:
+        return sdp
+    changed = message.copy()
     try:
-        replace_part(message, part, sdp)
+        replace_part(changed, part, sdp)
     except (SipError, ValueError):
-        return False
-    return True
+        return None
+    return changed.body

@@ -19,19 +19,28 @@ HERE, THERE = ("10.0.0.1", 5060), ("192.0.2.1", 5080)
 
 def test_the_request_uri_is_the_target_without_what_is_not_allowed_there() -> None:  # FWD-01
     request = raw_request("INVITE", "sip:bob@example.com")
-    hop = aim(request, Target(Uri.parse("sip:bob@10.0.0.2;method=BYE;user=phone?Subject=x")))
-    assert request.uri == hop.text == "sip:bob@10.0.0.2;user=phone"
+    aimed = aim(request, Target(Uri.parse("sip:bob@10.0.0.2;method=BYE;user=phone?Subject=x")))
+    assert aimed.uri == aimed.hop.text == "sip:bob@10.0.0.2;user=phone"
+    assert (aimed.route, aimed.routed) == (None, False)
 
 
 def test_the_next_hop_is_the_top_route_and_never_less_secure_than_the_request_uri() -> None:  # FWD-06
     request = raw_request("INVITE", "sip:bob@example.com", route="<sip:p1.example.net;lr>, <sip:p2.example.net;lr>")
-    assert aim(request, Target(request.ruri)).text == "sip:p1.example.net;lr"
-    assert request.uri == "sip:bob@example.com"
+    aimed = aim(request, Target(request.ruri))
+    assert (aimed.hop.text, aimed.routed) == ("sip:p1.example.net;lr", True)
+    assert (aimed.uri, aimed.route) == ("sip:bob@example.com", None)
     secure = raw_request("INVITE", "sips:bob@example.com", route="<sip:p1.example.net;lr>")
-    assert aim(secure, Target(secure.ruri)).scheme == "sips"
+    assert aim(secure, Target(secure.ruri)).hop.scheme == "sips"
     loose = raw_request("INVITE", "sip:bob@example.com")
-    hop = aim(loose, Target(loose.ruri, route=("<sip:edge.example.net;lr>",)))
-    assert (hop.host, loose.get("route")) == ("edge.example.net", "<sip:edge.example.net;lr>")
+    aimed = aim(loose, Target(loose.ruri, route=("<sip:edge.example.net;lr>",)))
+    assert (aimed.hop.host, aimed.route) == ("edge.example.net", ["<sip:edge.example.net;lr>"])
+
+
+def test_a_strict_router_gets_its_own_uri_and_the_target_becomes_the_last_route() -> None:
+    request = raw_request("INVITE", "sip:bob@example.com", route="<sip:strict.example.net>, <sip:p2.example.net;lr>")
+    aimed = aim(request, Target(request.ruri))
+    assert aimed.uri == aimed.hop.text == "sip:strict.example.net"
+    assert aimed.route == ["<sip:p2.example.net;lr>", "<sip:bob@example.com>"]
 
 
 def test_the_loop_part_covers_what_routing_looks_at_and_never_the_method() -> None:  # FWD-07, LOOP-02
@@ -68,12 +77,10 @@ class Sockets:
         raise AssertionError("nothing is sent")
 
 
-def routes(uri: str, source: Hop, out: Hop, **headers: str) -> list[str]:
+def routes(uri: str, source: Hop, out: Hop) -> list[str]:
     """Our Record-Route values, without the cookie."""
-    request = raw_request("INVITE", uri, **headers)
     identity = LocalDomain([("udp", *HERE), ("tcp", *HERE), ("tls", HERE[0], 5061), ("tcp", *THERE)])
-    record_route.insert(request, Sockets(), identity, source, out, "d-1")
-    values = request.values("record-route")
+    values = record_route.values(Sockets(), identity, source, out, "d-1", secure=uri.startswith("sips:"))
     assert all(value.endswith(";lr;did=d-1>") for value in values)  # RR-01, RR-07
     return [value.removesuffix(";lr;did=d-1>").removeprefix("<") for value in values]
 
@@ -116,14 +123,22 @@ def test_record_route_names_the_way_back_on_either_side(uri: str, source: Hop, o
     assert routes(uri, source, out) == expected
 
 
-def test_a_sips_route_makes_a_sips_record_route() -> None:  # RR-02
-    tls = at("tls", SECURE)
-    assert routes("sip:b@x", tls, tls, route="<sips:next.example.net;lr>") == ["sips:10.0.0.1:5061"]
+@pytest.mark.parametrize(
+    ("uri", "route", "secure"),
+    [
+        ("sip:b@x", "<sips:next.example.net;lr>", True),
+        ("sips:b@x", "<sip:next.example.net;lr>", True),
+        ("sip:b@x", "<sip:next.example.net;lr>", False),
+        ("SIPS:b@x", "", True),
+        ("sip:b@x", "", False),
+    ],
+)
+def test_a_sips_route_or_request_uri_makes_a_sips_record_route(uri: str, route: str, secure: bool) -> None:
+    request = raw_request("INVITE", uri, route=route)
+    assert aim(request, Target(request.ruri)).is_secure == secure
 
 
 def test_what_makes_or_refreshes_a_dialog_or_is_unknown_is_record_routed() -> None:  # FWD-04
-    wanted = [
-        record_route.wanted(raw_request(m, "sip:b@x")) for m in ("INVITE", "SUBSCRIBE", "REFER", "UPDATE", "NOVEL")
-    ]
+    wanted = [record_route.wanted(m) for m in ("INVITE", "SUBSCRIBE", "REFER", "UPDATE", "NOVEL")]
     assert all(wanted)
-    assert not any(record_route.wanted(raw_request(m, "sip:b@x")) for m in ("BYE", "INFO", "REGISTER", "MESSAGE"))
+    assert not any(record_route.wanted(m) for m in ("BYE", "INFO", "REGISTER", "MESSAGE"))
