@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from siprec.sip.header_list import header_key, header_name, safe, without_first, write
+from siprec.sip.header_list import header_key, header_name, known_names, safe, without_first, write
 from siprec.sip.message import SipMessage, SipRequest, SipResponse, reason_phrase
 
 MAX_FORWARDS: Final = 70
@@ -66,12 +66,12 @@ def forward_request(
         if route and "route" not in request.keys:
             on_top = f"Route: {_checked(', '.join(route), 'Route')}"
         else:
-            wanted["route"] = ", ".join(route) or None
+            wanted["route"] = _checked(", ".join(route), "Route") or None
     start = f"{request.method} {uri or request.uri} SIP/2.0"
     if uri and not uri.isprintable():
         start = f"{request.method} {safe(uri, 'Request-URI')} SIP/2.0"
     if changes:
-        wanted |= changes
+        wanted |= _all_checked(changes)
     return _patched(request, start, wanted, body, content_type, record_route, on_top)
 
 
@@ -87,7 +87,9 @@ def forward_response(
     Raises:
         UnsafeText: a line end in a value.
     """
-    return _patched(response, response.start_line, dict(changes), body, content_type, pop_via=True)
+    return _patched(
+        response, response.start_line, _all_checked(changes) if changes else {}, body, content_type, pop_via=True
+    )
 
 
 def push_via(octets: bytes, via: str) -> bytes:
@@ -96,8 +98,10 @@ def push_via(octets: bytes, via: str) -> bytes:
     Raises:
         UnsafeText: a line end in the value.
     """
+    if not via.isprintable():
+        via = safe(via, "Via")
     start, end, rest = octets.partition(b"\r\n")
-    return b"%b\r\nVia: %b%b%b" % (start, _checked(via, "Via").encode(), end, rest)
+    return b"%b\r\nVia: %b%b%b" % (start, via.encode(), end, rest)
 
 
 def _patched(
@@ -110,7 +114,7 @@ def _patched(
     on_top: str = "",
     pop_via: bool = False,
 ) -> bytes:
-    """The message with another start line, and `wanted` headers set or removed."""
+    """The message with another start line, and `wanted` headers, whose values are in order, set or removed."""
     keys = message.keys
     if body is None:
         body = message.body
@@ -121,18 +125,18 @@ def _patched(
         if not body:
             wanted["content-type"] = None
         elif content_type:
-            wanted["content-type"] = content_type
+            wanted["content-type"] = _checked(content_type, "Content-Type")
     lines = [start, *message.lines]
     holes = False
     for key, value in wanted.items():
-        if value is not None and not value.isprintable():
-            value = safe(value, key)
+        if value is not None:
+            value = f"{known_names[key] if key in known_names else header_name(key)}: {value}"
         if key not in keys:
             if value is not None:
-                lines.append(f"{header_name(key)}: {value}")
+                lines.append(value)
             continue
         at = keys.index(key) + 1
-        lines[at] = f"{header_name(key)}: {value}" if value is not None else ""
+        lines[at] = value or ""
         holes = holes or value is None
         if keys.count(key) > 1:
             holes = True
@@ -141,12 +145,16 @@ def _patched(
                     lines[other + 1] = ""
     if pop_via and "via" in keys:
         at = keys.index("via") + 1
-        lines[at] = without_first(lines[at]) if "," in lines[at] else ""
-        holes = True
+        if "," in lines[at]:
+            lines[at] = without_first(lines[at])
+            holes = True
+        else:
+            del lines[at]
     if record_route:
         at = keys.index("record-route") + 1 if "record-route" in keys else 1
-        for value in reversed(record_route):
+        for value in record_route:
             lines.insert(at, f"Record-Route: {value if value.isprintable() else safe(value, 'Record-Route')}")
+            at += 1
     if on_top:
         lines.insert(1, on_top)
     if holes:
@@ -210,6 +218,10 @@ def build_request(
     if not "".join(parts).isprintable():
         parts = [_checked(part, "header line") for part in parts]
     return write(parts, body)
+
+
+def _all_checked(changes: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {key: value if value is None else _checked(value, key) for key, value in changes.items()}
 
 
 def _spelled(name: str) -> str:

@@ -55,7 +55,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MAX_CACHED: Final = 4096
 
 _keys: dict[str, str] = {}
-_names: dict[str, str] = dict(_NAMES)
+known_names: dict[str, str] = dict(_NAMES)
+"""The usual spelling of the names seen last, by key: see :func:`header_name`."""
 # The same for what stands before a value, colon included: a line without a colon never looks like a header.
 _prefixes: dict[str, str] = {}
 
@@ -65,7 +66,7 @@ def _remember(cache: dict[str, str], name: str, value: str) -> None:
     if len(name) <= 64:
         if len(cache) >= MAX_CACHED:
             cache.clear()
-            if cache is _names:
+            if cache is known_names:
                 cache.update(_NAMES)
         cache[name] = value
 
@@ -99,10 +100,10 @@ def header_key(name: str) -> str:
 
 def header_name(key: str) -> str:
     """The usual spelling for a header key: ``record-route`` -> ``Record-Route``."""
-    name = _names.get(key)
+    name = known_names.get(key)
     if name is None:
         name = "-".join(part.capitalize() for part in key.split("-"))
-        _remember(_names, key, name)
+        _remember(known_names, key, name)
     return name
 
 
@@ -277,8 +278,11 @@ class HeaderList:
 
     def _forget(self, key: str) -> None:
         """Drop what was derived from a header."""
-        for view in VIEWS[key]:
-            self.forget(view)
+        for view in VIEWS[key]:  # written out: a call for each would cost more than the rest
+            try:
+                delattr(self, view)
+            except AttributeError:
+                pass
 
     def write_line(self, key: str, line: str, *, at: int | None = None) -> None:
         """Put a whole header line, whose canonical key is `key`, in the place of line number `at`, else at the end."""
@@ -299,7 +303,7 @@ class HeaderList:
         if not value.isprintable():
             value = safe(value, name)
         if name.islower():
-            name = _names[key] if key in _names else header_name(key)
+            name = known_names[key] if key in known_names else header_name(key)
         self.keys.append(key)
         self.lines.append(f"{name}: {value}")
 
@@ -310,7 +314,7 @@ class HeaderList:
             self._forget(key)
         if not value.isprintable():
             value = safe(value, name)
-        line = f"{_names[key] if key in _names else header_name(key)}: {value}"
+        line = f"{known_names[key] if key in known_names else header_name(key)}: {value}"
         keys = self.keys
         if key not in keys:
             keys.append(key)
@@ -336,7 +340,7 @@ class HeaderList:
             value = safe(value, name)
         at = self.keys.index(key) if key in self.keys else 0
         self.keys.insert(at, key)
-        self.lines.insert(at, f"{_names[key] if key in _names else header_name(key)}: {value}")
+        self.lines.insert(at, f"{known_names[key] if key in known_names else header_name(key)}: {value}")
 
     def remove(self, name: str) -> int:
         """Remove all occurrences; returns how many there were."""
@@ -386,4 +390,4 @@ class HeaderList:
         line = self.lines[at]
         if "," in line:
             value = ", ".join([value, *split_commas(field_value(line))[1:]])
-        self.lines[at] = f"{_names[key] if key in _names else header_name(key)}: {value}"
+        self.lines[at] = f"{known_names[key] if key in known_names else header_name(key)}: {value}"

@@ -199,8 +199,13 @@ def _content_length(message: SipMessage) -> int | None:
 
 
 def _contact(message: SipMessage) -> NameAddr | None:
-    if "contact" not in message.keys:
+    keys = message.keys
+    if "contact" not in keys:
         return None
+    line = message.lines[keys.index("contact")]
+    if "," not in line and "\n" not in line and keys.count("contact") == 1:
+        value = line.partition(":")[2].strip(" \t")
+        return NameAddr.parse(value) if value and value != "*" else None
     values = message.values("contact")
     return NameAddr.parse(values[0]) if values and values[0] != "*" else None
 

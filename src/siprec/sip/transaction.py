@@ -152,7 +152,7 @@ class TransactionLayer(TransactionServices):
 
     def _refuse(self, error: SipError, request: SipRequest | None, source: Hop) -> None:
         try:
-            if request is not None and request.method != "ACK" and request.has("via"):
+            if request is not None and request.method != "ACK" and "via" in request.keys:
                 tag = secrets.token_hex(5)
                 self.reply(
                     request, source, request.response(error.status, _reason(error), to_tag=tag, headers=error.headers)

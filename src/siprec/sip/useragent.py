@@ -193,15 +193,15 @@ class UserAgent(UserAgentBase):
 
         `request` needs From, To, Call-ID and CSeq only if they matter; what is missing is added. It comes without Via.
         """
-        if not request.has("max-forwards"):
+        if "max-forwards" not in request.keys:
             request.add("Max-Forwards", "70")
-        if not request.has("from"):
+        if "from" not in request.keys:
             request.add("From", f"<{target.aor}>;tag={self.new_token()}")
-        if not request.has("to"):
+        if "to" not in request.keys:
             request.add("To", f"<{target.aor}>")
-        if not request.has("call-id"):
+        if "call-id" not in request.keys:
             request.add("Call-ID", self.new_token())
-        if not request.has("cseq"):
+        if "cseq" not in request.keys:
             request.add("CSeq", f"{self.random.randint(1, 2**16)} {request.method}")
         self.identify(request)
         UacRequest(
@@ -216,7 +216,7 @@ class UserAgent(UserAgentBase):
         ).start()
 
     def _add_contact(self, request: SipRequest, hop: Hop) -> None:
-        if request.method in ("REGISTER", "SUBSCRIBE", "OPTIONS") and not request.has("contact"):
+        if request.method in ("REGISTER", "SUBSCRIBE", "OPTIONS") and "contact" not in request.keys:
             request.add("Contact", f"<{self.contact(hop)}>")
 
     def restore(self, stored: Mapping[str, Any], handler: CallHandler) -> Call:
