@@ -84,6 +84,8 @@ class FakeMediaServer(MediaServer):
         self.keys: dict[tuple[str, int, int], list[Crypto]] = {}
         self._numbers = 0
         self.refused, self.reports, self.last_report, self.queries = 0, 0, 0.0, 0
+        self.counts = True
+        """Whether it tells what becomes of copies."""
         self.interval, self.report_from, self.report_until = 0.0, 0.0, float("inf")
 
     def flowing(self) -> list[str]:
@@ -219,7 +221,7 @@ class FakeMediaServer(MediaServer):
                     index,
                     stream.from_tag,
                     stream.source_index,
-                    dropped={"refused": self.refused},
+                    dropped={"refused": self.refused} if self.counts else {},
                     rtcp_received=self.reports,
                     last_report=self.last_report,
                     reports=blocks,

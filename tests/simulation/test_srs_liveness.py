@@ -81,6 +81,16 @@ def test_an_srs_that_never_reports_is_not_suspected_for_it() -> None:
     assert world.names() == ["START"]
 
 
+def test_a_media_server_that_does_not_count_copies_is_asked_once_whether_media_flow_and_not_again() -> None:
+    world, _ = two(keepalive=20.0)
+    world.media.counts = False
+    world.answered_call()
+    world.clock.run_for(200)
+    assert world.media.queries == 1
+    assert world.srs.methods.count("OPTIONS") >= 8, "the SRS itself is asked instead"
+    assert world.names() == ["START"]
+
+
 def test_an_srs_that_answers_keeps_the_recording_while_reports_come_again() -> None:
     world, _ = two(keepalive=0.0)
     world.answered_call()

@@ -108,6 +108,8 @@ class _Look:
     strikes: int = 0
     asked: bool = False
     tag: str = ""
+    uncounted: str = ""
+    """The subscription whose copies the media server says nothing of."""
     first: float = 0.0
     began: float = 0.0
     """When it is to be seen whether the streams carry anything (monotonic; 0: it was), and when the recording began
@@ -213,6 +215,9 @@ class LivenessMonitor(SrsObserver):
             look.began = max(look.began, answered or 0.0)
         if look.first:
             look.due = min(look.due, look.first)
+        copies = recording.subscription
+        if not first and copies is not None and copies.tag == look.uncounted:
+            return  # its counters would say nothing again
 
         def done(result: MediaStatistics | MediaError) -> None:
             subscription = recording.subscription
@@ -223,6 +228,8 @@ class LivenessMonitor(SrsObserver):
             if look.tag != subscription.tag:
                 look.tag, look.refused = subscription.tag, 0
             forks = [fork for fork in result.forks if fork.tag == subscription.tag]
+            if forks and not any(map(_is_counted, forks)):
+                look.uncounted = subscription.tag
             silence = self._silence(recording, look, forks)
             sign = self._sign(look, forks)
             if not sign and silence:
@@ -310,3 +317,8 @@ class LivenessMonitor(SrsObserver):
     def _lost(self, recording: Established, reason: str, status: int = 408) -> None:
         self.discard(recording)
         recording.lost(status, reason)
+
+
+def _is_counted(fork: ForkStatistics) -> bool:
+    """Whether the media server tells what becomes of a copy: ours does, RTPEngine and RTPProxy do not."""
+    return fork.packets is not None or bool(fork.dropped) or fork.reports > 0 or bool(fork.rtcp_received)
