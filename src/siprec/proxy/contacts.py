@@ -52,7 +52,7 @@ def paths(request: SipRequest, identity: LocalDomain) -> tuple[str, ...]:
     Raises:
         SipError: 400, malformed; 403, one of them is ours.
     """
-    values = request.values("path") if request.has("path") else []
+    values = request.values("path") if "path" in request.keys else []
     for value in values:
         uri = NameAddr.parse(value).uri
         if not uri.is_sip:

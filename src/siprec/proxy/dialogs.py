@@ -302,5 +302,5 @@ def _meet(dialog: ProxiedDialog, invite: SipRequest) -> None:
     caller = dialog.caller
     caller.target = contact_of(invite)
     caller.contact(caller.target)
-    if invite.has("record-route"):
+    if "record-route" in invite.keys:
         caller.route(invite.values("record-route"))

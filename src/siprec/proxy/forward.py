@@ -67,7 +67,7 @@ def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
     if maddr and uri.is_sip and identity.is_us(Uri("sip", None, maddr.strip("[]"), uri.port)):
         params = {name: value for name, value in uri.params.items() if name not in ("maddr", "transport")}
         request.uri = uri.replace(params=params, port=None).text  # RFC 3261 16.4
-    while request.has("route"):
+    while "route" in request.keys:
         values = request.values("route")
         if not values:
             break
@@ -81,7 +81,7 @@ def preprocess(request: SipRequest, identity: LocalDomain) -> tuple[bool, str]:
         ours, cookie = True, found
         if not found:
             break
-    if ours and request.has("route") and not request.values("route"):
+    if ours and "route" in request.keys and not request.values("route"):
         request.remove("route")  # commas, and nothing between them
     return ours, cookie
 

@@ -125,7 +125,7 @@ class InDialog:
         elif (dlg_id is not None and core.cookies.is_issued(dlg_id)) or core.dialogs.knows(context.call_id):
             raise SipError("Call/Transaction Does Not Exist", 481)
         else:
-            if not base.has("route") and (
+            if "route" not in base.keys and (
                 (core.identity.serves(base.ruri) and not base.ruri.user) or core.is_for_our_agent(base.ruri, source)
             ):
                 raise SipError("Call/Transaction Does Not Exist", 481)
@@ -174,7 +174,7 @@ class InDialog:
                 raise SipError("no dialog", 481)
         else:
             self._aim_at_peer(base, source, found[1], found[0], found[0])
-        if core.identity.is_us(base.ruri) and not base.ruri.user and not base.has("route"):
+        if core.identity.is_us(base.ruri) and not base.ruri.user and "route" not in base.keys:
             raise SipError("for ourselves, and nobody is waiting for it", 481)
         if found is None:
             target = _peer(base, None, "" if core.is_trusted(source) else source.host)
@@ -216,7 +216,7 @@ class InDialog:
         """
         core, peer = self._core, ends[OTHER[side]]
         trusted = core.is_trusted(source)
-        if not trusted and base.has("route") and not peer.is_on_route(base, core.identity):
+        if not trusted and "route" in base.keys and not peer.is_on_route(base, core.identity):
             raise SipError("Route leads out of the dialog", 403)
         if base.uri in peer.contacts or peer.is_target(base):
             return
@@ -240,7 +240,7 @@ def _is_known(ends: Ends, side: Side, source: Hop) -> bool:
 
 def _peer(base: SipRequest, flow: Hop | None, given_by: str) -> Target:
     """The target of a request within a dialog: its Route, else the way to the peer whose Contact `given_by` gave us."""
-    if base.has("route"):
+    if "route" in base.keys:
         return Target(base.ruri, given_by=given_by)
     stranger = flow is not None and given_by not in ("", TRUSTED)
     inside = stranger and place(base.ruri, Hop("", given_by, 0)) == "inside"

@@ -375,7 +375,7 @@ class MediaPath(MediaSessions):
                 caller.contact(received.request.from_.uri_text)
                 caller.flow = caller.flow or received.source
         callee.answered(response, transaction.hop.host)
-        if response.has("record-route"):
+        if "record-route" in response.keys:
             callee.route(above_ours(response, dialog.dlg_id))
         if not callee.contacts:
             callee.contact(branch.aim.uri if branch.aim is not None else "")

@@ -73,7 +73,7 @@ class MidcallRequests:
             return {}
         cseq = request.cseq
         changes: dict[str, str | None] = {"cseq": f"{shift.number(cseq.number)} {cseq.method}"}
-        if request.has("rack"):
+        if "rack" in request.keys:
             try:
                 rack = RAck.parse(request.get("rack") or "")
             except SipError:
@@ -169,7 +169,7 @@ class MidcallRequests:
         if receiver.sent_sdp is not None:
             receiver.sent_sdp.accepted(body)
         receiver.is_moved = False
-        if response.has("session-expires") and dialog.session_interval:
+        if "session-expires" in response.keys and dialog.session_interval:
             dialog.expires = core.clock.now() + dialog.session_interval
         dialog.seen = core.clock.now()
         core.media.settle(dialog)

@@ -46,7 +46,7 @@ def in_response(
         return "", False
     number = request.cseq.number
     if offer is not None and ours and offer.offerer == side:
-        if method == "INVITE" and status < 200 and not response.has("rseq"):
+        if method == "INVITE" and status < 200 and "rseq" not in response.keys:
             # RFC 6337 2.2: may be lost; what it says is good for early media, the 2xx has the last word.
             dialog[side].sdp = offer.sdp
             dialog[answerer].sdp = sdp
@@ -58,7 +58,7 @@ def in_response(
     if method == "INVITE" and offer is None:
         if dialog.answered_in == number:
             return "answer", False  # came before in this transaction
-        if status >= 200 or response.has("rseq"):
+        if status >= 200 or "rseq" in response.keys:
             # A late offer; the ACK or PRACK has its answer.
             dialog.open = OpenOffer(answerer, sdp, "INVITE", number)
             dialog.answered_in = number

@@ -165,7 +165,7 @@ class Ends:
 
 def above_ours(response: SipResponse, dlg_id: str) -> list[str]:
     """The Record-Route values of a response above ours for `dlg_id`: those between us and who answered."""
-    if not response.has("record-route"):
+    if "record-route" not in response.keys:
         return []
     found, ours = [], f";{PARAM}={dlg_id}-"
     for value in response.values("record-route"):

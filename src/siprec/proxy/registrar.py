@@ -191,7 +191,7 @@ class Registrar:
                 if self._changed is not None:
                     self._changed(aor.aor, new)
             old = new
-        path = [("Path", value) for value in request.values("path")] if request.has("path") else []
+        path = [("Path", value) for value in request.values("path")] if "path" in request.keys else []
         return path + [
             ("Contact", f"<{binding.uri.text}>;expires={max(1, round(binding.expires - now))}" + _q(binding.q))
             for binding in old

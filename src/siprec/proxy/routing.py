@@ -80,7 +80,7 @@ class Routing:
             SipError: it goes nowhere.
         """
         core, request, source = self.core, context.base, context.transaction.source
-        uri, routed = request.ruri, request.has("route")
+        uri, routed = request.ruri, "route" in request.keys
         if routed and not core.is_trusted(source):
             raise SipError("Relaying denied", 403)  # rules, script and registrar are not asked: nobody relays by Route
         if request.method == "OPTIONS" and uri.user is None and not routed and core.identity.is_us(uri):
@@ -151,7 +151,7 @@ class Routing:
             SipError: 403, 404, 407 or 480.
         """
         core, request, source = self.core, context.base, context.transaction.source
-        if core.identity.serves(request.ruri) and not request.has("route"):
+        if core.identity.serves(request.ruri) and "route" not in request.keys:
             self.to_registered(context)
             return
         if not core.is_trusted(source):

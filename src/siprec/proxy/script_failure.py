@@ -45,7 +45,7 @@ def _without_script(routing: Routing, context: ResponseContext) -> None:
     if context.authenticated is not None:
         strip_credentials(base, context.authenticated.realm)
     context.base = base
-    registrar = core.registrar if core.identity.serves(base.ruri) and not base.has("route") else None
+    registrar = core.registrar if core.identity.serves(base.ruri) and "route" not in base.keys else None
     if registrar is not None and (base.method == "REGISTER" or registrar.lookup(base.ruri)):
         routing.to_registered(context)
         return

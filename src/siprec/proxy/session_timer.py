@@ -15,7 +15,7 @@ def ask(request: SipRequest, seconds: int) -> None:
         SipError: 422, the value is too small and the UAC does session timers (RFC 4028 8.1).
     """
     wanted = max(seconds, min_se(request))
-    if not request.has("session-expires"):
+    if "session-expires" not in request.keys:
         request.add("Session-Expires", str(wanted))
         return
     current = session_expires(request)
@@ -40,7 +40,7 @@ def confirm(request: SipRequest, response: SipResponse, seconds: int) -> None:
 
     `request` is as received, `seconds` what we asked for.
     """
-    if response.has("session-expires") or "timer" not in request.tokens("supported"):
+    if "session-expires" in response.keys or "timer" not in request.tokens("supported"):
         return
     sent = request.copy()
     ask(sent, seconds)

@@ -70,7 +70,7 @@ class Transfers:
         with suppress(SipError):  # what cannot be read relates to nothing
             if self._refers:
                 self._by_refer(invite, found)
-            if invite.has("replaces"):
+            if "replaces" in invite.keys:
                 self._by_replaces(invite, found)
         return tuple(found.values())
 

@@ -169,8 +169,7 @@ class Dialog:
             self.local_cseq += 1
             cseq = self.local_cseq
         request = SipRequest(method, uri, [*keys, "cseq"], [*lines, f"CSeq: {cseq} {method}"])
-        for name, value in headers:
-            request.add(name, value)
+        request.extend(headers)
         if content_type:
             request.add("Content-Type", content_type)
         request.keys.append("content-length")
@@ -197,12 +196,16 @@ class Dialog:
             uri = next_hop.replace(headers="", params=params).text
             routes = [*routes[1:], f"<{self.remote_target}>"]
         request = SipRequest("", uri)
-        for route in routes:
-            request.add("Route", route)
-        request.add("Max-Forwards", "70")
-        request.add("From", f"{self.local_uri};tag={self.local_tag}")
-        request.add("To", f"{self.remote_uri};tag={self.remote_tag}" if self.remote_tag else self.remote_uri)
-        request.add("Call-ID", self.call_id)
+        if routes:
+            request.extend([("Route", route) for route in routes])
+        request.extend(
+            (
+                ("Max-Forwards", "70"),
+                ("From", f"{self.local_uri};tag={self.local_tag}"),
+                ("To", f"{self.remote_uri};tag={self.remote_tag}" if self.remote_tag else self.remote_uri),
+                ("Call-ID", self.call_id),
+            )
+        )
         return made_of, uri, tuple(request.keys), tuple(request.lines), next_hop
 
     def refresh_target(self, message: SipMessage) -> None:

@@ -8,6 +8,7 @@ survives.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from siprec.sip.errors import UnsafeText
@@ -306,6 +307,20 @@ class HeaderList:
             name = known_names[key] if key in known_names else header_name(key)
         self.keys.append(key)
         self.lines.append(f"{name}: {value}")
+
+    def extend(self, headers: Iterable[tuple[str, str]]) -> None:
+        """:meth:`add` each of these names and values."""
+        keys, lines = self.keys, self.lines
+        for name, value in headers:
+            key = _keys[name] if name in _keys else header_key(name)
+            if self.derived and key in VIEWS:
+                self._forget(key)
+            if not value.isprintable():
+                value = safe(value, name)
+            if name.islower():
+                name = known_names[key] if key in known_names else header_name(key)
+            keys.append(key)
+            lines.append(f"{name}: {value}")
 
     def set(self, name: str, value: str) -> None:
         """Replace all occurrences of a header by one, in the place of the first; append it if there was none."""

@@ -290,8 +290,7 @@ class SipRequest(SipMessage):
         """
         keys, lines = self.copied(status, to_tag)
         response = SipResponse(status, reason if reason.isprintable() else safe(reason, "reason phrase"), keys, lines)
-        for name, value in headers:
-            response.add(name, value)
+        response.extend(headers)
         response.body = body
         if self.derived and self.problem is None:
             # What a transaction asks next.

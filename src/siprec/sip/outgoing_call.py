@@ -207,15 +207,18 @@ class CallSetup:
         call, invitation = self._call, self._invitation
         target = invitation.target
         request = SipRequest("INVITE", target.replace(headers="").text if target.headers else target.text)
-        for route in invitation.route:
-            request.add("Route", route)
-        request.add("Max-Forwards", "70")
-        request.add("From", f"{self._addresses[0]};tag={call.local_tag}")
-        request.add("To", self._addresses[1])
-        request.add("Call-ID", call.call_id)
-        request.add("CSeq", f"{self._cseq} INVITE")
-        for name, value in invitation.headers:
-            request.add(name, value)
+        if invitation.route:
+            request.extend([("Route", route) for route in invitation.route])
+        request.extend(
+            (
+                ("Max-Forwards", "70"),
+                ("From", f"{self._addresses[0]};tag={call.local_tag}"),
+                ("To", self._addresses[1]),
+                ("Call-ID", call.call_id),
+                ("CSeq", f"{self._cseq} INVITE"),
+                *invitation.headers,
+            )
+        )
         if "allow" not in request.keys:
             request.add("Allow", call.agent.allow)
         if call.supported and "supported" not in request.keys:

@@ -337,3 +337,19 @@ def test_proxy_require_is_refused_by_name_but_never_for_ack() -> None:
     request.method = "ACK"
     request.set("CSeq", "1 ACK")
     check_for_proxy(request)
+
+
+def test_several_headers_are_added_as_one_by_one() -> None:
+    pairs = [("subject", "a"), ("X-Own", "b"), ("k", "timer"), ("To", "<sip:a@b>;tag=2"), ("x-odd", "a\x00b")]
+    one, many = SipRequest("INVITE", "sip:a@b"), SipRequest("INVITE", "sip:a@b")
+    for message in (one, many):
+        message.add("To", "<sip:a@b>")
+        assert message.to_tag == ""
+    for name, value in pairs:
+        one.add(name, value)
+    many.extend(pairs)
+    assert (many.keys, many.lines) == (one.keys, one.lines)
+    with pytest.raises(SipError, match="To occurs twice"):
+        many.to_tag  # noqa: B018 - read again, as its header changed
+    with pytest.raises(SipError):
+        many.extend([("X", "a\r\nb")])
