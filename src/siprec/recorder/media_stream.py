@@ -155,7 +155,7 @@ class MediaLine:
 
     def rtp_datagram(self, data: bytes, address: Address, now: float) -> None:
         """One datagram on the RTP port, from `address`, at monotonic `now`."""
-        if rtp.is_rtcp(data):
+        if rtcp.is_rtcp(data):
             if self.mux:
                 self.rtcp_datagram(data, address, now)
                 return

@@ -62,8 +62,3 @@ def build(
         )
         + payload
     )
-
-
-def is_rtcp(data: bytes) -> bool:
-    """True if a datagram on a multiplexed port is RTCP (RFC 5761 4: packet types 192-223)."""
-    return len(data) >= 4 and 192 <= data[1] <= 223

@@ -9,6 +9,7 @@ from typing import Final
 
 from siprec.sdp.values import (
     DIRECTIONS,
+    LONG,
     MAX_FORMATS,
     PAYLOAD_TYPES,
     STATIC_PAYLOADS,
@@ -21,6 +22,7 @@ from siprec.sdp.values import (
     address_family,
     connection_line,
     is_number,
+    known_connection,
     parse_connection,
     parse_rtpmap,
     payload_type,
@@ -97,8 +99,10 @@ class _Section:
     def own_connection(self) -> Connection | None:
         """The ``c=`` of this section itself."""
         for line in self.lines:
-            if line[:2] == "c=" and (found := parse_connection(line)) is not None:
-                return found
+            if line[:2] == "c=":
+                found = parse_connection(line) if line[LONG - 1 :] else known_connection(line)
+                if found is not None:
+                    return found
         return None
 
     def rewrite_connection(self, address: str) -> bool:
@@ -178,8 +182,10 @@ class MediaDescription(_Section):
     def connection(self) -> Connection | None:
         """This line's ``c=``, else the session's; None if neither is there."""
         for line in (*self.lines, *self.inherited):
-            if line[:2] == "c=" and (found := parse_connection(line)) is not None:
-                return found
+            if line[:2] == "c=":
+                found = parse_connection(line) if line[LONG - 1 :] else known_connection(line)
+                if found is not None:
+                    return found
         return None
 
     def set_address(self, address: str) -> None:

@@ -11,7 +11,8 @@ from typing import Final, Literal
 MAX_FORMATS: Final = 256
 """Formats of an m-line that is accepted; RTP has 128 payload types."""
 _MAX_VERSION: Final = 100
-_MAX_CACHED: Final = 100
+LONG: Final = 100
+"""Characters from which on nothing is remembered of a line: a stranger must not fill the memory."""
 
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("sendrecv", "sendonly", "recvonly", "inactive")
@@ -111,16 +112,13 @@ class Connection:
 
 def parse_connection(line: str) -> Connection | None:
     """What a ``c=`` line says, None if it is broken."""
-    return _known_connection(line) if len(line) <= _MAX_CACHED else _connection(line)
-
-
-def _connection(line: str) -> Connection | None:
     parts = line[2:].split()
     return Connection(parts[1].upper(), parts[2].partition("/")[0]) if len(parts) >= 3 else None
 
 
-# The same few lines come again and again: those of the media server and of the recorder in each call.
-_known_connection = lru_cache(maxsize=512)(_connection)
+known_connection = lru_cache(maxsize=512)(parse_connection)
+"""As :func:`parse_connection`, for lines of fewer than :data:`LONG` characters: the addresses of servers come again and
+again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,7 @@ class RtpMap:
 
 def parse_rtpmap(value: str) -> RtpMap | None:
     """``PCMU/8000[/channels]`` as a value, None if it is none."""
-    return _known_rtpmap(value) if len(value) <= _MAX_CACHED else _rtpmap(value)
+    return _known_rtpmap(value) if len(value) < LONG else _rtpmap(value)
 
 
 def _rtpmap(value: str) -> RtpMap | None:
