@@ -15,8 +15,8 @@ from siprec.sip import scan
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
 
 PROXIED = (775, 830)
-RECORDED = (1925, 2035)
-SHIPPED = (2145, 2330)
+RECORDED = (1860, 2030)
+SHIPPED = (2085, 2325)
 """Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""
 WITHOUT_C = (300, 650)
 """What is added where the modules in C were not built."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from siprec.sip.digest import Credentials, CredentialStore, DigestServer
+from siprec.sip.digest import Credentials, CredentialStore
+from siprec.sip.digest_server import DigestServer
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.transaction import ServerTransaction

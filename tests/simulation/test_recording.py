@@ -16,7 +16,7 @@ from siprec.metadata.values import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.events import SiprecEvent
 from siprec.recording.settings import RecordingProfile, SettingError
 from siprec.recording.srs_route import SrsSettings
-from siprec.sip.digest import DigestServer
+from siprec.sip.digest_server import DigestServer
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipRequest, SipResponse, parse_datagram
 from siprec.sip.multipart import Part, build_multipart, find_part, parts_of

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from siprec.sip.clock import Clock
-from siprec.sip.digest import AuthValue, DigestServer
+from siprec.sip.digest import AuthValue
+from siprec.sip.digest_server import DigestServer
 from siprec.sip.errors import SipError
 from siprec.sip.header_list import field_value
 from siprec.sip.message import SipRequest
@@ -34,8 +35,8 @@ class Authenticated(NamedTuple):
 class Authentication:
     """Digest authentication in one realm against one table of users.
 
-    `algorithms` and `legacy_agents` are as in :class:`siprec.sip.digest.DigestServer`. Without users, nobody can be
-    authenticated.
+    `algorithms` and `legacy_agents` are as in :class:`siprec.sip.digest_server.DigestServer`. Without users, nobody can
+    be authenticated.
     """
 
     def __init__(

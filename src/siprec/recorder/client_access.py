@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from siprec.sip.clock import Clock
-from siprec.sip.digest import DigestServer
+from siprec.sip.digest_server import DigestServer
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest
 from siprec.sip.throttle import GuessThrottle
@@ -48,7 +48,7 @@ class Admission:
         names: its verified TLS certificate has one of these names, compared as a whole (no wildcards, RFC 5922 7.2).
         users: names and passwords, or hashes (:mod:`siprec.sip.digest`): it knows one of them.
         realm: of the digest challenge.
-        algorithms, legacy_agents: as in :class:`siprec.sip.digest.DigestServer`.
+        algorithms, legacy_agents: as in :class:`siprec.sip.digest_server.DigestServer`.
         certificate: the verified certificate of who sent a request; empty without one.
 
     Raises:

@@ -52,6 +52,7 @@ class CallRequests(Call):
         "resolve",  # finds the hops of our requests
         "session_expires",  # the interval we ask for ourselves, in seconds; 0: none
         "session_timer",
+        "supported",  # the Supported header of our requests; empty: none
     )
 
     def __init__(self, agent: UserAgentBase, handler: CallHandler, call_id: str) -> None:
@@ -60,6 +61,7 @@ class CallRequests(Call):
         self.credentials: CredentialStore | None = None
         self.resolve: Resolve = agent.resolve
         self.session_expires = 0
+        self.supported = agent.supported
         self.keys: tuple[DialogKey, ...] = ()
         self.session_timer: SessionTimer | None = None
         self._queue: ReinviteQueue | None = None
@@ -81,7 +83,8 @@ class CallRequests(Call):
             self.remember_session(described(body, content_type))
         number = request.request.cseq.number
         request.ack = self._send_ack(self.dialog, request, number, body, content_type, headers)
-        self._pump()
+        if self._queue is not None:
+            self._queue.pump()
 
     def reinvite(
         self, body: bytes = b"", content_type: str = SDP_TYPE, headers: Headers = (), done: Done = ignore
@@ -156,11 +159,6 @@ class CallRequests(Call):
         self._queue = None
 
     @property
-    def supported(self) -> str:
-        """The Supported header of our requests in this call; empty: none."""
-        return self.agent.supported
-
-    @property
     def busy(self) -> bool:
         """Whether a request of ours has to wait: an INVITE or offer is open, in either direction (RFC 3261 14.1)."""
         return (
@@ -181,7 +179,6 @@ class CallRequests(Call):
     def offer_headers(self, given: Headers) -> list[tuple[str, str]]:
         """The headers of a re-INVITE or UPDATE: Contact, `given`, and those of ours that are not among them."""
         headers = [("Contact", self.contact), *given]
-        names = {name.lower() for name, _ in given}
         ours = [("Allow", self.agent.allow)]
         if self.supported:
             ours.append(("Supported", self.supported))
@@ -193,7 +190,13 @@ class CallRequests(Call):
             ours.append(("Min-SE", str(min(agreement.interval, MIN_SE))))
         elif self.session_expires:
             ours.append(("Session-Expires", str(self.session_expires)))
-        return headers + [header for header in ours if header[0].lower() not in names]
+        for name, value in ours:
+            for known, _ in given:
+                if known.lower() == name.lower():
+                    break
+            else:
+                headers.append((name, value))
+        return headers
 
     def exchange(
         self, item: Queued, headers: Headers, on_done: Callable[[UacRequest, Result], None]
@@ -204,7 +207,7 @@ class CallRequests(Call):
         request = self._send(
             self.dialog, item.method, item.body, item.content_type, headers, on_done, self._answered_again
         )
-        if request is not None:
+        if request is not None and item.description is not None:
             self.remember_session(item.description)
         return request
 
@@ -219,14 +222,13 @@ class CallRequests(Call):
         on_late: Callable[[UacRequest, SipResponse], None] | None = None,
     ) -> UacRequest | None:
         try:
-            message = dialog.request(method, headers=headers, body=body, content_type=content_type if body else "")
-            uri = dialog.next_hop
+            message, uri = dialog.request_to(method, headers, body, content_type if body else "")
         except SipError as error:
             # The peer's own Contact or Record-Route cannot be used.
             self.agent.clock.call_later(0, self._unroutable, error.reason)
             return None
         self.agent.identify(message)
-        request = UacRequest(
+        return UacRequest(
             self.agent,
             message,
             uri,
@@ -236,8 +238,6 @@ class CallRequests(Call):
             on_late=on_late,
             resolve=self.resolve,
         )
-        request.start()
-        return request
 
     def _unroutable(self, reason: str) -> None:
         if self.state != "ended":
@@ -249,7 +249,8 @@ class CallRequests(Call):
         if self.dialog is None:
             return
         self._refresh_target(response)
-        self.start_timer(agreed_as_uac(response))
+        if self.session_timer is not None or "session-expires" in response.keys:
+            self.start_timer(agreed_as_uac(response))
         if item.method == "INVITE":
             self._acknowledge(request, item.description is not None, response)
 
@@ -275,7 +276,7 @@ class CallRequests(Call):
     ) -> bytes:
         """Send the ACK for a 2xx to our INVITE. Returns its octets: they are sent again when the 2xx is."""
         invite = request.request
-        ack = dialog.request("ACK", headers=headers, body=body, content_type=content_type if body else "", cseq=cseq)
+        ack, next_hop = dialog.request_to("ACK", headers, body, content_type if body else "", cseq)
         if self.credentials is not None:
             # RFC 3261 13.2.2.4: the same credentials as the INVITE.
             for key, line in zip(invite.keys, invite.lines, strict=True):
@@ -283,7 +284,7 @@ class CallRequests(Call):
                     ack.write_line(key, line)
         self.agent.identify(ack)
         octets = ack.to_bytes()
-        self.agent.send_ack(octets, dialog.next_hop, self.resolve)
+        self.agent.send_ack(octets, next_hop, self.resolve)
         return octets
 
     def check_dead(self, result: Result) -> None:

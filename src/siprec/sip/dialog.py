@@ -148,6 +148,28 @@ class Dialog:
         self.local_cseq += 1
         return self.local_cseq
 
+    def request_to(
+        self,
+        method: str,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "",
+        cseq: int | None = None,
+    ) -> tuple[SipRequest, Uri]:
+        """As :meth:`request`, with where it goes."""
+        _, uri, keys, lines, next_hop = self._current_block()
+        if cseq is None:
+            self.local_cseq += 1
+            cseq = self.local_cseq
+        request = SipRequest(method, uri, [*keys, "cseq"], [*lines, f"CSeq: {cseq} {method}"])
+        request.extend(headers)
+        if content_type:
+            request.add("Content-Type", content_type)
+        request.keys.append("content-length")
+        request.lines.append(f"Content-Length: {len(body)}")
+        request.body = body
+        return request, next_hop
+
     def request(
         self,
         method: str,
@@ -164,18 +186,7 @@ class Dialog:
         Raises:
             SipError: the peer gave a malformed route or target.
         """
-        _, uri, keys, lines, _ = self._current_block()
-        if cseq is None:
-            self.local_cseq += 1
-            cseq = self.local_cseq
-        request = SipRequest(method, uri, [*keys, "cseq"], [*lines, f"CSeq: {cseq} {method}"])
-        request.extend(headers)
-        if content_type:
-            request.add("Content-Type", content_type)
-        request.keys.append("content-length")
-        request.lines.append(f"Content-Length: {len(body)}")
-        request.body = body
-        return request
+        return self.request_to(method, headers, body, content_type, cseq)[0]
 
     def _current_block(self) -> _Block:
         made_of = (

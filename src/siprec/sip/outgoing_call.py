@@ -43,7 +43,7 @@ class Invitation:
 class OutgoingCall(UserAgentCall):
     """A call of ours as UAC. Made by :meth:`siprec.sip.useragent.UserAgent.invite`."""
 
-    __slots__ = ("_setup", "_supported", "_way", "local_tag")
+    __slots__ = ("_setup", "_way", "local_tag")
 
     def __init__(
         self,
@@ -59,14 +59,10 @@ class OutgoingCall(UserAgentCall):
         self.resolve = resolve
         self.session_expires = invitation.session_expires
         self.local_tag = agent.new_token()
-        self._supported = ", ".join(invitation.supported)
+        # What the agent takes from callers need not be said here.
+        self.supported = ", ".join(invitation.supported)
         self._way: Hop | None = None
         self._setup: CallSetup | None = CallSetup(self, invitation)
-
-    @property
-    def supported(self) -> str:
-        """As in the INVITE: what the agent takes from callers need not be said here."""
-        return self._supported
 
     @property
     def way(self) -> Hop | None:
@@ -112,11 +108,12 @@ class OutgoingCall(UserAgentCall):
         """The 2xx came."""
         self.dialog = dialog
         self.state = "confirmed"
-        self.agent.forget(self)
-        self.agent.register(self, dialog.key)
-        self._refresh_target(response)
+        self.agent.confirm(self, dialog.key)
+        if "allow" in response.keys:
+            self.remote_allow = frozenset(response.tokens("allow"))
         self._acknowledge(request, offered, response)
-        self.start_timer(agreed_as_uac(response))
+        if "session-expires" in response.keys:
+            self.start_timer(agreed_as_uac(response))
         self.handler.answered(self, response)
 
     def failed(self, status: int, response: SipResponse | None, reason: str) -> None:
@@ -185,7 +182,9 @@ class CallSetup:
             self._offered = description is not None
             call.remember_session(description)
         uri = NameAddr.parse(invitation.route[0]).uri if invitation.route else invitation.target
-        self._request = request = UacRequest(
+        if invitation.setup_timeout is not None:
+            self._timer = call.agent.clock.call_later(invitation.setup_timeout, self._timed_out)
+        self._request = UacRequest(
             call.agent,
             self._invite(),
             uri,
@@ -199,9 +198,6 @@ class CallSetup:
             resolve=call.resolve,
             avoid_silent=invitation.avoid_silent,
         )
-        if invitation.setup_timeout is not None:
-            self._timer = call.agent.clock.call_later(invitation.setup_timeout, self._timed_out)
-        request.start()
 
     def _invite(self) -> SipRequest:
         call, invitation = self._call, self._invitation

@@ -33,10 +33,12 @@ class TransactionServices:
         self.on_response: Callable[[int, Hop], None] | None = None
         """Told of responses that are sent: status, and where to."""
         self.delivery = ResponseDelivery(transport)
-        self.quarantine_64t1 = Quarantine(clock, 64 * t1)
-        self.quarantine_d = Quarantine(clock, max(32.0, 64 * t1))
-        self.quarantine_t4 = Quarantine(clock, t4)
-        self.quarantine_0 = Quarantine(clock, 0.0)
+        self.quarantines = {
+            "64*T1": Quarantine(clock, 64 * t1),
+            "D": Quarantine(clock, max(32.0, 64 * t1)),
+            "T4": Quarantine(clock, t4),
+            "0": Quarantine(clock, 0.0),
+        }
         self._vias: dict[tuple[str, str, int], tuple[bytes, str]] = {}
 
     def with_via(self, octets: bytes, hop: Hop, branch: str) -> tuple[bytes, str]:
@@ -95,10 +97,23 @@ class Quarantine:
                 clock.call_later(max(0.0, waiting[0][0] - now), self._due)
 
 
-class Step:
-    """A row of a table, ready to be run."""
+_WAITING: Final = {
+    "start timer D": ("timer D", "D", "0"),
+    "start timer I": ("timer I", "T4", "0"),
+    "start timer J": ("timer J", "64*T1", "0"),
+    "start timer K": ("timer K", "T4", "0"),
+    "start timer L": ("timer L", "64*T1", "64*T1"),
+    "start timer M": ("timer M", "64*T1", "64*T1"),
+}
+"""The timers of those that only absorb repetitions: event, where they wait over UDP and over reliable transports."""
+_NEVER_AGAIN: Final = frozenset({"timer K", "timer M"})
+"""While these run, nothing is sent again."""
 
-    __slots__ = ("actions", "ends", "guard", "passes", "row", "stops", "to", "wanted")
+
+class Step:
+    """A row of a table, ready to be run. What is in most rows is done by the machine itself, without a call."""
+
+    __slots__ = ("actions", "ends", "guard", "passes", "row", "stops", "to", "waits", "wanted")
 
     def __init__(self, row: Row, cls: type[Transaction]) -> None:
         names = row.actions
@@ -106,13 +121,14 @@ class Step:
         self.to = row.to
         self.guard = row.guard.removeprefix("not ")
         self.wanted = not row.guard.startswith("not ")
-        self.stops = "stop timers" in names  # done by the machine itself, as is the next: they are in most rows
+        self.stops = "stop timers" in names
         self.passes = "pass response" in names
+        self.waits = next((_WAITING[name] for name in names if name in _WAITING), None)
         self.ends = row.to == "terminated"
         self.actions: tuple[Callable[[Any, Any], None], ...] = tuple(
             getattr(cls, "_" + name.lower().replace(" ", "_"))
             for name in names
-            if name not in ("stop timers", "pass response")
+            if name not in ("stop timers", "pass response") and name not in _WAITING
         )
 
 
@@ -136,6 +152,8 @@ class Transaction:
     table: ClassVar[dict[tuple[str, str], tuple[Step, ...]]]
     home: ClassVar[str]
     """The attribute of the layer that such transactions are in."""
+    callbacks: ClassVar[tuple[str, ...]]
+    """The attributes with functions of the transaction user."""
     again: ClassVar[str] = ""
     """The event of the timer that sends again."""
     timeout: ClassVar[str] = ""
@@ -169,14 +187,17 @@ class Transaction:
             getattr(self._layer, self.home).pop(self.key, None)
         for action in step.actions:
             action(self, argument)
+        if step.waits is not None:
+            event, unreliable, reliable = step.waits
+            if event in _NEVER_AGAIN:
+                self._data = b""
+            self._layer.quarantines[reliable if self.reliable else unreliable].add(self, event)
         if step.passes:
             self.on_response(self, argument)
         if step.ends:
-            self._release()
-
-    def _release(self) -> None:
-        """The end: forget whoever was told, so that no reference cycle is left behind."""
-        raise NotImplementedError
+            # Whoever was told knows us: no reference cycle is left behind.
+            for name in self.callbacks:
+                setattr(self, name, None)
 
     # -- timers ----------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,7 @@ _ACK_LINES: Final = frozenset({"from", "call-id", "route"})
 
 
 def _nobody(transaction: ClientTransaction, told: Any) -> None:
-    """Who is told of what happens to a transaction that is over, and of the answer to a CANCEL: the INVITE's final
-    response says what became of it (RFC 3261 9.1)."""
+    """Who is told of the answer to a CANCEL: the INVITE's final response says what became of it (RFC 3261 9.1)."""
 
 
 class ClientTransaction(Transaction):
@@ -42,6 +41,7 @@ class ClientTransaction(Transaction):
         "on_response",
         "sent_by",
     )
+    callbacks = ("on_response", "on_failure")
     events: ClassVar[tuple[str, ...]]
     """The event by the class of a response: its status divided by 100."""
     hop: Hop
@@ -100,9 +100,6 @@ class ClientTransaction(Transaction):
         """The transport could not deliver what was sent last."""
         self.fire("transport error", f"transport: {reason}")
 
-    def _release(self) -> None:
-        self.on_response = self.on_failure = _nobody
-
     # -- actions ---------------------------------------------------------------------------------------------------
 
     def _send_request(self, _: Any) -> None:
@@ -140,13 +137,6 @@ class InviteClientTransaction(ClientTransaction):
 
     def _restart_timer_a(self, _: Any) -> None:
         self._restart(2 * self._interval)
-
-    def _start_timer_d(self, _: Any) -> None:
-        (self._layer.quarantine_0 if self.reliable else self._layer.quarantine_d).add(self, "timer D")
-
-    def _start_timer_m(self, _: Any) -> None:
-        self._data = b""
-        self._layer.quarantine_64t1.add(self, "timer M")
 
     def _send_cancel(self, _: Any) -> None:
         """Request-URI, Call-ID, From, To, CSeq number, Route and Via of the INVITE; same destination (9.1)."""
@@ -199,10 +189,6 @@ class NonInviteClientTransaction(ClientTransaction):
     def _restart_timer_e(self, _: Any) -> None:
         t2 = self._layer.t2
         self._restart(t2 if self.state == "proceeding" else min(2 * self._interval, t2))
-
-    def _start_timer_k(self, _: Any) -> None:
-        self._data = b""
-        (self._layer.quarantine_0 if self.reliable else self._layer.quarantine_t4).add(self, "timer K")
 
 
 InviteClientTransaction.table = table_of(transaction_fsm.INVITE_CLIENT, InviteClientTransaction)

@@ -34,6 +34,7 @@ class ServerTransaction(Transaction):
         "source",
         "to_tag",
     )
+    callbacks = ("on_end", "on_cancel")
     sends: ClassVar[tuple[str, ...]]
     """The event by the class of a response that is to be sent: its status divided by 100."""
     special: ClassVar[dict[int, str]] = {}
@@ -84,9 +85,6 @@ class ServerTransaction(Transaction):
     def respond_again(self) -> None:
         """Send the last response again: a provisional one of an INVITE, or its 2xx."""
         self.fire("send again")
-
-    def _release(self) -> None:
-        self.on_end = self.on_cancel = None
 
     # -- actions ---------------------------------------------------------------------------------------------------
 
@@ -144,12 +142,6 @@ class InviteServerTransaction(ServerTransaction):
     def _restart_timer_g(self, _: Any) -> None:
         self._restart(min(2 * self._interval, self._layer.t2))
 
-    def _start_timer_i(self, _: Any) -> None:
-        (self._layer.quarantine_0 if self.reliable else self._layer.quarantine_t4).add(self, "timer I")
-
-    def _start_timer_l(self, _: Any) -> None:
-        self._layer.quarantine_64t1.add(self, "timer L")
-
 
 class NonInviteServerTransaction(ServerTransaction):
     """Any other request: trying, proceeding, completed, terminated."""
@@ -169,9 +161,6 @@ class NonInviteServerTransaction(ServerTransaction):
     def _start_late_timer(self, _: Any) -> None:
         # Timer F of the client ran out: RFC 4320 4.2 forbids any response from here on.
         self._set_timer(self._layer.t1 * 57, "late")
-
-    def _start_timer_j(self, _: Any) -> None:
-        (self._layer.quarantine_0 if self.reliable else self._layer.quarantine_64t1).add(self, "timer J")
 
     def _forget_response(self, _: Any) -> None:
         self._data = b""

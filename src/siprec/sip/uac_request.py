@@ -30,8 +30,12 @@ CONNECT_LIMIT: Final = 3.5
 """Seconds for a connection where there is no other way."""
 
 
+def _ignore(request: UacRequest, result: Result) -> None:
+    """Nobody waits for it any more."""
+
+
 class UacRequest:
-    """Sends `request` and calls `on_done(request, result)` once.
+    """Sends `request` when it is made and calls `on_done(request, result)` once, never from inside.
 
     `request` has neither Via nor, where the hop decides it, Contact: `prepare(request, hop)` puts in what depends on
     the hop. `next_cseq()` gives the number for a request that has to be sent again with credentials or another
@@ -57,8 +61,6 @@ class UacRequest:
         "_on_provisional",
         "_prepare",
         "_race",
-        "_resolve",
-        "_uri",
         "ack",  # octets of the ACK for its 2xx, to be sent again when that is
         "done",
         "heard",
@@ -85,9 +87,7 @@ class UacRequest:
         self._agent = agent
         self._avoid_silent = avoid_silent
         self._race: Callable[[], None] | None = None
-        self._resolve = resolve or agent.resolve
         self.request = request
-        self._uri = uri
         self._on_done = on_done
         self._next_cseq = next_cseq
         self._hops = [hop] if hop is not None else []
@@ -102,16 +102,13 @@ class UacRequest:
         self.ack = b""
         self.heard = False
         self.done = False
-
-    def start(self) -> None:
-        """Find the hops and send. `on_done` is never called from inside."""
-        if self.request.method == "INVITE":
+        if request.method == "INVITE":
             # A callee that rings for ever is not waited for (as Timer C does at a proxy).
-            self._limit = self._agent.clock.call_later(self._agent.ring_timeout, self.cancel)
-        if self._hops:
+            self._limit = agent.clock.call_later(agent.ring_timeout, self.cancel)
+        if hop is not None:
             self._send()
-        elif self._uri is not None:
-            self._resolve(self._uri, self._resolved)
+        elif uri is not None:
+            (resolve or agent.resolve)(uri, self._resolved)
 
     def _resolved(self, result: list[Hop] | SipError) -> None:
         if self.done or self._cancel_headers is not None:
@@ -189,20 +186,13 @@ class UacRequest:
     def abandon(self, headers: Iterable[tuple[str, str]] = ()) -> None:
         """As :meth:`cancel`, but without waiting: `on_done` is not called any more, a late 2xx goes to `on_late`."""
         self.cancel(headers)
-        self._conclude()
+        self._on_done = _ignore
+        self._finish("abandoned")
 
     def _end_race(self) -> None:
         race, self._race = self._race, None
         if race is not None:
             race()
-
-    def _conclude(self) -> None:
-        self.done = True
-        if self._race is not None:
-            self._end_race()
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
 
     @property
     def has_next_hop(self) -> bool:
@@ -221,9 +211,15 @@ class UacRequest:
         return True
 
     def _finish(self, result: Result) -> None:
-        if not self.done:
-            self._conclude()
-            self._on_done(self, result)
+        if self.done:
+            return
+        self.done = True
+        if self._race is not None:
+            self._end_race()
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        self._on_done(self, result)
 
     def _failure(self, transaction: ClientTransaction, reason: str) -> None:
         if transaction is not self.transaction or self.done:

@@ -213,7 +213,7 @@ class UserAgent(UserAgentBase):
             credentials=credentials,
             prepare=self._add_contact,
             resolve=resolve,
-        ).start()
+        )
 
     def _add_contact(self, request: SipRequest, hop: Hop) -> None:
         if request.method in ("REGISTER", "SUBSCRIBE", "OPTIONS") and "contact" not in request.keys:

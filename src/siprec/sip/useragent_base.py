@@ -10,6 +10,7 @@ from typing import Any, Final
 from siprec.sip.clock import Clock
 from siprec.sip.dialog import DialogKey
 from siprec.sip.errors import SipError
+from siprec.sip.forwarding import compile_headers
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.response_routing import Resolve as Resolve
 from siprec.sip.silent_hops import SilentHops
@@ -42,6 +43,7 @@ class UserAgentBase:
         self.resolve = resolve
         self.contact = contact
         self.user_agent = user_agent
+        self.identity = compile_headers([("User-Agent", user_agent)])[0] if user_agent else ""
         self.extensions = frozenset(extensions)
         self.supported = ", ".join(sorted({"timer", *extensions}))
         self.allow = allow
@@ -58,8 +60,9 @@ class UserAgentBase:
 
     def identify(self, request: SipRequest) -> None:
         """Add User-Agent."""
-        if self.user_agent and "user-agent" not in request.keys:
-            request.add("User-Agent", self.user_agent)
+        if self.identity and "user-agent" not in request.keys:
+            request.keys.append("user-agent")
+            request.lines.append(self.identity)
 
     def identify_response(self, response: SipResponse) -> None:
         """Add Server."""
@@ -74,6 +77,14 @@ class UserAgentBase:
         # Lost or undeliverable: the next 2xx asks for it again.
         if not isinstance(result, SipError) and result:
             self.layer.send_stateless(ack, result[0], add_via=self.layer.new_branch())
+
+    def confirm(self, call: Any, key: DialogKey) -> None:
+        """`key` names the only dialog of `call` from now on."""
+        self._outgoing.discard(call)
+        for each in call.keys:
+            del self._calls[each]
+        call.keys = (key,)
+        self._calls[key] = call
 
     def register(self, call: Any, key: DialogKey) -> None:
         """`key` names a dialog of `call`."""

@@ -179,7 +179,8 @@ class UserAgentCall(CallRequests):
     def _close(self) -> None:
         """No more requests of ours; what waits is told."""
         self.state = "ended"
-        self.start_timer(None)
+        if self.session_timer is not None:
+            self.start_timer(None)
         queue, self._queue = self._queue, None
         if queue is not None:
             queue.close()

@@ -61,7 +61,7 @@ def check_hash(algorithm: str, value: str) -> None:
 
 
 def secrets_of(users: Mapping[str, User]) -> dict[str, str | Mapping[str, str]]:
-    """The users as :data:`siprec.sip.digest.Lookup` wants them: password, or hashes by algorithm."""
+    """The users as :data:`siprec.sip.digest_server.Lookup` wants them: password, or hashes by algorithm."""
     return {name: user if isinstance(user, str) else (user.password or user.hashes) for name, user in users.items()}
 
 

@@ -33,7 +33,7 @@ from siprec.recording import participants
 from siprec.rtp import rtcp
 from siprec.rtp import rtcp as relay_rtcp
 from siprec.sdp import crypto as sdp_crypto
-from siprec.sip import digest, multipart, scan, validate, values
+from siprec.sip import digest, digest_server, multipart, scan, validate, values
 from siprec.sip.headers import NameAddr, ParameterValue, Reason, SessionExpires, Via
 from siprec.sip.message import SipMessage, SipRequest, SipResponse, parse_datagram
 from siprec.sip.response_routing import stamp
@@ -140,7 +140,7 @@ def message(data: bytes) -> None:
     views(parsed)
     if isinstance(parsed, SipRequest):
         request = parsed
-        server = digest.DigestServer(CLOCK, "realm", secret=b"x")
+        server = digest_server.DigestServer(CLOCK, "realm", secret=b"x")
         tried(
             lambda: validate.check_for_proxy(request),
             lambda: validate.check_for_endpoint(request),

@@ -11,12 +11,12 @@ from siprec.sip.digest import (
     AuthValue,
     Credentials,
     CredentialStore,
-    DigestServer,
     authorize,
     digest_response,
     hash_password,
     unanswered,
 )
+from siprec.sip.digest_server import DigestServer
 from siprec.sip.message import SipRequest, SipResponse
 
 
