@@ -170,9 +170,9 @@ class CallRecording(CopiedStreams):
         self._post(Event(Kind.BYE_DONE, status=status, reason=reason))
 
     def _invite(self, action: Invite) -> None:
-        if self._description is None or self._description.origin is not None:
+        if self._description is None or self._description.version:
             self._new_description()  # an SRS has seen that one
-        self._answer = None
+        self._answer, self._answered = None, b""
         if self._refused is not None:
             self._refused.begin()
         server = self.targets[action.target]
@@ -256,7 +256,7 @@ class CallRecording(CopiedStreams):
     @property
     def _becomes_secure(self) -> bool:
         """Whether SRTP is offered for what the SRS gets as plain RTP: the call is SRTP now."""
-        description, answer = self._description, self._answer
+        description, answer = self._description, self._their_answer()
         return description is not None and answer is not None and description.declined(answer)
 
     def _silent(self, result: str) -> None:
@@ -277,7 +277,7 @@ class CallRecording(CopiedStreams):
         if peer.description is None or description is None:
             self._offer_peer(peer, withheld)
             return
-        before = self._answer
+        before = self._their_answer()
         try:
             answer = description.answer(peer.description, withheld)
         except SdpError as error:
@@ -286,7 +286,7 @@ class CallRecording(CopiedStreams):
             peer.refuse(488)
             self._later(Event(Kind.PEER_DONE))
             return
-        self._answer = peer.description
+        self._answer, self._answered = peer.description, b""
         wished = frozenset(refused(description, peer.description))
         if wished or self._refused is not None:
             self._refused = self._refused or RefusedStreams(self.profile.on_refused_stream)
@@ -298,7 +298,7 @@ class CallRecording(CopiedStreams):
                     description.took(peer.description)
                 peer.answer(Body(answer))
             else:
-                self._answer = before
+                self._answer, self._answered = before, b""
                 peer.refuse(500)
             self._post(Event(Kind.PEER_DONE))
 
@@ -376,7 +376,7 @@ class CallRecording(CopiedStreams):
 
     def _check_streams(self, dialog: RsPeer) -> None:
         """The SRS answered an offer in mid-call: what it leaves out is offered once more, and then elsewhere."""
-        found, taken = self._not_taken(self._answer), self._refused
+        found, taken = self._not_taken(self._their_answer()), self._refused
         if taken is None or not found or self.machine.state is not State.ACTIVE:
             return
         if taken.offer_again(found):

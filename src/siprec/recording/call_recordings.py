@@ -11,7 +11,7 @@ from siprec.metadata.values import IdSource
 from siprec.proxy.call import Call, Leg, StartMode
 from siprec.proxy.party import asserted
 from siprec.recording import participants
-from siprec.recording.call_metadata import CallMetadata, parsed_sdp
+from siprec.recording.call_metadata import CallMetadata, digest
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.recording_core import RecordingContext, RecordingCore
 from siprec.recording.retry import RetryQueue, Waiting
@@ -293,15 +293,4 @@ def stream_signature(call: Call) -> object:
     also another callee, when of two that answered the caller kept the second.
     Direction and addresses do not: hold is metadata (RFC 7866 7.1.1.1), and addresses are the media server's
     business."""
-    return call.callee_tag, _signature(call.caller_sdp), _signature(call.callee_sdp)
-
-
-def _signature(octets: bytes) -> object:
-    description = parsed_sdp(octets)
-    if description is None:
-        return octets  # empty, or nothing that can be read
-    found = []
-    for line in description.media:
-        meanings = (*line.attributes("rtpmap"), *line.attributes("fmtp"))
-        found.append((line.kind, line.proto, line.rejected, tuple(line.formats), meanings))
-    return found
+    return call.callee_tag, digest(call.caller_sdp).signature, digest(call.callee_sdp).signature

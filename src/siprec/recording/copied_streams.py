@@ -46,7 +46,7 @@ class CopiedStreams(RecordingCore):
 
     def look_for_media(self, result: MediaStatistics, since: float) -> None:
         """Tell of streams that carry nothing since the recording began (`since`, seconds since the epoch)."""
-        subscription, description, answer = self._subscription, self._description, self._answer
+        subscription, description, answer = self._subscription, self._description, self._their_answer()
         if self.machine.state is not State.ACTIVE or self.machine.wanted.paused:
             return
         if subscription is None or description is None or answer is None:
@@ -141,7 +141,7 @@ class CopiedStreams(RecordingCore):
             self._description.update(self._subscription, self.call.from_tag)
 
     def _connect(self, withheld: bool, done: Callable[[MediaError | None], None]) -> None:
-        media, session, answer = self._media, self._media_session, self._answer
+        media, session, answer = self._media, self._media_session, self._their_answer()
         subscription, description = self._subscription, self._description
         if self._left:
             self.context.clock.call_later(0, done, None)
@@ -169,11 +169,14 @@ class CopiedStreams(RecordingCore):
             self._post(Event(badly, reason=str(error)) if error is not None and not lost else Event(well))
             if error is None and not lost and well is Kind.CONNECTED:
                 self._tell_left_out()
+                answer = self._answer
+                if answer is not None:
+                    self._answer, self._answered = None, answer.to_bytes()
 
         return done
 
     def _take_answer(self, answer: SessionDescription) -> None:
-        self._answer = answer
+        self._answer, self._answered = answer, b""
         if self._description is not None:
             self._description.took(answer)
 

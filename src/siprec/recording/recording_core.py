@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from siprec import sdp
 from siprec.media.engine import (
     MediaServer,
     MediaSession,
@@ -100,6 +101,7 @@ class RecordingCore:
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_attached",
         "_described",
         "_description",
@@ -177,6 +179,8 @@ class RecordingCore:
         self._dialog: RsPeer | None = None
         self._description: RecordingSdp | None = None
         self._answer: SessionDescription | None = None
+        self._answered = b""
+        """The answer, once the media server has it: little is asked of it from then on."""
         self._peer: PeerOffer | None = None
         self._srtp = SrtpTerms(profile, metadata.call.call_id, context.warned)
         self._refused: RefusedStreams | None = None
@@ -230,7 +234,7 @@ class RecordingCore:
     @property
     def declined(self) -> dict[tuple[str, int], list[str]]:
         """Codecs of the call that the SRS's last answer leaves out, by the tag of the party and its m-line."""
-        description, answer = self._description, self._answer
+        description, answer = self._description, self._their_answer()
         return description.left_out(answer) if description is not None and answer is not None else {}
 
     @property
@@ -279,6 +283,10 @@ class RecordingCore:
 
     def _later(self, event: Event) -> None:
         self.context.clock.call_later(0, self._post, event)
+
+    def _their_answer(self) -> SessionDescription | None:
+        """The SRS's answer to our last offer."""
+        return sdp.parse(self._answered) if self._answer is None and self._answered else self._answer
 
     def _document(self) -> Document:
         return self.metadata.document(

@@ -260,6 +260,7 @@ class RsDialog(CallHandler):
         """The first 2xx."""
         if self._require:
             call.refresh_headers = (_REQUIRE,)  # RFC 8068 3
+        self._start = None  # nobody is called again
         answer = description_of(response)
         if answer is None:
             # Nothing says where the streams go: this is no recording session.

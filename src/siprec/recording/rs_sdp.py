@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct, field
 
 from siprec import sdp
 from siprec.media.engine import ForkedStream, Subscription
@@ -45,8 +46,7 @@ def media_family(server: str, media: str = "") -> str:
 _SIDE: Final = frozenset({"telephone-event", "cn", "red", "rtx", "ulpfec", "flexfec"})
 
 
-@dataclass(slots=True)
-class _Slot:
+class _Slot(Struct, gc=False):
     """One m-line: the stream in it, None when it was removed and may be used again."""
 
     stream: ForkedStream | None
@@ -57,20 +57,21 @@ class _Slot:
     """Of `formats` those that the SRS took in its last answer; empty: all are offered."""
 
 
-@dataclass(slots=True)
-class RecordingSdp:
+class RecordingSdp(Struct, gc=False):
     """The SRC's half of the RS's session description. `session_id` is the number in ``o=``."""
 
     session_id: str
     slots: list[_Slot] = field(default_factory=list)
-    origin: Origin | None = None
+    version: int = 0
+    """Of what was written last, in ``o=``; 0: nothing was."""
+    address: str = ""
     partly: bool = False
     """Whether the SRS's last answer has other formats than were offered."""
     labels: dict[StreamKey, str] = field(default_factory=dict)
     """Label of each stream that is offered: the number of its m-line, from 1."""
     secure: bool = False
     """Whether SRTP is offered for any stream."""
-    _last: list[str] | None = None
+    _last: str = ""
 
     def update(self, subscription: Subscription, first: str) -> None:
         """Take the streams of a (renewed) subscription: known ones keep their m-line, new ones get a free or a new one.
@@ -166,8 +167,7 @@ class RecordingSdp:
         `withheld`: all of them inactive.
 
         Lines are matched by position, labels are not relied on (RFC 4574 5); one that is missing counts as rejected,
-        and
-        so does one that declines SRTP: nothing leaves in the clear that was not offered so.
+        and so does one that declines SRTP: nothing leaves in the clear that was not offered so.
 
         Raises:
             SdpError: the SRS is where our side cannot send from: not every media server would say so.
@@ -245,16 +245,18 @@ class RecordingSdp:
 
     def _write(self, media: Sequence[MediaDescription]) -> bytes:
         address = next((c.address for m in media if m.port and (c := m.own_connection()) is not None), "")
-        if self.origin is None:
-            self.origin = Origin("siprec", self.session_id, "1", address or "0.0.0.0")
         lines: list[str] = []
         for each in media:
             lines.append(each.to_line())
             lines += each.lines
-        if self._last is not None and lines != self._last:
-            self.origin = self.origin.bump()
-        self._last = lines
-        return sdp.build_session(self.origin, media).to_bytes()
+        written = "\n".join(lines)
+        if not self.version:
+            self.version, self.address = 1, address or "0.0.0.0"
+        elif written != self._last:
+            self.version += 1
+        self._last = written
+        origin = Origin("siprec", self.session_id, str(self.version), self.address)
+        return sdp.build_session(origin, media).to_bytes()
 
 
 def _only(section: MediaDescription, formats: list[str]) -> MediaDescription:

@@ -15,7 +15,6 @@ The tables are in :mod:`siprec.recording.session_fsm`; here are the state, and t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from siprec.metadata.diff import diff
@@ -45,8 +44,7 @@ from siprec.sip.fsm import Machine
 MAX_RETRY_AFTER: Final = 30.0
 
 
-@dataclass(slots=True)
-class RecordingSessionFsm(SessionState):
+class RecordingSessionFsm(SessionState, gc=False):
     """One recording session. Plain values throughout, so that it can be stored and taken up elsewhere."""
 
     def handle(self, event: Event) -> list[Action]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from msgspec import Struct, field
 
 from siprec.metadata.diff import diff
 from siprec.metadata.document import Document
@@ -17,8 +18,7 @@ DialogState = Literal["none", "calling", "up", "closing"]
 ExchangeState = Literal["idle", "forking", "gating", "connecting", "offering", "updating", "waiting"]
 
 
-@dataclass(slots=True)
-class Wanted:
+class Wanted(Struct, gc=False):
     """What the session should be."""
 
     document: Document = field(default_factory=Document)
@@ -32,8 +32,7 @@ class Wanted:
     """The next document has to be complete: the SRS asked for it, or what it knows is uncertain."""
 
 
-@dataclass(slots=True)
-class Actual:
+class Actual(Struct, gc=False):
     """What the session is."""
 
     acknowledged: Document | None = None
@@ -74,9 +73,9 @@ def next_due(wanted: Wanted, actual: Actual) -> Due:
     return "" if same else "update"
 
 
-@dataclass(slots=True)
-class SessionState:
-    """One recording session. Plain values throughout, so that it can be stored and taken up elsewhere."""
+class SessionState(Struct, gc=False):
+    """One recording session. Plain values throughout: it can be stored and taken up elsewhere, and is in no cycle that
+    the garbage collector would have to find."""
 
     policy: Policy
     fork: ForkState = "none"

@@ -15,8 +15,9 @@ are due the next sweep follows after `BACKLOG`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from siprec.media.engine import ForkStatistics, MediaError, MediaStatistics, StatisticsResult, Subscription
 from siprec.recording.call_metadata import RecordedCall
@@ -93,8 +94,7 @@ class Established(Protocol):
         """A request inside the dialog; false when there is none."""
 
 
-@dataclass(slots=True)
-class _Look:
+class _Look(Struct, gc=False):
     """What is known of one recording: when it is looked at (`due`) and asked (`keepalive`), from when it is this SRS's
     (`since`, monotonic), `refused` packets, whether receiver reports came since then (`reporting`) and until when their
     silence is no sign (`excused`), and the bad looks in a row (`strikes`)."""

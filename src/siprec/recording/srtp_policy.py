@@ -19,37 +19,38 @@ class SrtpTerms:
     """The terms of `profile` for the recording of one call. `warned` is shared: each warning is told once, not for
     every call."""
 
+    __slots__ = ("_plain", "_profile", "_warned", "call_id", "transport")
+
     def __init__(self, profile: RecordingProfile, call_id: str, warned: set[str]) -> None:
-        self._policy = profile.srtp
-        self._fallback = profile.srtp_fallback
-        self._call_id = call_id
+        self._profile = profile
         self._warned = warned
-        self._plain: set[str] = set()
+        self._plain: tuple[str, ...] = ()
+        self.call_id = call_id
         self.transport = ""
         """What the media server was asked to offer at last, "" for what it finds right."""
 
     def ask(self, server: str) -> str:
         """What the media server shall offer for the SRS `server`."""
-        self.transport = srtp_sdp.transport(self._policy, server in self._plain)
+        self.transport = srtp_sdp.transport(self._profile.srtp, server in self._plain)
         return self.transport
 
     def refusal(self, description: RecordingSdp, answer: SessionDescription) -> str:
         """Why an answer that begins a recording session is none after all, empty if it is one."""
         if not description.declined(answer):
             return ""
-        return "" if description.accepted(answer) and not self._fallback else "SRTP declined"
+        return "" if description.accepted(answer) and not self._profile.srtp_fallback else "SRTP declined"
 
     def falls_back(self, server: str, status: int, description: RecordingSdp | None) -> bool:
         """Whether `server` gets plain RTP from now on: it declined SRTP with `status`, and the policy allows it."""
         if (
-            not self._fallback
+            not self._profile.srtp_fallback
             or status not in srtp_sdp.DECLINED
             or server in self._plain
             or description is None
             or not description.secure
         ):
             return False
-        self._plain.add(server)
+        self._plain += (server,)
         self._warn(f"SRS {server} declines SRTP: it gets plain RTP (srtp_fallback)")
         return True
 
@@ -70,4 +71,4 @@ class SrtpTerms:
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(text)
-            log.warning("%s (call %s)", text, self._call_id)
+            log.warning("%s (call %s)", text, self.call_id)

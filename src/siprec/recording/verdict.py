@@ -24,7 +24,7 @@ SILENT: Final = 5.0
 """Seconds after which a stream that could flow, and of which nothing came, is missing."""
 
 
-class Session(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Session(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One recording session dialog that was established. `lost`: it broke down, it was not ended. `stored`: what the
     SRS said at the end of what it received (``complete``, ``pending``, ``failed``), where it says so."""
 
@@ -38,7 +38,7 @@ class Session(msgspec.Struct, kw_only=True, omit_defaults=True):
     stored: str = ""
 
 
-class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """An SRS that did not take the recording, or why there was none at all (`server` empty)."""
 
     at: float
@@ -47,7 +47,7 @@ class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True):
     status: int = 0
 
 
-class Pause(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Pause(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Media withheld from `start` to `end`; `by` says who asked, as far as it was said."""
 
     start: float
@@ -56,7 +56,7 @@ class Pause(msgspec.Struct, kw_only=True, omit_defaults=True):
     resumed_by: str = ""
 
 
-class Gap(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Gap(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Time within the call without a recording session.
 
     `kept`: the media of it were sent afterwards (pre-roll), as the packets prove. `unknown`: it is too short to matter
@@ -70,7 +70,7 @@ class Gap(msgspec.Struct, kw_only=True, omit_defaults=True):
     why: str = ""
 
 
-class StreamProof(msgspec.Struct, kw_only=True, omit_defaults=True):
+class StreamProof(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One m-line of one party. Packets; None: nobody counted them.
 
     Of the media server: `received` from the party (without what came before the recording was wanted), `lost_before`
@@ -108,7 +108,7 @@ class StreamProof(msgspec.Struct, kw_only=True, omit_defaults=True):
     silent: float = 0.0
 
 
-class Proof(msgspec.Struct, kw_only=True, tag_field="type", tag="end"):
+class Proof(msgspec.Struct, kw_only=True, tag_field="type", tag="end", gc=False):
     """What became of a recording that was wanted. Times are seconds since the epoch.
 
     `verdict`: ``complete``; ``unconfirmed``: nothing is known to be missing, but nobody says that it arrived;
@@ -144,7 +144,7 @@ class Proof(msgspec.Struct, kw_only=True, tag_field="type", tag="end"):
     """What happened to the call that its recording cannot be whole after."""
 
 
-class Begun(msgspec.Struct, kw_only=True, tag_field="type", tag="begin"):
+class Begun(msgspec.Struct, kw_only=True, tag_field="type", tag="begin", gc=False):
     """A call that is to be recorded was answered."""
 
     dlg_id: str
