@@ -67,8 +67,9 @@ class FakeMediaServer(MediaServer):
 
     name = "fake"
 
-    def __init__(self, clock: VirtualClock) -> None:
+    def __init__(self, clock: VirtualClock, address: str = "10.0.0.9") -> None:
         self.clock = clock
+        self.address = address
         self.delay = 0.005
         self.fail: set[str] = set()
         self.silent: set[str] = set()
@@ -82,7 +83,7 @@ class FakeMediaServer(MediaServer):
         self.flags: list[MediaFlags] = []
         self.srtp = True
         self.keys: dict[tuple[str, int, int], list[Crypto]] = {}
-        self._numbers = 0
+        self.numbers = 0
         self.refused, self.reports, self.last_report, self.queries = 0, 0, 0.0, 0
         self.counts = True
         """Whether it tells what becomes of copies."""
@@ -133,8 +134,8 @@ class FakeMediaServer(MediaServer):
     ) -> None:
         self.flags.append(flags)
         if not tag:
-            self._numbers += 1
-            tag = f"sub{self._numbers}"
+            self.numbers += 1
+            tag = f"sub{self.numbers}"
 
         def action() -> Subscription:
             lines, streams = [], []
@@ -150,7 +151,7 @@ class FakeMediaServer(MediaServer):
                         port,
                         line.formats,
                         proto=proto,
-                        address="10.0.0.9",
+                        address=self.address,
                         rtpmaps=line.rtpmaps,
                         rtcp_port=40000 + port % 1000 if port else None,
                     )

@@ -1010,6 +1010,40 @@ def test_a_call_that_goes_to_another_media_server_is_recorded_from_there(when: s
     assert not after.subscriptions
 
 
+@pytest.mark.parametrize("late", ["subscribe", "answer"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_late_answer_of_the_old_media_server_after_failover_means_nothing(late: str, fails: bool) -> None:
+    world = World()
+    before, after = world.media, FakeMediaServer(world.clock, "10.0.0.19")
+    after.parties, after.numbers = before.parties, 100
+    before.fail |= {late} if fails else set()
+    if late == "subscribe":
+        before.delay = 3.0
+    call = world.answered_call(run=False)
+    world.clock.run_for(0.01)
+    before.delay = 3.0
+    world.clock.run_for(0.5)
+    assert before.log[-1] == late
+    call.media = after
+    world.service.call_media_moved(call)
+    world.clock.run_for(2 if late == "subscribe" else 6)
+    offers = len(world.srs.offers)
+    requests = list(after.log)
+    assert requests == ["subscribe", "answer"]
+    world.clock.run_for(5)  # now it has answered
+    assert (len(world.srs.offers), after.log) == (offers, requests)
+    assert after.flowing() == ["1", "2"]
+    call.siprec_pause_recording()
+    world.clock.run_for(2)
+    assert {line.connection.address for line in world.srs.offers[-1].media if line.connection} == {"10.0.0.19"}
+    assert after.paused == set(after.subscriptions)
+    assert world.names() == ["START", "PAUSED"]
+    before.subscriptions.clear()
+    world.end(call)
+    world.assert_clean()
+    assert not after.subscriptions
+
+
 # -- every state, every moment, a bad network --------------------------------------------------------------------------
 
 

@@ -128,6 +128,41 @@ def test_a_party_of_two_calls_of_a_group_is_one_participant_with_the_streams_of_
     assert_over(world)
 
 
+def test_joins_that_are_spread_over_the_gathering_time_are_one_exchange_and_later_ones_another() -> None:
+    world = shared()
+    calls = [world.answered_call()]
+    before = world.srs.methods.count("INVITE")
+    for _ in range(3):
+        calls.append(world.answered_call(run=False))
+        world.clock.run_for(0.008)  # the first waits for 20 ms, and no longer because others follow
+    world.clock.run_for(0.04)  # on its way
+    assert world.srs.methods.count("INVITE") == before + 1
+    assert len(world.srs.offers[-1].media) == 8
+    calls.append(world.answered_call(run=False))
+    world.clock.run_for(3.0)
+    assert world.srs.methods.count("INVITE") == before + 2
+    assert len(world.srs.offers[-1].media) == 10
+    for call in calls:
+        world.end(call)
+    world.clock.run_for(3.0)
+    assert_over(world)
+
+
+def test_leaves_that_are_spread_over_the_gathering_time_are_one_exchange() -> None:
+    world = shared()
+    calls = [world.answered_call() for _ in range(4)]
+    before = len(world.srs.requests)
+    for call in calls[:3]:
+        world.end(call)
+        world.clock.run_for(0.006)
+    world.clock.run_for(1.0)
+    assert len(world.srs.requests) == before + 1
+    assert [over for _, over in sessions(world.srs.documents[-1])] == [True] * 3
+    world.end(calls[3])
+    world.clock.run_for(3.0)
+    assert_over(world)
+
+
 def test_three_hundred_calls_through_one_session_need_no_more_than_those_at_a_time() -> None:
     world = persistent()
     live: list[ProxyCall] = []

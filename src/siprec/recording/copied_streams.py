@@ -95,11 +95,11 @@ class CopiedStreams(RecordingCore):
         result: Subscription | MediaError,
     ) -> None:
         if moves != self._moves:
+            if not self._left:
+                return  # the other one was asked meanwhile
             if self.machine.state in (State.ACTIVE, State.PAUSED):
                 self._fork()
                 return
-            if self.machine.state is State.FORKING:
-                return  # the other one was asked at once
             result = MediaError("the media server is lost")
         if not isinstance(result, MediaError):
             self._tag = result.tag

@@ -141,6 +141,11 @@ class RsDialog(CallHandler):
         """The recording is over: what still comes is for nobody, and no cycle is left behind."""
         self.owner = NoOwner()
         if self._call is not None and self._call.state == "ended":
+            self._drop()
+
+    def _drop(self) -> None:
+        """The call is over: it and this dialog need each other no more."""
+        if self._call is not None:
             self._call.handler = CallHandler()
             self._call = self._outgoing = None
 
@@ -234,6 +239,7 @@ class RsDialog(CallHandler):
             def answered(result: Result) -> None:
                 if isinstance(result, SipResponse) and result.status < 300:
                     self.recorded = confirmation.read(result)
+                self._drop()
                 done(result)
 
             self._call.bye((self._date(),), done=answered)
@@ -243,7 +249,10 @@ class RsDialog(CallHandler):
         self._no_snapshot()
         if self._call is not None:
             text = "".join(c for c in reason if c.isprintable() and c not in '"\\')[:80]
-            self._call.bye((self._date(), ("Reason", f'SIP;cause=408;text="{text}"')))
+            self._call.bye((self._date(), ("Reason", f'SIP;cause=408;text="{text}"')), done=self._gone)
+
+    def _gone(self, result: Result) -> None:
+        self._drop()
 
     @property
     def hop(self) -> Hop | None:
@@ -325,6 +334,7 @@ class RsDialog(CallHandler):
             self.call_id = self.agent.new_token()
             self._invite(*self._start)
         else:
+            self._drop()
             self.owner.rs_refused(self, status, reason)
 
     def request(self, call: Call, request: SipRequest, reply: Reply) -> None:
@@ -392,6 +402,7 @@ class RsDialog(CallHandler):
         self._no_snapshot()
         if request is not None:
             self.recorded = confirmation.read(request)
+        self._drop()
         if reason == "bye":
             self.owner.rs_ended(self, *srs_bye.judged(request, self.profile.on_srs_bye))
         else:

@@ -360,6 +360,9 @@ class SharedSession:
         for member in list(self.members):
             self._abandon(member, status, reason)
         self.members.clear()
+        # What is left of it is no cycle.
+        self._batch, self._vacated = [], []
+        self._agreed = self._trial = SharedOffer("")
 
     def _abandon(self, member: SessionMember, status: int, reason: str) -> None:
         state, member.state = member.state, "out"
