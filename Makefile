@@ -59,7 +59,7 @@ sanitize: $(VENV)/.test ## Run the packet loop's tests with AddressSanitizer and
 
 bench: $(VENV)/.test ## Print the figures: CPU per call, per packet, per message
 	@tools/system-packages test
-	@$(BIN)/python bench/message.py && $(BIN)/python bench/call_budget.py && $(BIN)/python bench/relay.py && $(BIN)/python bench/calls.py --against kamailio && $(BIN)/python bench/listeners.py
+	@$(BIN)/python bench/message.py && $(BIN)/python bench/call_budget.py && $(BIN)/python bench/relay.py && $(BIN)/python bench/calls.py --against kamailio --memory 200 && $(BIN)/python bench/listeners.py
 
 lock: $(VENV)/.test ## Pin what the container installs (requirements.lock), by version and hash
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
