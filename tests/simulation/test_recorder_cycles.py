@@ -13,7 +13,6 @@ from siprec.sip.message import SipResponse
 from tests.simulation.recorder_world import SENDONLY, Raw, invite
 
 SESSIONS = 3
-ROOMS = ("siprec.recorder", "siprec.metadata", "siprec.sdp", "siprec.audio", "siprec.trace", "json.")
 
 
 @pytest.fixture
@@ -110,5 +109,4 @@ def test_a_recording_session_leaves_no_cycle(raw: Raw, course: object) -> None:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
-    assert not {name: number for name, number in found.items() if name.startswith(ROOMS)}
-    assert sum(found.values()) <= 25 * SESSIONS  # those of the user agent
+    assert not found

@@ -22,7 +22,7 @@ _values = st.recursive(
 )
 _cookies = st.binary(min_size=1, max_size=40).filter(lambda cookie: not set(cookie) & set(b" \r\n"))
 _json = st.recursive(
-    st.one_of(st.text(max_size=20), st.integers(), st.none(), st.booleans()),
+    st.one_of(st.text(max_size=20), st.integers(-(10**18), 10**18), st.none(), st.booleans()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=8,
 )

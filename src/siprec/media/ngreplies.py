@@ -217,17 +217,17 @@ def read_moves(reply: Reply) -> list[SourceMove]:
 def numbers(reply: Mapping[str, Value]) -> dict[str, int]:
     """The numbers in the reply to ``statistics``, nested names joined by dots; 100 at the most."""
     found: dict[str, int] = {}
-
-    def walk(value: Value, name: str, depth: int) -> None:
-        if len(found) >= MAX_NUMBERS or depth > 3:
-            return
-        if isinstance(value, dict):
-            for key, each in value.items():
-                walk(each, f"{name}.{key}" if name else key, depth + 1)
-        elif isinstance(value, int):
-            found[name] = value
-        elif isinstance(value, bytes) and value.isdigit() and len(value) < 19:
-            found[name] = int(value)  # RTPEngine writes some of them as text
-
-    walk(reply.get("statistics", {}), "", 0)
+    _walk(reply.get("statistics", {}), "", 0, found)
     return found
+
+
+def _walk(value: Value, name: str, depth: int, found: dict[str, int]) -> None:
+    if len(found) >= MAX_NUMBERS or depth > 3:
+        return
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _walk(each, f"{name}.{key}" if name else key, depth + 1, found)
+    elif isinstance(value, int):
+        found[name] = value
+    elif isinstance(value, bytes) and value.isdigit() and len(value) < 19:
+        found[name] = int(value)  # RTPEngine writes some of them as text

@@ -6,19 +6,21 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Final, TypeVar
 
-from msgspec.structs import replace
+from msgspec import Struct
+from msgspec.structs import astuple, fields, replace
 
 from siprec.metadata.document import (
     Document,
     Group,
+    Participant,
     ParticipantSessionAssoc,
     ParticipantStreamAssoc,
     Session,
     SessionRecordingAssoc,
+    Stream,
 )
 
 _Element = TypeVar("_Element", Group, Session, SessionRecordingAssoc, ParticipantSessionAssoc)
-_Interval = SessionRecordingAssoc | ParticipantSessionAssoc | ParticipantStreamAssoc
 
 _KEY: Final = attrgetter("id")
 _SESSION: Final = attrgetter("session_id")
@@ -43,8 +45,12 @@ def diff(told: Document, now: Document) -> Document | None:
     if groups is None or sessions is None or session_assocs is None or participant_assocs is None:
         return replace(now, mode="complete")
     # Names are required children, send and recv are sets: both always go out whole.
-    participants = tuple([each for each in now.participants if each not in told.participants])
-    streams = tuple([each for each in now.streams if each not in told.streams])
+    participants: tuple[Participant, ...] = ()
+    if told.participants != now.participants:
+        participants = tuple([each for each in now.participants if each not in told.participants])
+    streams: tuple[Stream, ...] = ()
+    if told.streams != now.streams:
+        streams = tuple([each for each in now.streams if each not in told.streams])
     stream_assocs = _feeds(told, now) if told.stream_assocs != now.stream_assocs else ()
     if not (groups or sessions or participants or streams or session_assocs or participant_assocs or stream_assocs):
         return None
@@ -54,7 +60,9 @@ def diff(told: Document, now: Document) -> Document | None:
 
 
 def _feeds(told: Document, now: Document) -> tuple[ParticipantStreamAssoc, ...]:
-    before = {assoc.participant_id: assoc for assoc in told.stream_assocs}
+    before = {}
+    for assoc in told.stream_assocs:
+        before[assoc.participant_id] = assoc
     changed = []
     for assoc in now.stream_assocs:
         old = before.get(assoc.participant_id)
@@ -67,6 +75,13 @@ def _feeds(told: Document, now: Document) -> tuple[ParticipantStreamAssoc, ...]:
     return tuple(changed)
 
 
+def _new_times(old: ParticipantStreamAssoc, new: ParticipantStreamAssoc) -> tuple[float | None, float | None]:
+    """The times of `new` that the SRS does not know: of a reopened interval both ends belong together."""
+    reopened = new.associate_time != old.associate_time
+    closed = reopened or new.disassociate_time != old.disassociate_time
+    return new.associate_time if reopened else None, new.disassociate_time if closed else None
+
+
 def _changed(
     told: tuple[_Element, ...], now: tuple[_Element, ...], key: Callable[[_Element], object]
 ) -> tuple[_Element, ...] | None:
@@ -74,7 +89,9 @@ def _changed(
 
     The interval of an association may be reopened: a new associate-time alone opens another.
     """
-    before = {key(item): item for item in told}
+    before = {}
+    for item in told:
+        before[key(item)] = item
     result = []
     for item in now:
         old = before.get(key(item))
@@ -89,39 +106,42 @@ def _changed(
 
 
 def _partial(old: _Element, item: _Element) -> _Element | None:
-    blank: dict[str, object] = {}
-    for kind, empty in _CHILDREN[type(item)]:
-        value = getattr(item, kind)
-        if value == getattr(old, kind):
-            blank[kind] = empty
-        elif value in (None, "", ()):
+    kind = type(item)
+    values, before = [*astuple(item)], astuple(old)
+    for at, empty in _CHILDREN[kind]:
+        if values[at] == before[at]:
+            values[at] = empty
+        elif values[at] in (None, "", ()):
             return None
-    if isinstance(item, _INTERVALS) and isinstance(old, _INTERVALS):
-        if item.associate_time is None and old.associate_time is not None:
+    at = _INTERVAL[kind]
+    if at:
+        if values[at] is None and before[at] is not None:
             return None
-        blank["associate_time"], blank["disassociate_time"] = _new_times(old, item)
-    return replace(item, **blank)
+        if values[at] == before[at]:
+            values[at] = None
+            # Of a reopened interval both ends belong together.
+            if values[at + 1] == before[at + 1]:
+                values[at + 1] = None
+    return kind(*values)
 
 
-_INTERVALS: Final = (SessionRecordingAssoc, ParticipantSessionAssoc)
-_CHILDREN: Final[dict[type, tuple[tuple[str, object], ...]]] = {
-    Group: (("associate_time", None), ("disassociate_time", None), ("extension", "")),
-    Session: (
-        ("sip_session_ids", ()),
-        ("reasons", ()),
-        ("group_ref", ""),
-        ("start_time", None),
-        ("stop_time", None),
-        ("extension", ""),
-    ),
+def _at(kind: type[Struct], *names: str) -> tuple[tuple[int, object], ...]:
+    """Place and empty value of fields."""
+    found = {field.name: (at, field.default) for at, field in enumerate(fields(kind))}
+    return tuple(found[name] for name in names)
+
+
+_CHILDREN: Final[dict[type, tuple[tuple[int, object], ...]]] = {
+    Group: _at(Group, "associate_time", "disassociate_time", "extension"),
+    Session: _at(Session, "sip_session_ids", "reasons", "group_ref", "start_time", "stop_time", "extension"),
     SessionRecordingAssoc: (),
-    ParticipantSessionAssoc: (("params", ()),),
+    ParticipantSessionAssoc: _at(ParticipantSessionAssoc, "params"),
 }
 """The kinds of children that a partial update may leave out, and what stands for "not mentioned"."""
-
-
-def _new_times(old: _Interval, new: _Interval) -> tuple[float | None, float | None]:
-    """The times of `new` that the SRS does not know: of a reopened interval both ends belong together."""
-    reopened = new.associate_time != old.associate_time
-    closed = reopened or new.disassociate_time != old.disassociate_time
-    return new.associate_time if reopened else None, new.disassociate_time if closed else None
+_INTERVAL: Final[dict[type, int]] = {
+    Group: 0,
+    Session: 0,
+    SessionRecordingAssoc: _at(SessionRecordingAssoc, "associate_time")[0][0],
+    ParticipantSessionAssoc: _at(ParticipantSessionAssoc, "associate_time")[0][0],
+}
+"""The place of associate-time, with disassociate-time after it; 0: the element is no association."""

@@ -132,23 +132,23 @@ class Document(Struct, frozen=True, gc=False):
 
     def stopped(self, wall: float, reasons: tuple[Reason, ...] = ()) -> Document:
         """This document with every session ended at `wall`: stop-time, reason and disassociate-times."""
+        sessions, assocs = [], []
+        for session in self.sessions:
+            if session.stop_time is None:
+                start = session.start_time
+                ended = wall if start is None or start < wall else start  # none ends before it began
+                session = replace(session, stop_time=ended, reasons=reasons)
+            sessions.append(session)
+        for assoc in self.participant_assocs:
+            if assoc.disassociate_time is None:
+                since = assoc.associate_time
+                assoc = replace(assoc, disassociate_time=wall if since is None or since < wall else since)
+            assocs.append(assoc)
         return replace(
             self,
-            sessions=tuple(
-                [
-                    s if s.stop_time is not None else replace(s, stop_time=_later(wall, s.start_time), reasons=reasons)
-                    for s in self.sessions
-                ]
-            ),
+            sessions=tuple(sessions),
             session_assocs=self._closed(wall),
-            participant_assocs=tuple(
-                [
-                    a
-                    if a.disassociate_time is not None
-                    else replace(a, disassociate_time=_later(wall, a.associate_time))
-                    for a in self.participant_assocs
-                ]
-            ),
+            participant_assocs=tuple(assocs),
         )
 
     def detached(self, wall: float) -> Document:
@@ -172,12 +172,13 @@ class Document(Struct, frozen=True, gc=False):
         return found
 
     def _closed(self, wall: float) -> tuple[SessionRecordingAssoc, ...]:
-        return tuple(
-            [
-                a if a.disassociate_time is not None else replace(a, disassociate_time=_later(wall, a.associate_time))
-                for a in self.session_assocs
-            ]
-        )
+        closed = []
+        for assoc in self.session_assocs:
+            if assoc.disassociate_time is None:
+                since = assoc.associate_time
+                assoc = replace(assoc, disassociate_time=wall if since is None or since < wall else since)
+            closed.append(assoc)
+        return tuple(closed)
 
 
 class SnapshotRequest(Struct, frozen=True, gc=False):
@@ -185,8 +186,3 @@ class SnapshotRequest(Struct, frozen=True, gc=False):
 
     reason: str
     findings: tuple[str, ...] = ()
-
-
-def _later(wall: float, start: float | None) -> float:
-    """Sessions of several calls in one document are by the times of each: none ends before it began."""
-    return wall if start is None or start < wall else start

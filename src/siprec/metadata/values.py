@@ -25,7 +25,8 @@ IdSource = Callable[[], str]
 
 # XML 1.0 2.2 Char; lone surrogates are octets of a SIP message which were no UTF-8.
 _ILLEGAL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_SPECIAL: Final = re.compile('[&<>"\x00-\x1f\ud800-\udfff\ufffe\uffff]')
+#: What :func:`escape` changes.
+SPECIAL: Final = re.compile('[&<>"\x00-\x1f\ud800-\udfff\ufffe\uffff]')
 # What a URI may hold (RFC 3986 3, as xs:anyURI is checked in practice). Brackets belong in an authority, which a SIP
 # URI has none of, so those around an IPv6 host are escaped too.
 _NOT_URI: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?@!$&'()*+,;=%]")
@@ -57,7 +58,7 @@ def rfc3339(wall: float) -> str:
 
 def escape(text: str) -> str:
     """Text or attribute value for XML 1.0: markup escaped, characters XML cannot hold dropped."""
-    if _SPECIAL.search(text) is None:
+    if SPECIAL.search(text) is None:
         return text
     text = _ILLEGAL.sub("", text)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

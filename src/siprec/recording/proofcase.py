@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Final
 
 from siprec.media.engine import ForkStatistics, MediaStatistics, StreamStatistics, Subscription
@@ -17,6 +18,7 @@ from siprec.recording.verdict import VERSION, Pause, Proof, Refusal, Session, St
 from siprec.sip.errors import SipError
 
 _LIMIT: Final = 200
+_KEY: Final = itemgetter(1)
 
 
 class Case:
@@ -175,32 +177,46 @@ class Case:
     def sum_up(self) -> None:
         """Bring the counters into the proof."""
         self._pass_time(self._until)
-        counted = {key for _, key in self._flows}
+        counted = set(map(_KEY, self._flows))
         tags = {self.call.from_tag, self.call.callee_tag}
         for key in [key for key in self.streams if key[0] not in tags and key not in counted]:
             del self.streams[key]  # of a branch that another one took over from, with its counters
         pauses = self.proof.pauses
-        paused = sum((pause.end if pause.end is not None else self.proof.ended) - pause.start for pause in pauses)
+        paused = 0.0
+        for pause in pauses:
+            paused += (pause.end if pause.end is not None else self.proof.ended) - pause.start
         for key, stream in self.streams.items():
-            forks = [fork for (_, _, each), fork in self._forks.items() if each == key]
+            forks = []
+            for (_, _, of), fork in self._forks.items():
+                if of == key:
+                    forks.append(fork)
             self._sum_forks(stream, forks)
             self._sum_flows(stream, key)
             told = self._told.get(key, [])
             # Of several sessions each has to tell, or the sum says nothing.
             if told and len(told) == len(self.proof.sessions):
-                stream.srs_packets = sum(each.packets for each in told)
-            stream.undecoded = sum(each.undecoded for each in told)
-            stream.unwritten = sum(each.unwritten for each in told)
+                stream.srs_packets = sum([each.packets for each in told])
+            for each in told:
+                stream.undecoded += each.undecoded
+                stream.unwritten += each.unwritten
             if stream.received == 0:
                 stream.silent = round(max(0.0, self._flowing.get(key, 0.0) - paused), 1)
         self.proof.streams = list(self.streams.values())
 
     @staticmethod
     def _sum_forks(stream: StreamProof, forks: list[ForkStatistics]) -> None:
-        counts = [fork.packets for fork in forks]
-        if not counts or None in counts:
+        forked = reports = 0
+        lost: int | None = None
+        for fork in forks:
+            if fork.packets is None:
+                return
+            forked += fork.packets
+            reports += fork.reports
+            if fork.lost_reported is not None:
+                lost = (lost or 0) + fork.lost_reported
+        if not forks:
             return
-        stream.forked = sum(count or 0 for count in counts)
+        stream.forked, stream.reports, stream.srs_lost = forked, reports, lost
         for fork in forks:
             stream.withheld += fork.withheld
             stream.refused += fork.refused
@@ -208,9 +224,6 @@ class Case:
             for reason, number in fork.dropped.items():
                 stream.dropped[reason] = stream.dropped.get(reason, 0) + number
         last = forks[-1]
-        stream.reports = sum(fork.reports for fork in forks)
-        reported = [fork.lost_reported for fork in forks if fork.lost_reported is not None]
-        stream.srs_lost = sum(reported) if reported else None
         stream.behind = last.behind
         stream.report_age, stream.report_interval = last.report_age, last.report_interval
 
@@ -219,18 +232,17 @@ class Case:
         for (server, each), flow in self._flows.items():
             if each != key:
                 continue
-            forks = [fork for (name, _, of), fork in self._forks.items() if name == server and of == key]
-            received = flow.packets
-            if stream.forked is not None and forks:
-                seen = sum(
-                    (fork.packets or 0)
-                    + fork.withheld
-                    + fork.refused
-                    + fork.waiting
-                    + sum(number for reason, number in fork.dropped.items() if not reason.startswith("rtcp-"))
-                    for fork in forks
-                )
-                received = max(received - min(fork.before for fork in forks), seen)
+            received, seen = flow.packets, 0
+            before: int | None = None
+            for (name, _, of), fork in self._forks.items():
+                if name != server or of != key:
+                    continue
+                seen += (fork.packets or 0) + fork.withheld + fork.refused + fork.waiting
+                for reason, number in fork.dropped.items():
+                    seen += 0 if reason.startswith("rtcp-") else number
+                before = fork.before if before is None or fork.before < before else before
+            if stream.forked is not None and before is not None:
+                received = max(received - before, seen)
                 stream.uncopied += received - seen
             stream.received = (stream.received or 0) + received
             if flow.lost is not None:
@@ -240,8 +252,12 @@ class Case:
         self._sort_out()
         elapsed, self._since = now - self._since, now
         caller, callee = self._descriptions
+        flowed = set()
+        for (_, key), flow in self._flows.items():
+            if flow.packets:
+                flowed.add(key)
         for key, stream in self.streams.items():
-            if any(flow.packets for (_, each), flow in self._flows.items() if each == key):
+            if key in flowed:
                 continue  # something came: nobody asks
             own, other = (callee, caller) if stream.party == "callee" else (caller, callee)
             if may(own, key[1], "send") and may(other, key[1], "recv"):

@@ -199,9 +199,14 @@ def judge(proof: Proof) -> None:
         proof.verdict = "none"
         proof.reasons = [_why(last) if last is not None else "no recording session was set up"]
         return
-    lasting = [stream for stream in proof.streams if not stream.ended]
-    counted = bool(lasting) and all(stream.forked is not None for stream in lasting)
-    kept = counted and not any(_missing(stream) for stream in proof.streams)
+    lasting, counted, kept = False, True, True
+    for stream in proof.streams:
+        if not stream.ended:
+            lasting, counted = True, counted and stream.forked is not None
+        if stream.dropped or stream.uncopied or stream.waiting:
+            kept = kept and not _missing(stream)
+    counted = lasting and counted
+    kept = counted and kept
     proof.gaps = list(_gaps(proof, kept=kept, counted=counted))
     missing = list(_incomplete(proof))
     doubts = list(_doubts(proof))
@@ -232,9 +237,11 @@ def _incomplete(proof: Proof) -> Iterator[str]:
             why = f" ({gap.why})" if gap.why else ""
             yield f"no recording session for {gap.end - gap.start:.1f} s, {at:.1f} s after the answer{why}"
     for stream in proof.streams:
-        name = _name(stream)
-        yield from (f"{name}: {number} packets dropped ({reason})" for reason, number in _dropped(stream))
-        yield from (f"{name}: {text}" for text in _lacking(stream, proof))
+        if stream.dropped:
+            for reason, number in _dropped(stream):
+                yield f"{_name(stream)}: {number} packets dropped ({reason})"
+        for text in _lacking(stream, proof):
+            yield f"{_name(stream)}: {text}"
     if proof.end_reason in ENDS:
         yield ENDS[proof.end_reason]
 
@@ -254,7 +261,7 @@ def _lacking(stream: StreamProof, proof: Proof) -> Iterator[str]:
         yield f"the SRS misses {stream.srs_lost - (stream.lost_before or 0)} packets"
     if stream.forked is not None and stream.srs_packets is not None and stream.srs_packets < stream.forked:
         yield f"{stream.forked - stream.srs_packets} of {stream.forked} packets did not reach the SRS"
-    elif stream.srs_packets is None and stream.behind > _second(stream, proof):
+    elif stream.srs_packets is None and stream.behind and stream.behind > _second(stream, proof):
         yield f"the SRS knows nothing of the last {stream.behind} packets before its last report"
     if stream.undecoded:
         codecs = f" ({', '.join(stream.declined)})" if stream.declined else ""
