@@ -101,7 +101,7 @@ class Recording:
 
     @property
     def progress(self) -> str:
-        """See :class:`Outcome`."""
+        """``recording``, then ``complete``, ``failed`` or ``interrupted``."""
         return self.outcome.progress
 
     @property

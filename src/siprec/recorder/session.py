@@ -186,12 +186,12 @@ class RecordingSession:
 
     @property
     def silent_for(self) -> float:
-        """See :attr:`RsStreams.silent_for`."""
+        """Seconds since any stream last received RTP, or since the start."""
         return self.streams.silent_for
 
     @property
     def wants_key_frame(self) -> bool:
-        """See :attr:`RsStreams.wants_key_frame`."""
+        """Whether video began whose key frame cannot be asked for by RTCP; true once for each stream."""
         return self.streams.wants_key_frame
 
     @property
