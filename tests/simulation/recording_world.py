@@ -34,8 +34,8 @@ from siprec.media.engine import (
 from siprec.metadata.values import NAMESPACE
 from siprec.proxy.call import Call as ProxyCall
 from siprec.recording.events import SiprecEvent
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.service import RecordingService
-from siprec.recording.settings import RecordingProfile
 from siprec.sdp import crypto as sdp_crypto
 from siprec.sdp.crypto import Crypto
 from siprec.sip.errors import SipError

@@ -33,8 +33,9 @@ from siprec.proxy.routes import RouteRule, Rules
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import EventDispatcher
 from siprec.recording.proof import ProofCollector
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.service import RecordingService
-from siprec.recording.settings import RecordingProfile, SiprecVariable
+from siprec.recording.settings import SiprecVariable
 from siprec.server.trace_links import TraceLinks
 from siprec.sip.errors import SipError
 from siprec.sip.message import parse_datagram

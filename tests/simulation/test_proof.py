@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.sip.message import SipRequest
 from siprec.sip.useragent import IncomingCall
 from tests.simulation.proofworld import ProofWorld

@@ -14,7 +14,8 @@ from siprec.metadata.merge import MetadataState
 from siprec.metadata.read import parse
 from siprec.metadata.values import NAMESPACE, OWN_NAMESPACE
 from siprec.recording.events import SiprecEvent
-from siprec.recording.settings import RecordingProfile, SettingError
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import SettingError
 from siprec.recording.srs_route import SrsSettings
 from siprec.sip.digest_server import DigestServer
 from siprec.sip.headers import NameAddr

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from siprec.proxy.call import Call as ProxyCall
-from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import RecordingSettings
 from siprec.recording.signalling_security import is_secure_call, is_secure_way
 from siprec.sip.message import SipResponse, parse_datagram
 from tests.simulation.recording_world import Srs, World

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from siprec.recording.settings import RecordingProfile, SettingError
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import SettingError
 from siprec.sip.useragent import IncomingCall
 from tests.simulation.proofworld import ProofWorld
 from tests.simulation.recording_world import Srs, World

@@ -9,8 +9,9 @@ import pytest
 
 from siprec import Reply, Request
 from siprec.proxy.script import Script, ScriptError
-from siprec.recording.service import check_indialog
-from siprec.recording.settings import RecordingProfile, RecordingSettings, SettingError
+from siprec.recording.recording_commands import check_indialog
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import RecordingSettings, SettingError
 from siprec.server.config_file import ConfigError, parse
 from siprec.sip.errors import SipError, UnsafeText
 from siprec.sip.headers import NameAddr

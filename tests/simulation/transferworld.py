@@ -12,8 +12,9 @@ from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import Rules
 from siprec.proxy.script import Script
 from siprec.recording.events import SiprecEvent
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.service import RecordingService
-from siprec.recording.settings import RecordingProfile, SiprecVariable
+from siprec.recording.settings import SiprecVariable
 from siprec.sip.useragent import UserAgent
 from tests.simulation.network import VirtualClock
 from tests.simulation.proxyworld import PROXY, ProxyWorld

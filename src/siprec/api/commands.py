@@ -12,7 +12,7 @@ from siprec.api.paging import in_slices
 from siprec.api.problem import Problem
 from siprec.api.queries import call_fits
 from siprec.proxy.call import Call
-from siprec.recording.service import check_indialog
+from siprec.recording.recording_commands import check_indialog
 from siprec.recording.settings import RecordingSettings, SettingError, check_srs
 from siprec.sip.message import SipResponse
 

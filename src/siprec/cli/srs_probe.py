@@ -28,7 +28,7 @@ from siprec.net.tls import TlsSettings
 from siprec.net.transport import SocketTransport
 from siprec.recorder.errors import RecorderError
 from siprec.recorder.ports import PortPool
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.server.process import contact_uri, run
 from siprec.sip.errors import SipError
 from siprec.sip.transaction import TransactionLayer

@@ -28,10 +28,10 @@ from siprec.metadata.document import (
 )
 from siprec.metadata.values import new_id
 from siprec.metadata.write import write
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.rs_dialog import RsDialog
 from siprec.recording.rs_peer import Body, Outcome, PeerOffer, RsPeer
 from siprec.recording.rs_sdp import RecordingSdp, stream_key
-from siprec.recording.settings import RecordingProfile
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.useragent import Call, Reply, Result, UserAgent

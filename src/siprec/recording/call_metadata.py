@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 from weakref import ref
 
-from siprec import sdp
 from siprec.media.engine import MediaServer, MediaSession
 from siprec.metadata.document import (
     Document,
@@ -29,7 +27,7 @@ from siprec.recording import participants as parties
 from siprec.recording.participants import IdentityPolicy
 from siprec.recording.rs_sdp import StreamKey
 from siprec.recording.settings import RecordingSettings
-from siprec.sdp import SdpError
+from siprec.recording.stream_digest import digest
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipRequest, SipResponse
 
@@ -447,36 +445,3 @@ class CallMetadata:
             own, other = other, own
         mine, theirs = digest(own).directions, digest(other).directions
         return (index >= len(mine) or mine[index][0]) and (index >= len(theirs) or theirs[index][1])
-
-
-class StreamDigest(NamedTuple):
-    """What a description says of its streams. `signature`: what makes other copies and another offer necessary when it
-    changes; `directions`: of each m-line, whether who sent the description sends and receives there."""
-
-    signature: object
-    directions: tuple[tuple[bool, bool], ...]
-
-
-@lru_cache(maxsize=512)
-def digest(description: bytes) -> StreamDigest:
-    """What is asked of a description again and again; of one that cannot be read, nothing but what it is."""
-    try:
-        media = sdp.parse(description).media if description else []
-    except SdpError:
-        return StreamDigest(description, ())
-    streams, found = [], []
-    for line in media:
-        meanings = (*line.attributes("rtpmap"), *line.attributes("fmtp"))
-        streams.append((line.kind, line.proto, line.rejected, *line.formats, *meanings))
-        direction = "" if line.rejected else line.direction
-        connection = line.connection
-        # The old form of hold (RFC 3264 8.4): nothing is to be sent to this party.
-        held = connection is not None and connection.is_zero
-        found.append(("send" in direction, "recv" in direction and not held))
-    return StreamDigest(tuple(streams), tuple(found))
-
-
-def may(description: bytes, index: int, what: Literal["send", "recv"]) -> bool:
-    """Whether who sent `description` sends or receives on its m-line `index`; what cannot be read forbids nothing."""
-    found = digest(description).directions
-    return index >= len(found) or found[index][what == "recv"]

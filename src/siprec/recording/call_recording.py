@@ -13,11 +13,10 @@ from functools import partial
 from siprec.media.engine import (
     MediaError,
 )
-from siprec.metadata.document import Document, Reason
-from siprec.metadata.write import write
+from siprec.metadata.document import Reason
 from siprec.proxy.forward import MAX_BREADTH
 from siprec.recording import srtp_sdp
-from siprec.recording.copied_streams import CopiedStreams
+from siprec.recording.offered_streams import OfferedStreams
 from siprec.recording.refused_streams import RefusedStreams, refused
 from siprec.recording.rs_dialog import RsDialog
 from siprec.recording.rs_peer import Body, Outcome, PeerOffer, RsPeer
@@ -40,7 +39,6 @@ from siprec.recording.session_events import (
     State,
 )
 from siprec.recording.signalling_security import is_secure_call, is_secure_way
-from siprec.recording.srs_liveness import PROBE
 from siprec.sdp import SdpError, SessionDescription
 from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.useragent import Result
@@ -53,7 +51,7 @@ def _max_breadth(invite: SipRequest) -> int | None:
     return min(int(value), MAX_BREADTH) if value.isdecimal() and len(value) < 6 else None
 
 
-class CallRecording(CopiedStreams):
+class CallRecording(OfferedStreams):
     """A recording instance of a call, from its wish to its end."""
 
     __slots__ = ()
@@ -202,15 +200,6 @@ class CallRecording(CopiedStreams):
         breadth = _max_breadth(self.call.invite)
         return RsDialog(context.agent, server, self.profile, self.settings, context.from_uri, self, breadth)
 
-    def _body(self, document: Document | None, with_sdp: bool, inactive: bool) -> Body:
-        description = self._description
-        octets, labels = b"", None
-        if with_sdp and description is not None:
-            octets = description.offer(inactive)
-            labels = self.metadata.labels(description.labels)
-        whole = self.machine.sent if document is not None else None
-        return Body(octets, write(document, labels) if document is not None else b"", whole, labels or {})
-
     def _exchange(self, action: Exchange) -> None:
         dialog = self._dialog
         if dialog is None:
@@ -330,50 +319,6 @@ class CallRecording(CopiedStreams):
             if self.machine.state in (State.ACTIVE, State.PAUSED):
                 self.context.watch.add(self)
 
-    def _not_taken(self, answer: SessionDescription | None) -> dict[tuple[str, int], str]:
-        """Streams that were offered and that the SRS does not take, though it did not ask for a pause of them."""
-        description = self._description
-        if description is None or answer is None or self.machine.sent_inactive:
-            return {}
-        found = refused(description, answer)
-        if self._refused is None:
-            if not found:
-                return {}
-            self._refused = RefusedStreams(self.profile.on_refused_stream)
-        return self._refused.judged(found)
-
-    def _asks_again(self, dialog: RsPeer, answer: SessionDescription) -> bool:
-        """Whether the first answer leaves out streams, so that the offer is made once more before the recording begins
-        there; what becomes of it is told as the answer of the SRS, or as its refusal."""
-        found, taken = self._not_taken(answer), self._refused
-        if taken is None or not found or taken.pending or not taken.offer_again(found):
-            return False
-        taken.pending = True
-        answers = [answer]
-
-        def done(outcome: Outcome | None) -> None:
-            limit.cancel()
-            if outcome is not None and outcome.answer is not None:
-                answers.append(outcome.answer)
-            if dialog is not self._dialog or not taken.pending:
-                return
-            taken.pending = False
-            left = self._not_taken(answers[-1])
-            reason = f"streams not taken: {'; '.join(left.values())}"
-            others = self.machine.tried + 1 < self.machine.policy.targets and not self.machine.policy.gives_up(488)
-            if left and others and taken.leave(self.server, left, self.targets):
-                dialog.bye(lambda result: None)
-                self.rs_refused(dialog, 488, reason)
-                return
-            if left:
-                taken.accept(left)
-                log.warning("%s (call %s, SRS %s)", reason, self.call.call_id, self.server, extra=self._fields)
-            self.rs_answered(dialog, answers[-1])
-
-        limit = self.context.clock.call_later(PROBE, done, None)
-        dialog.exchange(lambda with_sdp: self._body(None, with_sdp, False), done, offer=True)
-        return True
-
     def _check_streams(self, dialog: RsPeer) -> None:
         """The SRS answered an offer in mid-call: what it leaves out is offered once more, and then elsewhere."""
         found, taken = self._not_taken(self._their_answer()), self._refused
@@ -389,13 +334,6 @@ class CallRecording(CopiedStreams):
             self._post(Event(Kind.LOST, status=488, reason=reason))
         else:
             taken.accept(found)
-
-    def _fallback(self) -> int:
-        """The SRS that left out streams, where it is the best that is left of the search; -1: there is none."""
-        taken, machine = self._refused, self.machine
-        if taken is None or machine.tried + 1 < machine.policy.targets:
-            return -1
-        return taken.fallback(self.server, self.targets)
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
         """The SRS does not take it."""

@@ -11,12 +11,14 @@ from siprec.metadata.values import IdSource
 from siprec.proxy.call import Call, Leg, StartMode
 from siprec.proxy.party import asserted
 from siprec.recording import participants
-from siprec.recording.call_metadata import CallMetadata, digest
+from siprec.recording.call_metadata import CallMetadata
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.recording_core import RecordingContext, RecordingCore
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.retry import RetryQueue, Waiting
-from siprec.recording.settings import RecordingProfile, RecordingSettings, SiprecVariable
+from siprec.recording.settings import RecordingSettings, SiprecVariable
 from siprec.recording.shared_session_pool import INBOUND
+from siprec.recording.stream_digest import digest
 from siprec.sip.headers import NameAddr
 from siprec.sip.message import SipMessage, SipResponse
 

@@ -8,12 +8,13 @@ from typing import Final
 from siprec.media.engine import ForkStatistics, MediaStatistics, StreamStatistics, Subscription
 from siprec.proxy.call import Call
 from siprec.recording import events
-from siprec.recording.call_metadata import Leg, may
+from siprec.recording.call_metadata import Leg
 from siprec.recording.confirmation import Recorded
 from siprec.recording.events import SiprecEvent
 from siprec.recording.recording_core import RecordingCore
 from siprec.recording.rs_sdp import StreamKey
 from siprec.recording.srtp_sdp import is_secure
+from siprec.recording.stream_digest import may
 from siprec.recording.verdict import VERSION, Pause, Proof, Refusal, Session, StreamProof
 from siprec.sip.errors import SipError
 

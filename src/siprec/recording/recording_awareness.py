@@ -11,7 +11,7 @@ from siprec.proxy.call import Call, Leg
 from siprec.proxy.record_attribute import RECORD_AWARE, Preference, State
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.recording_core import RecordingCore, RecordingObserver
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.sip.clock import Clock
 
 log = logging.getLogger(__name__)

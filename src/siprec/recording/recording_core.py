@@ -20,6 +20,7 @@ from siprec.recording import events
 from siprec.recording.call_metadata import CallMetadata, GroupRegistry
 from siprec.recording.confirmation import Recorded
 from siprec.recording.events import EventDispatcher, SiprecEvent
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.refused_streams import RefusedStreams
 from siprec.recording.rs_dialog import RsDialog
 from siprec.recording.rs_peer import PeerOffer, RsPeer
@@ -32,7 +33,7 @@ from siprec.recording.session_events import (
     Notify,
 )
 from siprec.recording.session_machine import RecordingSessionFsm
-from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.settings import RecordingSettings
 from siprec.recording.shared_session_pool import SharedSessionPool
 from siprec.recording.srs_health import HealthTable
 from siprec.recording.srs_liveness import LivenessMonitor

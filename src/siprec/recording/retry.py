@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from siprec.proxy.call import Call, StartMode
-from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import RecordingSettings
 from siprec.recording.srs_health import HealthTable, SrsObserver
 from siprec.sip.clock import Clock, Timer
 

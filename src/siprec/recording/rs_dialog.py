@@ -10,6 +10,7 @@ from siprec import sdp
 from siprec.metadata.values import DISPOSITION, LEGACY_MEDIA_TYPE, MEDIA_TYPE
 from siprec.recording import confirmation, srs_bye
 from siprec.recording.confirmation import Recorded
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.rs_peer import (
     ACCEPT,
     Body,
@@ -21,7 +22,7 @@ from siprec.recording.rs_peer import (
     description_of,
     encode_body,
 )
-from siprec.recording.settings import RecordingProfile, RecordingSettings, check_headers, check_socket
+from siprec.recording.settings import RecordingSettings, check_headers, check_socket
 from siprec.sdp import SdpError
 from siprec.sip.clock import Timer
 from siprec.sip.date import format_date

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from siprec import sdp
@@ -16,6 +18,8 @@ from siprec.sdp import MediaDescription, SdpError, SessionDescription
 from siprec.sip.clock import Clock
 from siprec.sip.transport import Hop
 from siprec.sip.useragent import Result
+
+log = logging.getLogger(__name__)
 
 Done = Callable[[Outcome], None]
 
@@ -182,6 +186,54 @@ class MemberOffer(PeerOffer):
         done, self._done = self._done, None
         if done is not None:
             done(status, description)
+
+
+class MemberAnswers:
+    """Our answer to an `offer` of the SRS, put together from those of the members; `done` is called when it is sent."""
+
+    __slots__ = ("_agreed", "_description", "_done", "_later", "_missing", "_offer", "_parts")
+
+    def __init__(
+        self,
+        agreed: SharedOffer[SessionMember],
+        offer: PeerOffer,
+        description: SessionDescription,
+        done: Callable[[], None],
+    ) -> None:
+        self._agreed, self._offer, self._description, self._done = agreed, offer, description, done
+        self._parts: dict[SessionMember, SessionDescription] = {}
+        self._missing = 0
+        self._later = False
+
+    def ask(self, members: list[SessionMember]) -> None:
+        """Each member answers its part; nobody is asked about an offer that lost m-lines."""
+        if len(self._description.media) < len(self._agreed):
+            members = []
+        self._missing = len(members)
+        for member in members:
+            part = self._agreed.part(member, self._description)
+            member.owner.rs_offer(member, MemberOffer(part, partial(self._take, member)))
+        if not members:
+            self._settle()
+
+    def _take(self, member: SessionMember, status: int, answer: SessionDescription | None) -> None:
+        self._missing -= 1
+        self._later |= status == 491
+        if answer is not None:
+            self._parts[member] = answer
+        if not self._missing:
+            self._settle()
+
+    def _settle(self) -> None:
+        try:
+            if self._later:
+                self._offer.refuse(491)
+            else:
+                self._offer.answer(Body(self._agreed.answer(self._description, self._parts)))
+        except SdpError as error:
+            log.info("offer of the SRS refused: %s", error.reason)
+            self._offer.refuse(488)
+        self._done()
 
 
 def line_bytes(line: MediaDescription) -> bytes:

@@ -15,13 +15,14 @@ from typing import Final
 from siprec.metadata.diff import diff
 from siprec.metadata.document import Document
 from siprec.metadata.write import write
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.rs_dialog import RsDialog
 from siprec.recording.rs_peer import Body, DialogOwner, Outcome, PeerOffer, RsPeer
-from siprec.recording.settings import RecordingProfile, RecordingSettings
-from siprec.recording.shared_member import MemberOffer, SessionMember, line_bytes, stream_labels
+from siprec.recording.settings import RecordingSettings
+from siprec.recording.shared_member import MemberAnswers, SessionMember, line_bytes, stream_labels
 from siprec.recording.shared_offer import SharedOffer, union
 from siprec.recording.srtp_sdp import DECLINED
-from siprec.sdp import SdpError, SessionDescription
+from siprec.sdp import SessionDescription
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.useragent import UserAgent
 
@@ -415,36 +416,13 @@ class SharedSession:
             self._ask_members(offer, offer.description)
 
     def _ask_members(self, offer: PeerOffer, description: SessionDescription) -> None:
-        asked = [member for member in self.members if member.state == "in"]
-        parts: dict[SessionMember, SessionDescription] = {}
-        statuses: list[int] = []
         self._peer_busy = True
+        asked = [member for member in self.members if member.state == "in"]
+        MemberAnswers(self._agreed, offer, description, self._peer_done).ask(asked)
 
-        def settle() -> None:
-            self._peer_busy = False
-            if 491 in statuses:
-                offer.refuse(491)
-            else:
-                try:
-                    offer.answer(Body(self._agreed.answer(description, parts)))
-                except SdpError as error:
-                    log.info("offer of the SRS refused: %s (SRS %s)", error.reason, self.server)
-                    offer.refuse(488)
-            self._pump()
-
-        if len(description.media) < len(self._agreed) or not asked:
-            settle()
-            return
-        for member in asked:
-
-            def report(status: int, answer: SessionDescription | None, member: SessionMember = member) -> None:
-                statuses.append(status)
-                if answer is not None:
-                    parts[member] = answer
-                if len(statuses) == len(asked):
-                    settle()
-
-            member.owner.rs_offer(member, MemberOffer(self._agreed.part(member, description), report))
+    def _peer_done(self) -> None:
+        self._peer_busy = False
+        self._pump()
 
     def rs_answer_in_ack(self, dialog: RsPeer, answer: SessionDescription) -> None:
         """The SRS's answer to the offer it had asked for."""

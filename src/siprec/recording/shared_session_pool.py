@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.rs_peer import DialogOwner
-from siprec.recording.settings import RecordingProfile, RecordingSettings
+from siprec.recording.settings import RecordingSettings
 from siprec.recording.shared_member import SessionMember
 from siprec.recording.shared_session import SharedSession
 from siprec.recording.srs_health import HealthTable, SrsObserver

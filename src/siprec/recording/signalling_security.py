@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from siprec.recording.settings import RecordingProfile, RecordingSettings, SettingError, check_socket
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import RecordingSettings, SettingError, check_socket
 from siprec.sip.addresses import is_loopback
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse

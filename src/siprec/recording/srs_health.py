@@ -13,7 +13,8 @@ from typing import Final
 
 from siprec.recording import events
 from siprec.recording.events import EventDispatcher, SiprecEvent
-from siprec.recording.settings import RecordingProfile, check_socket
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import check_socket
 from siprec.sip.clock import Clock, Timer
 from siprec.sip.errors import SipError
 from siprec.sip.message import SipRequest, SipResponse

@@ -17,9 +17,9 @@ from urllib.parse import unquote
 import msgspec
 
 from siprec.proxy.call import Call as ProxyCall
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.rs_dialog import FEATURE, RsDialog
 from siprec.recording.rs_peer import ACCEPT, Body, description_of, encode_body
-from siprec.recording.settings import RecordingProfile
 from siprec.recording.shared_session import SharedSession
 from siprec.recording.shared_session_pool import INBOUND, SharedSessionPool
 from siprec.sip.addresses import numeric

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from siprec.media.engine import ForkStatistics, MediaError, MediaStatistics, StatisticsResult, Subscription
 from siprec.recording.call_metadata import RecordedCall
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.silence import AFTER
 from siprec.recording.srs_health import SrsObserver
 from siprec.sip.clock import Clock, Timer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from siprec.recording import srtp_sdp
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.rs_sdp import RecordingSdp
-from siprec.recording.settings import RecordingProfile
 from siprec.sdp import SessionDescription
 from siprec.sip.addresses import is_loopback
 from siprec.sip.transport import Hop

@@ -10,7 +10,7 @@ from siprec.api.settings import ApiConfig, RecorderApiConfig
 from siprec.proxy.guard import AGENTS
 from siprec.proxy.routes import RouteRule
 from siprec.recorder import headers as recorder_headers
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.srs_initiated import RequestSettings
 from siprec.sip.digest import check_algorithms
 from siprec.sip.users import User

@@ -19,7 +19,7 @@ from siprec.sip.errors import SipError
 from siprec.sip.uri import Uri
 
 if TYPE_CHECKING:
-    from siprec.recording.settings import RecordingProfile
+    from siprec.recording.recording_profile import RecordingProfile
     from siprec.recording.srs_route import SrsSettings
     from siprec.server.config import Config
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.server.config import Config
 from siprec.server.config_check import problems
 from siprec.sip.header_list import has_control

@@ -11,8 +11,7 @@ from typing import Final
 
 from siprec.api import settings as api
 from siprec.proxy import routes
-from siprec.recording import settings as recording
-from siprec.recording import srs_initiated, srs_route
+from siprec.recording import recording_profile, srs_initiated, srs_route
 from siprec.server import config
 from siprec.sip import users
 
@@ -23,7 +22,7 @@ TABLES: Final = (
     ("[media]", config, "MediaConfig"),
     ("[[media_server]]", config, "MediaServerConfig"),
     ("[relay]", config, "RelayConfig"),
-    ("[recording.NAME]", recording, "RecordingProfile"),
+    ("[recording.NAME]", recording_profile, "RecordingProfile"),
     ("one of `recording.NAME.servers`, a table", srs_route, "SrsSettings"),
     ("[[route]]", routes, "RouteRule"),
     ("one of `targets` as a table", routes, "RouteTarget"),

@@ -7,9 +7,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.settings import (
     FIELDS,
-    RecordingProfile,
     RecordingSettings,
     SettingError,
     SiprecVariable,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from siprec.net.tls import TlsSettings
-from siprec.recording.settings import RecordingProfile, SettingError
+from siprec.recording.recording_profile import RecordingProfile
+from siprec.recording.settings import SettingError
 from siprec.recording.srs_route import SrsRoute, SrsSettings
 from siprec.server.config_check import warnings
 from siprec.server.config_file import parse

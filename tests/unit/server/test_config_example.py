@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from siprec.recording.settings import RecordingProfile
+from siprec.recording.recording_profile import RecordingProfile
 from siprec.server.config import Config
 from siprec.server.config_example import example, toml
 from siprec.server.config_file import parse
