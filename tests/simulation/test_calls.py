@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -135,6 +136,9 @@ def test_callee_hangs_up_when_no_ack_comes() -> None:
     assert w.bob.diary.events == []
     w.clock.run_for(2)
     assert w.bob.diary.events == ["ended no ACK"]
+    times = [sent.time for sent in w.sent("SIP/2.0 200")][:11]
+    gaps = [round(after - before, 3) for before, after in itertools.pairwise(times)]
+    assert gaps == [0.5, 1, 2, 4, 4, 4, 4, 4, 4, 4], "doubling to T2 (RFC 3261 13.3.1.4)"
     assert w.alice.diary.events == ["answered", "ended bye"]
     w.finish()
 
@@ -382,6 +386,32 @@ def test_challenged_call_is_made_again_with_credentials(proxy: bool) -> None:
     w.finish()
     assert w.alice.diary.events[-1].startswith("failed 40")
     assert len(w.sent("INVITE")) == 4
+
+
+def test_a_challenge_after_ringing_does_not_put_the_numbers_of_the_dialog_back() -> None:
+    w = TwoPhones()
+    server = DigestServer(w.clock, "bob")
+
+    def gateway(transaction: ServerTransaction) -> None:
+        request = transaction.request
+        contact = [("Contact", "<sip:10.0.0.2>")]
+        if request.method != "INVITE":
+            transaction.respond(request.response(200))
+        elif request.has("authorization"):
+            body = {"body": ANSWER, "content_type": "application/sdp"}
+            transaction.respond(request.response(200, to_tag="g", headers=contact, **body))  # type: ignore[arg-type]
+        else:
+            transaction.respond(request.response(180, to_tag="g", headers=contact))
+            transaction.respond(request.response(401, to_tag="g", headers=server.challenge()))
+
+    w.bob.endpoint.request_received = gateway  # type: ignore[method-assign]
+    call = w.call(credentials=CredentialStore([Credentials("alice", "secret")]))
+    w.clock.run_for(1)
+    call.bye()
+    w.clock.run_for(1)
+    first, second = (parsed(sent).cseq.number for sent in w.sent("INVITE"))
+    assert second == first + 1
+    assert parsed(w.sent("BYE")[0]).cseq.number == second + 1
 
 
 def test_two_answers_of_a_fork_are_both_acknowledged_and_one_is_ended() -> None:

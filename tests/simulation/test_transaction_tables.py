@@ -260,6 +260,7 @@ def test_no_transaction_is_left_at_the_end_and_nobody_is_told_of_it_any_more(tak
         w.finish()
     for transaction, _ in taken:
         assert transaction.state == "terminated"
+        assert [getattr(transaction, name) for name in transaction.callbacks] == [None, None]
         before = len(taken)
         transaction.fire("timer A")
         assert len(taken) == before

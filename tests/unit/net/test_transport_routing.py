@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from siprec.net import listeners
 from siprec.net.address import ListenAddress, split_host_port
 from siprec.net.transport import SocketTransport
 from siprec.sip.transport import Hop
@@ -57,6 +58,44 @@ def test_the_listener_is_chosen_by_transport_family_and_wish() -> None:
         assert transport.sent_by(Hop("udp", "::1", 5060)) == six
         assert transport.is_ours(*one)
         assert not transport.is_ours(one[0], 1)
+        await transport.close()
+
+    asyncio.run(main())
+
+
+def test_all_messages_to_a_peer_share_a_hop_until_the_choice_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(listeners, "monotonic", lambda: now[0])
+
+    async def main() -> None:
+        transport = SocketTransport()
+        monkeypatch.setattr(listeners, "source_address", lambda host: "127.0.0.2")
+        one, two = [listener.local for listener in await transport.listen(["udp:127.0.0.1:0", "udp:127.0.0.2:0"])]
+        first = transport.route(Hop("udp", "127.0.0.9", 5060), 500)
+        assert first.local == two
+        assert transport.route(Hop("udp", "127.0.0.9", 5060), 500) is first
+        monkeypatch.setattr(listeners, "source_address", lambda host: "127.0.0.1")
+        assert transport.route(Hop("udp", "127.0.0.9", 5060), 500) is first
+        now[0] += listeners.MEMORY
+        assert transport.route(Hop("udp", "127.0.0.9", 5060), 500).local == one
+        (third,) = await transport.listen("tcp:127.0.0.3:0")
+        assert transport.route(Hop("tcp", "127.0.0.9", 5060), 500).local == third.local, "a new listener counts at once"
+        await transport.close()
+        assert transport.route(Hop("udp", "127.0.0.9", 5060), 500).local == ("", 0)
+
+    asyncio.run(main())
+
+
+def test_strangers_do_not_fill_the_memory_of_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MAX_KEPT", 8)
+
+    async def main() -> None:
+        transport = SocketTransport()
+        monkeypatch.setattr(listeners, "source_address", lambda host: "127.0.0.2")
+        await transport.listen(["udp:127.0.0.1:0", "udp:127.0.0.2:0"])
+        for number in range(100):
+            transport.route(Hop("udp", f"127.0.1.{number}", 5060), 500)
+            assert max(len(transport._chosen), len(transport._hops), len(transport._sources)) <= 9
         await transport.close()
 
     asyncio.run(main())
