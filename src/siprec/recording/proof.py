@@ -2,7 +2,8 @@
 
 A line ``begin`` when the call is answered, a line ``end`` when call and recording are over: a ``begin`` without its
 ``end`` is a call that was going on when the process died. The collector watches calls and events, asks the media server
-for its counters just before the copies end, and hands lines to a writer; it never makes a call wait and never raises.
+for its counters before copies end, takes those that it gives when the call ends, and hands lines to a writer; it never
+makes a call wait and never raises.
 """
 
 from __future__ import annotations

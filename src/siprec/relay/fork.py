@@ -1,8 +1,8 @@
 """Copies of a call's media to a recorder: one :class:`Fork` per stream, a :class:`Subscription` per recorder.
 
 A fork of its own pair of ports sends what its source flow receives: timestamps and SSRC stay as they are, sequence
-numbers close the gap that a pause leaves. Towards the recorder it is an RTCP endpoint of its own (ROLE-4): sender
-reports, CNAME and BYE go out, receiver reports are read; nothing of it reaches the call.
+numbers close the gap that a pause leaves. Towards the recorder it is an RTCP endpoint of its own (RFC 7866 8.2.3):
+sender reports, CNAME and BYE go out, receiver reports are read; nothing of it reaches the call.
 
 Until the recorder has answered that it wants them, packets are kept (bounded in seconds and octets), and then sent in
 order, somewhat faster than real time, so that the recorder's socket buffer holds them. What was kept before there was a
