@@ -3,6 +3,7 @@ the choice is made when modules are loaded."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -47,7 +48,7 @@ def run(code: str, native: str) -> tuple[list[str], str]:
         text=True,
         timeout=120,
         check=True,
-        env={"SIPREC_NATIVE": native, "PATH": "/usr/bin:/bin"},
+        env={**os.environ, "SIPREC_NATIVE": native},
     )
     return done.stdout.split(), done.stderr
 

@@ -110,6 +110,9 @@ def test_routes_are_replaced_in_their_place_or_put_on_top(routes: list[str]) -> 
     for data in (INVITE, several, INVITE.replace(b"Route: <sip:192.0.2.9;lr>\r\n", b"")):
         message = parse_datagram(forward_request(request(data), route=routes))
         assert message.values("route") == routes
+        before = parse_datagram(data)
+        at = before.keys.index("route") if "route" in before.keys else 0
+        assert message.keys.index("route") == at
         assert message.get("call-id") == "a84b4c"
         assert len(message.lines) == len(message.keys)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 
 import pytest
 import sipmessage
@@ -353,3 +354,37 @@ def test_several_headers_are_added_as_one_by_one() -> None:
         many.to_tag  # noqa: B018 - read again, as its header changed
     with pytest.raises(SipError):
         many.extend([("X", "a\r\nb")])
+
+
+def test_what_was_read_is_read_again_when_its_header_changes() -> None:
+    message = SipRequest("INVITE", "sip:a@b")
+    views: dict[str, tuple[str, Callable[[], object]]] = {
+        "Via": ("SIP/2.0/UDP h;branch=z9hG4bK%d", lambda: (message.branch, message.top_via.branch)),
+        "From": ("<sip:a@b>;tag=%d", lambda: (message.from_tag, message.from_.tag)),
+        "To": ("<sip:a@b>;tag=%d", lambda: (message.to_tag, message.to.tag)),
+        "Call-ID": ("%d", lambda: message.call_id),
+        "CSeq": ("%d INVITE", lambda: message.cseq.number),
+        "Max-Forwards": ("%d", lambda: message.max_forwards),
+        "Content-Length": ("%d", lambda: message.content_length),
+        "Contact": ("<sip:a@b:%d>", lambda: message.contact and message.contact.uri.port),
+        "Content-Type": ("text/%d", lambda: message.content_type and message.content_type.value),
+    }
+    for name, (text, view) in views.items():
+        seen = []
+        for number in (1, 2, 3):
+            message.set(name, text % number)
+            seen.append(view())
+        assert len(set(seen)) == 3, name
+    assert message.problem is None
+    message.set("CSeq", "1 BYE")
+    assert message.problem is not None
+    message.set("CSeq", "1 INVITE")
+    message.add("Max-Forwards", "70")
+    assert message.problem == ("Max-Forwards occurs twice", 400)
+
+
+def test_uris_that_differ_in_case_are_not_taken_for_each_other() -> None:
+    texts = ("sip:bob@example.com", "sip:BOB@example.com", "SIP:bob@EXAMPLE.com")
+    for _ in range(2):
+        assert [Uri.parse(text).text for text in texts] == list(texts)
+    assert [Uri.parse(text).user for text in texts] == ["bob", "BOB", "bob"]

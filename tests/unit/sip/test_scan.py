@@ -107,7 +107,13 @@ LINES = (
     ("INVITE sip:bob@biloxi.example.com SIP/2.0", "SIP/2.0 99 x"),
     ("INVITE sip:bob@biloxi.example.com SIP/2.0", "sip/2.0 200 OK"),
 )
-ODD = [INVITE, RESPONSE, *(INVITE.replace(old.encode(), new.encode()) for old, new in LINES)]
+ODD = [
+    INVITE,
+    RESPONSE,
+    RESPONSE.replace(b"192.0.2.1;branch", b"255.255.255.255;branch").replace(b";x=1;tag=2", b";tag=2"),
+    RESPONSE.replace(b"192.0.2.1;branch", b"192.0.2.1;maddr=255.255.255.255;branch").replace(b";x=1;tag=2", b";tag=2"),
+    *(INVITE.replace(old.encode(), new.encode()) for old, new in LINES),
+]
 VIEWS = (
     "branch",
     "sent_by",
