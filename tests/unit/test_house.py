@@ -20,7 +20,7 @@ KINDS = {line.split("-", 1)[0] for line in (DATA / "requirements.tsv").read_text
 
 CIRCLES: dict[str, int] = {}
 """Modules that import each other, by room."""
-LONG = {"recording": 5, "sip": 1}
+LONG = {"sip": 1}
 """Files of more than 450 lines, by room."""
 PRIVATE_IDS: dict[str, int] = {}
 """Ids of the list of requirements that comments cite, by room."""

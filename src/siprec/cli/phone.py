@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from siprec import sdp
@@ -29,6 +29,9 @@ class PhoneError(Exception):
 
 class Phone(CallHandler):
     """One phone on `host`, its server at `proxy`. `user` is both name and SIP user; `signal` is what it plays."""
+
+    answer_headers: Sequence[tuple[str, str]] = ()
+    """What its 200 has besides."""
 
     def __init__(self, user: str, display_name: str, domain: str, host: str, proxy: tuple[str, int], signal: Floats):
         self.user = user
@@ -152,7 +155,7 @@ class Phone(CallHandler):
     def _pick_up(self, call: IncomingCall) -> None:
         if self.media is None:
             return
-        call.answer(200, self._offer(self.media))
+        call.answer(200, self._offer(self.media), headers=self.answer_headers)
         self._connect(body_sdp(call.invite))
 
     def request(self, call: Call, request: SipRequest, reply: Reply) -> None:

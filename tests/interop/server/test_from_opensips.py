@@ -14,7 +14,7 @@ from siprec.server.config_file import parse
 from siprec.server.proxy_process import ProxyProcess
 from siprec.sip.message import SipRequest
 from siprec.sip.multipart import find_metadata
-from siprec.sip.useragent import IncomingCall, session_description
+from siprec.sip.useragent import session_description
 from tests.interop.srsprobe.poor_srs import PoorSrs
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "from_opensips.py"
@@ -31,14 +31,7 @@ use = "always"
 class Pbx(Phone):
     """Answers, and says in its 200 that the call is to be archived."""
 
-    def _pick_up(self, call: IncomingCall) -> None:
-        respond = call.answer
-
-        def answer(status: int, body: bytes = b"", *rest: object) -> None:
-            respond(status, body, headers=[("X-Archive", "yes")])
-
-        call.answer = answer  # type: ignore[assignment,method-assign]
-        super()._pick_up(call)
+    answer_headers = (("X-Archive", "yes"),)
 
 
 async def until(condition: Callable[[], bool], limit: float = 30.0) -> None:

@@ -87,5 +87,5 @@ def test_a_recorded_call_can_be_followed_through_the_logs(tmp_path: Path) -> Non
     into = next(line for line in of_recorder if "recording into" in line["message"])
     assert into["call_id"] == start["rs_call_id"]
     debug = [line for line in of_proxy if line["level"] == "debug"]
-    assert {line["logger"] for line in debug} == {"siprec.recording.call_recording"}
+    assert {line["logger"] for line in debug} == {"siprec.recording.recording_core"}
     assert {line["session_id"] for line in debug} == {start["session_id"]}
