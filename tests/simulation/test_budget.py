@@ -14,7 +14,7 @@ from siprec.media import bencode
 from siprec.sip import scan
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
 
-PROXIED = (775, 830)
+PROXIED = (720, 830)
 RECORDED = (1805, 1985)
 SHIPPED = (2005, 2300)
 """Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 from siprec.proxy.forward import Aim
 from siprec.proxy.record_attribute import SentSdp
 from siprec.proxy.routes import Target
+from siprec.sip.clock import Timer
 from siprec.sip.message import SipResponse
 from siprec.sip.transaction import ClientTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-
-if TYPE_CHECKING:
-    from siprec.sip.clock import Timer
 
 
 class Branch:

@@ -15,14 +15,12 @@ give it up yet, and descriptions go on as they came until :meth:`CallMedia.move`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
 from siprec.media.engine import NO_FLAGS, DeleteResult, MediaError, MediaFlags, MediaServer, MediaSession, merged
-
-if TYPE_CHECKING:
-    from siprec.sip.clock import Timer
+from siprec.sip.clock import Timer
 
 MAX_SPARES: Final = 2
 """Other media servers that a call may go to before one has answered."""
@@ -223,7 +221,7 @@ class CallMedia:
 
     def awaits(self, question: Question) -> bool:
         """Whether the reply to a question is still of use: it is not too late, and no other server was asked."""
-        return any(each is question for each in self._questions)
+        return question in self._questions
 
     def replied(
         self, question: Question, result: bytes | MediaError, other: MediaServer | None = None
@@ -231,27 +229,28 @@ class CallMedia:
         """The media server answered a question that is awaited, refused it, or was silent. `other` is the one to go to
         after a failure: the call goes there if nothing has passed this one yet, two times at the most."""
         if not isinstance(result, MediaError):
-            self._forget(question)
+            self._questions.remove(question)
             if self.state != "active" or self.lost:
                 return self._all(question, None)
             command, session = question.command, question.session
-            self._last = [each for each in self._last if each[0] != command or each[1] != session]
+            if self._last:
+                self._last = [each for each in self._last if each[0] != command or each[1] != session]
             self._last.append((command, session, question.sdp, result))
             self._passed = True
             self.answered = self.answered or command == "answer"
             return self._all(question, result)
         if self.state == "active" and other is not None and not self.answered and not self._last and self._spares:
             return self._elsewhere(other)
-        self._forget(question)
+        self._questions.remove(question)
         return [*self._refused(question.command, result), *self._all(question, None)]
-
-    def _forget(self, question: Question) -> None:
-        self._questions = [each for each in self._questions if each is not question]
 
     def _all(self, question: Question, result: bytes | None) -> list[MediaAction]:
         actions: list[MediaAction] = []
         for waiting in question.waiting:
-            actions += self._go_on(waiting, result)
+            if isinstance(waiting, _Reoffer):
+                actions += self._go_on(waiting, result)
+            else:
+                actions.append(("passed", waiting, result))
         return actions
 
     def _refused(self, command: Command, error: MediaError) -> list[MediaAction]:

@@ -80,10 +80,10 @@ class DialogTable:
         from_tag, to_tag = message.from_tag, message.to_tag
         if dlg_id:
             dialog = self._dialogs.get((dlg_id, to_tag))
-            if dialog is not None and dialog.caller_tag == from_tag:
+            if dialog is not None and dialog.call.from_tag == from_tag:
                 return dialog, "caller"
             dialog = self._dialogs.get((dlg_id, from_tag))
-            if dialog is not None and dialog.caller_tag == to_tag:
+            if dialog is not None and dialog.call.from_tag == to_tag:
                 return dialog, "callee"
             return None
         call_id = message.call_id
@@ -136,7 +136,7 @@ class DialogTable:
     def request(self, dialog: ProxiedDialog, side: Side, request: SipRequest, flow: Hop | None) -> None:
         """A request of `side` within the dialog is being forwarded."""
         dialog.seen = self._clock.now()
-        peer = dialog[side]
+        peer = dialog.caller if side == "caller" else dialog.callee
         peer.cseq = max(peer.cseq, request.cseq.number)
         if flow is not None:
             peer.flow = flow
@@ -188,8 +188,8 @@ class DialogTable:
 
     def _succeeded(self, dialog: ProxiedDialog, side: Side, request: SipRequest, response: SipResponse) -> None:
         # RFC 3261 12.2: both sides' targets, now that the request was accepted.
-        dialog[side].target = contact_of(request) or dialog[side].target
-        other = dialog[OTHER[side]]
+        mine, other = (dialog.caller, dialog.callee) if side == "caller" else (dialog.callee, dialog.caller)
+        mine.target = contact_of(request) or mine.target
         other.target = contact_of(response) or other.target
         interval = 0
         value = response.get("session-expires")

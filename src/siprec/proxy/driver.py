@@ -175,8 +175,9 @@ class Driver:
             return
         hop = branch.hops.pop(0)
         changes = NO_CHANGES
-        if context.dialog is not None:
-            shift = context.dialog[context.side].shift
+        dialog = context.dialog
+        if dialog is not None:
+            shift = (dialog.caller if context.side == "caller" else dialog.callee).shift
             if shift is not None:
                 changes = self.midcall.outgoing(shift, base)
         elif branch.breadth:
@@ -190,7 +191,7 @@ class Driver:
             body=branch.body,
         )
         branch.was_answered = False
-        layer = self.layer
+        layer = self._layer or self.layer
         branch.transaction = layer.send_request(
             base,
             hop,
@@ -218,7 +219,7 @@ class Driver:
             given_by = "" if self.is_trusted(source) else source.host
             self.subscriptions.begin(dlg_id, context.transaction.request, source, given_by)
         cookie = self.cookies.make(dlg_id, context.call_id)
-        transport = self.layer.transport
+        transport = (self._layer or self.layer).transport
         return record_route.values(
             transport, self.identity, source, transport.route(hop, 0), cookie, secure=aimed.is_secure
         )
@@ -251,8 +252,9 @@ class Driver:
                 self.run(context)
             return
         self.counters["responses"] += 1
-        if context.dialog is not None:
-            shift = context.dialog[context.side].shift
+        dialog = context.dialog
+        if dialog is not None:
+            shift = (dialog.caller if context.side == "caller" else dialog.callee).shift
             if shift is not None:
                 self.midcall.incoming(shift, context.transaction.request, response)
         context.received(branch, transaction, response, self.clock.now())
@@ -354,11 +356,12 @@ class Driver:
 
     def send_stateless(self, octets: bytes, aimed: Aim, loop: str, target: Target) -> None:
         """Send an ACK or a CANCEL that has no transaction of its own."""
-        branch = f"{self.layer.new_branch()}-{loop}"
+        layer = self._layer or self.layer
+        branch = f"{layer.new_branch()}-{loop}"
         if target.flow is not None:
             # As with a branch: a connection may be gone.
             failed = partial(self._stateless_by_name, octets, aimed, branch, target.given_by)
-            self.layer.send_stateless(octets, target.flow, add_via=branch, failed=None if target.only_flow else failed)
+            layer.send_stateless(octets, target.flow, add_via=branch, failed=None if target.only_flow else failed)
         else:
             self._stateless_by_name(octets, aimed, branch, target.given_by)
 

@@ -15,7 +15,7 @@ from siprec.proxy.media_path import MediaPath
 from siprec.proxy.midcall_requests import MidcallRequests
 from siprec.proxy.nat_flow import way_back
 from siprec.proxy.passage import Ack
-from siprec.proxy.peers import OTHER, Ends, Side
+from siprec.proxy.peers import OTHER, REFRESHING, Ends, Side
 from siprec.proxy.record_route import Cookies
 from siprec.proxy.response_context import ResponseContext
 from siprec.proxy.routes import TRUSTED, Target
@@ -83,7 +83,7 @@ class InDialog:
         self._aim_at_peer(base, source, side, dialog, dialog)
         context.dialog, context.side = dialog, side
         self._sent(dialog, side, base, context.transaction.request, source)
-        peer = dialog[OTHER[side]]
+        peer = dialog.callee if side == "caller" else dialog.caller
         target = _peer(base, peer.flow, peer.given_by)
         if base.method in ("INVITE", "UPDATE") and core.midcall.holds(
             dialog, side, base, _HeldRequest(self, context, target)
@@ -146,7 +146,8 @@ class InDialog:
         if flow is not None and not _is_known(dialog, side, source):
             flow = None  # somebody else's address until the peer has accepted it
         self._core.dialogs.request(dialog, side, base, flow)
-        dialog[side].sent(received)
+        if received.method in REFRESHING:
+            dialog[side].sent(received)
 
     def ack(self, request: SipRequest, source: Hop) -> None:
         """The ACK for a 2xx. Raises SipError: it leads nowhere."""
@@ -183,13 +184,14 @@ class InDialog:
             return
         dialog, side = found
         self._sent(dialog, side, base, request, source)
-        target = _peer(base, dialog[OTHER[side]].flow, dialog[OTHER[side]].given_by)
+        peer = dialog.callee if side == "caller" else dialog.caller
+        target = _peer(base, peer.flow, peer.given_by)
         core.media.ack_out(Ack(dialog, side, request, base, aim(base, target), target, loop))
 
     def send_ack(self, ack: Ack, body: bytes | None) -> None:
         """Its description has passed."""
         core, dialog, side, aimed = self._core, ack.dialog, ack.side, ack.aim
-        shift = dialog[side].shift
+        shift = (dialog.caller if side == "caller" else dialog.callee).shift
         changes = core.midcall.outgoing(shift, ack.message) if shift is not None else NO_CHANGES
         octets = forward_request(ack.message, uri=aimed.uri, route=aimed.route, changes=changes, body=body)
         core.send_stateless(octets, aimed, ack.loop, ack.target)
@@ -214,7 +216,7 @@ class InDialog:
         Raises:
             SipError: 403, Request-URI or Route lead out of the dialog; 400, malformed.
         """
-        core, peer = self._core, ends[OTHER[side]]
+        core, peer = self._core, ends.callee if side == "caller" else ends.caller
         trusted = core.is_trusted(source)
         if not trusted and "route" in base.keys and not peer.is_on_route(base, core.identity):
             raise SipError("Route leads out of the dialog", 403)
@@ -234,7 +236,7 @@ class InDialog:
 
 def _is_known(ends: Ends, side: Side, source: Hop) -> bool:
     """Whether an address is one that a side has signalled, or comes from since."""
-    peer = ends[side]
+    peer = ends.caller if side == "caller" else ends.callee
     return peer.has_signalled(source.host) or (peer.flow is not None and peer.flow.host == source.host)
 
 

@@ -117,9 +117,10 @@ class MediaPath(MediaSessions):
     def _through(self, passage: Passage, dialog: ProxiedDialog, session: MediaSession, sdp: bytes) -> None:
         call, receiver = passage.call, passage.receiver
         path = self._session(call)
-        before = dialog[receiver].sent_sdp
-        if passage.kind == "offer" and dialog.open is not None and before is not None:
-            dialog.open.sent_before = before.copy()
+        if passage.kind == "offer" and dialog.open is not None:
+            before = dialog[receiver].sent_sdp
+            if before is not None:
+                dialog.open.sent_before = before.copy()
         if path is None or path.state != "active":
             call.media_bypassed = True
             passage.body = self._around(dialog, receiver, passage.message, sdp)
@@ -144,8 +145,9 @@ class MediaPath(MediaSessions):
         path = passage.call.media_path
         assert path is not None
         if result is not None:
-            state = self._state(passage.call) if dialog[receiver].is_aware else ""
-            result = dialog.sent(receiver).passing(result, state)
+            peer = dialog.caller if receiver == "caller" else dialog.callee
+            sent = peer.sent_sdp = peer.sent_sdp or SentSdp()
+            result = sent.passing(result, self._state(passage.call) if peer.is_aware else "")
             passage.body = with_sdp(message, result)
             if passage.body is None:
                 path.lost = path.lost or "the description cannot be put in place"
@@ -392,6 +394,7 @@ class MediaPath(MediaSessions):
         indicator = self._core.indicator
         if indicator is not None:
             for side in SIDES:
-                wanted = preference(dialog[side].sdp)
+                sdp = dialog.caller.sdp if side == "caller" else dialog.callee.sdp
+                wanted = preference(sdp) if b"recordpref" in sdp else ""
                 if wanted:
                     indicator.preference(dialog.call, side, wanted)

@@ -98,5 +98,7 @@ def take(dialog: ProxiedDialog) -> None:
 
 def _complete(dialog: ProxiedDialog, offer: OpenOffer, answerer: Side, sdp: bytes) -> None:
     dialog.open = None
-    dialog[offer.offerer].sdp = offer.sdp
-    dialog[answerer].sdp = sdp
+    if answerer == "callee":
+        dialog.caller.sdp, dialog.callee.sdp = offer.sdp, sdp
+    else:
+        dialog.caller.sdp, dialog.callee.sdp = sdp, offer.sdp

@@ -121,7 +121,9 @@ class SentSdp:
         """A description of the peer on its way to this party: as it is to be sent. `relayed`: it comes from the media
         server."""
         self.relayed = self.next_relayed = relayed
-        result = version(marked(octets, state), self.ahead)
+        result = marked(octets, state) if state else octets
+        if self.ahead:
+            result = version(result, self.ahead)
         if self.sdp and result != self.sdp and origin_of(result) == origin_of(self.sdp) and octets == self.source:
             # The peer has nothing new, but we have: without a new version nobody would look (RFC 3264 8).
             self.ahead += 1

@@ -14,12 +14,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from siprec.proxy.actions import Action, Choices, Headers, by_preference, our_tag
+from siprec.proxy.authentication import Authenticated
 from siprec.proxy.best_response import choose
 from siprec.proxy.branch import Branch
+from siprec.proxy.call import Call
+from siprec.proxy.dialog import ProxiedDialog
 from siprec.proxy.forward import aim, breadth
+from siprec.proxy.peers import Side
 from siprec.proxy.routes import Target
 from siprec.proxy.sdp_body import sdp_of
 from siprec.sip.errors import SipError
@@ -28,12 +32,6 @@ from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.transaction import ClientTransaction, ServerTransaction
 from siprec.sip.transport import Hop
 from siprec.sip.uri import Uri
-
-if TYPE_CHECKING:
-    from siprec.proxy.authentication import Authenticated
-    from siprec.proxy.call import Call
-    from siprec.proxy.dialog import ProxiedDialog
-    from siprec.proxy.peers import Side
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +216,8 @@ class ResponseContext:
         """A response came, ours the top Via."""
         status = response.status
         branch.was_answered = True
-        branch.stop_silence()
+        if branch.silence is not None:
+            branch.stop_silence()
         if status < 200:
             if status == 100:
                 return  # RFC 3261 16.7 step 5: for us
@@ -235,7 +234,7 @@ class ResponseContext:
         """Go on with a response whose turn it is."""
         status = response.status
         if status < 300:
-            if status >= 200:
+            if status >= 200 and branch.timer_c is not None:
                 branch.stop()
             self.out.append(("pass", branch, transaction, response))
             return
@@ -268,7 +267,8 @@ class ResponseContext:
         self.out.append(("forward", response, body))
         if first:
             self.final = status
-            self.cancel((_ELSEWHERE,), but=branch)  # RFC 3261 16.7 step 10
+            if len(self.branches) > 1:
+                self.cancel((_ELSEWHERE,), but=branch)  # RFC 3261 16.7 step 10
             self._groups.clear()
         self.out.append(("forwarded", branch, response, first))
         if first and self.on_final is not None:
@@ -319,7 +319,8 @@ class ResponseContext:
         if branch.done:
             return
         branch.done = True
-        branch.stop()
+        if branch.timer_c is not None or branch.silence is not None:
+            branch.stop()
         branch.status, branch.response = status, response
         if 200 <= status < 300:
             return

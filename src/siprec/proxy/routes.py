@@ -197,6 +197,8 @@ class CompiledRule:
 
     def groups(self, request: SipRequest, rng: random.Random) -> list[list[Target]]:
         """The targets: groups to be tried one after the other, each at once."""
+        if len(self._targets) == 1:
+            return [[target_for(self._targets[0][0], request)]]
         ordered = weighted_order(self._targets, rng)
         targets = [target_for(uri, request) for uri, _ in ordered]
         return [targets] if self.rule.fork else [[target] for target in targets]
