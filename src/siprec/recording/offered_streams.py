@@ -81,9 +81,9 @@ class OfferedStreams(CopiedStreams):
         return taken.fallback(self.server, self.targets)
 
     def rs_answered(self, dialog: RsPeer, answer: SessionDescription) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS takes the recording."""
         raise NotImplementedError
 
     def rs_refused(self, dialog: RsPeer, status: int, reason: str) -> None:
-        """See :class:`siprec.recording.rs_peer.DialogOwner`."""
+        """The SRS does not take it."""
         raise NotImplementedError
