@@ -24,7 +24,7 @@ from siprec.api.operation import Answer, Asked, Operation
 from siprec.api.paging import page
 from siprec.api.problem import Problem
 from siprec.api.settings import RecorderApiConfig
-from siprec.recorder.media_stream import MediaLine
+from siprec.recorder.media_stream import ReceivedStream
 from siprec.recorder.recorder import Recorder
 from siprec.recorder.session import RecordingSession
 
@@ -98,7 +98,7 @@ def _session(session: RecordingSession) -> recorder_model.RecorderSession:
     )
 
 
-def _stream(line: MediaLine, now: float) -> recorder_model.RecorderStream:
+def _stream(line: ReceivedStream, now: float) -> recorder_model.RecorderStream:
     total = line.receiver.total()
     return recorder_model.RecorderStream(
         label=line.label,

@@ -19,7 +19,7 @@ from siprec.metadata.merge import MetadataState
 from siprec.metadata.values import Id
 from siprec.recorder import recording_json
 from siprec.recorder.disk_thread import MAX_BACKLOG
-from siprec.recorder.media_stream import MediaLine
+from siprec.recorder.media_stream import ReceivedStream
 from siprec.recorder.ntp import NtpClock
 from siprec.recorder.pipeline import Batch, Pipeline
 from siprec.recorder.recording_disk import RecordingDisk
@@ -73,7 +73,7 @@ class Recording:
         """What was lost by a fault of ours."""
         self.lasting = False
         """Its session was over when it began: it ends with its streams."""
-        self.lines: list[MediaLine] = []
+        self.lines: list[ReceivedStream] = []
         """Every stream there ever was, by number."""
         self.over_since: float | None = None
         """Monotonic time since which nothing more is to come, while the RS goes on."""
@@ -112,13 +112,13 @@ class Recording:
         return self.rs.state if self.rs.begun == 1 else part(self.rs.state, self.session)
 
     @property
-    def live(self) -> list[MediaLine]:
+    def live(self) -> list[ReceivedStream]:
         """The streams that go on."""
         return [line for line in self.lines if not line.closed]
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
-    def add(self, line: MediaLine) -> None:
+    def add(self, line: ReceivedStream) -> None:
         """Another stream; :meth:`configure` follows when all are there."""
         line.number = len(self.lines) + 1
         line.ntp_clocks = self._ntp_clocks
@@ -139,7 +139,7 @@ class Recording:
     ) -> None:
         self._writer.submit(lambda: self.pipeline.configure(number, table, active, gains))
 
-    def _gains(self, line: MediaLine) -> tuple[float, float]:
+    def _gains(self, line: ReceivedStream) -> tuple[float, float]:
         """Place in the stereo mix: the first two audio streams left and right, a replacement where its predecessor was,
         further ones in the middle, a lone one on both sides."""
         audio = [other for other in self.lines if other.kind == "audio"]
@@ -154,7 +154,7 @@ class Recording:
             return (1.0, 1.0)
         return (1.0, 0.0) if line.side == "left" else (0.0, 1.0)
 
-    def leave(self, line: MediaLine) -> None:
+    def leave(self, line: ReceivedStream) -> None:
         """`line` is no longer part of this: what it received so far is."""
         self.hand_over(float("inf"))
         line.receiver.counters.stranger += line.latch.undecided

@@ -44,7 +44,7 @@ class Pause:
 
 
 @dataclass(eq=False)
-class MediaLine:
+class ReceivedStream:
     """Stream number `number` of a recording, on m-line `index` of its SDP."""
 
     number: int
@@ -345,9 +345,9 @@ class MediaLine:
             total.stranger += self.latch.undecided
         return total
 
-    def successor(self, wall: float) -> MediaLine:
+    def successor(self, wall: float) -> ReceivedStream:
         """Another stream on the same m-line and sockets; :meth:`open` it in place of this one."""
-        line = MediaLine(0, self.index, self.kind, self.pair, self.local_address, self.clock, self.label)
+        line = ReceivedStream(0, self.index, self.kind, self.pair, self.local_address, self.clock, self.label)
         line.call_id = self.call_id
         line.negotiated(self.table, self.offered)
         line.codec_names, line.mux = list(self.codec_names), self.mux

@@ -18,7 +18,7 @@ from siprec.metadata.history import ParticipantHistory, SessionHistory
 from siprec.metadata.merge import MetadataState
 from siprec.metadata.values import Id, rfc3339
 from siprec.recorder import headers
-from siprec.recorder.media_stream import MediaLine
+from siprec.recorder.media_stream import ReceivedStream
 from siprec.recorder.pipeline import Line, Pipeline
 from siprec.recorder.settings import EVERYTHING, Kept
 
@@ -89,7 +89,7 @@ class Snapshot:
     src_address: str
     headers: headers.Kept
     pipeline: Pipeline
-    lines: Sequence[MediaLine]
+    lines: Sequence[ReceivedStream]
     state: MetadataState
     documents: Sequence[dict[str, Any]]
     errors: Sequence[str]
@@ -231,7 +231,7 @@ def _session(session: SessionHistory, state: MetadataState) -> dict[str, Any]:
     }
 
 
-def _stream(line: MediaLine, pipeline: Pipeline, state: MetadataState) -> dict[str, Any]:
+def _stream(line: ReceivedStream, pipeline: Pipeline, state: MetadataState) -> dict[str, Any]:
     work = pipeline.lines.get(line.number)
     offset = pipeline.wall_offset
     ids = list(line.stream_ids)
@@ -278,7 +278,7 @@ def _drift(work: Line) -> float | None:
     return round(longest.ppm or 0.0, 1) if longest is not None else None
 
 
-def _faults(line: MediaLine, work: Line | None, offset: float) -> list[dict[str, Any]]:
+def _faults(line: ReceivedStream, work: Line | None, offset: float) -> list[dict[str, Any]]:
     """What was wrong with the RTP of a stream, and what we made of it."""
     found = [
         {"fault": name, "count": fault.count, "first": stamp(fault.first + offset), "detail": fault.detail}

@@ -8,7 +8,7 @@ from siprec.recorder.cs_recording import Recording
 from siprec.recorder.errors import RecorderFull
 from siprec.recorder.formats import codec_table
 from siprec.recorder.latch import Latch
-from siprec.recorder.media_stream import MediaLine
+from siprec.recorder.media_stream import ReceivedStream
 from siprec.recorder.rs_context import RsContext
 from siprec.recorder.sdp_answer import is_numeric
 from siprec.recorder.secure import keys_for
@@ -22,7 +22,7 @@ class RsStreams:
         self._rs = rs
         self._resources = rs.resources
         self._clock = rs.resources.clock
-        self.by_index: dict[int, MediaLine] = {}
+        self.by_index: dict[int, ReceivedStream] = {}
         """By the index of their m-lines."""
         self.owners: dict[int, Recording] = {}
         """The recordings that they belong to, if they do."""
@@ -32,16 +32,16 @@ class RsStreams:
         self._heard = self._clock.now()
         self._key_frames: set[int] = set()
 
-    def acquire(self, description: sdp.SessionDescription, tables: list[list[str]]) -> dict[int, MediaLine]:
+    def acquire(self, description: sdp.SessionDescription, tables: list[list[str]]) -> dict[int, ReceivedStream]:
         """Open ports for all new m-lines, or for none."""
-        fresh: dict[int, MediaLine] = {}
+        fresh: dict[int, ReceivedStream] = {}
         ports, settings = self._resources.ports, self._resources.settings
         try:
             for index, media in enumerate(description.media):
                 old = self.by_index.get(index)
                 if tables[index] and (old is None or old.kind != media.kind):
                     latch = Latch(settings.learn, settings.relearn, self._clock.now())
-                    fresh[index] = MediaLine(
+                    fresh[index] = ReceivedStream(
                         0, index, media.kind, ports.acquire(), ports.address, self._clock, latch=latch
                     )
                     fresh[index].call_id = self._rs.call_id
@@ -51,13 +51,13 @@ class RsStreams:
             raise
         return fresh
 
-    def release(self, fresh: dict[int, MediaLine]) -> None:
+    def release(self, fresh: dict[int, ReceivedStream]) -> None:
         """Free what :meth:`acquire` opened: nothing comes of it."""
         for line in fresh.values():
             self._resources.ports.release(line.pair)
 
     def answer(
-        self, index: int, media: sdp.MediaDescription, formats: list[str], fresh: dict[int, MediaLine], wall: float
+        self, index: int, media: sdp.MediaDescription, formats: list[str], fresh: dict[int, ReceivedStream], wall: float
     ) -> sdp.MediaDescription:
         """The answer to an m-line, which is opened, changed or closed with it."""
         if not formats or index in fresh:
@@ -97,7 +97,7 @@ class RsStreams:
             for index, each in enumerate(media):
                 latch = Latch(settings.learn, settings.relearn, self._clock.now())
                 latch.signal(None, self._rs.src_address, self._clock.now())
-                line = self.by_index[index] = MediaLine(
+                line = self.by_index[index] = ReceivedStream(
                     0, index, "audio", ports.acquire(), ports.address, self._clock, each.label or "", latch=latch
                 )
                 line.call_id = self._rs.call_id

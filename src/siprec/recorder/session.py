@@ -21,7 +21,7 @@ from siprec.recorder.assignment import NOBODY, assign, match_by_order
 from siprec.recorder.bodies import read_metadata
 from siprec.recorder.cs_recording import Outcome, Recording
 from siprec.recorder.errors import OfferError, RecorderError, RecorderFull
-from siprec.recorder.media_stream import MediaLine
+from siprec.recorder.media_stream import ReceivedStream
 from siprec.recorder.recording_result import RecordingResult
 from siprec.recorder.resources import Resources
 from siprec.recorder.rs_context import RsContext
@@ -241,7 +241,7 @@ class RecordingSession:
         self._ended = [outcome for outcome in self._ended if outcome not in done]
 
     @property
-    def lines(self) -> list[MediaLine]:
+    def lines(self) -> list[ReceivedStream]:
         """The streams of now, in the order of their m-lines."""
         return [line for _, line in sorted(self.streams.by_index.items())]
 
@@ -370,7 +370,7 @@ class RecordingSession:
         self.rs.begun += 1
         return recording
 
-    def _unowned(self, index: int, line: MediaLine, now: float) -> None:
+    def _unowned(self, index: int, line: ReceivedStream, now: float) -> None:
         """A line that belongs to no communication session. Media that arrive shortly after one ended were sent before.
         All others are recorded under no name: whatever is accepted is recorded."""
         until = self.streams.left.get(index, float("-inf")) + LINGER

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from siprec.recorder.media_stream import MediaLine
+from siprec.recorder.media_stream import ReceivedStream
 
 HEADER: Final = "X-Siprec-Recorded"
 
@@ -35,7 +35,7 @@ class Tally:
     def __init__(self) -> None:
         self._labels: dict[str, Counts] = {}
 
-    def add(self, line: MediaLine, *, kept: bool) -> None:
+    def add(self, line: ReceivedStream, *, kept: bool) -> None:
         """`line` is over; `kept`: it belonged to a recording."""
         total = line.receiver.total()
         counts = self._labels.setdefault(line.label, Counts())

@@ -10,27 +10,23 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from siprec.net.transport import SocketTransport
+from siprec.server.garbage import SELDOM, YOUNG
 from siprec.server.headroom import raise_descriptor_limit
 from siprec.sip.transport import Hop
 
 log = logging.getLogger(__name__)
 
 
-_COLLECTIONS: Final = (2000, 10, 50)
-
-
 def run(main: Coroutine[Any, Any, int]) -> int:
     """Run a process's main coroutine on uvloop (asyncio's own loop where uvloop is absent); returns the exit status."""
-    # A full collection looks at every object of every call, and stops all of them for that long (0.85 s were seen at 50
-    # recorded calls a second). What was imported is left out for good, what a call leaves behind is mostly found by the
-    # small collections, of some milliseconds each; full ones come seldom.
     raise_descriptor_limit()
+    # What was imported is left out for good.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_COLLECTIONS)
+    gc.set_threshold(*YOUNG, SELDOM)
     try:
         import uvloop
     except ImportError:

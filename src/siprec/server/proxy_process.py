@@ -41,6 +41,7 @@ from siprec.recording.srs_initiated import is_request
 from siprec.server.config import Config
 from siprec.server.config_check import log_warnings
 from siprec.server.config_file import ConfigError
+from siprec.server.garbage import FullCollections
 from siprec.server.headroom import MOST, Headroom, RelayPorts, descriptors, most_connections
 from siprec.server.media_lost_policy import MediaLostPolicy
 from siprec.server.media_supervisor import MediaSupervisor
@@ -92,6 +93,7 @@ class ProxyProcess:
         self.identity = LocalDomain([], sip.domains)
         self.events = EventDispatcher()
         self.events.subscribe(log_event)
+        self.collections: FullCollections | None = None
         self.process_events = ProcessEvents(self.clock, self.events)
         self.media = MediaSupervisor(
             self.clock,
@@ -267,6 +269,7 @@ class ProxyProcess:
                 self.identity.add(address.transport, name, port or address.port)
                 self._add_advertised(address.transport, name, port or address.port)
         self.recording.open()
+        self.collections = FullCollections(self.clock, lambda: self.core.calls)
         if self.api is not None:
             await self.api.start()
         self.loop.add_signal_handler(signal.SIGUSR1, self._report)
@@ -286,6 +289,8 @@ class ProxyProcess:
         """End recordings and close everything."""
         self.loop.remove_signal_handler(signal.SIGUSR1)
         self.headroom.close()
+        if self.collections is not None:
+            self.collections.close()
         self.recording.close()
         self.recording.stop_all()
         # The last metadata and the BYEs to the SRSs get a moment; who does not answer gets its BYE all the same.

@@ -27,6 +27,7 @@ from siprec.recorder.srs_initiated import Invitations
 from siprec.server.config import Config
 from siprec.server.config_check import log_warnings, port_range
 from siprec.server.config_file import ConfigError, load
+from siprec.server.garbage import FullCollections
 from siprec.server.headroom import MOST, Headroom, descriptors, most_connections
 from siprec.server.notify import Notifier
 from siprec.server.oserror_hints import why
@@ -147,6 +148,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
             "port pairs": lambda: (recorder.ports.open, recorder.ports.limit),
         },
     )
+    collections = FullCollections(clock, lambda: recorder.sessions)
     notifier = Notifier()
     api = None
     if settings.api.listen:
@@ -195,6 +197,7 @@ async def _main(config: Config, base: Path, clients: Sequence[Uri]) -> int:
                 break
             await asyncio.sleep(0.1)
     finally:
+        collections.close()
         headroom.close()
         notifier.close()
         if api is not None:
