@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from siprec import sdp
 from siprec.media.bencode import BencodeError, decode_dict, encode
 from siprec.media.engine import MediaError, MediaFlags, MediaSession, MediaStatistics, Subscription
 from siprec.media.ng import NgClient, Reply
@@ -287,6 +288,25 @@ def test_withheld_lines_become_rejected_ones() -> None:
     mixed = ANSWER.replace(b"a=recvonly", b"a=inactive", 1)
     assert b"m=audio 0 RTP/AVP 0" in reject_withheld(mixed)
     assert b"m=audio 4010 RTP/AVP 0" in reject_withheld(mixed)
+
+
+@pytest.mark.parametrize("word", ["inactive", "sendonly"])
+def test_a_stream_that_the_recorder_does_not_want_is_answered_with_port_zero(word: str) -> None:
+    _, wire, engine = _engine()
+    engine.subscribe_answer(SESSION, "S", ANSWER.replace(b"recvonly", word.encode(), 1), lambda error: None)
+    body = wire.request()["sdp"]
+    assert isinstance(body, bytes)
+    assert [line.port for line in sdp.parse(body).media] == [0, 4010]
+
+
+def test_flags_of_the_server_and_of_the_call_are_said_once() -> None:
+    clock = _Clock()
+    wire = _Wire(clock)
+    engine = RtpEngine(clock, wire, flags=MediaFlags(flags=("a", "b"), replace=("origin",), label="x"))
+    engine.offer(SESSION, b"v=0", lambda result: None, flags=MediaFlags(flags=("b", "c"), label="y"))
+    request = wire.request()
+    assert request["flags"] == [b"a", b"b", b"c"]
+    assert (request["replace"], request["label"]) == ([b"origin"], b"y")
 
 
 def test_statistics_of_any_shape_are_read_without_an_exception() -> None:
