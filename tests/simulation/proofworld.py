@@ -16,8 +16,8 @@ from siprec.media.engine import (
     StreamStatistics,
 )
 from siprec.proxy.call import Call
-from siprec.recording.proof import ProofCollector
-from siprec.recording.verdict import Begun, Line, Proof
+from siprec.recording.proof import Begun, Line, Proof
+from siprec.recording.proof_collector import ProofCollector
 from tests.simulation.recording_world import FakeMediaServer, World
 
 RATE = 50

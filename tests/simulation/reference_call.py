@@ -32,7 +32,7 @@ from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, Rules
 from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import EventDispatcher
-from siprec.recording.proof import ProofCollector
+from siprec.recording.proof_collector import ProofCollector
 from siprec.recording.recording_profile import RecordingProfile
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable

@@ -10,7 +10,7 @@ import pytest
 
 from siprec import Request, extension
 from siprec.proxy.script import Script
-from siprec.recording.proof import ProofCollector
+from siprec.recording.proof_collector import ProofCollector
 from siprec.recording.settings import SiprecVariable
 from tests.simulation.proxyworld import ProxyWorld
 from tests.simulation.recording_world import Q

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from siprec.recording.verdict import VERSION, Begun, Proof
+from siprec.recording.proof import VERSION, Begun, Proof
 from siprec.server.prooflog import files, read
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -13,6 +13,7 @@ from siprec.media.engine import MediaServer, MediaSession
 from siprec.metadata.document import (
     Document,
     Group,
+    NameId,
     Participant,
     ParticipantSessionAssoc,
     ParticipantStreamAssoc,
@@ -317,10 +318,10 @@ class CallMetadata:
         began = self._early or call.answer_wall or call.start_wall
         group, group_id = self._group(settings, groups, secret, began)
         participants, assocs, feeds = [], [], []
-        people = {leg: self._party(call, leg) for leg in LEGS}
-        names = {leg: parties.name_ids(*people[leg], identities) for leg in LEGS}
+        names: dict[Leg, tuple[NameId, ...]] = {}
         who: dict[Leg, str] = {}
         for leg in LEGS:
+            names[leg] = parties.name_ids(*self._party(call, leg), identities)
             who[leg] = self._group_ids.get((leg, group_id), "")
             if not who[leg]:
                 who[leg] = self.participant_ids[leg]
@@ -353,10 +354,11 @@ class CallMetadata:
             starts[leg] = min(since, starts[leg]) if mine[leg] else since
             mine[leg].append((ident, self._flows(call, leg, index)))
             offered.append(Stream(ident, self.session_id))
-        flowing = {leg: tuple([ident for ident, flows in mine[leg] if flows]) for leg in LEGS}
-        spoken = {leg: self._dialog_message(call, leg) for leg in LEGS}
+        spoken: dict[Leg, SipMessage | None] = {}
         for leg in LEGS:
-            send, recv = flowing[leg], flowing["callee" if leg == "caller" else "caller"]
+            spoken[leg] = self._dialog_message(call, leg)
+            send = tuple([ident for ident, flows in mine[leg] if flows])
+            recv = tuple([ident for ident, flows in mine["callee" if leg == "caller" else "caller"] if flows])
             participants.append(
                 Participant(who[leg], names[leg], settings.caller if leg == "caller" else settings.callee)
             )

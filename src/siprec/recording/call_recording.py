@@ -188,8 +188,8 @@ class CallRecording(OfferedStreams):
         except SdpError as error:
             self._later(Event(Kind.REFUSED, status=500, reason=f"offer: {error.reason}"))
             return
-        for observer in self.context.observers:
-            observer.srs_called(self)
+        for hear in self.context.observers.srs_called:
+            hear(self)
         dialog.invite(body)
 
     def _peer_at(self, server: str) -> RsPeer | None:
@@ -236,8 +236,8 @@ class CallRecording(OfferedStreams):
     def _finished(self) -> None:
         """All is given back. What is said of the recording to the end is known now; no cycle is left behind."""
         self.context.watch.discard(self)
-        for observer in self.context.observers:
-            observer.recording_over(self)
+        for hear in self.context.observers.recording_over:
+            hear(self)
         if isinstance(self._dialog, RsDialog):
             self._dialog.disown()
         self._dialog = None

@@ -106,8 +106,8 @@ class CallRecordings:
         if instance not in self.call.recordings:
             # The proxy looks here whether the media have to pass a media server.
             self.call.recordings.append(instance)
-        for observer in self._context.observers:
-            observer.recording_wanted(recording)
+        for hear in self._context.observers.recording_wanted:
+            hear(recording)
         now = self._context.clock.now()
         if self.answered:
             recording.begin(self._since_answer() if promised else now)

@@ -163,8 +163,8 @@ class CopiedStreams(RecordingCore):
             lost = self._left or moves != self._moves
             if error is None and not lost and well is Kind.CONNECTED and not self._flowing:
                 self._flowing = True
-                for observer in self.context.observers:
-                    observer.media_connected(self)
+                for hear in self.context.observers.media_connected:
+                    hear(self)
             # What a media server says, or does not say, that is lost means nothing any more.
             self._post(Event(badly, reason=str(error)) if error is not None and not lost else Event(well))
             if error is None and not lost and well is Kind.CONNECTED:
@@ -209,8 +209,8 @@ class CopiedStreams(RecordingCore):
             do(session, self._tag, done)
 
     def _release(self) -> None:
-        for observer in self.context.observers:
-            observer.copies_ending(self)
+        for hear in self.context.observers.copies_ending:
+            hear(self)
         media, session, tag = self._media, self._media_session, self._tag
         self._tag = ""
         # With a call that is over the proxy ends all of it at the media server.

@@ -1,242 +1,382 @@
-"""Proof of recording: for each call that was to be recorded, one record of what became of that.
+"""What a proof of recording says of one call, and how it is judged: plain values, no I/O.
 
-A line ``begin`` when the call is answered, a line ``end`` when call and recording are over: a ``begin`` without its
-``end`` is a call that was going on when the process died. The collector watches calls and events, asks the media server
-for its counters before copies end, takes those that it gives when the call ends, and hands lines to a writer; it never
-makes a call wait and never raises.
+docs/proof.md has the rules as a table.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final, Literal
 
-from siprec.media.engine import MediaError, MediaServer, MediaStatistics
-from siprec.proxy.call import Call, CallObserver
-from siprec.recording import events
-from siprec.recording.call_recording import CallRecording
-from siprec.recording.events import SiprecEvent
-from siprec.recording.proofcase import Case, text_of
-from siprec.recording.recording_core import RecordingCore, RecordingObserver
-from siprec.recording.verdict import KEPT, Begun, Line, Proof, Verdict, encoded, judge
-from siprec.sip.clock import Clock, Timer
+import msgspec
 
-log = logging.getLogger(__name__)
+from siprec.recording.events import ENDED_BY_SRS
 
-PATIENCE: Final = 30.0
-"""Seconds after the end of a call by which its proof is written, whatever is still missing."""
-Counted = Callable[[MediaStatistics | MediaError | None], object]
-_EARLY: Final = 10_000
-"""Calls not answered yet of which a failure to record them is remembered."""
+Verdict = Literal["complete", "unconfirmed", "partial", "none"]
+Confirm = Literal["required", "if-available"]
+VERSION: Final = 2
+"""Of the lines. What a process of before wrote as ``complete`` needed no confirmation by the SRS."""
+KEPT: Final = 3.0
+"""Seconds without a recording session that count as a gap where the media server does not count its copies."""
+REPORT_INTERVAL: Final = 7.5
+"""Longest usual time between two receiver reports (RFC 3550 6.3.1: 5 s, randomised): so long a tail is tolerated."""
+SILENT: Final = 5.0
+"""Seconds after which a stream that could flow, and of which nothing came, is missing."""
 
 
-class ProofCollector(CallObserver, RecordingObserver):
-    """Makes proofs. It has to hear of calls before the recordings do, so that it can ask the media server in time.
+class Session(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """One recording session dialog that was established. `lost`: it broke down, it was not ended. `stored`: what the
+    SRS said at the end of what it received (``complete``, ``pending``, ``failed``), where it says so."""
 
-    Args:
-        clock: time.
-        write: takes a finished line, without line end, at once.
-        find_call: the call of a dialog id.
-        active: the recording of a call's instance, None when there is none (any more).
-        counted: gets each answer of the media server, for whoever counts packets.
+    server: str
+    callid: str
+    start: float
+    end: float | None = None
+    reason: str = ""
+    status: int = 0
+    lost: bool = False
+    stored: str = ""
+
+
+class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """An SRS that did not take the recording, or why there was none at all (`server` empty)."""
+
+    at: float
+    reason: str
+    server: str = ""
+    status: int = 0
+
+
+class Pause(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """Media withheld from `start` to `end`; `by` says who asked, as far as it was said."""
+
+    start: float
+    end: float | None = None
+    by: str = ""
+    resumed_by: str = ""
+
+
+class Gap(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """Time within the call without a recording session.
+
+    `kept`: the media of it were sent afterwards (pre-roll), as the packets prove. `unknown`: it is too short to matter
+    where the media server does not count, or there are no counters. `why`: the end of the session before it.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        write: Callable[[bytes], object],
-        find_call: Callable[[str], Call | None],
-        active: Callable[[str, str], CallRecording | None],
-        counted: Counted | None = None,
-    ) -> None:
-        self._clock = clock
-        self._write = write
-        self._find_call = find_call
-        self._active = active
-        self._counted = counted or _nobody
-        self._open: dict[str, dict[str, Case]] = {}
-        self._patience: dict[str, Timer] = {}
-        self._early: dict[str, list[SiprecEvent]] = {}
-        self.verdicts: dict[Verdict, int] = {"complete": 0, "unconfirmed": 0, "partial": 0, "none": 0}
-
-    def __len__(self) -> int:
-        """Proofs that are being collected: for leak checks."""
-        return sum(len(cases) for cases in self._open.values()) + len(self._early)
-
-    # -- the proxy's observer ------------------------------------------------------------------------------------------
-
-    def call_answered(self, call: Call) -> None:
-        """The first 2xx was forwarded."""
-        for name in call.recordings:
-            self._case(call, name)
-        for event in self._early.pop(call.dlg_id, ()):
-            if not event.reason.startswith(events.IGNORED):
-                self._case(call, event.instance).take(event)
-                continue
-            for case in self._open.get(call.dlg_id, {}).values():
-                # What was set for an instance that nobody records is of concern to those who look at the others.
-                if event.instance == case.proof.instance or event.instance not in call.recordings:
-                    case.take(event)
-
-    def call_media_changed(self, call: Call, who: str) -> None:
-        """An offer/answer exchange begun by ``caller`` or ``callee`` after the answer is complete."""
-        for case in self._open.get(call.dlg_id, {}).values():
-            case.media_changed(self._clock.now())
-
-    def call_media_moved(self, call: Call) -> None:
-        """Another media server (`call.media`) carries the call now. What was counted before, and was not asked for, is
-        unknown."""
-        name = call.media.name if call.media is not None else "none"
-        for case in self._open.get(call.dlg_id, {}).values():
-            case.proof.incidents.append(f"the media server of the call was lost; it went on at {name}")
-
-    def call_ended(self, call: Call) -> None:
-        """Over, for whatever reason, answered or not."""
-        self._early.pop(call.dlg_id, None)
-        cases = self._open.get(call.dlg_id)
-        if cases is None:
-            return
-        for case in cases.values():
-            wall = call.end_wall if call.end_wall is not None else call.wall(self._clock.now())
-            case.end(wall, call.end_reason, self._clock.now())
-        self._ask(call, list(cases.values()), self._counted, at_end=True)
-        # Late answers of an SRS are waited for, but not for ever.
-        self._patience[call.dlg_id] = self._clock.call_later(PATIENCE, self._give_up, call.dlg_id)
-        for case in list(cases.values()):
-            self._settle(case)
-
-    # -- the recordings ------------------------------------------------------------------------------------------------
-
-    def event(self, event: SiprecEvent) -> None:
-        """A subscriber of the recordings' events."""
-        if event.name in events.OF_SERVERS:
-            return
-        case = self._open.get(event.dlg_id, {}).get(event.instance)
-        if case is None:
-            call = self._find_call(event.dlg_id)
-            if call is None:
-                return
-            if call.state != "confirmed":
-                if event.name == events.FAILED and call.state == "early" and len(self._early) < _EARLY:
-                    self._early.setdefault(event.dlg_id, [])[10:] = [event]
-                return
-            if event.reason.startswith(events.IGNORED):
-                return  # nothing is recorded, and nothing was to be
-            case = self._case(call, event.instance)
-        recording = self._active(event.dlg_id, event.instance)
-        case.take(event, recording)
-
-    def copies_ending(self, recording: RecordingCore) -> None:
-        """The copies for a recording are about to end: its streams are counted now."""
-        case = self._open.get(recording.call.dlg_id, {}).get(recording.instance)
-        if case is None:
-            return
-        case.leave(recording)
-        if not case.over:
-            self._ask(case.call, [case], _nobody)
-
-    def recording_over(self, recording: RecordingCore) -> None:
-        """A recording is over."""
-        case = self._open.get(recording.call.dlg_id, {}).get(recording.instance)
-        if case is not None:
-            case.know(recording)
-            self._settle(case)
-
-    # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _case(self, call: Call, instance: str) -> Case:
-        cases = self._open.setdefault(call.dlg_id, {})
-        case = cases.get(instance)
-        if case is None:
-            wall = call.wall(self._clock.now())
-            answered = call.answer_wall if call.answer_wall is not None else wall
-            proof = Proof(
-                dlg_id=call.dlg_id,
-                call_id=call.call_id,
-                instance=instance,
-                caller=text_of(call.caller.uri_text),
-                callee=text_of(call.callee.uri_text),
-                wanted_by=(call.wanted_by or {}).get(instance, ""),
-                # One that is wanted later has nothing to answer for what was before.
-                answered=answered if instance in call.recordings and wall - answered < KEPT else wall,
-            )
-            case = cases[instance] = Case(call, proof, self._clock.now())
-            self._put(
-                Begun(
-                    dlg_id=proof.dlg_id,
-                    call_id=proof.call_id,
-                    instance=instance,
-                    caller=proof.caller,
-                    callee=proof.callee,
-                    answered=proof.answered,
-                )
-            )
-        return case
-
-    def _ask(self, call: Call, cases: Iterable[Case], also: Counted, *, at_end: bool = False) -> None:
-        """Have streams counted; `at_end`: the call is over, and its media server tells as it ends the call there."""
-        media, session = call.media, call.media_session
-        if media is None or session is None:
-            return
-        asked = list(cases)
-        for case in asked:
-            recording = self._active(call.dlg_id, case.proof.instance)
-            if recording is not None:
-                case.know(recording)
-            case.waiting += 1
-        server: MediaServer = media
-
-        def done(result: MediaStatistics | MediaError | None) -> None:
-            also(result)
-            for case in asked:
-                case.waiting -= 1
-                if isinstance(result, MediaStatistics):
-                    case.count(server.name, result)
-                self._settle(case)
-
-        if not at_end or call.media_path is None or not call.media_path.at_end(done):
-            media.query(session, done)
-
-    def _settle(self, case: Case) -> None:
-        proof = case.proof
-        if case.over and not case.waiting and self._active(proof.dlg_id, proof.instance) is None:
-            self._finish(case)
-
-    def _give_up(self, dlg_id: str) -> None:
-        for case in list(self._open.get(dlg_id, {}).values()):
-            self._finish(case)
-
-    def _finish(self, case: Case) -> None:
-        proof = case.proof
-        cases = self._open.get(proof.dlg_id)
-        if cases is None or cases.get(proof.instance) is not case:
-            return
-        del cases[proof.instance]
-        if not cases:
-            del self._open[proof.dlg_id]
-            timer = self._patience.pop(proof.dlg_id, None)
-            if timer is not None:
-                timer.cancel()
-        case.sum_up()
-        judge(proof)
-        self.verdicts[proof.verdict] += 1
-        self._put(proof)
-
-    def close(self) -> None:
-        """Write what there is: the process ends, and calls that are left go on without it."""
-        for cases in list(self._open.values()):
-            for case in list(cases.values()):
-                if not case.over:
-                    case.end(case.call.wall(self._clock.now()), "shutdown", self._clock.now())
-                self._finish(case)
-
-    def _put(self, line: Line) -> None:
-        try:
-            self._write(encoded(line))
-        except Exception:
-            log.exception("a proof of recording cannot be written (call %s)", line.call_id)
+    start: float
+    end: float
+    kept: bool = False
+    unknown: bool = False
+    why: str = ""
 
 
-def _nobody(result: MediaStatistics | MediaError | None) -> None:
-    """Nobody counts packets."""
+class StreamProof(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """One m-line of one party. Packets; None: nobody counted them.
+
+    Of the media server: `received` from the party (without what came before the recording was wanted), `lost_before`
+    missing among them; `forked` copied to the SRS, `withheld` in pauses, `refused` while the SRS refused the stream,
+    `waiting` kept for the SRS and not sent, `uncopied` that came while nothing was copied, `dropped` by reason.
+    Of the SRS's receiver reports: `reports` on what it was sent, `srs_lost` packets that it misses, `report_age`
+    seconds from the last one to the end, `report_interval` between two, `behind` packets that the last one knew
+    nothing of. Of what the SRS said itself at the end: `srs_packets` came to it, `undecoded`, `unwritten` of them.
+    `declined`: codecs of the call that it does not take. `ended`: in mid-call, with its counters. `silent`: seconds in
+    which the stream could flow and nothing came. `srtp`: it went encrypted.
+    """
+
+    party: str
+    kind: str
+    label: str = ""
+    srtp: bool = False
+    received: int | None = None
+    lost_before: int | None = None
+    forked: int | None = None
+    withheld: int = 0
+    refused: int = 0
+    waiting: int = 0
+    uncopied: int = 0
+    dropped: dict[str, int] = {}
+    reports: int | None = None
+    srs_lost: int | None = None
+    report_age: float = 0.0
+    report_interval: float = 0.0
+    behind: int = 0
+    srs_packets: int | None = None
+    undecoded: int = 0
+    unwritten: int = 0
+    declined: list[str] = []
+    ended: bool = False
+    silent: float = 0.0
+
+
+class Proof(msgspec.Struct, kw_only=True, tag_field="type", tag="end", gc=False):
+    """What became of a recording that was wanted. Times are seconds since the epoch.
+
+    `verdict`: ``complete``; ``unconfirmed``: nothing is known to be missing, but nobody says that it arrived;
+    ``partial``; ``none``. `reasons` say why it is not ``complete``, `notes` what is tolerated. `confirmed`: the SRS
+    said of every stream that it arrived. `wanted_by`: the route, script, API client or SRS that asked for it.
+    """
+
+    dlg_id: str
+    call_id: str
+    instance: str
+    caller: str
+    callee: str
+    version: int = 1
+    session_id: str = ""
+    srs: list[str] = []
+    wanted_by: str = ""
+    confirm: Confirm = "if-available"
+    answered: float
+    ended: float = 0.0
+    end_reason: str = ""
+    verdict: Verdict = "none"
+    confirmed: bool = False
+    reasons: list[str] = []
+    notes: list[str] = []
+    sessions: list[Session] = []
+    refusals: list[Refusal] = []
+    pauses: list[Pause] = []
+    gaps: list[Gap] = []
+    streams: list[StreamProof] = []
+    ignored: list[str] = []
+    """Settings of a script that could not be used."""
+    incidents: list[str] = []
+    """What happened to the call that its recording cannot be whole after."""
+
+
+class Begun(msgspec.Struct, kw_only=True, tag_field="type", tag="begin", gc=False):
+    """A call that is to be recorded was answered."""
+
+    dlg_id: str
+    call_id: str
+    instance: str
+    caller: str
+    callee: str
+    answered: float
+
+
+Line = Begun | Proof
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encoded(line: Line) -> bytes:
+    """A line of the proof as JSON. What strangers wrote need not be UTF-8: such octets become U+FFFD."""
+    try:
+        return _encoder.encode(line)
+    except UnicodeEncodeError:
+        return _encoder.encode(_valid(msgspec.to_builtins(line)))
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {key: _valid(each) for key, each in value.items()}
+    return [_valid(each) for each in value] if isinstance(value, list) else value
+
+
+ENDS: Final = {
+    "shutdown": "the call goes on unrecorded: siprec serve ended",
+    "idle": "the call was given up as idle, without a BYE: it may go on unrecorded",
+}
+"""Ends of a call that are the end of its recording, but not of what the parties say."""
+UNSURE: Final = {
+    "expired": "the session timer of the call ran out, without a BYE",
+    "abandoned": "the call was given up without a BYE",
+    "timeout": "the call was given up without a BYE",
+}
+"""Ends that leave open whether the parties went on."""
+
+
+def assess(proof: Proof) -> None:
+    """Find the gaps, and say whether the call was recorded wholly; fills `gaps`, `verdict`, `confirmed`, `reasons` and
+    `notes`."""
+    proof.notes, proof.confirmed, proof.gaps = [], False, []
+    if not proof.sessions:
+        last = proof.refusals[-1] if proof.refusals else None
+        proof.verdict = "none"
+        proof.reasons = [_why(last) if last is not None else "no recording session was set up"]
+        return
+    lasting, counted, kept = False, True, True
+    for stream in proof.streams:
+        if not stream.ended:
+            lasting, counted = True, counted and stream.forked is not None
+        if stream.dropped or stream.uncopied or stream.waiting:
+            kept = kept and not _missing(stream)
+    counted = lasting and counted
+    kept = counted and kept
+    proof.gaps = list(_gaps(proof, kept=kept, counted=counted))
+    missing = list(_incomplete(proof))
+    doubts = list(_doubts(proof))
+    sent = [stream for stream in proof.streams if stream.forked or (stream.forked is None and stream.received)]
+    proof.confirmed = bool(sent) and all(not _doubt(stream, proof) for stream in sent)
+    if proof.confirm == "required" and doubts:
+        missing, doubts = missing + doubts, []
+    proof.verdict = "partial" if missing else "unconfirmed" if doubts else "complete"
+    proof.reasons = missing + doubts
+    proof.notes = list(_notes(proof))
+
+
+# -- what is missing ---------------------------------------------------------------------------------------------------
+
+
+def _incomplete(proof: Proof) -> Iterator[str]:
+    yield from proof.incidents
+    for session in proof.sessions:
+        if session.lost:
+            yield f"{session.server} was lost: {_status(session.status, session.reason)}"
+        elif session.reason.startswith(ENDED_BY_SRS) and not session.status:
+            yield f"{session.server}: {session.reason}"
+        if session.stored == "failed":
+            yield f"{session.server} could not write all of the recording"
+    for gap in proof.gaps:
+        if not gap.kept and not gap.unknown:
+            at = max(0.0, gap.start - proof.answered)
+            why = f" ({gap.why})" if gap.why else ""
+            yield f"no recording session for {gap.end - gap.start:.1f} s, {at:.1f} s after the answer{why}"
+    for stream in proof.streams:
+        if stream.dropped:
+            for reason, number in _dropped(stream):
+                yield f"{_name(stream)}: {number} packets dropped ({reason})"
+        for text in _lacking(stream, proof):
+            yield f"{_name(stream)}: {text}"
+    if proof.end_reason in ENDS:
+        yield ENDS[proof.end_reason]
+
+
+def _lacking(stream: StreamProof, proof: Proof) -> Iterator[str]:
+    if stream.refused:
+        yield f"the SRS refused the stream for {stream.refused} packets"
+    if stream.withheld and not proof.pauses:
+        yield f"the SRS wanted nothing of {stream.withheld} packets (inactive)"
+    if stream.uncopied:
+        yield f"{stream.uncopied} packets came while nothing was copied"
+    elif stream.forked == 0 and stream.received and not (stream.withheld or stream.waiting or stream.refused):
+        yield f"nothing of {stream.received} packets was copied"
+    if stream.waiting and not _counted_by_srs(stream):
+        yield f"{stream.waiting} packets were kept for the SRS and not sent"
+    if stream.srs_lost is not None and stream.srs_lost > (stream.lost_before or 0):
+        yield f"the SRS misses {stream.srs_lost - (stream.lost_before or 0)} packets"
+    if stream.forked is not None and stream.srs_packets is not None and stream.srs_packets < stream.forked:
+        yield f"{stream.forked - stream.srs_packets} of {stream.forked} packets did not reach the SRS"
+    elif stream.srs_packets is None and stream.behind and stream.behind > _second(stream, proof):
+        yield f"the SRS knows nothing of the last {stream.behind} packets before its last report"
+    if stream.undecoded:
+        codecs = f" ({', '.join(stream.declined)})" if stream.declined else ""
+        yield f"{stream.undecoded} packets are not decodable by the SRS{codecs}"
+    if stream.unwritten:
+        yield f"the SRS did not write {stream.unwritten} packets"
+    if stream.received == 0 and stream.silent >= SILENT:
+        yield f"nothing came of it in {stream.silent:.0f} s"
+
+
+def _missing(stream: StreamProof) -> bool:
+    return bool(_dropped(stream) or stream.uncopied or stream.waiting)
+
+
+def _dropped(stream: StreamProof) -> list[tuple[str, int]]:
+    return [(reason, number) for reason, number in stream.dropped.items() if number and not reason.startswith("rtcp-")]
+
+
+def _second(stream: StreamProof, proof: Proof) -> float:
+    """Packets of two seconds, and a few: what may be under way when a report is made."""
+    return 10 + 2 * (stream.forked or 0) / max(1.0, proof.ended - proof.answered)
+
+
+# -- what nobody confirmed ---------------------------------------------------------------------------------------------
+
+
+def _doubts(proof: Proof) -> Iterator[str]:
+    for gap in proof.gaps:
+        if gap.unknown:
+            at = max(0.0, gap.start - proof.answered)
+            yield f"whether {gap.end - gap.start:.1f} s without a recording session were kept is unknown, {at:.1f} s in"
+    if proof.end_reason in UNSURE:
+        yield UNSURE[proof.end_reason]
+    if not proof.streams:
+        yield "there are no counters of the media server"
+    for stream in proof.streams:
+        doubt = _doubt(stream, proof)
+        if doubt:
+            yield f"{_name(stream)}: {doubt}"
+        if stream.declined and stream.srs_packets is None:
+            yield f"{_name(stream)}: the SRS does not take {', '.join(stream.declined)}"
+
+
+def _doubt(stream: StreamProof, proof: Proof) -> str:
+    """Why it is not sure that all of a stream has arrived; empty: it is."""
+    if stream.ended and stream.forked is None:
+        return "it ended in mid-call, and its packets were not counted"
+    if stream.received is None and stream.srs_packets is None:
+        return "there are no counters of the media server"
+    if stream.received == 0 and not stream.forked:
+        return f"nothing came of it in {stream.silent:.1f} s" if 0 < stream.silent < SILENT else ""
+    if stream.forked is None:
+        if stream.srs_packets is None:
+            return "the media server does not count its copies, and the SRS does not tell what it received"
+        if stream.received is not None and stream.srs_packets < stream.received:
+            return f"the SRS received {stream.srs_packets} of the {stream.received} packets that the media server did"
+        return ""
+    if not stream.forked or _counted_by_srs(stream):
+        return ""
+    if not stream.reports:
+        return "the SRS has reported nothing of what it received"
+    if stream.report_age > _tail(stream):
+        return f"the SRS's last report came {stream.report_age:.1f} s before the end"
+    return ""
+
+
+def _counted_by_srs(stream: StreamProof) -> bool:
+    return stream.srs_packets is not None and stream.srs_packets >= (stream.forked or 0) + stream.waiting
+
+
+def _tail(stream: StreamProof) -> float:
+    return max(REPORT_INTERVAL, 1.5 * stream.report_interval)
+
+
+def _notes(proof: Proof) -> Iterator[str]:
+    for stream in proof.streams:
+        if (
+            stream.forked
+            and stream.reports
+            and not _counted_by_srs(stream)
+            and 0.5 < stream.report_age <= _tail(stream)
+        ):
+            yield f"{_name(stream)}: the last {stream.report_age:.1f} s are after the SRS's last report"
+    for session in proof.sessions:
+        if session.stored == "pending":
+            yield f"{session.server} was still writing when it answered"
+    for pause in proof.pauses:
+        end = pause.end if pause.end is not None else proof.ended
+        by = f" by {pause.by}" if pause.by else ""
+        yield f"paused{by} for {max(0.0, end - pause.start):.1f} s"
+
+
+# -- gaps --------------------------------------------------------------------------------------------------------------
+
+
+def _gaps(proof: Proof, *, kept: bool, counted: bool) -> Iterator[Gap]:
+    at, why = proof.answered, ""
+    for session in proof.sessions:
+        length = session.start - at
+        if length > (0.0 if counted else 0.5):
+            yield Gap(start=at, end=session.start, kept=kept, unknown=not counted and length <= KEPT, why=why)
+        at = session.end if session.end is not None else proof.ended
+        why = _status(session.status, session.reason)
+    # The BYE to the SRS follows the end of the call; before it there was time for nothing else.
+    if proof.ended - at > 0.5:
+        yield Gap(start=at, end=proof.ended, why=why)
+
+
+def _name(stream: StreamProof) -> str:
+    return f"{stream.party or '?'} {stream.kind}"
+
+
+def _why(refusal: Refusal) -> str:
+    return f"{refusal.server}: {_status(refusal.status, refusal.reason)}" if refusal.server else refusal.reason
+
+
+def _status(status: int, reason: str) -> str:
+    return f"{status or ''} {reason}".strip()

@@ -46,6 +46,10 @@ class RecordedCalls(Protocol):
         """Time."""
 
     @property
+    def indicates(self) -> bool:
+        """Whether any profile has, or had, something for the parties to hear or see."""
+
+    @property
     def profiles(self) -> Mapping[str, RecordingProfile]:
         """Those of the configuration."""
 
@@ -78,6 +82,8 @@ class Indications(RecordingObserver):
 
     def _sound(self, call: Call) -> None:
         """RFC 7866 6.1.2: the tone, while the recording is fed, for those who are not told otherwise."""
+        if not self._service.indicates and call.dlg_id not in self._calls:
+            return
         active = self._service.recordings_of(call) or [] if call.state == "confirmed" else []
         wanted: dict[str, Tone] = {}
         for recording in active:
@@ -146,7 +152,7 @@ class Indications(RecordingObserver):
     def state(self, call: Call) -> State:
         """Of all recordings of the call the strongest; once indicated, ``off`` when there is none any more (RFC 7866
         7.1.2)."""
-        if call.dlg_id not in self._calls and not self._indicates(call):
+        if call.dlg_id not in self._calls and not (self._service.indicates and self._indicates(call)):
             return ""
         known = self._of(call)
         states: list[State] = []

@@ -105,12 +105,15 @@ class RecordingCommands(RecordingObserver):
         self.retry = RetryQueue(clock, self.context.health)
         self.context.health.observers += (self.shared_sessions, self.retry)
         self.profiles: Mapping[str, RecordingProfile] = {}
+        self.indicates = False
+        """Whether any profile has, or had, something for the parties to hear or see."""
         self._refusals: dict[tuple[str, str, str], float] = {}
         self._retired: dict[str, tuple[RecordingProfile, float]] = {}
         self.set_profiles(profiles or {}, skip_failover_codes)
         self._recorders: dict[str, CallRecordings] = {}
         self.indications = Indications(self, signalled)
-        self.context.observers += (self.indications, self)
+        self.context.observers.append(self.indications)
+        self.context.observers.append(self)
         self.requested: RequestedSessions | None = None
 
     def set_profiles(self, profiles: Mapping[str, RecordingProfile], skip_failover_codes: str = "") -> None:
@@ -125,6 +128,8 @@ class RecordingCommands(RecordingObserver):
         now = self.context.clock.now()
         self._retired |= {name: (self.profiles[name], now) for name in self.profiles.keys() - profiles.keys()}
         self.profiles = dict(profiles)
+        # For good: recordings that go on keep their profile.
+        self.indicates |= any(profile.indication != "none" for profile in profiles.values())
         self.skip_failover_codes = skip_failover_codes
         self.shared_sessions.configure(self.profiles)
         self.context.health.watch(list(profiles.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -69,6 +70,24 @@ class RecordingObserver:
         """All of it is given back; nothing follows."""
 
 
+class RecordingObservers:
+    """Those who hear of recordings, for each method only those who have one of their own."""
+
+    def __init__(self) -> None:
+        self.recording_wanted: list[Callable[[RecordingCore], None]] = []
+        self.srs_called: list[Callable[[RecordingCore], None]] = []
+        self.media_connected: list[Callable[[RecordingCore], None]] = []
+        self.copies_ending: list[Callable[[RecordingCore], None]] = []
+        self.recording_failed: list[Callable[[RecordingCore, str], None]] = []
+        self.recording_over: list[Callable[[RecordingCore], None]] = []
+
+    def append(self, observer: RecordingObserver) -> None:
+        """From now on `observer` hears of them, after those who are there already."""
+        for name, hearing in vars(self).items():
+            if getattr(type(observer), name) is not getattr(RecordingObserver, name):
+                hearing.append(getattr(observer, name))
+
+
 @dataclass(slots=True)
 class RecordingContext:
     """What all recordings of a process share.
@@ -84,7 +103,7 @@ class RecordingContext:
     group_secret: bytes = b""
     new_id: IdSource = new_id
     groups: GroupRegistry = field(default_factory=lambda: GroupRegistry(new_id))
-    observers: list[RecordingObserver] = field(default_factory=list)
+    observers: RecordingObservers = field(default_factory=RecordingObservers)
     warned: set[str] = field(default_factory=set)
     health: HealthTable = field(init=False)
     watch: LivenessMonitor = field(init=False)
@@ -349,5 +368,5 @@ class RecordingCore:
             )
         self.context.dispatcher.emit(event)
         if action.name == events.FAILED:
-            for observer in self.context.observers:
-                observer.recording_failed(self, action.reason)
+            for hear in self.context.observers.recording_failed:
+                hear(self, action.reason)

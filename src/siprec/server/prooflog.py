@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from siprec.batches import Batches
-from siprec.recording.verdict import Begun, Line, Proof
+from siprec.recording.proof import Begun, Line, Proof
 from siprec.server.oserror_hints import why
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from siprec.recording.call_recording import CallRecording
 from siprec.recording.events import (
     EventDispatcher,
 )
-from siprec.recording.proof import ProofCollector
+from siprec.recording.proof_collector import ProofCollector
 from siprec.recording.script_events import ScriptEvents
 from siprec.recording.service import RecordingService
 from siprec.recording.settings import SiprecVariable

@@ -14,7 +14,7 @@ import pytest
 from siprec.audio.melody import caller_melody
 from siprec.cli.audit import audit, main
 from siprec.cli.client import ApiClient
-from siprec.recording.verdict import Begun, Proof
+from siprec.recording.proof import Begun, Proof
 from siprec.server.prooflog import read
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from siprec.recording.verdict import Proof
+from siprec.recording.proof import Proof
 from siprec.server.prooflog import read
 from tests.interop.calls import scenarios
 from tests.interop.calls.harness import HOST, Command, Sipp, free_port, until

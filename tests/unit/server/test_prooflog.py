@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from siprec.cli.audit import audit, main, moment
-from siprec.recording.verdict import VERSION, Begun, Proof, Verdict
+from siprec.recording.proof import VERSION, Begun, Proof, Verdict
 from siprec.server.prooflog import ProofLog, files, read
 
 NOW = 1_700_000_000.0

@@ -11,11 +11,11 @@ from siprec.recording import events
 from siprec.recording.call_metadata import Leg
 from siprec.recording.confirmation import Recorded
 from siprec.recording.events import SiprecEvent
+from siprec.recording.proof import VERSION, Pause, Proof, Refusal, Session, StreamProof
 from siprec.recording.recording_core import RecordingCore
 from siprec.recording.rs_sdp import StreamKey
 from siprec.recording.srtp_sdp import is_secure
 from siprec.recording.stream_digest import may
-from siprec.recording.verdict import VERSION, Pause, Proof, Refusal, Session, StreamProof
 from siprec.sip.errors import SipError
 
 _LIMIT: Final = 200

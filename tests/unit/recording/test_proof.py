@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from siprec.recording.verdict import Begun, Pause, Proof, Refusal, Session, StreamProof, encoded, judge
+from siprec.recording.proof import Begun, Pause, Proof, Refusal, Session, StreamProof, assess, encoded
 
 SRS = "sip:srs.test"
 
@@ -24,7 +24,7 @@ def proof(*sessions: Session, **more: object) -> Proof:
     )
     for name, value in more.items():
         setattr(found, name, value)
-    judge(found)
+    assess(found)
     return found
 
 
