@@ -175,8 +175,10 @@ class MediaSessions(ABC):
             return
         try:
             server.delete(path.session, partial(_tell, waiting) if waiting else None)
-        except Exception:
+        except Exception as error:
             log.exception("media server %s, Call-ID %s", server.name, call.call_id)
+            # A proof of recording waits for the counters.
+            self._core.clock.call_later(0, _tell, waiting, MediaError(f"internal error: {error}"))
 
     def _without(self, call: Call, reason: str) -> None:
         call.media_error = reason
