@@ -180,8 +180,10 @@ class Walk:
         """A re-INVITE with metadata alone: the SRS has to offer, the answer goes in the ACK (RFC 3261 14.1)."""
         self.findings.step = "offerless"
         session, findings = self.session, self.findings
+        await session.sleep(0)  # the SRS may have hung up meanwhile
         call = session.dialog.call
-        assert call is not None
+        if call is None:
+            raise WalkEnded("the session is gone")
         done: asyncio.Future[Result] = session.loop.create_future()
 
         def finished(result: Result) -> None:
