@@ -68,11 +68,12 @@ class ProbeDialog(RsDialog):
 
     session: ProbeSession
     first: SipResponse | None = None
+    established: Call | None = None
 
     @property
     def call(self) -> Call | None:
-        """The call it leads, if there is one yet."""
-        return self._call
+        """The call it leads, if there is one yet; one that is over, too."""
+        return self._call or self.established
 
     @property
     def metadata_type(self) -> str:
@@ -80,7 +81,7 @@ class ProbeDialog(RsDialog):
         return self._metadata_type
 
     def answered(self, call: Call, response: SipResponse) -> None:
-        self.first = response
+        self.first, self.established = response, call
         super().answered(call, response)
 
     def failed(self, call: Call | None, status: int, response: SipResponse | None, reason: str) -> None:
