@@ -290,7 +290,9 @@ class Calls:
             yield
         finally:
             sys.setprofile(None)
-            self.c -= 1  # the call that ended the counting
+            # What ended the counting: the exit of the context, the generator, and two C functions.
+            self.python -= 2
+            self.c -= 2
 
 
 class ReferenceCall:
