@@ -41,9 +41,9 @@ PROXY = "10.0.0.100"
 class Relay(MediaServer):
     """A media server on the virtual clock: takes `delay` seconds, puts its own address into what passes.
 
-    `log` has ``offer from to via``, ``answer ...``, ``delete ...``; `protocols` the transport protocol each
-    of them was asked for, `asked` all wishes, `fail` names commands it refuses, `silent` those it
-    never answers.
+    `log` has ``offer from to via``, ``answer ...``, ``delete ...``; `said` the descriptions it was given, `protocols`
+    the transport protocol each of them was asked for, `asked` all wishes, `fail` names commands it refuses, `silent`
+    those it never answers.
     """
 
     def __init__(self, clock: VirtualClock, delay: float = 0.005) -> None:
@@ -51,6 +51,7 @@ class Relay(MediaServer):
         self.clock = clock
         self.delay = delay
         self.log: list[str] = []
+        self.said: list[bytes] = []
         self.protocols: list[str] = []
         self.asked: list[MediaFlags] = []
         self.fail: set[str] = set()
@@ -61,6 +62,7 @@ class Relay(MediaServer):
 
     def _exchange(self, command: str, session: MediaSession, sdp: bytes, done: SdpResult, flags: MediaFlags) -> None:
         self.log.append(f"{command} {session.from_tag} {session.to_tag} {session.via_branch}".strip())
+        self.said.append(sdp)
         self.protocols.append(flags.transport_protocol)
         self.asked.append(flags)
         if command in self.silent:

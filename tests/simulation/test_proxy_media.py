@@ -6,7 +6,7 @@ import pytest
 
 from siprec.proxy.options import ProxyOptions
 from siprec.proxy.routes import RouteRule, RuleError, Rules
-from siprec.sip.message import parse_datagram
+from siprec.sip.message import SipResponse, parse_datagram
 from siprec.sip.multipart import Part, build_multipart
 from siprec.sip.useragent import Call, IncomingCall
 from tests.simulation.network import LinkQuality
@@ -125,6 +125,31 @@ def test_retransmissions_do_not_ask_the_relay_again() -> None:
     assert len([line for line in w.relay.log if line.startswith("answer")]) == 1
     assert {body(w, "SIP/2.0 200", "10.0.0.1", n) for n in range(2)} == {ANSWER.replace(b"10.0.0.2", b"192.0.2.2")}
     w.alice.agent.calls()[0].bye()
+    w.finish()
+
+
+@pytest.mark.parametrize("delay", [0.005, 0.8])
+def test_late_offer_and_its_answer_that_come_again_are_what_they_were(delay: float) -> None:
+    w = media_world()
+    w.bob.take = lambda call: call.answer(200, ANSWER)
+    if delay < 0.5:
+        lost = iter([True])
+        w.network.drop = lambda sent: sent.line.startswith("ACK") and sent.destination[0] != PROXY and next(lost, False)
+
+    def answered(call: Call, response: SipResponse) -> None:
+        w.relay.delay = delay  # Bob repeats his 200 after half a second
+        call.ack(SDP)
+
+    w.alice.diary.on["answered"] = answered
+    call = w.call(body=b"")
+    w.clock.run_for(3)
+    proxied = w.journal.calls[0]
+    offer, answer = (f"{what} {proxied.to_tag} {proxied.from_tag}" for what in ("offer", "answer"))
+    assert w.relay.log == [offer, answer]
+    assert {body(w, "SIP/2.0 200", "10.0.0.1", n) for n in range(2)} == {ANSWER.replace(b"10.0.0.2", b"192.0.2.2")}
+    assert {body(w, "ACK", "10.0.0.2", n) for n in range(2)} == {SDP.replace(b"10.0.0.1", b"192.0.2.1")}
+    assert (proxied.caller_sdp, proxied.callee_sdp) == (SDP, ANSWER)
+    call.bye()
     w.finish()
 
 
@@ -284,9 +309,13 @@ def test_refused_reinvite_leaves_what_was_agreed() -> None:
     call = w.call()
     w.clock.run_for(1)
     w.bob.diary.on["request"] = lambda call, request, reply: reply(488)
-    call.reinvite(SDP.replace(b"4000", b"4100"))
+    other = SDP.replace(b"4000", b"4100")
+    call.reinvite(other)
     w.clock.run_for(1)
     assert w.journal.calls[0].caller_sdp == SDP
+    # The relay hears both sides of what was agreed again.
+    assert [line.split()[0] for line in w.relay.log] == ["offer", "answer", "offer", "offer", "answer"]
+    assert w.relay.said == [SDP, ANSWER, other, SDP, ANSWER]
     assert w.core.dialogs.all()[0].open is None
     assert "media changed" not in " ".join(w.journal.events)
     call.bye()

@@ -182,6 +182,8 @@ class CallMedia:
         # Of several branches that answer, the one asked about last has the media: 183 of B, 183 of A, 200 of B.
         self._answerer = session
         again, self._reoffer = self._reoffer, None
+        if any(each.is_about("answer", session, sdp) for each in self._questions):
+            again = None  # both came again, and the answer is passing
         if again is not None and again[0].from_tag == session.from_tag and self.state == "active":
             # The offer needed no asking, its answer is another one: the media server has to hear both.
             return self._request("offer", *again, _Reoffer(session, sdp, waiting))

@@ -44,6 +44,7 @@ class ProxiedDialog(Ends):
         "created_wall",
         "ended_wall",
         "expires",  # when the session ends that nobody refreshes (RFC 4028); None: no session timer
+        "offered_late",  # whether it was a late offer, in the responses to that INVITE
         "open",
         "refresher",
         "seen",  # when a message passed last
@@ -67,6 +68,7 @@ class ProxiedDialog(Ends):
         self.expires: float | None = None
         self.open: OpenOffer | None = None
         self.answered_in = -1
+        self.offered_late = False
         self.unsettled: tuple[tuple[Side, int], ...] = ()
         self.refresher: Side | None = None
         self.unnamed: SipRequest | None = None

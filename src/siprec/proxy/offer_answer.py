@@ -54,14 +54,16 @@ def in_response(
         _complete(dialog, offer, answerer, sdp)
         if method == "INVITE":
             dialog.answered_in = number
+            dialog.offered_late = False
         return "answer", True
     if method == "INVITE" and offer is None:
         if dialog.answered_in == number:
-            return "answer", False  # came before in this transaction
+            return "offer" if dialog.offered_late else "answer", False  # came before in this transaction
         if status >= 200 or "rseq" in response.keys:
             # A late offer; the ACK or PRACK has its answer.
             dialog.open = OpenOffer(answerer, sdp, "INVITE", number)
             dialog.answered_in = number
+            dialog.offered_late = True
             return "offer", False
     if offer is not None and offer.offerer == answerer and method == "INVITE":
         return "offer", False  # the late offer came again
