@@ -7,7 +7,7 @@ VENV := .venv
 WORKERS ?= 4
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test unit interop lint format bench sanitize lock clean
+.PHONY: help run demo test unit interop lint format bench sanitize mutants lock clean
 help: ## Show the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
 
@@ -56,6 +56,9 @@ format: $(VENV)/.test ## Format the code
 
 sanitize: $(VENV)/.test ## Run the packet loop's tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	@tools/sanitize $(BIN)/python
+
+mutants: $(VENV)/.test ## Break the code in many places, one by one: a test has to notice each
+	@$(BIN)/python tools/mutants
 
 bench: $(VENV)/.test ## Print the figures: CPU per call, per packet, per message
 	@tools/system-packages test

@@ -89,6 +89,48 @@ def test_a_new_call_goes_to_the_next_server_within_one_time_out(how: str) -> Non
     pool.end(call)
 
 
+@pytest.mark.parametrize("second", [0.005, 0.25])
+def test_a_late_answer_of_the_server_that_a_call_has_left_is_not_taken(second: float) -> None:
+    pool = Pool()
+    pool.first.delay, pool.second.delay = 0.5, second
+    call = pool.w.call()
+    pool.w.clock.run_for(3)
+    assert [line.split()[0] for line in pool.first.log] == ["offer", "delete"]
+    # Bob is called once, and nobody ever hears of the first server, which answers after the second one or before it.
+    assert len({sent.data for sent in pool.w.sent("INVITE", "10.0.0.2")}) == 1
+    assert not [sent for sent in pool.w.network.trace if b"192.0.2." in sent.data]
+    assert b"198.51.100.1" in pool.w.sent("INVITE", "10.0.0.2")[0].data
+    assert b"198.51.100.2" in pool.w.sent("SIP/2.0 200", "10.0.0.1")[0].data
+    assert pool.w.journal.calls[0].media is pool.second
+    pool.end(call)
+
+
+@pytest.mark.parametrize("late", [0.5, 1.5])
+def test_a_late_answer_to_a_reinvite_does_not_bring_a_call_back_to_the_server_that_was_lost(late: float) -> None:
+    pool = Pool()
+    call = pool.established()
+    proxied = pool.w.journal.calls[0]
+
+    def lost(call: ProxyCall, server: Any, error: Any) -> bool:
+        pool.servers.remove(pool.first)
+        pool.w.core.failover.move(proxied, "it is silent")
+        return True
+
+    pool.w.core.media.on_unanswered = lost
+    pool.first.delay = late
+    begun = len(pool.w.network.trace)
+    results: list[Any] = []
+    call.reinvite(SDP.replace(b"1 1 IN", b"1 2 IN") + b"a=sendonly\r\n", done=results.append)
+    pool.w.clock.run_for(5)
+    assert [result.status for result in results] == [200]
+    assert proxied.media is pool.second
+    assert not [sent for sent in pool.w.network.trace[begun:] if b"192.0.2." in sent.data]
+    assert b"198.51.100.1" in offered(pool.w.bob)[-1]
+    assert b"a=sendonly" in offered(pool.w.bob)[-1]
+    assert b"198.51.100.2" in offered(pool.w.alice)[-1]
+    pool.end(call)
+
+
 def test_where_all_servers_are_silent_the_call_goes_through_by_itself() -> None:
     pool = Pool()
     for server in pool.servers:

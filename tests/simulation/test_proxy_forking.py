@@ -114,6 +114,8 @@ def test_trying_of_the_next_hop_goes_no_further() -> None:  # RSP-03
         ((503, 503), "500"),
         ((500, 603), "603"),
         ((484, 404), "484"),
+        # What the caller can do something about goes before the rest of its class (RFC 3261 16.7 step 6).
+        *(((404, code), str(code)) for code in (401, 407, 415, 420, 484)),
         ((408, 486), "486"),
     ],
 )
@@ -208,6 +210,23 @@ def test_timer_c_cancels_a_branch_that_rings_for_ever() -> None:
     w.clock.run_for(179)
     assert not w.sent("CANCEL")
     w.clock.run_for(3)
+    assert len(w.sent("CANCEL", "10.0.0.2")) == 1
+    assert statuses(w)[-1] == "487"
+    w.finish()
+
+
+def test_timer_c_begins_again_with_each_provisional_response() -> None:  # RFC 3261 16.7 step 2
+    w = fork_world(B, options=ProxyOptions(trusted=["10.0.0.0/8"], timer_c=181))
+    w.alice.agent.ring_timeout = 10000
+    w.phones[1].agent.ring_timeout = 10000
+    w.phones[1].take = ring
+    w.call("sip:bob@example.com")
+    begun = w.clock.now()
+    # The phone says 180 every minute, two minutes long.
+    w.network.drop = lambda sent: " 180 " in sent.line and sent.time > begun + 130
+    w.clock.run_for(295)
+    assert not w.sent("CANCEL")
+    w.clock.run_for(10)
     assert len(w.sent("CANCEL", "10.0.0.2")) == 1
     assert statuses(w)[-1] == "487"
     w.finish()

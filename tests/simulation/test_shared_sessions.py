@@ -163,6 +163,25 @@ def test_leaves_that_are_spread_over_the_gathering_time_are_one_exchange() -> No
     assert_over(world)
 
 
+def test_changes_that_are_spread_over_the_gathering_time_are_one_exchange_and_later_ones_another() -> None:
+    world = shared()
+    calls = [world.answered_call() for _ in range(4)]
+    before = len(world.srs.requests)
+    for call in calls[:3]:
+        world.service.siprec_pause_recording(call)
+        world.clock.run_for(0.006)
+    world.clock.run_for(0.04)  # on its way
+    world.service.siprec_pause_recording(calls[3])
+    world.clock.run_for(2.0)
+    assert len(world.srs.requests) == before + 2
+    paused = [[line.direction for line in offer.media].count("inactive") for offer in world.srs.offers[-2:]]
+    assert paused == [6, 8]
+    for call in calls:
+        world.end(call)
+    world.clock.run_for(3.0)
+    assert_over(world)
+
+
 def test_three_hundred_calls_through_one_session_need_no_more_than_those_at_a_time() -> None:
     world = persistent()
     live: list[ProxyCall] = []

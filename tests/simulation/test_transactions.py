@@ -520,6 +520,18 @@ def test_rfc2543_client_is_matched_by_what_identifies_its_request() -> None:
     assert len(cancelled) == 1
 
 
+def test_branch_of_a_request_is_matched_without_regard_to_case() -> None:  # RFC 3261 7.3.1
+    w = World()
+    w.b.answers = [486]
+    invite = f"INVITE sip:b@x SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.9;branch=z9hG4bKAbC\n{HEAD.format('INVITE')}"
+    raw(w, invite)
+    raw(w, invite.replace("z9hG4bKAbC", "Z9hG4BKaBc"))
+    assert len(w.b.transactions) == 1
+    raw(w, invite.replace("z9hG4bKAbC", "z9hg4bkabc").replace("INVITE", "ACK"))
+    assert w.b.transactions[0].state == "confirmed"
+    assert w.b.acks == []
+
+
 def test_same_branch_from_another_sent_by_or_method_is_another_transaction() -> None:
     w = World()
     options = f"OPTIONS sip:b@x SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.9;branch=z9hG4bKsame\n{HEAD.format('OPTIONS')}"

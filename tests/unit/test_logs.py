@@ -207,6 +207,17 @@ def test_nobody_waits_for_a_stream_that_takes_nothing_and_what_it_costs_is_said(
     ]
 
 
+def test_a_warning_is_written_although_there_is_no_room_for_more() -> None:
+    out = io.StringIO()
+    handler = logs.BatchHandler(out, limit=0)
+    log = logging.Logger("siprec.test")
+    log.addHandler(handler)
+    log.info("no room")
+    log.warning("look")
+    assert out.getvalue() == "look\n1 lines of the log were dropped: its stream took none\n"
+    handler.close()
+
+
 def test_lines_are_written_in_batches() -> None:
     out = Slow()
     handler = logs.BatchHandler(out)

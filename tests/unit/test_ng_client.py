@@ -309,6 +309,28 @@ def test_flags_of_the_server_and_of_the_call_are_said_once() -> None:
     assert (request["replace"], request["label"]) == ([b"origin"], b"y")
 
 
+def test_counters_are_told_by_party_and_stream() -> None:
+    def media(index: int, kind: bytes, packets: int) -> dict[str, Any]:
+        rtp = {"flags": [b"RTP"], "stats": {"packets": packets, "bytes": 10 * packets, "errors": 0}}
+        return {"index": index, "type": kind, "streams": [rtp]}
+
+    statistics = read_statistics(
+        {
+            "tags": {
+                "A": {"medias": [media(1, b"audio", 5), media(2, b"video", 6)]},
+                "B": {"medias": [media(1, b"audio", 7)]},
+                "copy": {
+                    "subscriptions": [{"tag": b"B", "type": b"pub/sub"}, {"tag": b"A", "type": b"pub/sub"}],
+                    "medias": [media(1, b"audio", 0), media(2, b"audio", 0)],
+                },
+            }
+        }
+    )
+    streams = [(each.tag, each.index, each.kind, each.packets, each.octets) for each in statistics.streams]
+    assert streams == [("A", 0, "audio", 5, 50), ("A", 1, "video", 6, 60), ("B", 0, "audio", 7, 70)]
+    assert [(each.tag, each.index, each.from_tag) for each in statistics.forks] == [("copy", 0, "B"), ("copy", 1, "A")]
+
+
 def test_statistics_of_any_shape_are_read_without_an_exception() -> None:
     assert read_statistics({}) == MediaStatistics(0, 0, 0, 0, (), ())
     statistics = read_statistics(

@@ -320,6 +320,33 @@ def test_changes_show_in_the_typed_views() -> None:
         _ = request.to
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("f: <sip:c>;tag=2", "To: <sip:c>", "i: y", "CSeq: 2 OPTIONS", "MAX-FORWARDS: 70"),
+        *("c: text/plain", "Expires: 5", "min-expires: 6"),
+    ],
+)
+def test_second_line_of_a_header_that_occurs_once_is_refused(line: str) -> None:
+    head = (
+        "Via: SIP/2.0/UDP a;branch=z9hG4bKx\r\nFrom: <sip:a>;tag=1\r\nTo: <sip:b>\r\nCall-ID: x\r\nCSeq: 1 OPTIONS\r\n"
+        "Max-Forwards: 70\r\nContent-Type: text/plain\r\nExpires: 5\r\nMin-Expires: 5\r\n"
+    )
+
+    def check(start: str, more: str) -> None:
+        message = parse_datagram(f"{start}\r\n{head}{more}\r\n".encode())
+        if isinstance(message, SipRequest):
+            check_request(message)
+        else:
+            check_response(message)
+
+    for start in ("OPTIONS sip:a@b SIP/2.0", "SIP/2.0 200 OK"):
+        check(start, "")
+        with pytest.raises(SipError, match="occurs twice") as caught:
+            check(start, f"{line}\r\n")
+        assert caught.value.status == 400
+
+
 def test_proxy_require_is_refused_by_name_but_never_for_ack() -> None:
     request = SipRequest("INVITE", "sip:a@b")
     for name, value in (
