@@ -185,15 +185,22 @@ def test_cancel_waits_for_a_provisional_response() -> None:
     w.finish()
 
 
-def test_cancel_that_crosses_the_200_leaves_a_call_that_is_ended() -> None:
+@pytest.mark.parametrize("cancel_first", [False, True])
+def test_cancel_that_crosses_the_200_leaves_a_call_that_is_ended(cancel_first: bool) -> None:
     w = fork_world(B)
     w.phones[1].take = ring
     call = w.call("sip:bob@example.com")
     w.clock.run_for(1)
+    if cancel_first:
+        call.cancel()
+        w.clock.run_for(0.015)  # the proxy has passed it on, and the phone has not got it
     w.phones[1].calls[0].answer(200, ANSWER)
-    call.cancel()
+    if not cancel_first:
+        call.cancel()
     w.clock.run_for(2)
-    assert "200" in statuses(w)
+    assert len(w.sent("CANCEL", "10.0.0.2")) == (1 if cancel_first else 0)
+    answers = [parse_datagram(sent.data) for sent in w.sent("SIP/2.0 200", "10.0.0.1")]
+    assert "INVITE" in [answer.cseq.method for answer in answers]
     assert w.journal.events[-1] == "ended bye"
     w.finish()
 
