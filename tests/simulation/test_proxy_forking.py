@@ -58,6 +58,40 @@ def test_parallel_fork_first_answer_wins_and_losers_are_cancelled() -> None:
     w.finish()
 
 
+def test_ringing_of_a_branch_after_the_answer_of_another_is_told_nobody() -> None:
+    w = fork_world(B, C)
+
+    def ring_late(call: IncomingCall) -> None:
+        w.clock.call_later(0.015, ring, call)  # its CANCEL is on its way
+
+    w.phones[2].take = ring_late
+    w.call("sip:bob@example.com")
+    w.clock.run_for(1)
+    assert len(w.sent("SIP/2.0 180", PROXY)) == 1
+    assert statuses(w) == ["100", "200"]
+    assert w.journal.events == ["created", "answered"]
+    assert w.core.counts()["dialogs"] == 1
+    w.alice.agent.calls()[0].bye()
+    w.finish()
+
+
+@pytest.mark.parametrize(("status", "result"), [(180, ["100"]), (200, ["100", "502"]), (486, ["100", "502"])])
+def test_response_without_a_via_of_the_caller_is_for_nobody(status: int, result: list[str]) -> None:  # RFC 3261 16.7
+    w = fork_world(B)
+    w.phones[1].take = lambda call: None
+    call = w.call("sip:bob@example.com")
+    w.clock.run_for(0.1)
+    invite = parse_datagram(w.sent("INVITE", "10.0.0.2")[0].data)
+    assert isinstance(invite, SipRequest)
+    response = invite.response(status, to_tag="b")
+    response.set("via", invite.values("via")[0])
+    w.node.deliver(response.to_bytes(), Hop("udp", "10.0.0.2", 5060, (PROXY, 5060)))
+    w.clock.run_for(0.1)
+    assert statuses(w) == result
+    call.cancel()
+    w.finish()
+
+
 def test_two_answers_both_reach_the_caller_and_the_kept_one_is_the_call() -> None:
     w = fork_world(B, C)
     w.network.link(PROXY, "10.0.0.3", LinkQuality(delay=0.2))

@@ -12,7 +12,7 @@ from siprec.sip.message import SipRequest, SipResponse
 from siprec.sip.multipart import parts_of
 from siprec.sip.useragent import Reply, session_description
 from tests.simulation.network import LinkQuality
-from tests.simulation.recording_world import Q, Srs, World
+from tests.simulation.recording_world import Q, Srs, World, party_sdp
 
 
 def shared(**profile: Any) -> World:
@@ -377,6 +377,31 @@ def test_one_call_that_the_srs_will_not_have_costs_no_other_its_recording() -> N
         world.end(call)
     world.end(refused)
     world.clock.run_for(8.0)
+    assert_over(world)
+
+
+def test_after_a_refused_change_the_srs_is_told_everything_again() -> None:
+    world = shared()
+    calls = [world.answered_call() for _ in range(2)]
+    refusals = iter([True])
+
+    def refuse_once(request: SipRequest, reply: Reply) -> bool:
+        refused = next(refusals, False)
+        if refused:
+            reply(500)
+        return refused
+
+    world.srs.on_request = refuse_once
+    calls[0].caller_sdp = party_sdp("10.1.1.1", "sendonly")
+    world.service.call_media_changed(calls[0])
+    world.clock.run_for(4.0)
+    refused, again = world.srs.documents[-2:]
+    assert refused.find(f"{Q}datamode").text == "partial"
+    assert again.find(f"{Q}datamode").text == "complete"
+    assert {ident for ident, _ in sessions(again)} == {session_of(world, call) for call in calls}
+    for call in calls:
+        world.end(call)
+    world.clock.run_for(3.0)
     assert_over(world)
 
 
