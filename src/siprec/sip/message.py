@@ -7,7 +7,7 @@ A message is its start line, its header lines (:mod:`siprec.sip.header_list`) an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from siprec.sip.errors import SipError
@@ -19,10 +19,11 @@ from siprec.sip.header_list import header_name as header_name
 from siprec.sip.headers import TOKEN, CSeq, NameAddr, ParameterValue, Via
 from siprec.sip.scan import MAX_HEADERS as MAX_HEADERS
 from siprec.sip.scan import MAX_VIAS as MAX_VIAS
-from siprec.sip.scan import METHODS, only, problem_of, scan_head, top_via
+from siprec.sip.scan import METHODS, scan_head
 from siprec.sip.status import REASONS as REASONS
 from siprec.sip.status import reason_phrase as reason_phrase
 from siprec.sip.uri import Uri, known_uris
+from siprec.sip.views import READERS
 
 MAX_MESSAGE: Final = 65535
 MAX_HEAD: Final = 49152
@@ -97,7 +98,7 @@ class SipMessage(HeaderList):
 
         def __getattr__(self, name: str) -> object:
             """What has not been read yet; a slot that is filled does not come here."""
-            read = _READERS.get(name)
+            read = READERS.get(name)
             if read is None:
                 raise AttributeError(name)
             value = read(self)
@@ -169,69 +170,6 @@ class SipMessage(HeaderList):
 
     def __repr__(self) -> str:
         return f"<{self.start_line}>"
-
-
-def _call_id(message: SipMessage) -> str:
-    value = only(message.keys, message.lines, "call-id")
-    if not value:
-        raise SipError("Call-ID is empty")
-    return value
-
-
-def _max_forwards(message: SipMessage) -> int | None:
-    value = message.get("max-forwards")
-    if value is None:
-        return None
-    if not value.isdecimal() or len(value) > 10 or int(value) > 255:
-        raise SipError("malformed Max-Forwards")
-    return int(value)
-
-
-def _content_length(message: SipMessage) -> int | None:
-    found: int | None = None
-    for value in message.get_all("content-length"):
-        if not value.isdecimal() or not value.isascii() or len(value) > 9:
-            raise SipError("malformed Content-Length")
-        if found is not None and found != int(value):
-            raise SipError("Content-Length occurs twice")
-        found = int(value)
-    return found
-
-
-def _contact(message: SipMessage) -> NameAddr | None:
-    keys = message.keys
-    if "contact" not in keys:
-        return None
-    line = message.lines[keys.index("contact")]
-    if "," not in line and "\n" not in line and keys.count("contact") == 1:
-        value = line.partition(":")[2].strip(" \t")
-        return NameAddr.parse(value) if value and value != "*" else None
-    values = message.values("contact")
-    return NameAddr.parse(values[0]) if values and values[0] != "*" else None
-
-
-def _content_type(message: SipMessage) -> ParameterValue | None:
-    value = message.get("content-type")
-    return ParameterValue.parse(value) if value is not None else None
-
-
-_READERS: Final[dict[str, Callable[[SipMessage], object]]] = {
-    "branch": lambda message: message.top_via.branch,
-    "call_id": _call_id,
-    "contact": _contact,
-    "content_length": _content_length,
-    "content_type": _content_type,
-    "cseq": lambda message: CSeq.parse(only(message.keys, message.lines, "cseq")),
-    "from_": lambda message: NameAddr.parse(only(message.keys, message.lines, "from")),
-    "from_tag": lambda message: message.from_.tag,
-    "max_forwards": _max_forwards,
-    "problem": lambda message: problem_of(message.keys, message.lines, getattr(message, "method", "")),
-    "sdp_part": lambda message: None,
-    "sent_by": lambda message: message.top_via.sent_by,
-    "to": lambda message: NameAddr.parse(only(message.keys, message.lines, "to")),
-    "to_tag": lambda message: message.to.tag,
-    "top_via": lambda message: top_via(message.keys, message.lines),
-}
 
 
 class SipRequest(SipMessage):

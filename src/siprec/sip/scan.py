@@ -5,7 +5,7 @@ anything is odd: folded lines, double headers, a malformed value. The slower, th
 :mod:`siprec.sip.message` then says what is wrong, and :func:`problem_of` whether an element may act on the message.
 
 A peer writes its headers in the same order each time, so what follows from the names alone (:class:`_Layout`) is
-remembered. All expressions are possessive: nothing that a stranger wrote is tried twice.
+remembered. No expression tries anything twice that a stranger wrote.
 
 Where its twin in C was built (``csrc/scan.c``; ``SIPREC_NATIVE=0`` in the environment forbids it), that makes the pass.
 """
