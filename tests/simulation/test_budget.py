@@ -14,13 +14,13 @@ from siprec.media import bencode
 from siprec.sip import scan
 from tests.simulation.reference_call import ReferenceCall, alive_per_call, function_calls
 
-PROXIED = (720, 830)
-RECORDED = (1740, 1985)
-SHIPPED = (1930, 2300)
+PROXIED = (700, 820)
+RECORDED = (1670, 1945)
+SHIPPED = (1855, 2250)
 """Python and C function calls of the reference call: proxied only, recorded, recorded with trace and proof."""
 WITHOUT_C = (300, 650)
 """What is added where the modules in C were not built."""
-INSTANCES, OCTETS = 31, 26_000
+INSTANCES, OCTETS = 30, 25_600
 """What one confirmed recorded call keeps alive: instances of our classes, bytes."""
 
 
