@@ -220,6 +220,18 @@ def test_packets_that_do_not_run_on_or_were_not_agreed_take_nothing_over(bench: 
     assert line.latch.undecided < 8 * 400
 
 
+def test_broken_packets_are_counted_as_malformed_or_as_a_strangers(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    offer(b)
+    line = b.session.lines[0]
+    line.rtp_datagram(voice(1)[0][1], HOME, 5000.0)
+    for cut in range(1, 12):
+        line.rtp_datagram(b"\x80\x00 no RTP"[:cut], HOME, 5000.1)
+        line.rtp_datagram(b"\x80\x00 no RTP"[:cut], OTHER, 5000.1)
+    total = line.receiver.total()
+    assert (total.malformed, total.stranger, total.received) == (11, 11, 1)
+
+
 def test_behind_nat_the_first_source_is_taken(bench: Callable[..., Bench]) -> None:
     b = bench()
     offer(b, ("10.0.0.5", 7000), "8.8.8.8")
