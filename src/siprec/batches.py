@@ -5,12 +5,16 @@ Whoever queues something calls :meth:`Batches.wake`, which costs no system call 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Final
 
+log = logging.getLogger(__name__)
+
 APART: Final = 0.05
 """Seconds between two batches: what is queued meanwhile is one write."""
+_AFTER_ERROR: Final = 5.0
 
 
 class Batches:
@@ -53,6 +57,14 @@ class Batches:
             self._event.wait(again)
             self._event.clear()
             self._woken = False  # before the work: what is queued from now on wakes again
-            again = self._work()
+            again = self._try()
             self._closing.wait(APART)
-        self._work()
+        self._try()
+
+    def _try(self) -> float | None:
+        try:
+            return self._work()
+        except Exception:
+            # A thread that has ended would lose in silence what is queued from now on.
+            log.exception("error in the thread that writes: %s", self._name)
+            return _AFTER_ERROR

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import re
+import select
+import stat
 import sys
 import threading
 from collections import deque
@@ -45,6 +47,10 @@ _PLACE: Final = re.compile(
 )
 # Priorities of syslog, as `sd-daemon` takes them at the beginning of a line.
 _PRIORITY: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+_RESERVE: Final = 10_000
+_AT_ONCE: Final = 4000
+"""Octets that a pipe takes without blocking whenever it is writable (4,096), less room for a notice."""
 
 _chosen: list[Format] = ["text"]
 _set: set[str] = set()
@@ -157,8 +163,9 @@ class BatchHandler(logging.Handler):
     """Writes lines to `stream` in batches: below WARNING by a thread, at most every 50 ms; from WARNING on at once,
     with everything that was queued before, in order.
 
-    `limit` lines are queued. What a stream that takes nothing leaves no room for is counted in `dropped`, and a line
-    says so when there is room again.
+    Nobody who logs waits for a pipe, a socket or a terminal that takes no more: the thread does. `limit` lines are
+    queued, and 10,000 more from WARNING on. What there is no room for is counted in `dropped`, and a line says so when
+    there is room again.
     """
 
     def __init__(self, stream: IO[str], limit: int = 10_000) -> None:
@@ -182,32 +189,61 @@ class BatchHandler(logging.Handler):
         except Exception:
             self.handleError(record)
             return
-        if len(self._lines) >= self.limit and record.levelno < logging.WARNING:
+        urgent = record.levelno >= logging.WARNING
+        if len(self._lines) >= (self.limit + _RESERVE if urgent else self.limit):
             self.dropped += 1
             return
         self._lines.append(line)
-        if record.levelno >= logging.WARNING:
-            self.flush()
-        else:
+        if not (urgent and self._write_if_taken()):
             self._batches.wake()
 
     def flush(self) -> None:
         """Write what is queued, now."""
         with self._writing:
-            lines = []
-            while self._lines:
-                lines.append(self._lines.popleft())
-            if self.dropped > self._told:
-                lost, self._told = self.dropped - self._told, self.dropped
-                lines.append(self.format(_notice("%d lines of the log were dropped: its stream took none", lost)))
-            if not lines:
-                return
-            try:
-                self.stream.write("\n".join(lines) + "\n")
-                self.stream.flush()
-            except Exception:
-                # Whoever reads is gone, or the disk is full: logging never raises.
-                self.handleError(_notice("the log cannot be written", None))
+            self._write()
+
+    def _write_if_taken(self) -> bool:
+        """Write what is queued if that does not block; whether it did."""
+        if not self._writing.acquire(blocking=False):
+            return False  # the thread writes, and takes this next
+        try:
+            if not self._is_ready():
+                return False
+            self._write()
+            return True
+        finally:
+            self._writing.release()
+
+    def _is_ready(self) -> bool:
+        """Whether the stream takes what is queued at once: a file does, anything else up to `_AT_ONCE` octets when it
+        says so."""
+        try:
+            descriptor = self.stream.fileno()
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return True
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            if not poll.poll(0) or len(self._lines) > _AT_ONCE:
+                return False
+            return len("\n".join(list(self._lines)).encode(errors="replace")) < _AT_ONCE
+        except (OSError, ValueError):
+            return True  # nothing that could block
+
+    def _write(self) -> None:
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        if self.dropped > self._told:
+            lost, self._told = self.dropped - self._told, self.dropped
+            lines.append(self.format(_notice("%d lines of the log were dropped: its stream took none", lost)))
+        if not lines:
+            return
+        try:
+            self.stream.write("\n".join(lines) + "\n")
+            self.stream.flush()
+        except Exception:
+            # Whoever reads is gone, or the disk is full: logging never raises.
+            self.handleError(_notice("the log cannot be written", None))
 
     def _work(self) -> None:
         self.flush()

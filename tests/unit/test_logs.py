@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import logging
@@ -17,6 +18,7 @@ import pytest
 
 import siprec
 from siprec import logs
+from siprec.batches import Batches
 from siprec.server.config_file import ConfigError, parse
 
 
@@ -216,6 +218,53 @@ def test_a_warning_is_written_although_there_is_no_room_for_more() -> None:
     log.warning("look")
     assert out.getvalue() == "look\n1 lines of the log were dropped: its stream took none\n"
     handler.close()
+
+
+def test_nobody_waits_with_a_warning_for_a_pipe_that_is_full() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    with os.fdopen(writing, "w") as out:
+        handler = logs.BatchHandler(out)
+        warn = logging.LogRecord("a", logging.WARNING, __file__, 1, "look", (), None)
+
+        def emit() -> None:
+            for _ in range(3):
+                handler.emit(warn)
+
+        emitting = threading.Thread(target=emit, daemon=True)
+        emitting.start()
+        try:
+            emitting.join(10)
+            assert not emitting.is_alive(), "whoever logs waits for the reader"
+            while filled:
+                filled -= len(os.read(reading, filled))
+            handler.close()
+            assert os.read(reading, 100) == b"look\n" * 3
+        finally:
+            os.close(reading)
+
+
+def test_a_thread_that_writes_survives_an_error_of_its_work(caplog: pytest.LogCaptureFixture) -> None:
+    failed, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("broken")
+        done.set()
+
+    batches = Batches("test", work)
+    batches.wake()
+    assert failed.wait(10)
+    batches.wake()
+    assert done.wait(10)
+    assert batches.close(10)
+    assert "error in the thread that writes: test" in caplog.text
 
 
 def test_lines_are_written_in_batches() -> None:
